@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# `mlflow run --env-manager local` takes the `python` on PATH.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY ?= true
+PORT ?= 5000
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint ui clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/installed  ## Create .venv and install the project into it
+
+run: $(VENV)/installed  ## Train a small network in about a minute and record it
+	mlflow run . --env-manager local --experiment-name quick-start
+	@echo 'Done. To look at the run: make ui'
+
+test: $(VENV)/installed-test  ## Run all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-lint  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(VENV)/installed  ## Open the MLflow UI on http://127.0.0.1:5000 (PORT=... for another)
+	mlflow server --host 127.0.0.1 --port $(PORT)
+
+clean:  ## Remove .venv and everything that tools made; runs and checkpoints stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ...'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-%: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,114 @@
+"""The door to everything: `python mlproject.py COMMAND --field value ...`, which is what `mlflow run` calls too."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from types import FrameType
+from typing import Any, NamedTuple, NoReturn
+
+from segmentation.config import EvaluateConfig, QuickStartConfig, TrainConfig, choices
+from segmentation.errors import InputError, one_of
+
+
+class Command(NamedTuple):
+    """A word of the command line: what configures it, and what does it."""
+
+    config: type
+    run: Callable[[Any], None]
+
+
+def _train(config: TrainConfig) -> None:
+    from studies.training_run import run_training
+
+    run_training(config)
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from studies.evaluation_run import run_evaluation
+
+    run_evaluation(config)
+
+
+COMMANDS = {
+    "main": Command(QuickStartConfig, _train),
+    "train": Command(TrainConfig, _train),
+    "evaluate": Command(EvaluateConfig, _evaluate),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run a command; returns the exit code: 0 done, 1 went wrong, 2 wrongly called, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else 2
+    try:
+        command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
+        config = parse(command.config, arguments[1:], f"mlproject.py {arguments[0]}")
+    except InputError as error:
+        return _refuse(error)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        command.run(config)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as reason:
+        print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
+    """Turn `--field value` pairs into a configuration; a mistake ends the program with a message and code 2."""
+    import tyro
+
+    return tyro.cli(
+        config_class,
+        prog=program,
+        args=_in_python_spelling(config_class, arguments),
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[str]:
+    """Let `true`, `none` and the like through in any case, and check closed lists here, to suggest the nearest."""
+    known, spelled = choices(config_class), list(arguments)
+    types = {field.name: field.type for field in fields(config_class)}
+    for place in range(1, len(spelled)):
+        name, value = spelled[place - 1].removeprefix("--").replace("-", "_"), spelled[place]
+        if not spelled[place - 1].startswith("--") or name not in types:
+            continue
+        optional = "None" in str(types[name])
+        if (types[name] is bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
+            spelled[place] = value.capitalize()
+        elif name in known:
+            one_of(name, value, [*known[name], "None"] if optional else known[name])
+    return spelled
+
+
+def _refuse(error: InputError) -> int:
+    """Report a wrong call, also on the run that `mlflow run` opened for it."""
+    print(f"error: {error}", file=sys.stderr)
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from studies.tracking import tag_reason
+
+        tag_reason(os.environ["MLFLOW_RUN_ID"], str(error))
+    return 2
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _overview() -> str:
+    lines = ["usage: mlproject.py COMMAND [--field value ...]", "", "commands:"]
+    lines += [f"  {name:10} {(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", "`mlproject.py COMMAND --help` explains every field."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Batches of a prepared split: gathered from the memory map, straight into the layout that convolutions like."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from segmentation.datasets import Split
+
+
+def index_batches(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut an order of images into batches of `size`; a single image left over joins the batch before it.
+
+    Batch norm over a 1 x 1 feature map needs two values, so a batch of one would stop training.
+    """
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    if len(batches) > 1 and len(batches[-1]) == 1 and size > 1:
+        last = batches.pop()
+        batches[-1] = np.concatenate([batches[-1], last])
+    return batches
+
+
+def gather(split: Split, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
+    images = torch.from_numpy(split.images[indices]).permute(0, 3, 1, 2)
+    return images, torch.from_numpy(split.masks[indices])
+
+
+def in_order(split: Split, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The whole split in its own order, batch by batch, on the device."""
+    for indices in index_batches(np.arange(len(split)), size):
+        images, masks = gather(split, indices)
+        yield images.to(device, non_blocking=True), masks.to(device, non_blocking=True)

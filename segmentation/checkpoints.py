@@ -1,0 +1,78 @@
+"""A training run on disk: all that is needed to go on with it, or to use its network elsewhere."""
+
+import os
+import pickle
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segmentation.errors import InputError
+from segmentation.labels import Labels
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after an epoch. It refers to the living tensors: save it before training goes on.
+
+    The order of images and every random change follow from the seed and the epoch's number, so no generator's state
+    is needed.
+    """
+
+    config: dict[str, Any]
+    class_names: list[str]
+    palette: list[list[int]]
+    fingerprint: str
+    epoch: int
+    """Epochs finished."""
+    best_epoch: int
+    best_value: float
+    network: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    """State of the gradient scaler, empty unless training in float16."""
+
+    @property
+    def labels(self) -> Labels:
+        """The classes that the network tells apart."""
+        return Labels(tuple(self.class_names), tuple((r, g, b) for r, g, b in self.palette))
+
+
+def save(checkpoint: Checkpoint, file: Path) -> None:
+    """Write a checkpoint so that `file` is always whole: the old one or the new one."""
+    content = {"format": FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                torch.save(content, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, file)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"the checkpoint {file} could not be written: {error}; the one before it is intact") from error
+
+
+def load(file: Path) -> Checkpoint:
+    """Read a checkpoint without executing anything in it.
+
+    Raises:
+        InputError: the file is missing, damaged, or not one of ours.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"checkpoint {file} does not exist") from error
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
+    names = {field.name for field in fields(Checkpoint)}
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
+        raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
+    return Checkpoint(**content)

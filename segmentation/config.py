@@ -1,0 +1,271 @@
+"""Every value a user can choose, with its default, meaning and unit. Imports no torch, so that `--help` is instant.
+
+A field `name` is the command line's `--name` and MLflow's `-P name=`.
+"""
+
+import math
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from segmentation.errors import InputError, one_of
+from segmentation.metrics import METRICS
+
+Dataset = Literal["shapes", "voc2007", "voc2012", "camvid", "folder"]
+Network = Literal[
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which pictures, and how they are prepared."""
+
+    dataset: Dataset = "voc2007"
+    """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""
+    data_dir: str = "."
+    """Folder that holds the data set (for voc2007 and voc2012, the one that holds VOCdevkit)."""
+    download: bool = False
+    """Fetch voc2007 or voc2012 into data_dir if it is not there."""
+    dataset_seed: int = 0
+    """Seed that the `shapes` data set is generated from."""
+    train_split: str = "train"
+    """Split to train on."""
+    val_split: str = "val"
+    """Split to score after every epoch."""
+    resize: int | None = 128
+    """Length that the shorter side is resized to, in pixels; None keeps the original size."""
+    crop: int | None = 128
+    """Side of the square cut from the centre, in pixels; None keeps the whole picture."""
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
+    """How images are resized (masks always take the nearest pixel)."""
+    cache_dir: str | None = None
+    """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """Random changes to training pictures; all off by default."""
+
+    flip: float = 0.0
+    """Probability of mirroring a training picture left to right."""
+    scale_min: float = 1.0
+    """Smallest random zoom of a training picture; below 1 its border is filled with void."""
+    scale_max: float = 1.0
+    """Largest random zoom of a training picture; above 1 a random part of it is cut out."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network, and where its weights start."""
+
+    model: Network = "fcn_resnet50"
+    """Network, one of torchvision's."""
+    normalization: Literal["signed_unit", "imagenet"] = "signed_unit"
+    """Scale of the network's input: [-1, 1], or ImageNet's mean and deviation (as torchvision's weights expect)."""
+    weights: str = "none"
+    """Starting weights: none, imagenet (backbone), coco (whole network), a checkpoint file, or an MLflow run or
+    model (runs:/ID, models:/NAME/1, models:/NAME@ALIAS)."""
+    batch_norm_momentum: float | None = None
+    """Share of a batch in batch norm's running statistics; None is the network's own (0.1, but 0.01 for mobilenet,
+    which lags behind when there are few steps)."""
+    freeze_backbone: int = 0
+    """Number of first epochs in which the backbone, its batch norm included, does not change."""
+    auxiliary_loss: float = 0.0
+    """Weight of the loss on an auxiliary head (not for lraspp_mobilenet_v3_large); 0 builds no such head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizationConfig:
+    """How the weights are trained."""
+
+    epochs: int = 50
+    """Number of passes over the training split."""
+    batch_size: int = 64
+    """Images per optimiser step."""
+    micro_batch: int | None = None
+    """Images per forward pass, to save memory; gradients add up to those of the whole batch. None: the whole batch."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser."""
+    learning_rate: float = 0.01
+    """Step size of the optimiser."""
+    momentum: float = 0.9
+    """Momentum of sgd (adamw's first beta stays 0.9)."""
+    weight_decay: float = 0.0
+    """Weight decay, applied to every parameter."""
+    head_learning_rate_factor: float = 1.0
+    """Learning rate of everything but the backbone, as a multiple of learning_rate."""
+    schedule: Literal["constant", "polynomial"] = "constant"
+    """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
+    warmup_epochs: int = 0
+    """Epochs over which the learning rate first rises linearly from 0."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the forward pass; auto is bfloat16 on a GPU that has it, else float32."""
+    channels_last: bool = True
+    """Keep tensors as (B, H, W, C) in memory, which convolutions like (10 to 20 % faster on the CPUs tried)."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    seed: int = 0
+    """Seed of the starting weights, the order of the images and every random change to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """What is kept of a run, and under which names."""
+
+    monitor: str = "val/loss"
+    """Metric that decides which epoch is best."""
+    patience: int | None = None
+    """Stop after this many epochs without a better monitor; None never stops early."""
+    keep: Literal["best", "last"] = "best"
+    """Epoch whose weights become the run's model, final pictures and calibration figures."""
+    plot_every: int = 5
+    """Log reliability and example pictures every this many epochs."""
+    examples: int = 6
+    """Number of validation images to show."""
+    experiment: str = "segmentation"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    run_name: str | None = None
+    """Name of the MLflow run; None says model, weights, data, learning rate and weight decay."""
+    register_as: str | None = None
+    """Name to register the model under; None does not register it."""
+    alias: str = "latest-run"
+    """Alias that points to the version registered by this run."""
+    checkpoint_dir: str = "checkpoints"
+    """Folder for best.pt and last.pt, in a subfolder named by the run's id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
+    """Train a network and record it. The defaults are the original report's protocol."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("epochs", "batch_size", "plot_every"):
+            _at_least(self, name, 1)
+        for name in ("resize", "crop", "micro_batch", "patience"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 1)
+        for name in ("freeze_backbone", "warmup_epochs", "examples", "seed", "dataset_seed"):
+            _at_least(self, name, 0)
+        for name in ("learning_rate", "weight_decay", "auxiliary_loss", "head_learning_rate_factor"):
+            _within(self, name, 0.0, math.inf)
+        for name in ("flip", "color_jitter", "momentum"):
+            _within(self, name, 0.0, 1.0)
+        if self.batch_norm_momentum is not None:
+            _within(self, "batch_norm_momentum", 0.0, 1.0)
+        for name in ("scale_min", "scale_max"):
+            _within(self, name, 0.1, 10.0)
+        if self.scale_min > self.scale_max:
+            raise InputError(f"scale_min={self.scale_min} is larger than scale_max={self.scale_max}")
+        if self.resize is not None and self.crop is not None and self.crop > self.resize:
+            raise InputError(
+                f"crop={self.crop} is larger than resize={self.resize}: the shorter side has only {self.resize} pixels"
+            )
+        if self.auxiliary_loss and self.model == "lraspp_mobilenet_v3_large":
+            raise InputError(f"auxiliary_loss={self.auxiliary_loss}: {self.model} has no auxiliary head; set it to 0")
+        split, slash, metric = self.monitor.partition("/")
+        if split != "val" or not slash or metric not in METRICS:
+            one_of("monitor", self.monitor, [f"val/{name}" for name in METRICS])
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickStartConfig(TrainConfig):
+    """Train a small network on the generated `shapes` data: done in about a minute on two cores."""
+
+    dataset: Dataset = "shapes"
+    """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""
+    resize: int | None = 64
+    """Length that the shorter side is resized to, in pixels; None keeps the original size."""
+    crop: int | None = 64
+    """Side of the square cut from the centre, in pixels; None keeps the whole picture."""
+    model: Network = "lraspp_mobilenet_v3_large"
+    """Network, one of torchvision's."""
+    batch_norm_momentum: float | None = 0.1
+    """Share of a batch in batch norm's running statistics; None is the network's own."""
+    epochs: int = 16
+    """Number of passes over the training split."""
+    batch_size: int = 16
+    """Images per optimiser step."""
+    learning_rate: float = 0.1
+    """Step size of the optimiser."""
+    schedule: Literal["constant", "polynomial"] = "polynomial"
+    """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
+    warmup_epochs: int = 1
+    """Epochs over which the learning rate first rises linearly from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Score a trained model on any split; pictures are prepared as they were for its training."""
+
+    model_uri: str
+    """What to score: an MLflow run (its id, or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS),
+    or a checkpoint file."""
+    dataset: Dataset | None = None
+    """Data set; None is the one that the model was trained on."""
+    data_dir: str = "."
+    """Folder that holds the data set."""
+    download: bool = False
+    """Fetch voc2007 or voc2012 into data_dir if it is not there."""
+    split: str = "val"
+    """Split to score."""
+    batch_size: int = 16
+    """Images per forward pass."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    examples: int = 6
+    """Number of images to show."""
+    cache_dir: str | None = None
+    """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
+    experiment: str = "segmentation"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    run_name: str | None = None
+    """Name of the MLflow run; None says what was scored on which split."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        _at_least(self, "batch_size", 1)
+        _at_least(self, "examples", 0)
+
+
+def check_choices(config: Any) -> None:
+    """Raise an `InputError` for a field whose value is not among those its type lists."""
+    for name, known in choices(type(config)).items():
+        value = getattr(config, name)
+        if value is not None:
+            one_of(name, value, known)
+
+
+def choices(config_class: type) -> dict[str, tuple[str, ...]]:
+    """The known values of every field that has a closed list of them."""
+    found = {}
+    hints = get_type_hints(config_class)
+    for field in fields(config_class):
+        for hint in (hints[field.name], *get_args(hints[field.name])):
+            if get_origin(hint) is Literal:
+                found[field.name] = get_args(hint)
+    return found
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """The folder that prepared pictures are kept in."""
+    if cache_dir:
+        return Path(cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlproject"
+
+
+def _at_least(config: Any, name: str, lowest: int) -> None:
+    value = getattr(config, name)
+    if value < lowest:
+        raise InputError(f"{name}={value} is too small; it must be at least {lowest}")
+
+
+def _within(config: Any, name: str, lowest: float, highest: float) -> None:
+    value = getattr(config, name)
+    if not (lowest <= value <= highest and math.isfinite(value)):
+        bounds = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+        raise InputError(f"{name}={value} is out of range; it must be {bounds}, and finite")

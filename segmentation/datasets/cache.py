@@ -1,0 +1,179 @@
+"""A split decoded and prepared once, kept on disk as uint8 arrays that later runs map into memory.
+
+Layout: `<cache_dir>/<place and preparation>/<state of the files>/{images.npy, masks.npy, about.json}`. A folder appears
+whole, by renaming, or not at all. When the files change, their state has another name and the old folder is removed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segmentation.config import DataConfig, cache_root
+from segmentation.datasets.source import Source
+from segmentation.errors import InputError
+from segmentation.labels import Labels
+from segmentation.progress import progress
+from segmentation.transforms import prepare
+
+FORMAT = 1
+BLOCK = 64 * 2**20
+"""Bytes that are checked at a time."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One prepared split of a data set."""
+
+    dataset: str
+    name: str
+    location: str
+    labels: Labels
+    names: tuple[str, ...]
+    images: np.ndarray
+    """`(N, H, W, 3)` uint8."""
+    masks: np.ndarray
+    """`(N, H, W)` uint8 class indices, void 255."""
+    fingerprint: str
+    """Hash of the contents of the source files, in hexadecimal; the same on every machine."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load(source: Source, config: DataConfig, split: str) -> Split:
+    """Map the cached split into memory, building it first where it is missing, stale or damaged."""
+    if not source.names:
+        raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
+    recipe = (FORMAT, config.dataset, source.location, split, config.resize, config.crop, config.interpolation)
+    place = cache_root(config.cache_dir) / _key(repr(recipe))
+    folder = place / _key(source.identity())
+    about = _checked(folder)
+    if about is None:
+        if folder.exists():
+            print(f"The cached copy of {config.dataset}/{split} in {folder} is damaged; it is made again.")
+        _build(source, config, split, folder)
+        about = _checked(folder)
+        if about is None:
+            raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
+        _remove_others(place, folder)
+    images, masks = (np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("images", "masks"))
+    return Split(
+        config.dataset, split, source.location, source.labels, tuple(source.names), images, masks, about["fingerprint"]
+    )
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _build(source: Source, config: DataConfig, split: str, folder: Path) -> None:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"no cache can be made in {folder.parent}: {error.strerror}; choose another cache_dir") from error
+    try:
+        _write(source, config, split, building)
+        _put_in_place(building, folder)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(building)):
+            raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"the cache of {config.dataset}/{split} could not be written to {folder.parent}: {error.strerror}. "
+            f"Make room there or choose another cache_dir"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None:
+    """Decode every picture on all cores and write them in order; plain writes, so that a full disk is an error."""
+    count = len(source.names)
+    fingerprint = hashlib.sha256(repr(source.labels.names).encode())
+    checksums = {"images": 0, "masks": 0}
+    sizes: tuple[int, ...] = ()
+    with (
+        (folder / "images.npy").open("wb") as images_file,
+        (folder / "masks.npy").open("wb") as masks_file,
+        progress(f"preparing {config.dataset}/{split}", count) as bar,
+    ):
+        for index, (image, mask, digest) in enumerate(_prepared(source, config)):
+            if index == 0:
+                sizes = mask.shape
+                _write_header(images_file, (count, *image.shape))
+                _write_header(masks_file, (count, *mask.shape))
+            if mask.shape != sizes:
+                raise InputError(
+                    f"after preparation {source.names[0]} has {sizes[1]} x {sizes[0]} pixels but {source.names[index]} "
+                    f"has {mask.shape[1]} x {mask.shape[0]}; set resize and crop so that all are equal"
+                )
+            for part, array, file in (("images", image, images_file), ("masks", mask, masks_file)):
+                content = array.tobytes()
+                checksums[part] = zlib.crc32(content, checksums[part])
+                file.write(content)
+            bar.update(1)
+            fingerprint.update(source.names[index].encode() + b"\0" + digest)
+        for file in (images_file, masks_file):
+            file.flush()
+            os.fsync(file.fileno())
+    about = {"format": FORMAT, "count": count, "checksums": checksums, "fingerprint": fingerprint.hexdigest()}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def _prepared(source: Source, config: DataConfig) -> Iterator[tuple[np.ndarray, np.ndarray, bytes]]:
+    def one(index: int) -> tuple[np.ndarray, np.ndarray, bytes]:
+        picture = source.read(index)
+        return *prepare(picture.image, picture.mask, config, source.names[index]), picture.digest
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(source.names), 256):
+            yield from pool.map(one, range(start, min(start + 256, len(source.names))))
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _put_in_place(building: Path, folder: Path) -> None:
+    if folder.exists() and _checked(folder) is None:
+        shutil.rmtree(folder)
+    try:
+        building.rename(folder)
+    except OSError:
+        if _checked(folder) is None:  # otherwise another process was faster, and its copy is as good
+            raise
+
+
+def _checked(folder: Path) -> dict[str, Any] | None:
+    """What is known of a cached split, or None if it is not there or not whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text())
+        for part, checksum in about["checksums"].items():
+            array = np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
+            if len(array) != about["count"] or array.dtype != np.uint8:
+                return None
+            found, flat = 0, array.reshape(-1)
+            for start in range(0, len(flat), BLOCK):
+                found = zlib.crc32(flat[start : start + BLOCK], found)
+            if found != checksum:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+    return dict(about)
+
+
+def _remove_others(place: Path, kept: Path) -> None:
+    """Remove the copies of earlier states of the same files; a process that still maps one keeps its own view."""
+    for folder in place.iterdir():
+        if folder != kept and not folder.name.startswith(".building-"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""Image files and mask files that belong together: matched by name, decoded, checked."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from segmentation.datasets.source import Picture
+from segmentation.errors import InputError, listed
+from segmentation.labels import VOID, Labels
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
+"""Endings of files that are taken for images or masks, in any case."""
+
+
+@dataclass(frozen=True)
+class PicturePairs:
+    """A `Source` of image files with mask files.
+
+    `classes` maps each mask value to its class index; values that it does not list are errors.
+    """
+
+    labels: Labels
+    location: str
+    files: Mapping[str, tuple[Path, Path]]
+    classes: Mapping[int, int]
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.files)
+
+    def identity(self) -> str:
+        stats = [(name, *((path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+                 for name, files in self.files.items()]  # fmt: skip
+        return repr((self.labels.names, sorted(self.classes.items()), stats))
+
+    def read(self, index: int) -> Picture:
+        image_file, mask_file = self.files[self.names[index]]
+        image_bytes, mask_bytes = image_file.read_bytes(), mask_file.read_bytes()
+        image = _decode(image_bytes, image_file)
+        mask = _class_indices(_mask_values(_decode(mask_bytes, mask_file), mask_file), self.classes, mask_file)
+        if mask.shape != (image.height, image.width):
+            raise InputError(
+                f"{image_file} has {image.width} x {image.height} pixels but its mask {mask_file} has "
+                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal"
+            )
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            raise InputError(f"{image_file} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        digest = hashlib.sha256(hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest())
+        return Picture(image.convert("RGB"), mask, digest.digest())
+
+
+def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -> dict[str, tuple[Path, Path]]:
+    """Match the images below one folder with the masks below another by their path without its ending.
+
+    Args:
+        image_dir: folder of images, searched with its subfolders.
+        mask_dir: folder of masks, likewise.
+        stems: the names to take; None takes all, and then each image needs a mask and each mask an image.
+
+    Raises:
+        InputError: a folder is missing, two files share a name, or a file lacks its counterpart.
+    """
+    images, masks = _by_stem(image_dir), _by_stem(mask_dir)
+    wanted = sorted(images | masks) if stems is None else list(stems)
+    for kind, found, folder in (("image", images, image_dir), ("mask", masks, mask_dir)):
+        lacking = [stem for stem in wanted if stem not in found]
+        if lacking:
+            other = "mask" if kind == "image" else "image"
+            raise InputError(f"no {kind} in {folder} for {len(lacking)} {other} name(s): {listed(lacking)}")
+    return {stem: (images[stem], masks[stem]) for stem in wanted}
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"folder {folder} does not exist")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        if stem in found:
+            raise InputError(f"{found[stem]} and {path} have the same name but for the ending; keep one")
+        found[stem] = path
+    return found
+
+
+def _decode(content: bytes, file: Path) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{file} is too large to be a picture: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"{file} cannot be read as an image, it is damaged or cut off: {error}") from error
+    return image
+
+
+def _mask_values(mask: Image.Image, file: Path) -> np.ndarray:
+    if mask.mode in ("L", "P", "I") or mask.mode.startswith("I;16"):
+        return np.asarray(mask)
+    if mask.mode == "1":
+        return np.asarray(mask).astype(np.uint8)
+    raise InputError(
+        f"mask {file} is a colour picture (mode {mask.mode}); a mask holds one class index a pixel, "
+        f"as a greyscale or palette image"
+    )
+
+
+def _class_indices(values: np.ndarray, classes: Mapping[int, int], file: Path) -> np.ndarray:
+    """Turn mask values `(H, W)` into class indices `(H, W)` uint8; a value of no class is an error that counts it."""
+    highest = max(max(classes), VOID)
+    table = np.full(highest + 1, -1, np.int16)
+    table[list(classes)] = list(classes.values())
+    inside = (values >= 0) & (values <= highest)
+    indices = np.where(inside, table[np.where(inside, values, 0)], -1)
+    if indices.min() < 0:
+        strange, counts = np.unique(values[indices < 0], return_counts=True)
+        told = listed(f"{value} ({count} pixels)" for value, count in zip(strange, counts, strict=True))
+        raise InputError(f"mask {file} has values that are no class: {told}; known values: {_ranges(classes)}")
+    return indices.astype(np.uint8)
+
+
+def _ranges(values: Iterable[int]) -> str:
+    """Write sorted whole numbers with runs shortened: `0-20, 255`."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

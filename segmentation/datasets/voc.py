@@ -1,0 +1,46 @@
+"""Pascal VOC 2007 and 2012 segmentation, as torchvision keeps it.
+
+Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010.
+"""
+
+import tarfile
+from pathlib import Path
+
+from torchvision.datasets import VOCSegmentation
+
+from segmentation.config import DataConfig
+from segmentation.datasets.pairs import PicturePairs
+from segmentation.errors import InputError, listed, one_of
+from segmentation.labels import VOID, Labels
+
+LABELS = Labels.named(
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+SPLITS = {"2007": ("train", "val", "trainval", "test"), "2012": ("train", "val", "trainval")}
+
+
+def open_voc(config: DataConfig, split: str) -> PicturePairs:
+    """Open one split of VOC below `config.data_dir`, fetching it first if that was asked for and is needed."""
+    year = config.dataset.removeprefix("voc")
+    one_of("split", split, SPLITS[year])
+    folder = Path(config.data_dir) / "VOCdevkit" / f"VOC{year}"
+    split_file = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not split_file.is_file() and not config.download:
+        raise InputError(
+            f"data_dir={config.data_dir} holds no {split_file.relative_to(config.data_dir)}: give "
+            f"`-P download=true` to fetch {config.dataset}, or point data_dir at the folder that holds VOCdevkit"
+        )
+    try:
+        found = VOCSegmentation(config.data_dir, year=year, image_set=split, download=not split_file.is_file())
+    except (OSError, RuntimeError, tarfile.TarError) as error:
+        raise InputError(
+            f"{config.dataset} could not be fetched into data_dir={config.data_dir}: {error}. Check the network, "
+            f"or unpack the archive there by hand so that {split_file} exists"
+        ) from error
+    files = {Path(image).stem: (Path(image), Path(mask)) for image, mask in zip(found.images, found.masks, strict=True)}
+    missing = [str(path) for pair in files.values() for path in pair if not path.is_file()]
+    if missing:
+        raise InputError(f"{split_file} names {len(missing)} file(s) that are not there: {listed(missing)}")
+    classes = {index: index for index in range(len(LABELS))} | {VOID: VOID}
+    return PicturePairs(LABELS, str(folder.resolve()), files, classes)

@@ -1,0 +1,44 @@
+"""Where and in which precision to compute."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from segmentation.errors import InputError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is a GPU if there is one, else the CPU.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise InputError(f"device={name!r} is not here. Present: {', '.join(present)}.") from error
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format of the forward pass; `auto` is bfloat16 on a GPU that computes in it, else float32.
+
+    On CPUs without matrix units for bfloat16 it was slower than float32, so a CPU never gets it unasked.
+    """
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if fast else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise InputError("precision=float16 is for GPUs; on a CPU take float32 or bfloat16")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    """A context in which networks compute in the given precision."""
+    return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)

@@ -1,0 +1,52 @@
+"""Class names, their colours, and the one value that means "no class"."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segmentation.errors import InputError
+
+VOID = 255
+"""Mask value of a pixel that belongs to no class: never trained on, never scored."""
+
+
+def voc_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
+    """RGB colours of the Pascal VOC development kit: the bits of the index, dealt out to R, G and B in turn."""
+    palette = []
+    for index in range(classes):
+        rgb = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                rgb[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        palette.append((rgb[0], rgb[1], rgb[2]))
+    return tuple(palette)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of a data set; a class's index is its place in `names`."""
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.names) <= VOID:
+            raise InputError(f"a data set needs 2 to {VOID} classes, this one has {len(self.names)}")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise InputError(f"class names must differ; given twice: {', '.join(twice)}")
+        assert len(self.palette) == len(self.names)
+
+    @classmethod
+    def named(cls, *names: str) -> "Labels":
+        """Classes with the given names, in the colours of Pascal VOC."""
+        return cls(names, voc_palette(len(names)))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def colours(self, mask: np.ndarray) -> np.ndarray:
+        """Paint class indices `(H, W)` as uint8 RGB `(H, W, 3)`; void is light grey."""
+        table = np.full((256, 3), 224, np.uint8)
+        table[: len(self)] = self.palette
+        return table[mask]

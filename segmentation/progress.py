@@ -1,0 +1,13 @@
+"""Progress bars for people; silent where nobody watches."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(description: str, images: int) -> "tqdm[object]":
+    """A bar that counts images, with images a second and the time left; shown on a terminal only.
+
+    Call `update(n)` on it, and use it in a `with`.
+    """
+    return tqdm(total=images, desc=description, unit=" images", file=sys.stderr, disable=None, leave=False)

@@ -1,0 +1,66 @@
+"""From logits to what every figure needs of a pixel, in one pass over the class probabilities."""
+
+from typing import NamedTuple
+
+import torch
+
+from segmentation.labels import VOID
+
+
+class PixelPredictions(NamedTuple):
+    """What a network says about each pixel, beside the truth; all tensors `(B, H, W)`."""
+
+    label: torch.Tensor
+    """Most probable class, int64; the lowest index of equals."""
+    confidence: torch.Tensor
+    """Probability of that class, in (0, 1]."""
+    negative_log_likelihood: torch.Tensor
+    """-ln of the probability of the true class, nats; 0 at void pixels."""
+    brier: torch.Tensor
+    """Sum over classes of (probability - truth)^2 (Brier 1950), in [0, 2]; 0 at void pixels."""
+    valid: torch.Tensor
+    """Whether the pixel has a true class, bool."""
+    correct: torch.Tensor
+    """Whether `label` is the true class, bool; False at void pixels."""
+
+
+def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredictions:
+    """Softmax over the classes and what follows from it.
+
+    Args:
+        logits: `(B, C, H, W)` floating point, never probabilities; half precision is computed in float32.
+        labels: `(B, H, W)` whole numbers below `C`, or 255 for void.
+
+    Raises:
+        ValueError: a shape, a type or a label does not fit.
+    """
+    check_shapes(logits, labels)
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    labels = labels.long()
+    valid = labels != VOID
+    highest, label = logits.max(1)  # not argmax, which is several times slower over a strided dimension
+    shifted = logits - highest[:, None]
+    index = torch.where(valid, labels, 0)[:, None]
+    true_logit = shifted.gather(1, index)[:, 0]
+    exponentials = shifted.exp_()
+    true_exponential = exponentials.gather(1, index)[:, 0]
+    total = exponentials.sum(1)
+    squares = exponentials.square_().sum(1)
+    nll = total.log() - true_logit
+    brier = squares / total.square() - 2 * true_exponential / total + 1
+    return PixelPredictions(
+        label, 1 / total, torch.where(valid, nll, 0), torch.where(valid, brier, 0), valid, (label == labels) & valid
+    )
+
+
+def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise a `ValueError` unless logits are `(B, C, H, W)` float and labels `(B, H, W)` whole numbers that fit."""
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
+    expected = (logits.shape[0], *logits.shape[2:])
+    if tuple(labels.shape) != expected or labels.is_floating_point():
+        raise ValueError(f"labels must be whole numbers {expected}, not {labels.dtype} {tuple(labels.shape)}")
+    strange = (labels != VOID) & ((labels < 0) | (labels >= logits.shape[1]))
+    if strange.any():
+        raise ValueError(f"label {labels[strange][0].item()} is not below {logits.shape[1]} classes, nor void ({VOID})")

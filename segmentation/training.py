@@ -1,0 +1,207 @@
+"""Training, from top to bottom: `train` yields an `Epoch` after each pass; who iterates may log it, keep it, or stop."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from segmentation import optimizers
+from segmentation.batches import gather, in_order, index_batches
+from segmentation.checkpoints import Checkpoint
+from segmentation.config import TrainConfig
+from segmentation.datasets import Split
+from segmentation.devices import autocast, resolve_device, resolve_precision
+from segmentation.errors import DivergedError
+from segmentation.labels import VOID
+from segmentation.losses import cross_entropy_sum
+from segmentation.metrics import is_better
+from segmentation.models import Segmenter
+from segmentation.progress import progress
+from segmentation.scoring import Scores, score
+from segmentation.transforms import Augmentation
+
+
+@dataclass(frozen=True)
+class Data:
+    """What to learn from and what to be scored on."""
+
+    train: Split
+    val: Split
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images brought."""
+
+    number: int
+    """Counted from 1."""
+    train_loss: float
+    """Cross-entropy in nats, mean over the epoch's non-void pixels, each seen as the weights stood then."""
+    train_pixel_accuracy: float
+    """Share of those pixels whose most probable class was right."""
+    val: Scores
+    """Measured on the validation split after the pass."""
+    learning_rate: float
+    """Of the last step."""
+    seconds: float
+    """Whole epoch, validation included."""
+    images_per_second: float
+    """Training images, without validation."""
+    is_best: bool
+    """Whether `config.monitor` was never better."""
+    checkpoint: Checkpoint
+    """The state after the epoch, to be saved before the next one begins."""
+
+    def metrics(self) -> dict[str, float]:
+        """Every figure by the name it is logged under."""
+        val = self.val.metrics()
+        return {
+            "train/loss": self.train_loss,
+            "train/pixel_accuracy": self.train_pixel_accuracy,
+            **{f"val/{name}": value for name, value in val.items()},
+            **{f"val/iou/{name}": value for name, value in self.val.class_iou().items()},
+            "learning_rate": self.learning_rate,
+            "epoch_seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+        }
+
+
+def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch]:
+    """Train a network and yield after every epoch.
+
+    Args:
+        network: trained in place, and moved to `config.device`.
+        data: two splits with the same classes.
+        config: all of its optimisation and augmentation fields, and `monitor` and `patience`.
+
+    Raises:
+        DivergedError: the loss is no longer finite. The weights are those before the step that found it.
+    """
+    device = resolve_device(config.device)
+    context = autocast(device, resolve_precision(config.precision, device))
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    network.to(device, memory_format=memory_format)
+    optimizer = optimizers.build_optimizer(network, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+    best_epoch, best_value = 0, math.nan
+
+    for number in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        train_loss, train_accuracy, rate = _one_pass(network, optimizer, scaler, data.train, config, number, context)
+        trained = time.perf_counter()
+        val = score(network, in_order(data.val, config.batch_size, device), data.val.labels, context)
+        metrics = val.metrics()
+        if not math.isfinite(metrics["loss"]):
+            raise DivergedError(
+                f"the validation loss became {metrics['loss']} after epoch {number} (learning_rate={rate:g}); "
+                f"try a smaller learning_rate"
+            )
+        value = metrics[config.monitor.removeprefix("val/")]
+        is_best = number == 1 or is_better(config.monitor, value, best_value)
+        if is_best:
+            best_epoch, best_value = number, value
+        checkpoint = Checkpoint(
+            config=asdict(config),
+            class_names=list(data.train.labels.names),
+            palette=[list(colour) for colour in data.train.labels.palette],
+            fingerprint=data.train.fingerprint,
+            epoch=number,
+            best_epoch=best_epoch,
+            best_value=best_value,
+            network=network.state_dict(),
+            optimizer=optimizer.state_dict(),
+            scaler=scaler.state_dict(),
+        )
+        finished = time.perf_counter()
+        images_per_second = len(data.train) / (trained - started)
+        yield Epoch(
+            number, train_loss, train_accuracy, val, rate, finished - started, images_per_second, is_best, checkpoint
+        )
+        if config.patience is not None and number - best_epoch >= config.patience:
+            return
+
+
+def _one_pass(
+    network: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    split: Split,
+    config: TrainConfig,
+    number: int,
+    context: AbstractContextManager[object],
+) -> tuple[float, float, float]:
+    """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
+
+    All that is random follows from the seed and the epoch's number, whatever happened before.
+    """
+    order_seed, torch_seed = np.random.SeedSequence([config.seed, number]).generate_state(2)
+    order = np.random.default_rng(order_seed).permutation(len(split))
+    torch.manual_seed(int(torch_seed))
+    random = torch.Generator().manual_seed(int(torch_seed))
+    augment = Augmentation(config)
+
+    frozen = number <= config.freeze_backbone
+    network.train()
+    network.backbone.train(not frozen)
+    optimizers.trainable(network.backbone, not frozen)
+
+    batches = index_batches(order, config.batch_size)
+    loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
+    with progress(f"epoch {number}/{config.epochs}", len(split)) as bar:
+        for step, indices in enumerate(batches):
+            images, masks = augment(*gather(split, indices), random)
+            rate = optimizers.learning_rate(config, (number - 1) * len(batches) + step, len(batches))
+            optimizers.set_learning_rate(optimizer, rate)
+            try:
+                batch_loss, batch_correct, batch_pixels = _one_step(
+                    network, optimizer, scaler, images, masks, config, context
+                )
+            except FloatingPointError as error:
+                raise DivergedError(
+                    f"the loss became {error} in epoch {number}, step {step + 1} of {len(batches)} "
+                    f"(learning_rate={rate:g}); try a smaller learning_rate or warmup_epochs=1"
+                ) from None
+            loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
+            bar.update(len(indices))
+    return loss_sum / pixels if pixels else math.nan, correct / pixels if pixels else math.nan, rate
+
+
+def _one_step(
+    network: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    images: torch.Tensor,
+    masks: torch.Tensor,
+    config: TrainConfig,
+    context: AbstractContextManager[object],
+) -> tuple[float, int, int]:
+    """One optimiser step on images `(B, 3, H, W)` and masks `(B, H, W)`; returns loss sum, right pixels and pixels.
+
+    The loss is the mean over the whole batch's non-void pixels, however many forward passes it takes.
+    """
+    device = network.mean.device
+    pixels = int((masks != VOID).sum())
+    if pixels == 0:
+        return 0.0, 0, 0
+    optimizer.zero_grad(set_to_none=True)
+    loss_sum, correct = 0.0, 0
+    for part in index_batches(np.arange(len(images)), config.micro_batch or len(images)):
+        part_images = images[part].to(device, non_blocking=True)
+        part_masks = masks[part].to(device, non_blocking=True)
+        with context:
+            outputs = network.outputs(part_images)
+        loss = main_loss = cross_entropy_sum(outputs["out"], part_masks)
+        if config.auxiliary_loss:
+            loss = loss + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], part_masks)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(loss.item())
+        scaler.scale(loss / pixels).backward()
+        loss_sum += main_loss.item()
+        correct += int((outputs["out"].detach().max(1).indices == part_masks).sum())
+    scaler.step(optimizer)
+    scaler.update()
+    return loss_sum, correct, pixels

@@ -1,0 +1,86 @@
+"""What happens to an image and its mask together: preparation (once, on pictures) and augmentation (each epoch)."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from segmentation.config import AugmentationConfig, DataConfig
+from segmentation.errors import InputError
+from segmentation.labels import VOID
+
+
+def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Resize the shorter side and cut out the centre.
+
+    Args:
+        image: RGB picture of `W` x `H` pixels.
+        mask: class indices `(H, W)` uint8.
+        config: `resize`, `crop` and `interpolation` are used.
+        name: what to call the picture in an error.
+
+    Returns:
+        The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
+    """
+    mask_image = Image.fromarray(mask)
+    if config.resize is not None:
+        image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
+        mask_image = F.resize(mask_image, [config.resize], InterpolationMode.NEAREST)
+    if config.crop is not None:
+        if min(image.size) < config.crop:
+            raise InputError(
+                f"{name} has {image.width} x {image.height} pixels, less than crop={config.crop}: "
+                f"make crop smaller or set resize"
+            )
+        image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
+    return np.asarray(image), np.asarray(mask_image)
+
+
+class Augmentation:
+    """Random flips, zooms and colours for a batch; every choice comes from the generator it is given."""
+
+    def __init__(self, config: AugmentationConfig) -> None:
+        self.config = config
+        self.zooms = (config.scale_min, config.scale_max) != (1.0, 1.0)
+
+    def __call__(
+        self, images: torch.Tensor, masks: torch.Tensor, random: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change images `(B, 3, H, W)` uint8 and masks `(B, H, W)` uint8 alike; returns the same shapes."""
+        config = self.config
+        if config.flip:
+            mirrored = torch.rand(len(images), generator=random) < config.flip
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            masks = torch.where(mirrored[:, None, None], masks.flip(-1), masks)
+        if self.zooms:
+            pairs = [self._zoom(*pair, random) for pair in zip(images, masks, strict=True)]
+            images, masks = (torch.stack(part) for part in zip(*pairs, strict=True))
+        if config.color_jitter:
+            images = torch.stack([self._jitter(image, random) for image in images])
+        return images, masks
+
+    def _zoom(
+        self, image: torch.Tensor, mask: torch.Tensor, random: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Zoom by a factor drawn log-uniformly, then cut or fill back to the size it had."""
+        height, width = mask.shape
+        u, down, right = torch.rand(3, generator=random).tolist()
+        factor = self.config.scale_min * (self.config.scale_max / self.config.scale_min) ** u
+        size = [max(1, round(height * factor)), max(1, round(width * factor))]
+        image = F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
+        mask = F.resize(mask[None], size, InterpolationMode.NEAREST)
+        rows, columns = max(0, height - size[0]), max(0, width - size[1])
+        top, left = round(down * rows), round(right * columns)
+        border = [left, top, columns - left, rows - top]
+        image, mask = F.pad(image, border, fill=[127.0]), F.pad(mask, border, fill=[float(VOID)])
+        top, left = round(down * (image.shape[1] - height)), round(right * (image.shape[2] - width))
+        return F.crop(image, top, left, height, width), F.crop(mask, top, left, height, width)[0]
+
+    def _jitter(self, image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+        factors = 1 + self.config.color_jitter * (2 * torch.rand(3, generator=random) - 1)
+        for change, factor in zip(
+            (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist(), strict=True
+        ):
+            image = change(image, factor)
+        return image

@@ -1,0 +1,47 @@
+"""A trained network scored on any split, as an MLflow run of its own that is linked to the training run."""
+
+from dataclasses import replace
+
+from segmentation.batches import in_order
+from segmentation.config import EvaluateConfig
+from segmentation.datasets import load_split
+from segmentation.devices import resolve_device
+from segmentation.errors import InputError
+from segmentation.scoring import score
+from studies import model_store, tracking
+from studies.split_report import log_scores
+
+
+def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
+    """Score as configured, record it in one MLflow run, and print where to look; returns the metrics.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+    """
+    name = config.run_name or f"evaluate · {config.model_uri[-40:]} · {config.split}"
+    with tracking.tracked_run(config.experiment, name, {"evaluated": config.model_uri}) as run_id:
+        tracking.log_config(config)
+        stored = model_store.load(config.model_uri)
+        device = resolve_device(config.device)
+        data = replace(
+            stored.config, dataset=config.dataset or stored.config.dataset, data_dir=config.data_dir,
+            download=config.download, cache_dir=config.cache_dir,
+        )  # fmt: skip
+        split = load_split(data, config.split)
+        if split.labels.names != stored.labels.names:
+            raise InputError(
+                f"{config.model_uri} tells {len(stored.labels)} classes apart ({', '.join(stored.labels.names)}) but "
+                f"{data.dataset} has {len(split.labels)} ({', '.join(split.labels.names)})"
+            )
+        tracking.log_split(split, "evaluation")
+        tags = {"model": stored.config.model, "dataset": data.dataset, "dataset_fingerprint": split.fingerprint}
+        tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
+        network = stored.network().to(device)
+        scores = score(network, in_order(split, config.batch_size, device), split.labels)
+        metrics = {f"{split.name}/{key}": value for key, value in scores.metrics().items()}
+        metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
+        tracking.log_metrics(metrics)
+        log_scores(network, split, scores, device, config.examples, f"{stored.config.model}, epoch {stored.epoch}")
+    print("\n".join(f"  {key:30} {value:.4f}" for key, value in metrics.items()))
+    print(tracking.where_to_look(run_id))
+    return metrics

@@ -1,0 +1,239 @@
+"""One piece of work as one MLflow run, with a status that tells the truth. The only place that writes to MLflow."""
+
+import json
+import os
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+import numpy as np
+from matplotlib.figure import Figure
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+
+from segmentation import plots
+from segmentation.datasets import Split
+from segmentation.errors import InputError
+from segmentation.models import Segmenter
+
+REASON = "status_reason"
+"""Tag that says why a run did not finish."""
+VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
+SYSTEM_METRICS_SECONDS = 5
+
+
+@contextmanager
+def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+    """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
+
+    Args:
+        experiment: its experiment, unless `mlflow run` has chosen one.
+        name: its name.
+        tags: further tags.
+
+    Yields:
+        The run's id. An exception inside ends the run as FAILED, an interruption as KILLED, and the tag
+        `status_reason` says why.
+
+    Raises:
+        InputError: the tracking store cannot be reached.
+    """
+    _check_store()
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+    mlflow.set_system_metrics_samples_before_logging(1)
+    try:
+        if "MLFLOW_RUN_ID" not in os.environ:
+            mlflow.set_experiment(experiment)
+        run = mlflow.start_run(run_name=name, log_system_metrics=True)
+        mlflow.set_tags({"mlflow.runName": name, "git_commit": _git_commit(), **_versions(), **tags})
+    except MlflowException as error:
+        raise InputError(f"MLflow at {_shown(mlflow.get_tracking_uri())} refused the run: {error.message}") from error
+    try:
+        yield run.info.run_id
+    except KeyboardInterrupt as error:
+        _end(run.info.run_id, "KILLED", str(error) or "interrupted")
+        raise
+    except BaseException as error:
+        _end(run.info.run_id, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+def tag_reason(run_id: str, reason: str) -> None:
+    """Say on a run why it did not finish, as far as the store can be reached."""
+    with suppress(MlflowException, InputError):
+        _check_store()
+        mlflow.MlflowClient().set_tag(run_id, REASON, reason[:5000])
+
+
+def _end(run_id: str, status: str, reason: str) -> None:
+    tag_reason(run_id, reason)
+    mlflow.end_run(status)
+
+
+def log_config(config: Any) -> None:
+    """Log the resolved configuration as params and as `config.json`.
+
+    `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
+    """
+    run = mlflow.active_run()
+    assert run is not None
+    values = asdict(config)
+    client = mlflow.MlflowClient()
+    logged = client.get_run(run.info.run_id).data.params
+    params = [Param(name, str(value)) for name, value in values.items() if name not in logged]
+    client.log_batch(run.info.run_id, params=params)
+    mlflow.log_dict(values, "config.json")
+
+
+def log_split(split: Split, context: str) -> None:
+    """Log a data set as an input of the run, identified by the hash of its files."""
+    source = CodeDatasetSource(tags={"mlflow.source.name": split.location})
+    name = f"{split.dataset}/{split.name}"
+    mlflow.log_input(MetaDataset(source, name=name, digest=split.fingerprint[:16]), context=context)
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Log figures in one call; a figure that is not a number, such as the IoU of an absent class, is left out."""
+    mlflow.log_metrics({name: value for name, value in metrics.items() if value == value}, step, synchronous=True)
+
+
+def log_tags(tags: Mapping[str, str]) -> None:
+    """Set tags of the current run."""
+    mlflow.set_tags(dict(tags))
+
+
+def log_note(markdown: str) -> None:
+    """Set the description that the UI shows on the run's page."""
+    mlflow.set_tag("mlflow.note.content", markdown)
+
+
+def log_figure(figure: Figure, path: str) -> None:
+    """Log a picture as an artifact."""
+    mlflow.log_image(plots.pixels(figure), path)
+
+
+def log_figure_at(figure: Figure, key: str, step: int) -> None:
+    """Log a picture of one epoch, for the UI's image stepper."""
+    mlflow.log_image(plots.pixels(figure), key=key, step=step, synchronous=True)
+
+
+def log_json(content: Any, path: str) -> None:
+    """Log an object as a JSON artifact; NaN becomes null."""
+    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=1)
+    mlflow.log_text(text, path)
+
+
+def log_text(text: str, path: str) -> None:
+    """Log a text artifact."""
+    mlflow.log_text(text, path)
+
+
+@contextmanager
+def artifact_file(path: str) -> Iterator[Path]:
+    """A file to write, logged as the artifact `path` afterwards."""
+    folder, _, name = path.rpartition("/")
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary) / name
+        mlflow.log_artifact(str(Path(temporary) / name), folder or None)
+
+
+def log_network(
+    network: Segmenter, example: np.ndarray, metadata: dict[str, Any], register_as: str | None, alias: str
+) -> str | None:
+    """Log a network, on the CPU and in evaluation mode, as the run's model; register it if a name is given.
+
+    It is stored as an exported program (`pt2`), which loads without unpickling code.
+
+    Args:
+        network: takes images `(B, 3, H, W)` uint8 of any size and gives logits `(B, C, H, W)`.
+        example: at least two images, since a dimension of size 1 would be fixed by the export.
+        metadata: what is needed to use it: configuration, classes, epoch.
+        register_as: name in the model registry, or None.
+        alias: alias that will point to the registered version.
+
+    Returns:
+        The registered version's URI, or None.
+    """
+    assert not network.training and len(example) > 1
+    classes = len(metadata["class_names"])
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), name=None)]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1), name=None)]),
+    )
+    info = mlflow.pytorch.log_model(
+        network,
+        name="model",
+        signature=signature,
+        input_example=example,
+        registered_model_name=register_as,
+        pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "torchvision", "numpy")],
+        metadata=metadata,
+        serialization_format="pt2",
+    )
+    if register_as is None:
+        return None
+    mlflow.MlflowClient().set_registered_model_alias(register_as, alias, str(info.registered_model_version))
+    return f"models:/{register_as}/{info.registered_model_version}"
+
+
+def where_to_look(run_id: str) -> str:
+    """The line that tells how to see a run: its address, or the command that opens the UI."""
+    uri = mlflow.get_tracking_uri()
+    run = mlflow.get_run(run_id)
+    page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+    if uri.startswith("http"):
+        return f"Look at it: {_shown(uri).rstrip('/')}{page}"
+    return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {_shown(uri)}`), http://127.0.0.1:5000{page}"
+
+
+def _check_store() -> None:
+    """Fail at once where MLflow would retry for minutes."""
+    uri = mlflow.get_tracking_uri()
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # something answers; whether it lets us in, MLflow will say
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no MLflow server answers at {_shown(uri)} ({getattr(error, 'reason', error)}): start it, or set "
+            f"MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
+        ) from error
+
+
+def _shown(uri: str) -> str:
+    """A URI without the password in it."""
+    parts = urlsplit(uri)
+    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+
+
+def _git_commit() -> str:
+    """The commit of this code, marked when files differ from it; `unknown` outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    return {f"version.{package}": version(package) for package in VERSIONS_OF}

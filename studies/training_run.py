@@ -1,0 +1,208 @@
+"""One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from segmentation import batches, checkpoints, models, plots
+from segmentation.config import TrainConfig
+from segmentation.datasets import Split, load_split
+from segmentation.devices import resolve_device
+from segmentation.errors import InputError
+from segmentation.metrics import METRICS
+from segmentation.models import Segmenter
+from segmentation.scoring import Scores
+from segmentation.training import Data, Epoch, train
+from studies import model_store, tracking
+from studies.split_report import class_table, example_figures, log_scores
+
+
+class TrainingResult(NamedTuple):
+    """What a finished training run leaves."""
+
+    run_id: str
+    epochs: int
+    best_epoch: int
+    best: dict[str, float]
+    """Metrics of the best epoch, by the names they are logged under."""
+
+
+def run_training(config: TrainConfig) -> TrainingResult:
+    """Train as configured, record everything in one MLflow run, and print where to look.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+    """
+    name = config.run_name or run_name(config)
+    with tracking.tracked_run(config.experiment, name, {"dataset": config.dataset, "model": config.model}) as run_id:
+        print(f"Run {run_id}: {name}")
+        tracking.log_config(config)
+        device = resolve_device(config.device)
+        data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+        _check_pair(data)
+        tracking.log_split(data.train, "training")
+        tracking.log_split(data.val, "validation")
+        tracking.log_tags({
+            "device": _described(device), "dataset_fingerprint": data.train.fingerprint,
+            "val_fingerprint": data.val.fingerprint,
+        })  # fmt: skip
+        network = _starting_network(config, data.train)
+        result = _train_and_record(network, data, config, run_id, device)
+    print(f"Checkpoints: {Path(config.checkpoint_dir) / run_id}/best.pt and last.pt")
+    print(tracking.where_to_look(run_id))
+    return result
+
+
+def run_name(config: TrainConfig) -> str:
+    """Model, weights, data, learning rate and weight decay, so that runs can be told apart in a list."""
+    weights = config.weights if len(config.weights) <= 24 else f"…{config.weights[-20:]}"
+    return (
+        f"{config.model} · {weights} · {config.dataset} · lr {config.learning_rate:g} · wd {config.weight_decay:g}"
+    )
+
+
+def _starting_network(config: TrainConfig, split: Split) -> Segmenter:
+    torch.manual_seed(config.seed)
+    network = models.build(config, len(split.labels))
+    taken = model_store.start_from(network, config, split.labels)
+    if taken is not None:
+        print(f"Starting weights {config.weights}: {taken}.")
+        tracking.log_json(taken._asdict(), "starting_weights.json")
+    size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
+    return network
+
+
+def _train_and_record(
+    network: Segmenter, data: Data, config: TrainConfig, run_id: str, device: torch.device
+) -> TrainingResult:
+    folder = Path(config.checkpoint_dir) / run_id
+    history: list[dict[str, float]] = []
+    best_epoch, kept, kept_epoch = 0, Scores(data.val.labels), 0
+    try:
+        for epoch in train(network, data, config):
+            history.append(epoch.metrics())
+            tracking.log_metrics(history[-1], step=epoch.number)
+            checkpoints.save(epoch.checkpoint, folder / "last.pt")
+            if epoch.is_best:
+                checkpoints.save(epoch.checkpoint, folder / "best.pt")
+                best_epoch = epoch.number
+            if epoch.is_best or config.keep == "last":
+                kept, kept_epoch = epoch.val, epoch.number
+            _print_epoch(epoch, config)
+            if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
+                _log_progress_pictures(network, epoch, data.val, config, device)
+    finally:
+        if history:
+            _log_curves(history, best_epoch)
+    best = history[best_epoch - 1]
+    tracking.log_metrics({"best/epoch": best_epoch} | {
+        f"best/{name.removeprefix('val/')}" if name.startswith("val/") else f"best/{name}": value
+        for name, value in best.items() if name.startswith(("val/", "train/"))
+    })  # fmt: skip
+    if kept_epoch != len(history):
+        network.load_state_dict(checkpoints.load(folder / "best.pt").network)
+    which = f"epoch {kept_epoch} of {len(history)}" + (f", best {config.monitor}" if kept_epoch == best_epoch else "")
+    log_scores(network, data.val, kept, device, config.examples, which)
+    model_uri = _log_model(network, data, config, kept_epoch)
+    tracking.log_tags({"model_epoch": str(kept_epoch)})
+    tracking.log_note(_note(config, data, which, history[kept_epoch - 1], kept))
+    _print_summary(history[kept_epoch - 1], which, data.val)
+    if model_uri:
+        print(f"Registered as {model_uri}, alias {config.alias}.")
+    return TrainingResult(run_id, len(history), best_epoch, best)
+
+
+def _log_progress_pictures(
+    network: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device
+) -> None:
+    title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
+    tracking.log_figure_at(
+        plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number
+    )
+    for name, figure in example_figures(network, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
+        tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
+
+
+def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
+    for name, title, ylabel, metrics in (
+        ("loss", "Loss", "cross-entropy, nats per pixel", ("train/loss", "val/loss")),
+        ("accuracy", "Pixel accuracy", "share of pixels", ("train/pixel_accuracy", "val/pixel_accuracy")),
+        ("ece", "Expected calibration error", "ECE, 10 bins", ("val/ece",)),
+    ):
+        series = {metric.partition("/")[0]: [metrics_[metric] for metrics_ in history] for metric in metrics}
+        tracking.log_figure(plots.curves(title, ylabel, series, best_epoch), f"curves/{name}.png")
+
+
+def _log_model(network: Segmenter, data: Data, config: TrainConfig, epoch: int) -> str | None:
+    network.cpu().eval()
+    example, _ = batches.gather(data.val, np.arange(len(data.val))[:2] if len(data.val) > 1 else np.array([0, 0]))
+    metadata = {
+        "config": asdict(config),
+        "class_names": list(data.train.labels.names),
+        "palette": [list(colour) for colour in data.train.labels.palette],
+        "epoch": epoch,
+    }
+    return tracking.log_network(network, example.contiguous().numpy(), metadata, config.register_as, config.alias)
+
+
+def _check_pair(data: Data) -> None:
+    """Both splits must tell the same classes apart, on pictures of one size."""
+    if data.train.images.shape[1:] != data.val.images.shape[1:]:
+        sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
+        print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
+    present = np.unique(data.train.masks)
+    absent = [name for index, name in enumerate(data.train.labels.names) if index not in present]
+    if absent:
+        print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {', '.join(absent)}.")
+    if len(absent) == len(data.train.labels):
+        raise InputError(f"split {data.train.name!r} of {data.train.dataset} is all void: nothing can be learnt")
+
+
+def _described(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def _print_epoch(epoch: Epoch, config: TrainConfig) -> None:
+    values = epoch.metrics()
+    left = (config.epochs - epoch.number) * epoch.seconds
+    print(
+        f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "
+        f"val loss {values['val/loss']:.3f}, accuracy {values['val/pixel_accuracy']:.3f}, "
+        f"mIoU {values['val/mean_iou']:.3f}, ECE {values['val/ece']:.4f}; "
+        f"{epoch.images_per_second:.1f} images/s, {_duration(left)} left{' (best)' if epoch.is_best else ''}",
+        flush=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
+
+
+def _print_summary(metrics: Mapping[str, float], which: str, split: Split) -> None:
+    print(f"\n{split.dataset}/{split.name}, {len(split)} images, {which}:")
+    for name, metric in METRICS.items():
+        print(f"  {name:20} {metrics[f'val/{name}']:.4f}   {metric.meaning}")
+
+
+def _note(config: TrainConfig, data: Data, which: str, metrics: Mapping[str, float], scores: Scores) -> str:
+    lines = [
+        f"**{config.model}** from weights `{config.weights}` on **{data.train.dataset}** "
+        f"({len(data.train)} training and {len(data.val)} validation images), {which}.",
+        "",
+        "| metric | value | meaning |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {name} | {metrics[f'val/{name}']:.4f} | {metric.meaning} |" for name, metric in METRICS.items()]
+    lines += ["", *class_table(scores), "", "Pictures: artifacts `reliability/`, `examples/`, `curves/`, `confusion/`."]
+    return "\n".join(lines)
+
+
+__all__: list[Any] = ["TrainingResult", "run_name", "run_training"]
