@@ -95,7 +95,7 @@ def confusion(counts: np.ndarray, labels: Labels, title: str) -> Figure:
     """
     classes = len(labels)
     side = max(5.0, 0.42 * classes + 2.2)
-    figure, axes = _figure(side + 0.8, side)
+    figure, axes = _figure(side + 2.0, side)
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -139,7 +139,7 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
 
 
 def _log_model(network: Segmenter, data: Data, config: TrainConfig, epoch: int) -> str | None:
-    network.cpu().eval()
+    network.to("cpu", memory_format=torch.contiguous_format).eval()
     example, _ = batches.gather(data.val, np.arange(len(data.val))[:2] if len(data.val) > 1 else np.array([0, 0]))
     metadata = {
         "config": asdict(config),
