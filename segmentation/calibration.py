@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from segmentation.confusion import ratios
 from segmentation.softmax import PixelPredictions, pixel_predictions
 
 FINE_BINS = 600
@@ -34,22 +35,22 @@ class Bins:
     @property
     def confidence(self) -> np.ndarray:
         """Mean confidence of each bin; NaN for an empty one."""
-        return _divide(self.confidence_sum, self.count)
+        return ratios(self.confidence_sum, self.count)
 
     @property
     def accuracy(self) -> np.ndarray:
         """Share of right pixels of each bin; NaN for an empty one."""
-        return _divide(self.correct, self.count)
+        return ratios(self.correct, self.count)
 
     @property
     def share(self) -> np.ndarray:
         """Each bin's share of all pixels; NaN where there are none at all."""
-        return _divide(self.count, np.full(len(self.count), self.count.sum()))
+        return ratios(self.count, np.full(len(self.count), self.count.sum()))
 
     @property
     def gap(self) -> np.ndarray:
         """Accuracy minus confidence of each bin: negative is over-confident; NaN for an empty one."""
-        return _divide(self.correct - self.confidence_sum, self.count)
+        return ratios(self.correct - self.confidence_sum, self.count)
 
     def ece(self) -> float:
         """Expected calibration error: the bins' absolute gaps weighted by their share of pixels, in [0, 1].
@@ -163,7 +164,3 @@ class Reliability:
     def mce(self, bins: int = 10) -> float:
         """Maximum calibration error over all pixels, see `Bins.mce`."""
         return self.bins(bins).mce()
-
-
-def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)

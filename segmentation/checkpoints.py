@@ -53,7 +53,7 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
                 torch.save(content, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(name, file)
+            Path(name).replace(file)
         finally:
             Path(name).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """Which class was taken for which: exact counts, and the accuracies and IoU that follow.
 
-Definitions: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 5;
-classes that appear neither in the truth nor in the prediction of the whole split are left out of means.
+Definitions: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
+Classes that appear neither in the truth nor in the prediction of the whole split are left out of means.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ class Confusion:
 
     def class_accuracy(self) -> np.ndarray:
         """`(C,)` share of each class's pixels that were found; NaN for a class without pixels."""
-        return _ratios(self.counts.diagonal(), self.counts.sum(1))
+        return ratios(self.counts.diagonal(), self.counts.sum(1))
 
     def mean_class_accuracy(self) -> float:
         """Mean of `class_accuracy` over the classes that have pixels."""
@@ -40,7 +40,7 @@ class Confusion:
     def iou(self) -> np.ndarray:
         """`(C,)` intersection over union of each class; NaN for a class neither present nor predicted."""
         intersection = self.counts.diagonal()
-        return _ratios(intersection, self.counts.sum(0) + self.counts.sum(1) - intersection)
+        return ratios(intersection, self.counts.sum(0) + self.counts.sum(1) - intersection)
 
     def mean_iou(self) -> float:
         """Mean of `iou` over the classes that are present or predicted."""
@@ -51,7 +51,8 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def _ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole` element by element, `(n,)` each; NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 

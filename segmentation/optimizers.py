@@ -15,9 +15,7 @@ def build_optimizer(network: Segmenter, config: OptimizationConfig) -> torch.opt
     groups = [{"params": backbone, "factor": 1.0}, {"params": head, "factor": config.head_learning_rate_factor}]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
 def learning_rate(config: OptimizationConfig, step: int, steps_per_epoch: int) -> float:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -15,9 +17,7 @@ BLUE, ORANGE, RED, GREY = "#2b6cb0", "#dd6b20", "#c53030", "#718096"
 TRAIN_AND_VAL = {"train": BLUE, "val": ORANGE}
 
 
-def curves(
-    title: str, ylabel: str, series: Mapping[str, Sequence[float]], best_epoch: int | None = None
-) -> Figure:
+def curves(title: str, ylabel: str, series: Mapping[str, Sequence[float]], best_epoch: int | None = None) -> Figure:
     """Draw one line a series over epochs 1, 2, ..., with the best epoch marked.
 
     Args:
@@ -148,8 +148,10 @@ def example(
     figure.colorbar(drawn, ax=panels[3], fraction=0.046, pad=0.03)
     present = sorted(set(np.unique(truth)) | set(np.unique(predicted)))
     handles = [
-        Patch(facecolor=np.array(labels.colours(np.array(index))) / 255, edgecolor="0.5",
-              label="void" if index == VOID else labels.names[index])
+        Patch(
+            facecolor=to_hex(tuple(labels.colours(np.array(index)) / 255)), edgecolor="0.5",
+            label="void" if index == VOID else labels.names[index],
+        )
         for index in present
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 12), frameon=False, fontsize=9)
@@ -159,8 +161,6 @@ def example(
 
 def pixels(figure: Figure) -> np.ndarray:
     """A figure as an image `(H, W, 3)` uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

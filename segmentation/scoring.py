@@ -67,11 +67,9 @@ class Scores:
 
     def save_histograms(self, file: Path, names: Iterable[str]) -> None:
         """Write what was measured on each image, under its name, as an `.npz` that loads without pickle."""
-        np.savez_compressed(
-            file, names=np.array(list(names), dtype=np.str_), **self.reliability.histograms(), **{
-                f"image_{name}": values for name, values in self.per_image().items()
-            }
-        )  # fmt: skip
+        arrays = {"names": np.array(list(names), dtype=np.str_)} | self.reliability.histograms()
+        arrays |= {f"image_{name}": values for name, values in self.per_image().items()}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 @torch.inference_mode()

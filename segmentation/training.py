@@ -1,4 +1,4 @@
-"""Training, from top to bottom: `train` yields an `Epoch` after each pass; who iterates may log it, keep it, or stop."""
+"""Training: `train` yields an `Epoch` after each pass; who iterates may log it, keep it, or stop."""
 
 import math
 import time
@@ -83,8 +83,7 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
     """
     device = resolve_device(config.device)
     context = autocast(device, resolve_precision(config.precision, device))
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    network.to(device, memory_format=memory_format)
+    network.to(device).to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     optimizer = optimizers.build_optimizer(network, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     best_epoch, best_value = 0, math.nan

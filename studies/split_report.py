@@ -65,7 +65,7 @@ def example_figures(
     network: Segmenter, split: Split, device: torch.device, count: int, which: str
 ) -> Iterator[tuple[str, Figure]]:
     """Show images spread evenly over the split; yields a name and a picture for each."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, count).round().astype(int)) if count else []
+    chosen = np.unique(np.linspace(0, len(split) - 1, count).round().astype(int))
     for place, index in enumerate(chosen):
         images, masks = batches.gather(split, np.array([index]))
         was_training = network.training

@@ -35,6 +35,24 @@ VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
 SYSTEM_METRICS_SECONDS = 5
 
 
+class SplitDataset(MetaDataset):
+    """A split as MLflow's data set: no pictures, only where they are, how many, and the hash of their files."""
+
+    def __init__(self, split: Split) -> None:
+        source = CodeDatasetSource(tags={"mlflow.source.name": split.location})
+        super().__init__(source, name=f"{split.dataset}/{split.name}", digest=split.fingerprint[:16])
+        self._profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
+
+    @property
+    def profile(self) -> dict[str, int]:
+        """Number of images and their prepared size in pixels."""
+        return self._profile
+
+    def to_dict(self) -> dict[str, str]:
+        """What MLflow stores."""
+        return super().to_dict() | {"profile": json.dumps(self._profile)}
+
+
 @contextmanager
 def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
     """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
@@ -101,9 +119,7 @@ def log_config(config: Any) -> None:
 
 def log_split(split: Split, context: str) -> None:
     """Log a data set as an input of the run, identified by the hash of its files."""
-    source = CodeDatasetSource(tags={"mlflow.source.name": split.location})
-    name = f"{split.dataset}/{split.name}"
-    mlflow.log_input(MetaDataset(source, name=name, digest=split.fingerprint[:16]), context=context)
+    mlflow.log_input(SplitDataset(split), context=context)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -168,7 +184,8 @@ def log_network(
     Returns:
         The registered version's URI, or None.
     """
-    assert not network.training and len(example) > 1
+    assert not network.training
+    assert len(example) > 1
     classes = len(metadata["class_names"])
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), name=None)]),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -60,9 +60,7 @@ def run_training(config: TrainConfig) -> TrainingResult:
 def run_name(config: TrainConfig) -> str:
     """Model, weights, data, learning rate and weight decay, so that runs can be told apart in a list."""
     weights = config.weights if len(config.weights) <= 24 else f"…{config.weights[-20:]}"
-    return (
-        f"{config.model} · {weights} · {config.dataset} · lr {config.learning_rate:g} · wd {config.weight_decay:g}"
-    )
+    return f"{config.model} · {weights} · {config.dataset} · lr {config.learning_rate:g} · wd {config.weight_decay:g}"
 
 
 def _starting_network(config: TrainConfig, split: Split) -> Segmenter:
@@ -121,9 +119,7 @@ def _log_progress_pictures(
     network: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device
 ) -> None:
     title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
-    tracking.log_figure_at(
-        plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number
-    )
+    tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
     for name, figure in example_figures(network, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
         tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
 
@@ -139,7 +135,7 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
 
 
 def _log_model(network: Segmenter, data: Data, config: TrainConfig, epoch: int) -> str | None:
-    network.to("cpu", memory_format=torch.contiguous_format).eval()
+    network.cpu().to(memory_format=torch.contiguous_format).eval()
     example, _ = batches.gather(data.val, np.arange(len(data.val))[:2] if len(data.val) > 1 else np.array([0, 0]))
     metadata = {
         "config": asdict(config),
@@ -203,6 +199,3 @@ def _note(config: TrainConfig, data: Data, which: str, metrics: Mapping[str, flo
     lines += [f"| {name} | {metrics[f'val/{name}']:.4f} | {metric.meaning} |" for name, metric in METRICS.items()]
     lines += ["", *class_table(scores), "", "Pictures: artifacts `reliability/`, `examples/`, `curves/`, `confusion/`."]
     return "\n".join(lines)
-
-
-__all__: list[Any] = ["TrainingResult", "run_name", "run_training"]

@@ -81,7 +81,9 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path) -> None
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     except OSError as error:
-        raise InputError(f"no cache can be made in {folder.parent}: {error.strerror}; choose another cache_dir") from error
+        raise InputError(
+            f"no cache can be made in {folder.parent}: {error.strerror}; choose another cache_dir"
+        ) from error
     try:
         _write(source, config, split, building)
         _put_in_place(building, folder)

@@ -26,7 +26,9 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
         raise InputError(f"data_dir={config.data_dir} does not exist")
     names, classes = _classes(root)
     nested = sorted(path.parent.name for path in root.glob("*/images") if path.is_dir())
-    grouped = sorted(path.name for path in root.glob("images/*") if path.is_dir() and (root / "masks" / path.name).is_dir())
+    grouped = sorted(
+        path.name for path in root.glob("images/*") if path.is_dir() and (root / "masks" / path.name).is_dir()
+    )
     listed_in = sorted(path.stem for path in root.glob("*.txt") if path.name != "classes.txt")
     if nested:
         folder = root / one_of("split", split, nested)
@@ -76,7 +78,9 @@ def _classes(root: Path) -> tuple[list[str], dict[int, int]]:
             raise InputError(f"{file} names a class twice")
         content = {name: value for value, name in enumerate(lines)}
     else:
-        raise InputError(f"data_dir={root} has no classes.txt: write one, with one class name a line, for values 0, 1, ...")
+        raise InputError(
+            f"data_dir={root} has no classes.txt: write one, with one class name a line, for values 0, 1, ..."
+        )
     if not 2 <= len(content) <= VOID:
         raise InputError(f"{file} names {len(content)} classes; it must name 2 to {VOID}")
     classes = {value: index for index, value in enumerate(content.values())}

@@ -94,9 +94,7 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if name == "ring":
         return np.abs(np.hypot(u, v) - 0.75) - 0.25
     assert name == "cross"
-    return np.minimum(
-        np.maximum(np.abs(u) - 1, np.abs(v) - 0.32), np.maximum(np.abs(u) - 0.32, np.abs(v) - 1)
-    )
+    return np.minimum(np.maximum(np.abs(u) - 1, np.abs(v) - 0.32), np.maximum(np.abs(u) - 0.32, np.abs(v) - 1))
 
 
 def _texture(random: np.random.Generator, x: np.ndarray, y: np.ndarray, label: int) -> np.ndarray:

@@ -1,0 +1,90 @@
+"""A private MLflow store and cache for the tests, and small real data sets that they write."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "1"
+
+PROJECT = Path(__file__).parent.parent
+CAMVID = PROJECT.parent / "shared" / "data" / "camvid"
+
+needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images are not at {CAMVID}")
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One sqlite store for all tests, since making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(autouse=True)
+def own_place(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test works in a folder, a cache and an experiment of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    yield
+    import sys
+
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+
+
+def write_pair(
+    image: Path, mask: Path, size: tuple[int, int], seed: int, palette: bool = True, classes: int = 3
+) -> None:
+    """Write a picture of coloured blocks and its mask, in which a block's class follows its colour."""
+    random = np.random.default_rng(seed)
+    width, height = size
+    blocks = random.integers(0, classes, ((height + 7) // 8, (width + 7) // 8))
+    indices = np.kron(blocks, np.ones((8, 8), np.uint8)).astype(np.uint8)[:height, :width]
+    colours = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40]])
+    pixels = colours[indices % 4] + random.integers(-30, 30, (height, width, 3))
+    indices[0, :] = 255
+    for path in (image, mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(image, **({"quality": 95} if image.suffix == ".jpg" else {}))
+    picture = Image.fromarray(indices)
+    if palette:
+        picture.putpalette(list(np.arange(768) % 256))
+    picture.save(mask)
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """A VOC 2007 tree: palette masks with void 255, odd sizes, portrait and landscape."""
+    root = tmp_path / "voc"
+    folder = root / "VOCdevkit" / "VOC2007"
+    splits = {"train": [(41, 33), (33, 47), (50, 37), (36, 36)], "val": [(45, 33), (33, 40)]}
+    for split, sizes in splits.items():
+        names = [f"{split}_{index:06d}" for index in range(len(sizes))]
+        for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            write_pair(folder / f"JPEGImages/{name}.jpg", folder / f"SegmentationClass/{name}.png", size, index)
+        (folder / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (folder / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    """A folder as people bring it: train and val with images and greyscale masks, and classes.txt."""
+    root = tmp_path / "own"
+    for split, count in (("train", 6), ("val", 3)):
+        for index in range(count):
+            folder = root / split
+            write_pair(
+                folder / f"images/{index}.jpg", folder / f"masks/{index}.png", (48, 40), 10 * index, palette=False
+            )
+    (root / "classes.txt").write_text("red\ngreen\nblue\n")
+    return root

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+import torch
+
+from segmentation.batches import gather, in_order, index_batches
+from segmentation.config import DataConfig
+from segmentation.datasets import load_split
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 1, [1] * 5), (4, 64, [4])],
+)
+def test_each_image_is_in_one_batch_and_none_is_left_alone(images: int, size: int, sizes: list[int]) -> None:
+    batches = index_batches(np.arange(images), size)
+    assert [len(batch) for batch in batches] == sizes
+    assert np.concatenate(batches).tolist() == list(range(images))
+
+
+def test_a_batch_holds_the_pictures_asked_for_in_the_layout_for_convolutions() -> None:
+    split = load_split(DataConfig(dataset="shapes", resize=32, crop=32), "val")
+    images, masks = gather(split, np.array([5, 2]))
+    assert images.shape == (2, 3, 32, 32)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(images[0].permute(1, 2, 0).numpy(), split.images[5])
+    np.testing.assert_array_equal(masks.numpy(), split.masks[[5, 2]])
+    together = torch.cat([masks for _, masks in in_order(split, 10, torch.device("cpu"))])
+    np.testing.assert_array_equal(together.numpy(), split.masks)

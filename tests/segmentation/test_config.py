@@ -1,0 +1,57 @@
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from segmentation.config import EvaluateConfig, QuickStartConfig, TrainConfig
+from segmentation.errors import InputError
+
+
+def test_the_defaults_of_train_are_the_report_s_protocol() -> None:
+    config = TrainConfig()
+    assert (config.dataset, config.model, config.weights) == ("voc2007", "fcn_resnet50", "none")
+    assert (config.resize, config.crop, config.normalization) == (128, 128, "signed_unit")
+    assert (config.batch_size, config.epochs, config.schedule) == (64, 50, "constant")
+    assert (config.optimizer, config.learning_rate, config.momentum, config.weight_decay) == ("sgd", 0.01, 0.9, 0.0)
+    assert (config.flip, config.scale_min, config.scale_max, config.color_jitter) == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", -1, "epochs=-1 is too small; it must be at least 1"),
+        ("batch_size", 0, "batch_size=0"),
+        ("crop", 0, "crop=0"),
+        ("crop", 256, "crop=256 is larger than resize=128"),
+        ("patience", 0, "patience=0"),
+        ("learning_rate", -0.1, "learning_rate=-0.1 is out of range"),
+        ("learning_rate", math.nan, "learning_rate=nan"),
+        ("learning_rate", math.inf, "learning_rate=inf"),
+        ("flip", 1.5, "flip=1.5 is out of range; it must be between 0 and 1"),
+        ("scale_min", 2.0, "scale_min=2.0 is larger than scale_max=1.0"),
+        ("model", "fcn_resnet5", "model='fcn_resnet5' is not known. Did you mean 'fcn_resnet50'?"),
+        ("dataset", "vok2007", "Did you mean 'voc2007'?"),
+        ("monitor", "val/mean_iuo", "Did you mean 'val/mean_iou'?"),
+        ("monitor", "loss", "monitor='loss' is not known"),
+        ("batch_norm_momentum", 2.0, "batch_norm_momentum=2.0"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name_and_value(field: str, value: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        TrainConfig(**{field: value})
+    assert message in str(caught.value)
+
+
+def test_an_auxiliary_loss_is_refused_where_there_is_no_auxiliary_head() -> None:
+    with pytest.raises(InputError, match="auxiliary_loss=0.5: lraspp_mobilenet_v3_large has no auxiliary head"):
+        QuickStartConfig(auxiliary_loss=0.5)
+
+
+def test_the_quick_start_has_the_same_fields() -> None:
+    assert {field.name for field in fields(QuickStartConfig)} == {field.name for field in fields(TrainConfig)}
+
+
+def test_evaluation_checks_its_values_too() -> None:
+    with pytest.raises(InputError, match="dataset='camvit' is not known. Did you mean 'camvid'"):
+        EvaluateConfig(model_uri="x", dataset="camvit")  # type: ignore[arg-type]

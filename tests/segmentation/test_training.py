@@ -1,0 +1,189 @@
+"""Real, tiny training: lraspp on pictures of 32 x 32 pixels."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from segmentation import checkpoints
+from segmentation.batches import gather
+from segmentation.config import TrainConfig
+from segmentation.datasets import load_split
+from segmentation.errors import DivergedError
+from segmentation.models import Segmenter, build
+from segmentation.training import Data, Epoch, train
+
+
+@pytest.fixture
+def settings(own_data: Path) -> dict[str, Any]:
+    return {
+        "dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "device": "cpu",
+        "model": "lraspp_mobilenet_v3_large", "epochs": 2, "batch_size": 4, "learning_rate": 0.02,
+    }  # fmt: skip
+
+
+def prepared(config: TrainConfig) -> tuple[Segmenter, Data]:
+    data = Data(load_split(config, "train"), load_split(config, "val"))
+    torch.manual_seed(config.seed)
+    return build(config, len(data.train.labels)), data
+
+
+def trained(config: TrainConfig) -> tuple[list[Epoch], Segmenter]:
+    network, data = prepared(config)
+    return list(train(network, data, config)), network
+
+
+def figures(epochs: list[Epoch]) -> list[dict[str, float]]:
+    timed = ("epoch_seconds", "images_per_second")
+    return [{name: v for name, v in epoch.metrics().items() if name not in timed} for epoch in epochs]
+
+
+def test_the_same_command_twice_gives_identical_numbers(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings, flip=0.5, scale_min=0.8, scale_max=1.3, color_jitter=0.3)
+    first, network = trained(config)
+    torch.rand(7)  # what happens elsewhere to torch's global state does not matter
+    second, other = trained(config)
+    assert figures(first) == figures(second)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    third, _ = trained(TrainConfig(**settings | {"seed": 1}))
+    assert figures(third) != figures(first)
+
+
+def test_it_learns(settings: dict[str, Any]) -> None:
+    epochs, _ = trained(TrainConfig(**settings | {"epochs": 12, "batch_norm_momentum": 0.1}))
+    assert epochs[-1].train_loss < 0.7 * epochs[0].train_loss
+    assert epochs[-1].train_pixel_accuracy > epochs[0].train_pixel_accuracy + 0.1
+
+
+def test_an_epoch_reports_what_was_measured(settings: dict[str, Any]) -> None:
+    (first, second), _ = trained(TrainConfig(**settings))
+    assert (first.number, second.number) == (1, 2)
+    metrics = second.metrics()
+    assert metrics["learning_rate"] == 0.02
+    assert metrics["val/loss"] == second.val.metrics()["loss"]
+    assert set(second.val.class_iou()) <= {"red", "green", "blue"}
+    assert second.seconds > 0
+    assert second.images_per_second > 0
+    assert second.checkpoint.epoch == 2
+
+
+def one_step_by_hand(network: Segmenter, data: Data, config: TrainConfig) -> torch.Tensor:
+    """The gradient of the mean loss over one batch with all training images, written out."""
+    images, masks = gather(data.train, np.arange(len(data.train)))
+    network.train()
+    loss = F.cross_entropy(network(images), masks.long(), ignore_index=255)
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def test_one_step_of_sgd_is_the_one_written_out_by_hand(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"epochs": 1, "batch_size": 6, "weight_decay": 0.0, "channels_last": False})
+    network, data = prepared(config)
+    by_hand = copy.deepcopy(network)
+    torch.manual_seed(0)
+    gradient = one_step_by_hand(by_hand, data, config)
+    before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+    (epoch,) = list(train(network, data, config))
+    after = torch.cat([p.detach().flatten() for p in network.parameters()])
+    torch.testing.assert_close(after, before - 0.02 * gradient, rtol=1e-3, atol=1e-5)
+    with torch.no_grad():
+        images, masks = gather(data.train, np.arange(6))
+        fresh = prepared(config)[0].train()
+        expected = F.cross_entropy(fresh(images), masks.long(), ignore_index=255).item()
+    assert epoch.train_loss == pytest.approx(expected, rel=1e-4)
+
+
+def without_batch_norm(network: Segmenter) -> Segmenter:
+    """Batch norm alone makes small forward passes differ from large ones; hold it still."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,assignment,misc]
+            module.training = False
+    return network
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(settings: dict[str, Any]) -> None:
+    parameters = []
+    for micro_batch in (None, 2, 4):
+        config = TrainConfig(**settings | {"epochs": 1, "batch_size": 6, "micro_batch": micro_batch})
+        network, data = prepared(config)
+        (epoch,) = list(train(without_batch_norm(network), data, config))
+        parameters.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+        assert math.isfinite(epoch.train_loss)
+    torch.testing.assert_close(parameters[1], parameters[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(parameters[2], parameters[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_frozen_backbone_does_not_change_until_its_epochs_are_over(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"freeze_backbone": 1})
+    network, data = prepared(config)
+    start = copy.deepcopy(network.state_dict())
+    changed = []
+    for _ in train(network, data, config):
+        now = network.state_dict()
+        changed.append({name for name in start if not torch.equal(start[name], now[name])})
+    assert changed[0]
+    assert not any("backbone" in name for name in changed[0])
+    assert any("backbone" in name and "running_mean" in name for name in changed[1])
+    assert any("backbone" in name and "weight" in name for name in changed[1])
+
+
+def test_an_auxiliary_head_learns_too(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"model": "fcn_resnet50", "auxiliary_loss": 0.5, "epochs": 1})
+    network, data = prepared(config)
+    start = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    list(train(network, data, config))
+    moved = [name for name, tensor in network.state_dict().items() if not torch.equal(tensor, start[name])]
+    assert any("aux_classifier.4.weight" in name for name in moved)
+
+
+def test_a_loss_that_is_no_longer_finite_names_epoch_step_and_rate(settings: dict[str, Any]) -> None:
+    network, data = prepared(TrainConfig(**settings))
+    with pytest.raises(DivergedError, match=r"in epoch \d+, step \d+ of 2 \(learning_rate=1e\+30\)|after epoch \d"):
+        list(train(network, data, TrainConfig(**settings | {"learning_rate": 1e30})))
+
+
+def test_early_stopping_waits_for_its_patience(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"learning_rate": 0.0, "epochs": 9, "patience": 2, "monitor": "val/ece"})
+    network, data = prepared(config)
+    for module in network.modules():  # nothing moves, so no epoch is better than the first
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.0
+    epochs = list(train(network, data, config))
+    assert [epoch.is_best for epoch in epochs] == [True, False, False]
+
+
+def test_the_best_epoch_is_the_one_with_the_best_monitor(settings: dict[str, Any]) -> None:
+    epochs, _ = trained(TrainConfig(**settings | {"epochs": 5, "monitor": "val/pixel_accuracy"}))
+    values = [epoch.metrics()["val/pixel_accuracy"] for epoch in epochs]
+    best = max(epoch.number for epoch in epochs if epoch.is_best)
+    assert values.index(max(values)) == best - 1
+    assert epochs[-1].checkpoint.best_epoch == best
+    assert epochs[-1].checkpoint.best_value == max(values)
+
+
+def test_who_iterates_may_stop_and_keep_the_checkpoint(settings: dict[str, Any], tmp_path: Path) -> None:
+    network, data = prepared(TrainConfig(**settings))
+    epoch = next(train(network, data, TrainConfig(**settings)))
+    checkpoints.save(epoch.checkpoint, tmp_path / "last.pt")
+    loaded = checkpoints.load(tmp_path / "last.pt")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor.contiguous(), loaded.network[name].contiguous())
+
+
+def test_bfloat16_training_runs_and_scores_in_float32(settings: dict[str, Any]) -> None:
+    epochs, _ = trained(TrainConfig(**settings | {"precision": "bfloat16", "epochs": 1}))
+    assert math.isfinite(epochs[0].train_loss)
+
+
+def test_adamw_and_a_single_image_left_over(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"optimizer": "adamw", "learning_rate": 1e-3, "batch_size": 5, "epochs": 1})
+    epochs, _ = trained(config)
+    assert math.isfinite(epochs[0].train_loss)
