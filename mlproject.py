@@ -48,7 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
         config = parse(command.config, arguments[1:], f"mlproject.py {arguments[0]}")
     except InputError as error:
-        return _refuse(error)
+        print(f"error: {error}", file=sys.stderr)
+        _tag_the_run(str(error))
+        return 2
+    except SystemExit as stop:  # tyro has explained the mistake, or shown the help
+        if stop.code:
+            _tag_the_run(f"wrongly called: {' '.join(arguments)}")
+        raise
     signal.signal(signal.SIGTERM, _terminated)
     try:
         command.run(config)
@@ -90,14 +96,12 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
     return spelled
 
 
-def _refuse(error: InputError) -> int:
-    """Report a wrong call, also on the run that `mlflow run` opened for it."""
-    print(f"error: {error}", file=sys.stderr)
+def _tag_the_run(reason: str) -> None:
+    """Tell a wrong call on the run that `mlflow run` has opened for it."""
     if os.environ.get("MLFLOW_RUN_ID"):
         from studies.tracking import tag_reason
 
-        tag_reason(os.environ["MLFLOW_RUN_ID"], str(error))
-    return 2
+        tag_reason(os.environ["MLFLOW_RUN_ID"], reason)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

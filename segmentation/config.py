@@ -67,11 +67,9 @@ class ModelConfig:
     normalization: Literal["signed_unit", "imagenet"] = "signed_unit"
     """Scale of the network's input: [-1, 1], or ImageNet's mean and deviation (as torchvision's weights expect)."""
     weights: str = "none"
-    """Starting weights: none, imagenet (backbone), coco (whole network), a checkpoint file, or an MLflow run or
-    model (runs:/ID, models:/NAME/1, models:/NAME@ALIAS)."""
+    """Starting weights: none, imagenet (backbone), coco, a checkpoint file, runs:/ID, or a model as models:/NAME/1."""
     batch_norm_momentum: float | None = None
-    """Share of a batch in batch norm's running statistics; None is the network's own (0.1, but 0.01 for mobilenet,
-    which lags behind when there are few steps)."""
+    """Share of a batch in batch norm's running statistics; None is the network's own: 0.1, but 0.01 for mobilenet."""
     freeze_backbone: int = 0
     """Number of first epochs in which the backbone, its batch norm included, does not change."""
     auxiliary_loss: float = 0.0
@@ -203,12 +201,11 @@ class EvaluateConfig:
     """Score a trained model on any split; pictures are prepared as they were for its training."""
 
     model_uri: str
-    """What to score: an MLflow run (its id, or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS),
-    or a checkpoint file."""
+    """What to score: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
     dataset: Dataset | None = None
     """Data set; None is the one that the model was trained on."""
-    data_dir: str = "."
-    """Folder that holds the data set."""
+    data_dir: str | None = None
+    """Folder that holds the data set; None is where the training found it."""
     download: bool = False
     """Fetch voc2007 or voc2012 into data_dir if it is not there."""
     split: str = "val"

@@ -24,9 +24,12 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         stored = model_store.load(config.model_uri)
         device = resolve_device(config.device)
         data = replace(
-            stored.config, dataset=config.dataset or stored.config.dataset, data_dir=config.data_dir,
-            download=config.download, cache_dir=config.cache_dir,
-        )  # fmt: skip
+            stored.config,
+            dataset=config.dataset or stored.config.dataset,
+            data_dir=config.data_dir or stored.config.data_dir,
+            download=config.download,
+            cache_dir=config.cache_dir,
+        )
         split = load_split(data, config.split)
         if split.labels.names != stored.labels.names:
             raise InputError(

@@ -1,6 +1,7 @@
 """One piece of work as one MLflow run, with a status that tells the truth. The only place that writes to MLflow."""
 
 import json
+import logging
 import os
 import subprocess
 import tempfile
@@ -70,15 +71,15 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator
         InputError: the tracking store cannot be reached.
     """
     _check_store()
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     mlflow.set_system_metrics_samples_before_logging(1)
     try:
-        if "MLFLOW_RUN_ID" not in os.environ:
-            mlflow.set_experiment(experiment)
-        run = mlflow.start_run(run_name=name, log_system_metrics=True)
+        chosen = None if "MLFLOW_RUN_ID" in os.environ else _experiment_id(experiment)
+        run = mlflow.start_run(experiment_id=chosen, run_name=name, log_system_metrics=True)
         mlflow.set_tags({"mlflow.runName": name, "git_commit": _git_commit(), **_versions(), **tags})
-    except MlflowException as error:
-        raise InputError(f"MLflow at {_shown(mlflow.get_tracking_uri())} refused the run: {error.message}") from error
+    except (MlflowException, OSError) as error:
+        raise InputError(f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {error}") from error
     try:
         yield run.info.run_id
     except KeyboardInterrupt as error:
@@ -238,6 +239,19 @@ def _shown(uri: str) -> str:
     """A URI without the password in it."""
     parts = urlsplit(uri)
     return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
+
+
+def _experiment_id(name: str) -> str:
+    """The experiment's id, made if there is none; without MLflow's process-wide "active experiment"."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        with suppress(MlflowException):  # another process may have been faster
+            return client.create_experiment(name)
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        raise InputError(f"MLflow can make no experiment called {name!r}")
+    return str(experiment.experiment_id)
 
 
 def _git_commit() -> str:

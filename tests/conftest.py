@@ -78,8 +78,13 @@ def voc(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_data(tmp_path: Path) -> Path:
-    """A folder as people bring it: train and val with images and greyscale masks, and classes.txt."""
-    root = tmp_path / "own"
+    """A folder as people bring it."""
+    return write_own_data(tmp_path)
+
+
+def write_own_data(place: Path) -> Path:
+    """Write train and val with images and greyscale masks, and classes.txt."""
+    root = place / "own"
     for split, count in (("train", 6), ("val", 3)):
         for index in range(count):
             folder = root / split

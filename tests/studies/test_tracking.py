@@ -1,0 +1,102 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from segmentation.config import TrainConfig
+from segmentation.errors import InputError
+from studies import tracking
+
+
+def test_a_failing_run_says_why_and_the_error_goes_on() -> None:
+    with pytest.raises(ZeroDivisionError), tracking.tracked_run("e", "n", {"a": "b"}) as run_id:
+        _ = 1 / 0
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["status_reason"] == "ZeroDivisionError: division by zero"
+    assert run.data.tags["a"] == "b"
+
+
+def test_an_interrupted_run_is_killed() -> None:
+    with pytest.raises(KeyboardInterrupt), tracking.tracked_run("e", "n", {}) as run_id:
+        raise KeyboardInterrupt
+    assert mlflow.get_run(run_id).info.status == "KILLED"
+    assert mlflow.get_run(run_id).data.tags["status_reason"] == "interrupted"
+
+
+def test_the_run_that_mlflow_opened_is_used_and_its_raw_params_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = mlflow.MlflowClient()
+    opened = client.create_run(client.create_experiment("chosen by mlflow run"))
+    client.log_param(opened.info.run_id, "learning_rate", "1e-3")
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with tracking.tracked_run("not this one", "a name", {}) as run_id:
+        tracking.log_config(TrainConfig(learning_rate=1e-3))
+    run = client.get_run(opened.info.run_id)
+    assert run_id == opened.info.run_id
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "a name"
+    assert run.data.params["learning_rate"] == "1e-3"
+    assert run.data.params["epochs"] == "50"
+    assert json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/config.json"))["learning_rate"] == 0.001
+
+
+def test_what_is_not_a_number_is_not_logged() -> None:
+    with tracking.tracked_run("e", "n", {}) as run_id:
+        tracking.log_metrics({"good": 1.0, "absent": float("nan")}, step=1)
+        tracking.log_json({"values": [1.0, float("nan")]}, "x.json")
+    assert mlflow.get_run(run_id).data.metrics == {"good": 1.0}
+    assert json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/x.json")) == {"values": [1.0, None]}
+
+
+def test_an_unusable_store_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file' / 'below' / 'm.db'}")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="MLflow at sqlite:///"), tracking.tracked_run("e", "n", {}):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A real MLflow server on loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "art"),
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(240):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (tmp_path / "server.log").read_text()
+                    time.sleep(0.25)
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(20)
+
+
+def test_a_real_server_takes_metrics_artifacts_and_status(server: str) -> None:
+    with tracking.tracked_run("over http", "n", {}) as run_id:
+        tracking.log_metrics({"val/ece": 0.25}, step=3)
+        tracking.log_text("hello", "folder/file.txt")
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["val/ece"] == 0.25
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/folder/file.txt") == "hello"
+    assert tracking.where_to_look(run_id).startswith(f"Look at it: {server}/#/experiments/")

@@ -1,0 +1,252 @@
+"""One real, tiny training as one MLflow run: what it holds, and whether the numbers are the ones that were measured."""
+
+import csv
+import io
+import json
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from PIL import Image
+
+from segmentation import checkpoints
+from segmentation.batches import gather, in_order
+from segmentation.calibration import Reliability
+from segmentation.config import EvaluateConfig, TrainConfig
+from segmentation.datasets import load_split
+from segmentation.metrics import METRICS
+from segmentation.scoring import score
+from studies import model_store
+from studies.evaluation_run import run_evaluation
+from studies.training_run import TrainingResult, run_name, run_training
+from tests.conftest import write_own_data
+
+
+def settings(root: Path, **more: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "dataset": "folder", "data_dir": str(root), "resize": 32, "crop": 32, "device": "cpu", "epochs": 3,
+        "batch_size": 4, "learning_rate": 0.02, "model": "lraspp_mobilenet_v3_large", "plot_every": 2, "examples": 2,
+    }  # fmt: skip
+    return TrainConfig(**values | more)
+
+
+class Finished(NamedTuple):
+    """One training run that many tests look at."""
+
+    config: TrainConfig
+    result: TrainingResult
+    printed: str
+
+    def checkpoint(self, which: str) -> str:
+        return str(Path(self.config.checkpoint_dir) / self.result.run_id / f"{which}.pt")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, store: str) -> Finished:
+    place = tmp_path_factory.mktemp("finished")
+    config = settings(
+        write_own_data(place), register_as="shapes-model", alias="champion",
+        cache_dir=str(place / "cache"), checkpoint_dir=str(place / "checkpoints"),
+    )  # fmt: skip
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        patch.chdir(place)
+        result = run_training(config)
+    return Finished(config, result, printed.getvalue())
+
+
+def text(run_id: str, path: str) -> str:
+    return mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
+
+
+def artifacts(run_id: str, folder: str | None = None) -> set[str]:
+    found = set()
+    for file in MlflowClient().list_artifacts(run_id, folder):
+        found |= artifacts(run_id, file.path) if file.is_dir else {file.path}
+    return found
+
+
+def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
+    config, result, printed = finished
+    run = MlflowClient().get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+
+    # configuration and provenance
+    assert json.loads(text(result.run_id, "config.json")) == {**vars(config)}
+    assert run.data.params["learning_rate"] == "0.02"
+    assert run.data.params.keys() == vars(config).keys()
+    tags = run.data.tags
+    train = load_split(config, "train")
+    assert tags["dataset_fingerprint"] == train.fingerprint
+    assert len(tags["git_commit"].removesuffix("-dirty")) == 40 or tags["git_commit"] == "unknown"
+    assert tags["device"].startswith("cpu (")
+    assert tags["version.torch"] == torch.__version__.partition("+")[0]
+    assert run.info.run_name == run_name(config) == "lraspp_mobilenet_v3_large · none · folder · lr 0.02 · wd 0"
+    inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
+    assert set(inputs) == {"folder/train", "folder/val"}
+    assert train.fingerprint.startswith(inputs["folder/train"].dataset.digest)
+    assert json.loads(inputs["folder/train"].dataset.profile)["images"] == 6
+
+    # metrics of every epoch
+    client = MlflowClient()
+    for name in ("train/loss", "train/pixel_accuracy", "learning_rate", "epoch_seconds", "images_per_second",
+                 *(f"val/{metric}" for metric in METRICS), "val/iou/red"):  # fmt: skip
+        assert [point.step for point in client.get_metric_history(result.run_id, name)] == [1, 2, 3], name
+    assert run.data.metrics["best/epoch"] == result.best_epoch
+    best = next(p for p in client.get_metric_history(result.run_id, "val/ece") if p.step == result.best_epoch)
+    assert run.data.metrics["best/ece"] == best.value
+    losses = [point.value for point in client.get_metric_history(result.run_id, "val/loss")]
+    assert losses.index(min(losses)) + 1 == result.best_epoch
+
+    # pictures
+    files = artifacts(result.run_id)
+    assert files >= {
+        "config.json", "curves/loss.png", "curves/accuracy.png", "curves/ece.png", "reliability/val.png",
+        "reliability/val.json", "reliability/val_histograms.npz", "confusion/val.png", "confusion/val.csv",
+        "examples/val_0.png", "examples/val_1.png",
+    }  # fmt: skip
+    steps = {file.split("+step+")[1].split("+")[0] for file in files if file.startswith("images/reliability~val+step+")}
+    assert steps == {"1", "2", "3"}
+    assert any(file.startswith("images/examples~val_0+step+2") for file in files)
+    assert "best val/loss" in tags["mlflow.note.content"]
+
+    # what the terminal says last
+    assert "make ui" in printed.splitlines()[-1]
+    assert result.run_id in printed.splitlines()[-1]
+
+
+def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> None:
+    """Load the logged model, score it by itself, and compare with every number that the run holds."""
+    config, result, _ = finished
+    val = load_split(config, "val")
+    network = mlflow.pytorch.load_model(f"runs:/{result.run_id}/model")
+    reliability = Reliability()
+    with torch.no_grad():
+        for images, masks in in_order(val, 2, torch.device("cpu")):
+            reliability.update(network(images), masks)
+    record = json.loads(text(result.run_id, "reliability/val.json"))
+    assert record["ece"] == pytest.approx(reliability.ece(), abs=1e-6)
+    assert record["count"] == reliability.bins().count.tolist()
+    assert record["protocol"]["pixels"] == int((val.masks != 255).sum())
+    assert mlflow.get_run(result.run_id).data.metrics["best/ece"] == pytest.approx(record["ece"], abs=1e-12)
+
+    file = mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val_histograms.npz")
+    histograms = np.load(file, allow_pickle=False)
+    assert histograms["names"].tolist() == list(val.names)
+    np.testing.assert_array_equal(histograms["count"].sum(0).reshape(10, 60).sum(1), record["count"])
+
+    rows = list(csv.reader(io.StringIO(text(result.run_id, "confusion/val.csv"))))
+    counts = np.array([row[1:] for row in rows[1:]], dtype=int)
+    accuracy = counts.trace() / counts.sum()
+    assert mlflow.get_run(result.run_id).data.metrics["best/pixel_accuracy"] == pytest.approx(accuracy)
+
+    with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val.png")) as picture:
+        assert min(picture.size) > 400
+
+
+def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished) -> None:
+    _, result, printed = finished
+    version = MlflowClient().get_model_version_by_alias("shapes-model", "champion")
+    assert version.run_id == result.run_id
+    assert f"Registered as models:/shapes-model/{version.version}, alias champion" in printed
+    network = mlflow.pytorch.load_model("models:/shapes-model@champion")
+    for shape in ((1, 3, 40, 64), (3, 3, 32, 32)):
+        assert network(torch.zeros(shape, dtype=torch.uint8)).shape == (shape[0], 3, *shape[2:])
+    info = mlflow.models.get_model_info("models:/shapes-model@champion")
+    assert info.signature is not None
+    assert info.signature.inputs.to_dict()[0]["tensor-spec"] == {"dtype": "uint8", "shape": (-1, 3, -1, -1)}
+    assert info.saved_input_example_info is not None
+    answer = mlflow.pyfunc.load_model("models:/shapes-model@champion").predict(np.zeros((2, 3, 32, 32), np.uint8))
+    assert answer.shape == (2, 3, 32, 32)
+
+
+def test_checkpoint_run_and_registered_model_hold_the_same_network(
+    finished: Finished,
+) -> None:
+    config, result, _ = finished
+    val = load_split(config, "val")
+    images, _ = gather(val, np.arange(3))
+    names = (
+        finished.checkpoint("best"), result.run_id, f"runs:/{result.run_id}",
+        f"runs:/{result.run_id}/model", "models:/shapes-model@champion",
+    )  # fmt: skip
+    with torch.no_grad():
+        logits = [model_store.load(name).network()(images) for name in names]
+    for other in logits[1:]:
+        torch.testing.assert_close(other, logits[0], rtol=1e-4, atol=1e-5)
+    assert model_store.load(result.run_id).run_id == result.run_id
+
+
+def test_evaluation_repeats_the_training_run_s_figures_in_a_run_of_its_own(
+    finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, result, _ = finished
+    metrics = run_evaluation(EvaluateConfig(model_uri=result.run_id, batch_size=1, examples=1))
+    trained, evaluated = mlflow.get_run(result.run_id), mlflow.last_active_run()
+    assert evaluated is not None
+    assert evaluated.info.run_id != result.run_id
+    assert evaluated.data.tags["trained_in_run"] == result.run_id
+    assert evaluated.info.status == "FINISHED"
+    for name in METRICS:
+        assert evaluated.data.metrics[f"val/{name}"] == metrics[f"val/{name}"]
+        assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"best/{name}"], abs=1e-5)
+    assert artifacts(evaluated.info.run_id) >= {"reliability/val.png", "confusion/val.csv", "examples/val_0.png"}
+    assert evaluated.info.run_id in capsys.readouterr().out.splitlines()[-1]
+    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("last"), split="train"))
+    assert "train/ece" in on_train
+
+
+def test_a_run_can_start_from_another_run_s_weights(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_training(settings(own_data, epochs=1))
+    again = run_training(settings(own_data, epochs=1, learning_rate=0.0, weights=first.run_id, keep="last"))
+    taken = json.loads(text(again.run_id, "starting_weights.json"))
+    assert not taken["fresh"]
+    assert not taken["left"]
+    kept = checkpoints.load(Path(f"checkpoints/{first.run_id}/best.pt")).network
+    start = checkpoints.load(Path(f"checkpoints/{again.run_id}/last.pt")).network
+    assert torch.equal(
+        start["network.classifier.low_classifier.weight"], kept["network.classifier.low_classifier.weight"]
+    )
+
+    (own_data / "classes.txt").write_text("other\nnames\nhere\n")
+    other = run_training(settings(own_data, epochs=1, weights=f"checkpoints/{first.run_id}/best.pt"))
+    fresh = json.loads(text(other.run_id, "starting_weights.json"))["fresh"]
+    assert fresh
+    assert all("low_classifier" in name or "high_classifier" in name for name in fresh)
+    assert "start afresh (network.classifier.low_classifier.weight" in capsys.readouterr().out
+
+
+def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
+    result = run_training(settings(own_data, keep="last", monitor="val/ece", epochs=4))
+    run = mlflow.get_run(result.run_id)
+    assert run.data.tags["model_epoch"] == "4"
+    assert json.loads(text(result.run_id, "reliability/val.json"))["ece"] == run.data.metrics["val/ece"]
+    stored = model_store.load(result.run_id)
+    val = load_split(stored.config, "val")
+    scores = score(stored.network(), in_order(val, 4, torch.device("cpu")), val.labels)
+    assert scores.metrics()["ece"] == pytest.approx(run.data.metrics["val/ece"], abs=1e-5)
+
+
+def test_the_same_configuration_logs_identical_numbers(own_data: Path) -> None:
+    config = settings(own_data, epochs=2)
+    first, second = (mlflow.get_run(run_training(config).run_id).data.metrics for _ in range(2))
+    timed = ("epoch_seconds", "images_per_second")
+    ours = {name: v for name, v in first.items() if name not in timed and not name.startswith("system/")}
+    assert ours == {name: second[name] for name in ours}
+    assert len(ours) > 15
+
+
+def test_system_metrics_are_on(finished: Finished) -> None:
+    assert any(name.startswith("system/cpu") for name in mlflow.get_run(finished.result.run_id).data.metrics)
+
+
+def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_data / "classes.txt").write_text("red\ngreen\nblue\nnever\n")
+    run_training(settings(own_data, epochs=1))
+    assert "no pixel of folder/train is of class never" in capsys.readouterr().out

@@ -1,0 +1,244 @@
+"""What a user's mistakes are answered with: a message that names it, no traceback, an exit code that is not 0."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mlproject
+from tests.conftest import PROJECT
+
+SMALL = ["--resize", "32", "--crop", "32", "--epochs", "1", "--batch_size", "4", "--examples", "1",
+         "--model", "lraspp_mobilenet_v3_large"]  # fmt: skip
+
+
+def called(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and standard error of the command line, called in this process."""
+    try:
+        code = mlproject.main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, capsys.readouterr().err
+
+
+def on_own_data(root: Path, *more: str) -> list[str]:
+    return ["train", "--dataset", "folder", "--data_dir", str(root), *SMALL, *more]
+
+
+def last_run() -> mlflow.entities.Run:
+    return mlflow.last_active_run() or pytest.fail("no run was opened")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "command='trian' is not known. Did you mean 'train'?"),
+        (["train", "--learning_rate", "notafloat"], "--learning_rate: could not convert string to float: 'notafloat'"),
+        (["train", "--epochs", "1.5"], "--epochs"),
+        (["train", "--epochs", "-3"], "epochs=-3 is too small"),
+        (["train", "--batch_size", "0"], "batch_size=0 is too small"),
+        (["train", "--model", "fcn_resnet5"], "Did you mean 'fcn_resnet50'?"),
+        (["train", "--dataset", "camvit"], "Did you mean 'camvid'? Known: shapes, voc2007, voc2012, camvid, folder"),
+        (["train", "--learning_rat", "1"], "--learning_rate"),
+        (["train", "--download", "maybe"], "--download"),
+        (["evaluate"], "--model_uri"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_anything_starts(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = called(arguments, capsys)
+    assert code == 2
+    assert message in " ".join(said.replace("│", " ").split())
+
+
+def test_true_and_none_may_be_written_in_any_case() -> None:
+    config = mlproject.parse(
+        mlproject.TrainConfig, ["--download", "true", "--crop", "none", "--micro-batch", "8"], "train"
+    )
+    assert config.download is True
+    assert config.crop is None
+    assert config.micro_batch == 8
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+def drop_mask(root: Path) -> None:
+    (root / "train/masks/1.png").unlink()
+
+
+def drop_image(root: Path) -> None:
+    (root / "train/images/1.jpg").unlink()
+
+
+def shrink_mask(root: Path) -> None:
+    Image.new("L", (10, 10)).save(root / "val/masks/1.png")
+
+
+def strange_value(root: Path) -> None:
+    Image.fromarray(np.full((40, 48), 9, np.uint8)).save(root / "train/masks/2.png")
+
+
+def cut_image(root: Path) -> None:
+    (root / "train/images/2.jpg").write_bytes((root / "train/images/2.jpg").read_bytes()[:400])
+
+
+def empty(root: Path) -> None:
+    for file in (root / "val").rglob("*.*"):
+        file.unlink()
+
+
+def file_in_the_way(root: Path) -> None:
+    (root / "taken").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("damage", "more", "message"),
+    [
+        (nothing, ["--data_dir", "nowhere"], "data_dir=nowhere does not exist"),
+        (drop_mask, [], "no mask in"),
+        (drop_image, [], "no image in"),
+        (shrink_mask, [], "has 48 x 40 pixels but its mask"),
+        (strange_value, [], "2.png has values that are no class: 9 (1920 pixels); known values: 0-2, 255"),
+        (cut_image, [], "2.jpg cannot be read as an image, it is damaged or cut off"),
+        (empty, [], "split='val' of folder"),
+        (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
+        (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
+        (nothing, ["--weights", "imagenet"], "weights=imagenet could not be fetched from"),
+        (nothing, ["--weights", "models:/unknown/1"], "models:/unknown/1 cannot be loaded"),
+        (nothing, ["--device", "cuda:77"], "device='cuda:77' is not here. Present: cpu"),
+        (nothing, ["--dataset", "voc2007", "--data_dir", "."], "-P download=true"),
+        (file_in_the_way, ["--cache_dir", "own/taken"], "choose another cache_dir"),
+    ],
+)
+def test_a_mistake_in_the_data_or_weights_ends_the_run_as_failed_with_the_reason(
+    damage: Callable[[Path], None], more: list[str], message: str, own_data: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    damage(own_data)
+    code, said = called(on_own_data(own_data, *more), capsys)
+    assert code == 1
+    assert message in said
+    assert "Traceback" not in said
+    run = last_run()
+    assert run.info.status == "FAILED"
+    assert message in run.data.tags["status_reason"]
+
+
+def test_voc_without_a_network_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = called(["train", "--download", "true", *SMALL], capsys)
+    assert code == 1
+    assert "voc2007 could not be fetched into data_dir=." in said
+    assert "Check the network, or unpack the archive there by hand" in said
+
+
+def test_a_diverging_run_fails_and_keeps_the_last_good_checkpoint(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = called(on_own_data(own_data, "--learning_rate", "1e30", "--epochs", "4"), capsys)
+    assert code == 1
+    assert "learning_rate=1e+30" in said
+    assert last_run().info.status == "FAILED"
+    assert "DivergedError" in last_run().data.tags["status_reason"]
+
+
+def test_a_checkpoint_of_other_classes_is_refused_for_evaluation(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(on_own_data(own_data), capsys)[0] == 0
+    checkpoint = f"checkpoints/{last_run().info.run_id}/best.pt"
+    (own_data / "classes.txt").write_text("red\ngreen\nblue\nyellow\n")
+    code, said = called(["evaluate", "--model_uri", checkpoint], capsys)
+    assert code == 1
+    assert "tells 3 classes apart (red, green, blue) but folder has 4 (red, green, blue, yellow)" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all"])
+def test_a_damaged_checkpoint_is_refused(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.pt").write_bytes(content)
+    code, said = called(["evaluate", "--model_uri", "broken.pt"], capsys)
+    assert code == 1
+    assert "broken.pt is not a checkpoint of this program, or it is damaged" in said
+
+
+def test_a_checkpoint_of_another_architecture_gives_no_starting_weights(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(on_own_data(own_data), capsys)[0] == 0
+    checkpoint = torch.load(f"checkpoints/{last_run().info.run_id}/best.pt", weights_only=True)
+    checkpoint["network"] = {"other.weight": torch.zeros(3)}
+    torch.save(checkpoint, "other.pt")
+    code, said = called(on_own_data(own_data, "--weights", "other.pt"), capsys)
+    assert code == 1
+    assert "none of their 1 tensors fits" in said
+
+
+def test_a_server_that_is_not_there_is_told_at_once(
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    code, said = called(on_own_data(own_data), capsys)
+    assert code == 1
+    assert "no MLflow server answers at http://user:***@127.0.0.1:9" in said
+    assert "secret" not in said
+
+
+def test_a_wrong_call_is_told_on_the_run_that_mlflow_opened(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = mlflow.MlflowClient().create_run("0")
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    assert called(["train", "--model", "fcn_resnet5"], capsys)[0] == 2
+    assert "Did you mean" in mlflow.get_run(run.info.run_id).data.tags["status_reason"]
+    assert called(["train", "--epochs", "many"], capsys)[0] == 2
+    assert "--epochs many" in mlflow.get_run(run.info.run_id).data.tags["status_reason"]
+
+
+def test_the_module_can_be_run_from_the_shell(tmp_path: Path) -> None:
+    for program in ([str(PROJECT / "mlproject.py")], ["-m", "mlproject"]):
+        done = subprocess.run(
+            [sys.executable, *program, "train", "--epochs", "0"], cwd=PROJECT, capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert "epochs=0 is too small" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_terminated_run_is_marked_killed_and_keeps_its_checkpoint(own_data: Path, store: str, tmp_path: Path) -> None:
+    """SIGTERM in the middle of a long run of a real process."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "mlproject.py"), *on_own_data(own_data, "--epochs", "5000")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
+    while "epoch 3/" not in process.stdout.readline():
+        pass
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped: SIGTERM" in said
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["status_reason"] == "SIGTERM"
+    assert Path(f"checkpoints/{run_id}/last.pt").is_file()
+    artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
+    assert "curves/loss.png" in artifacts
+
+
+def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mlproject.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in mlproject.COMMANDS)
+    assert mlproject.main([]) == 2
+    assert json.dumps(list(mlproject.COMMANDS)) == '["main", "train", "evaluate"]'

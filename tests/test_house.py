@@ -1,0 +1,164 @@
+"""The rules of the house, held by tests."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import mlproject
+from segmentation.config import Dataset, Network
+from segmentation.datasets import DATASETS
+from segmentation.models import NETWORKS
+from tests.conftest import PROJECT
+
+MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+PACKAGES = ("segmentation", "studies")
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its dotted name."""
+    files = [path for package in PACKAGES for path in (PROJECT / package).rglob("*.py")] + [PROJECT / "mlproject.py"]
+    return {".".join(path.relative_to(PROJECT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def test_imports_run_one_way() -> None:
+    for name, path in modules().items():
+        if name.startswith("segmentation"):
+            assert not tops(path) & {"mlflow", "optuna", "studies", "mlproject"}, name
+        if name.startswith("studies"):
+            assert "mlproject" not in tops(path), name
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    known = modules()
+    graph = {name: {found for found in imports(path) if found in known} - {name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join((*above, name))
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_only_tracking_writes_to_mlflow() -> None:
+    writers = {name for name, path in modules().items() if "mlflow" in tops(path)}
+    assert writers <= {"studies.tracking", "studies.model_store"}
+    assert not re.search(r"mlflow\.(log|set|start|end)_", (PROJECT / "studies/model_store.py").read_text())
+
+
+def test_mlproject_is_a_module_and_not_a_folder() -> None:
+    """MLflow takes any entry whose name is `mlproject` in whatever case for its project file."""
+    names = [path.name for path in PROJECT.iterdir() if path.name.lower() == "mlproject"]
+    assert names == ["MLproject"]
+    assert (PROJECT / "mlproject.py").is_file()
+
+
+def test_names_of_data_sets_and_networks_agree_with_their_registries() -> None:
+    assert list(Dataset.__args__) == list(DATASETS)  # type: ignore[attr-defined]
+    assert list(Network.__args__) == list(NETWORKS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])
+def test_entry_points_repeat_the_defaults_of_their_configuration(entry_point: str) -> None:
+    declared = MLPROJECT["entry_points"][entry_point]
+    config_fields = {field.name: field for field in fields(mlproject.COMMANDS[entry_point].config)}
+    for name, parameter in declared["parameters"].items():
+        assert name in config_fields, f"{entry_point} declares {name}, which no field is called"
+        if isinstance(parameter, dict):
+            assert parameter["default"] == config_fields[name].default, name
+        assert f"--{name} {{{name}}}" in declared["command"]
+    assert declared["command"].startswith(f"python mlproject.py {entry_point} ")
+    assert set(re.findall(r"{(\w+)}", declared["command"])) == set(declared["parameters"])
+
+
+def test_every_command_has_an_entry_point() -> None:
+    assert list(MLPROJECT["entry_points"]) == list(mlproject.COMMANDS)
+
+
+def test_every_field_is_explained() -> None:
+    for command in mlproject.COMMANDS.values():
+        tree = ast.parse((PROJECT / "segmentation/config.py").read_text())
+        explained = {
+            before.target.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef)
+            for before, after in zip(node.body, node.body[1:], strict=False)
+            if isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+        }
+        assert {field.name for field in fields(command.config)} <= explained
+
+
+def test_conda_yaml_pins_every_dependency_inside_pyproject_s_range() -> None:
+    environment = yaml.safe_load((PROJECT / "conda.yaml").read_text())["dependencies"]
+    assert [entry for entry in environment if isinstance(entry, str)] == ["python=3.11", "pip"]
+    (pip,) = [entry["pip"] for entry in environment if isinstance(entry, dict)]
+    pinned = {requirement.name: requirement for requirement in map(Requirement, pip)}
+    wanted = {requirement.name: requirement for requirement in map(Requirement, PYPROJECT["project"]["dependencies"])}
+    assert pinned.keys() == wanted.keys()
+    for name, requirement in pinned.items():
+        (exact,) = requirement.specifier
+        assert exact.operator == "=="
+        assert wanted[name].specifier.contains(exact.version), name
+
+
+def test_what_is_installed_fits_pyproject() -> None:
+    for requirement in map(Requirement, PYPROJECT["project"]["dependencies"]):
+        assert requirement.specifier.contains(version(requirement.name)), requirement
+
+
+def test_pyproject_lists_every_package() -> None:
+    packages = {
+        ".".join(path.parent.relative_to(PROJECT).parts)
+        for package in PACKAGES
+        for path in (PROJECT / package).rglob("__init__.py")
+    }
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, mlproject\n"
+        "try: mlproject.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'mlflow', 'numpy', 'matplotlib') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_makefile_documents_its_targets() -> None:
+    listed = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    assert {"install", "run", "test", "lint", "ui"} <= {line.split()[0] for line in listed.splitlines()}

@@ -1,0 +1,59 @@
+"""The project as people start it: `mlflow run` in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from tests.conftest import CAMVID, PROJECT, needs_camvid
+
+
+def mlflow_run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "--env-manager", "local"]
+    return subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
+
+
+def parameters(**values: object) -> list[str]:
+    return [part for name, value in values.items() for part in ("-P", f"{name}={value}")]
+
+
+@needs_camvid
+def test_train_on_camvid_with_declared_and_undeclared_parameters(store: str, tmp_path: Path) -> None:
+    """Real images; a relative data_dir is the caller's, and fields that MLproject does not declare get through."""
+    done = mlflow_run(
+        "-e", "train", "--experiment-name", "from mlflow run",
+        *parameters(dataset="camvid", data_dir=os.path.relpath(CAMVID), model="lraspp_mobilenet_v3_large", epochs=1,
+                    resize=32, crop=32, batch_size=32, learning_rate="1e-1", keep="last", examples=1,
+                    checkpoint_dir=tmp_path / "kept"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = mlflow.search_runs(experiment_names=["from mlflow run"], output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "1e-1"
+    assert run.data.params["keep"] == "last"
+    assert run.data.params["momentum"] == "0.9"
+    assert run.data.tags["mlflow.project.entryPoint"] == "train"
+    assert run.data.metrics["val/pixel_accuracy"] > 0.1
+    assert (tmp_path / "kept" / run.info.run_id / "last.pt").is_file()
+    assert "Look at it:" in done.stdout
+
+    evaluated = mlflow_run(
+        "-e", "evaluate", "--experiment-name", "from mlflow run", *parameters(model_uri=run.info.run_id)
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    newest = mlflow.search_runs(experiment_names=["from mlflow run"], output_format="list")[0]
+    assert newest.data.tags["trained_in_run"] == run.info.run_id
+    assert newest.data.metrics["val/ece"] == pytest.approx(run.data.metrics["val/ece"], abs=1e-5)
+
+
+def test_a_mistake_ends_the_run_as_failed_with_the_reason(store: str) -> None:
+    done = mlflow_run("-e", "train", "--experiment-name", "mistakes", *parameters(learning_rate="notafloat"))
+    assert done.returncode != 0
+    assert "could not convert string to float" in done.stderr
+    (run,) = mlflow.search_runs(experiment_names=["mistakes"], output_format="list")
+    assert run.info.status == "FAILED"
+    assert "notafloat" in run.data.tags["status_reason"]
