@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stop.code:
             _tag_the_run(f"wrongly called: {' '.join(arguments)}")
         raise
-    signal.signal(signal.SIGTERM, _terminated)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         command.run(config)
     except InputError as error:
@@ -64,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as reason:
         print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -104,7 +107,11 @@ def _tag_the_run(reason: str) -> None:
         tag_reason(os.environ["MLFLOW_RUN_ID"], reason)
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop once; a second signal must not disturb the run that is being closed (Ctrl-C reaches `mlflow run` too,
+    which then terminates us)."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

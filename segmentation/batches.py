@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from segmentation.datasets import Split
+from segmentation.progress import progress
 
 
 def index_batches(order: np.ndarray, size: int) -> list[np.ndarray]:
@@ -27,7 +28,9 @@ def gather(split: Split, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tenso
 
 
 def in_order(split: Split, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The whole split in its own order, batch by batch, on the device."""
-    for indices in index_batches(np.arange(len(split)), size):
-        images, masks = gather(split, indices)
-        yield images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+    """The whole split in its own order, batch by batch, on the device, with a progress bar."""
+    with progress(f"scoring {split.dataset}/{split.name}", len(split)) as bar:
+        for indices in index_batches(np.arange(len(split)), size):
+            images, masks = gather(split, indices)
+            yield images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+            bar.update(len(indices))

@@ -83,7 +83,7 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator
     try:
         yield run.info.run_id
     except KeyboardInterrupt as error:
-        _end(run.info.run_id, "KILLED", str(error) or "interrupted")
+        _end(run.info.run_id, "KILLED", f"killed by {error}" if str(error) else "interrupted")
         raise
     except BaseException as error:
         _end(run.info.run_id, "FAILED", f"{type(error).__name__}: {error}")
@@ -99,6 +99,7 @@ def tag_reason(run_id: str, reason: str) -> None:
 
 
 def _end(run_id: str, status: str, reason: str) -> None:
+    """End the run. `mlflow run` afterwards turns KILLED into FAILED (seen in 3.17.2), but the tag stays."""
     tag_reason(run_id, reason)
     mlflow.end_run(status)
 

@@ -52,7 +52,6 @@ def run_training(config: TrainConfig) -> TrainingResult:
         })  # fmt: skip
         network = _starting_network(config, data.train)
         result = _train_and_record(network, data, config, run_id, device)
-    print(f"Checkpoints: {Path(config.checkpoint_dir) / run_id}/best.pt and last.pt")
     print(tracking.where_to_look(run_id))
     return result
 
@@ -96,6 +95,7 @@ def _train_and_record(
                 _log_progress_pictures(network, epoch, data.val, config, device)
     finally:
         if history:
+            print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
             _log_curves(history, best_epoch)
     best = history[best_epoch - 1]
     tracking.log_metrics({"best/epoch": best_epoch} | {

@@ -230,7 +230,7 @@ def test_a_terminated_run_is_marked_killed_and_keeps_its_checkpoint(own_data: Pa
     assert "Stopped: SIGTERM" in said
     run = mlflow.get_run(run_id)
     assert run.info.status == "KILLED"
-    assert run.data.tags["status_reason"] == "SIGTERM"
+    assert run.data.tags["status_reason"] == "killed by SIGTERM"
     assert Path(f"checkpoints/{run_id}/last.pt").is_file()
     artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
     assert "curves/loss.png" in artifacts
