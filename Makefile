@@ -37,10 +37,14 @@ $(VENV)/bin/python:
 		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+# The exact versions of conda.yaml, so that every machine runs what was tested.
+$(VENV)/constraints.txt: $(VENV)/bin/python conda.yaml
+	@sed -n 's/^ *- \(.*==.*\)/\1/p' conda.yaml > $@
+
+$(VENV)/installed: $(VENV)/constraints.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable .
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[$*]'
 	@touch $@

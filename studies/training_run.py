@@ -98,10 +98,7 @@ def _train_and_record(
             print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
             _log_curves(history, best_epoch)
     best = history[best_epoch - 1]
-    tracking.log_metrics({"best/epoch": best_epoch} | {
-        f"best/{name.removeprefix('val/')}" if name.startswith("val/") else f"best/{name}": value
-        for name, value in best.items() if name.startswith(("val/", "train/"))
-    })  # fmt: skip
+    tracking.log_metrics({"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS})
     if kept_epoch != len(history):
         network.load_state_dict(checkpoints.load(folder / "best.pt").network)
     which = f"epoch {kept_epoch} of {len(history)}" + (f", best {config.monitor}" if kept_epoch == best_epoch else "")
@@ -130,7 +127,7 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
         ("accuracy", "Pixel accuracy", "share of pixels", ("train/pixel_accuracy", "val/pixel_accuracy")),
         ("ece", "Expected calibration error", "ECE, 10 bins", ("val/ece",)),
     ):
-        series = {metric.partition("/")[0]: [metrics_[metric] for metrics_ in history] for metric in metrics}
+        series = {metric.partition("/")[0]: [epoch[metric] for epoch in history] for metric in metrics}
         tracking.log_figure(plots.curves(title, ylabel, series, best_epoch), f"curves/{name}.png")
 
 
