@@ -4,9 +4,7 @@ A field `name` is the command line's `--name` and MLflow's `-P name=`.
 """
 
 import math
-import os
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from segmentation.errors import InputError, one_of
@@ -246,13 +244,6 @@ def choices(config_class: type) -> dict[str, tuple[str, ...]]:
             if get_origin(hint) is Literal:
                 found[field.name] = get_args(hint)
     return found
-
-
-def cache_root(cache_dir: str | None) -> Path:
-    """The folder that prepared pictures are kept in."""
-    if cache_dir:
-        return Path(cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlproject"
 
 
 def _at_least(config: Any, name: str, lowest: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.config import DataConfig, cache_root
+from segmentation.config import DataConfig
 from segmentation.datasets.source import Source
 from segmentation.errors import InputError
 from segmentation.labels import Labels
@@ -55,7 +55,7 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     if not source.names:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
     recipe = (FORMAT, config.dataset, source.location, split, config.resize, config.crop, config.interpolation)
-    place = cache_root(config.cache_dir) / _key(repr(recipe))
+    place = _root(config) / _key(repr(recipe))
     folder = place / _key(source.identity())
     about = _checked(folder)
     if about is None:
@@ -70,6 +70,12 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     return Split(
         config.dataset, split, source.location, source.labels, tuple(source.names), images, masks, about["fingerprint"]
     )
+
+
+def _root(config: DataConfig) -> Path:
+    if config.cache_dir:
+        return Path(config.cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlproject"
 
 
 def _key(text: str) -> str:
