@@ -16,6 +16,29 @@ from segmentation.softmax import PixelPredictions, pixel_predictions
 FINE_BINS = 600
 
 
+def ece(count: np.ndarray, confidence_sum: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Expected calibration error: the bins' absolute gaps weighted by their share of pixels, in [0, 1].
+
+    Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; with the
+    top label's confidence as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Args:
+        count, confidence_sum, correct: pixels, sum of confidences and right pixels of the bins, `(..., n)`.
+
+    Returns:
+        `(...)`; NaN without pixels.
+    """
+    return ratios(np.abs(correct - confidence_sum).sum(-1), count.sum(-1))
+
+
+def mce(count: np.ndarray, confidence_sum: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Maximum calibration error (Naeini et al. 2015): the largest absolute gap of any bin; arguments as of `ece`."""
+    gaps = np.divide(
+        np.abs(correct - confidence_sum), count, out=np.zeros(np.shape(count)), where=np.asarray(count) > 0
+    )
+    return np.where(count.sum(-1) > 0, gaps.max(-1), np.nan)
+
+
 @dataclass(frozen=True)
 class Bins:
     """A reliability diagram in numbers: `(n,)` arrays over `n` equal-width bins of confidence."""
@@ -53,23 +76,16 @@ class Bins:
         return ratios(self.correct - self.confidence_sum, self.count)
 
     def ece(self) -> float:
-        """Expected calibration error: the bins' absolute gaps weighted by their share of pixels, in [0, 1].
-
-        Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015;
-        with the top label's confidence as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
-        NaN without pixels.
-        """
-        pixels = self.count.sum()
-        return float(np.abs(self.correct - self.confidence_sum).sum() / pixels) if pixels else float("nan")
+        """Expected calibration error, see the function `ece`; NaN without pixels."""
+        return float(ece(self.count, self.confidence_sum, self.correct))
 
     def mce(self) -> float:
-        """Maximum calibration error (Naeini et al. 2015): the largest absolute gap of any bin; NaN without pixels."""
-        return float(np.nanmax(np.abs(self.gap))) if self.count.any() else float("nan")
+        """Maximum calibration error, see the function `mce`; NaN without pixels."""
+        return float(mce(self.count, self.confidence_sum, self.correct))
 
     def signed_gap(self) -> float:
         """Mean accuracy minus mean confidence over all pixels: negative is over-confident; NaN without pixels."""
-        pixels = self.count.sum()
-        return float((self.correct - self.confidence_sum).sum() / pixels) if pixels else float("nan")
+        return float(ratios((self.correct - self.confidence_sum).sum(), self.count.sum()))
 
 
 class Reliability:
@@ -143,10 +159,17 @@ class Reliability:
             "correct": np.concatenate([empty.astype(np.uint32), *self._correct]),
         }
 
+    def per_image(self, bins: int = 10) -> dict[str, np.ndarray]:
+        """Each image in `bins` equal bins, a number that divides 600: `(N, bins)` each, as `histograms`."""
+        _check_divides(bins)
+        return {
+            name: values.reshape(len(values), bins, FINE_BINS // bins).sum(2)
+            for name, values in self.histograms().items()
+        }
+
     def bins(self, bins: int = 10) -> Bins:
         """All pixels of all images pooled in `bins` equal bins, a number that divides 600."""
-        if bins < 1 or FINE_BINS % bins:
-            raise ValueError(f"bins={bins} does not divide {FINE_BINS}")
+        _check_divides(bins)
         pooled = (
             sum((part.sum(0, dtype) for part in parts), np.zeros(FINE_BINS, dtype)).reshape(bins, -1).sum(1)
             for parts, dtype in (
@@ -164,3 +187,8 @@ class Reliability:
     def mce(self, bins: int = 10) -> float:
         """Maximum calibration error over all pixels, see `Bins.mce`."""
         return self.bins(bins).mce()
+
+
+def _check_divides(bins: int) -> None:
+    if bins < 1 or FINE_BINS % bins:
+        raise ValueError(f"bins={bins} does not divide {FINE_BINS}")

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from segmentation.calibration import Bins
 from segmentation.labels import VOID, Labels
+from segmentation.resampling import Interval
 
 BLUE, ORANGE, RED, GREY = "#2b6cb0", "#dd6b20", "#c53030", "#718096"
 TRAIN_AND_VAL = {"train": BLUE, "val": ORANGE}
@@ -39,12 +40,13 @@ def curves(title: str, ylabel: str, series: Mapping[str, Sequence[float]], best_
     return figure
 
 
-def reliability(bins: Bins, title: str) -> Figure:
+def reliability(bins: Bins, title: str, ece: Interval | None = None) -> Figure:
     """Draw accuracy against confidence for each bin, the gap between them, and the share of pixels per bin.
 
     Args:
         bins: the numbers; drawn as they are.
         title: above the plot; say which split and which epoch.
+        ece: 95 % interval of the expected calibration error, to be written beside it.
     """
     figure = Figure(figsize=(6.0, 6.4), layout="constrained", dpi=120)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -62,8 +64,8 @@ def reliability(bins: Bins, title: str) -> Figure:
     top.set(title=title, ylabel="accuracy of the pixels", xlim=(0, 1), ylim=(0, 1), aspect="auto")
     top.legend(loc="upper left", frameon=False, fontsize=9)
     top.text(
-        0.98, 0.04, f"ECE {bins.ece():.4f}\nMCE {bins.mce():.4f}\n{_leaning(bins)}", transform=top.transAxes,
-        ha="right", va="bottom", fontsize=10, bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
+        0.98, 0.04, f"ECE {bins.ece():.4f}{_bracketed(ece)}\nMCE {bins.mce():.4f}\n{_leaning(bins)}",
+        transform=top.transAxes, ha="right", va="bottom", fontsize=10, bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
     )  # fmt: skip
 
     bottom.bar(left, bins.share[filled], width, align="edge", color=GREY, edgecolor="white")
@@ -78,6 +80,10 @@ def reliability(bins: Bins, title: str) -> Figure:
     for axes in (top, bottom):
         _clean(axes)
     return figure
+
+
+def _bracketed(interval: Interval | None) -> str:
+    return "" if interval is None else f" [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def _leaning(bins: Bins) -> str:

@@ -1,6 +1,6 @@
 """One pass over a split: everything that is measured on it, exactly, from one softmax over the logits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -8,11 +8,36 @@ import numpy as np
 import torch
 from torch import nn
 
-from segmentation.calibration import Reliability
-from segmentation.confusion import Confusion
+from segmentation.calibration import Reliability, ece, mce
+from segmentation.confusion import Confusion, iou, mean_of_defined, ratios
 from segmentation.labels import Labels
 from segmentation.metrics import METRICS
+from segmentation.resampling import Interval, intervals
 from segmentation.softmax import pixel_predictions
+
+
+def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every metric of `segmentation.metrics.METRICS` from sums over images.
+
+    Args:
+        sums: arrays `(..., K)` by the names of `Scores.per_image`, summed over whichever images.
+
+    Returns:
+        Arrays `(...)`; NaN where there is no non-void pixel.
+    """
+    bins = sums["count"], sums["confidence_sum"], sums["correct"]
+    classes = sums["intersection"], sums["labelled"], sums["predicted"]
+    values = {
+        "loss": ratios(sums["negative_log_likelihood"], sums["pixels"]),
+        "pixel_accuracy": ratios(sums["correct"].sum(-1), sums["pixels"]),
+        "mean_class_accuracy": mean_of_defined(ratios(sums["intersection"], sums["labelled"])),
+        "mean_iou": mean_of_defined(iou(*classes)),
+        "ece": ece(*bins),
+        "mce": mce(*bins),
+        "brier": ratios(sums["brier"], sums["pixels"]),
+    }
+    assert values.keys() == METRICS.keys()
+    return values
 
 
 class Scores:
@@ -29,7 +54,7 @@ class Scores:
         pixels = pixel_predictions(logits, masks)
         self.reliability.add(pixels)
         self.confusion.update(pixels.label, masks, pixels.valid)
-        sums = [pixels.valid, pixels.correct, pixels.negative_log_likelihood, pixels.brier]
+        sums = [pixels.valid, pixels.negative_log_likelihood, pixels.brier]
         self._images.append(torch.stack([part.double().sum((1, 2)) for part in sums], 1).cpu().numpy())
 
     def merge(self, other: "Scores") -> None:
@@ -39,26 +64,24 @@ class Scores:
         self._images += other._images
 
     def per_image(self) -> dict[str, np.ndarray]:
-        """`(N,)` float64 each: non-void `pixels`, `correct` ones, sums of `negative_log_likelihood` and `brier`."""
-        table = np.concatenate([np.zeros((0, 4)), *self._images])
-        return dict(zip(("pixels", "correct", "negative_log_likelihood", "brier"), table.T, strict=True))
+        """Everything that `figures` follows from, for each image.
+
+        `(N,)` float64: `pixels` that are not void, sums of `negative_log_likelihood` and `brier`.
+        `(N, 10)`, the reliability bins: `count`, `confidence_sum`, `correct`.
+        `(N, C)`, pixels by class: `intersection`, `labelled`, `predicted`.
+        """
+        table = np.concatenate([np.zeros((0, 3)), *self._images])
+        sums = dict(zip(("pixels", "negative_log_likelihood", "brier"), table.T, strict=True))
+        return sums | self.reliability.per_image() | self.confusion.per_image()
 
     def metrics(self) -> dict[str, float]:
         """Every metric of `segmentation.metrics.METRICS` by name; NaN where there is no non-void pixel."""
-        sums = {name: float(values.sum()) for name, values in self.per_image().items()}
-        pixels = sums["pixels"] or float("nan")
-        bins = self.reliability.bins()
-        values = {
-            "loss": sums["negative_log_likelihood"] / pixels,
-            "pixel_accuracy": self.confusion.pixel_accuracy(),
-            "mean_class_accuracy": self.confusion.mean_class_accuracy(),
-            "mean_iou": self.confusion.mean_iou(),
-            "ece": bins.ece(),
-            "mce": bins.mce(),
-            "brier": sums["brier"] / pixels,
-        }
-        assert values.keys() == METRICS.keys()
-        return values
+        pooled = {name: values.sum(0) for name, values in self.per_image().items()}
+        return {name: float(value) for name, value in figures(pooled).items()}
+
+    def intervals(self) -> dict[str, Interval]:
+        """95 % interval of every metric over 10,000 resamples of the images."""
+        return intervals(figures, self.per_image())
 
     def class_iou(self) -> dict[str, float]:
         """Intersection over union by class name, without the classes neither present nor predicted."""
@@ -67,9 +90,8 @@ class Scores:
 
     def save_histograms(self, file: Path, names: Iterable[str]) -> None:
         """Write what was measured on each image, under its name, as an `.npz` that loads without pickle."""
-        arrays = {"names": np.array(list(names), dtype=np.str_)} | self.reliability.histograms()
-        arrays |= {f"image_{name}": values for name, values in self.per_image().items()}
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        arrays = self.per_image() | self.reliability.histograms()
+        np.savez_compressed(file, allow_pickle=False, names=np.array(list(names), dtype=np.str_), **arrays)
 
 
 @torch.inference_mode()

@@ -45,6 +45,5 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics)
         log_scores(network, split, scores, device, config.examples, f"{stored.config.model}, epoch {stored.epoch}")
-    print("\n".join(f"  {key:30} {value:.4f}" for key, value in metrics.items()))
     print(tracking.where_to_look(run_id))
     return metrics

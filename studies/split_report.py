@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from segmentation import batches, plots
 from segmentation.calibration import Bins
 from segmentation.datasets import Split
+from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
+from segmentation.resampling import RESAMPLES, Interval
 from segmentation.scoring import Scores
 from segmentation.softmax import pixel_predictions
 from studies import tracking
@@ -20,7 +22,7 @@ from studies import tracking
 def log_scores(
     network: Segmenter, split: Split, scores: Scores, device: torch.device, examples: int, which: str
 ) -> None:
-    """Log every picture of a split and its numbers.
+    """Log every picture of a split and its numbers, set the run's description, and print the figures.
 
     Args:
         network: the scored network, on the device.
@@ -31,26 +33,31 @@ def log_scores(
         which: which state of which network, for the titles.
     """
     title = f"{split.dataset}/{split.name}, {which}"
-    bins = scores.reliability.bins()
-    tracking.log_figure(plots.reliability(bins, title), f"reliability/{split.name}.png")
-    tracking.log_json(bins_record(bins, split), f"reliability/{split.name}.json")
+    bins, metrics, intervals = scores.reliability.bins(), scores.metrics(), scores.intervals()
+    tracking.log_figure(plots.reliability(bins, title, intervals["ece"]), f"reliability/{split.name}.png")
+    record = {"metrics": metrics, "intervals": intervals} | bins_record(bins, split)
+    tracking.log_json(record, f"reliability/{split.name}.json")
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:
         scores.save_histograms(file, split.names)
     tracking.log_figure(plots.confusion(scores.confusion.counts, split.labels, title), f"confusion/{split.name}.png")
     tracking.log_text(_confusion_csv(scores), f"confusion/{split.name}.csv")
     for name, figure in example_figures(network, split, device, examples, which):
         tracking.log_figure(figure, f"examples/{split.name}_{name}.png")
+    heading = f"{title}, {len(split)} images"
+    tracking.log_note("\n".join([f"**{heading}**", "", *_metric_table(metrics, intervals), "", *_class_table(scores)]))
+    print(f"\n{heading}, with 95 % intervals over images:")
+    for name, metric in METRICS.items():
+        print(f"  {name:20} {metrics[name]:.4f} {_bracketed(intervals[name])}   {metric.meaning}")
 
 
 def bins_record(bins: Bins, split: Split) -> dict[str, object]:
     """The numbers of a reliability diagram, as they are drawn, with the rules that made them."""
     return {
-        "ece": bins.ece(),
-        "mce": bins.mce(),
         "accuracy_minus_confidence": bins.signed_gap(),
         "protocol": {
             "bins": len(bins.count), "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
             "void": "not counted", "dataset": split.dataset, "split": split.name, "fingerprint": split.fingerprint,
+            "intervals": f"95 % percentile, {RESAMPLES} resamples of the images",
             "images": len(split), "pixels": int(bins.count.sum()),
             "height": split.masks.shape[1], "width": split.masks.shape[2],
         },
@@ -79,12 +86,23 @@ def example_figures(
         )  # fmt: skip
 
 
-def class_table(scores: Scores) -> list[str]:
-    """Markdown lines: IoU and accuracy of every class."""
+def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> list[str]:
+    rows = [
+        f"| {name} | {metrics[name]:.4f} | {_bracketed(intervals[name])} | {metric.meaning} |"
+        for name, metric in METRICS.items()
+    ]
+    return ["| metric | value | 95 % over images | meaning |", "| --- | --- | --- | --- |", *rows]
+
+
+def _class_table(scores: Scores) -> list[str]:
     rows = zip(scores.labels.names, scores.confusion.iou(), scores.confusion.class_accuracy(), strict=True)
     return ["| class | IoU | accuracy |", "| --- | --- | --- |"] + [
         f"| {name} | {iou:.3f} | {accuracy:.3f} |" for name, iou, accuracy in rows
     ]
+
+
+def _bracketed(interval: Interval) -> str:
+    return f"[{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def _confusion_csv(scores: Scores) -> str:

@@ -72,7 +72,8 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator
     """
     _check_store()
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+    if "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL" not in os.environ:
+        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     mlflow.set_system_metrics_samples_before_logging(1)
     try:
         chosen = None if "MLFLOW_RUN_ID" in os.environ else _experiment_id(experiment)

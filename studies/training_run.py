@@ -1,6 +1,5 @@
 """One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from segmentation.models import Segmenter
 from segmentation.scoring import Scores
 from segmentation.training import Data, Epoch, train
 from studies import model_store, tracking
-from studies.split_report import class_table, example_figures, log_scores
+from studies.split_report import example_figures, log_scores
 
 
 class TrainingResult(NamedTuple):
@@ -101,12 +100,12 @@ def _train_and_record(
     tracking.log_metrics({"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS})
     if kept_epoch != len(history):
         network.load_state_dict(checkpoints.load(folder / "best.pt").network)
-    which = f"epoch {kept_epoch} of {len(history)}" + (f", best {config.monitor}" if kept_epoch == best_epoch else "")
+    which = f"{config.model}, epoch {kept_epoch} of {len(history)}"
+    if kept_epoch == best_epoch:
+        which += f", best {config.monitor}"
     log_scores(network, data.val, kept, device, config.examples, which)
     model_uri = _log_model(network, data, config, kept_epoch)
     tracking.log_tags({"model_epoch": str(kept_epoch)})
-    tracking.log_note(_note(config, data, which, history[kept_epoch - 1], kept))
-    _print_summary(history[kept_epoch - 1], which, data.val)
     if model_uri:
         print(f"Registered as {model_uri}, alias {config.alias}.")
     return TrainingResult(run_id, len(history), best_epoch, best)
@@ -177,22 +176,3 @@ def _print_epoch(epoch: Epoch, config: TrainConfig) -> None:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"
-
-
-def _print_summary(metrics: Mapping[str, float], which: str, split: Split) -> None:
-    print(f"\n{split.dataset}/{split.name}, {len(split)} images, {which}:")
-    for name, metric in METRICS.items():
-        print(f"  {name:20} {metrics[f'val/{name}']:.4f}   {metric.meaning}")
-
-
-def _note(config: TrainConfig, data: Data, which: str, metrics: Mapping[str, float], scores: Scores) -> str:
-    lines = [
-        f"**{config.model}** from weights `{config.weights}` on **{data.train.dataset}** "
-        f"({len(data.train)} training and {len(data.val)} validation images), {which}.",
-        "",
-        "| metric | value | meaning |",
-        "| --- | --- | --- |",
-    ]
-    lines += [f"| {name} | {metrics[f'val/{name}']:.4f} | {metric.meaning} |" for name, metric in METRICS.items()]
-    lines += ["", *class_table(scores), "", "Pictures: artifacts `reliability/`, `examples/`, `curves/`, `confusion/`."]
-    return "\n".join(lines)

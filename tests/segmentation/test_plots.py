@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from segmentation import plots
 from segmentation.calibration import Bins
 from segmentation.labels import Labels
+from segmentation.resampling import Interval
 
 LABELS = Labels.named("road", "sky", "car")
 
@@ -25,7 +26,7 @@ def texts(figure: Figure) -> str:
 
 def test_reliability_bars_are_the_numbers_of_the_bins() -> None:
     numbers = bins()
-    figure = plots.reliability(numbers, "a title")
+    figure = plots.reliability(numbers, "a title", Interval(0.0123, 0.0456))
     top, bottom = figure.axes
     filled = numbers.count > 0
     bars = [patch for patch in top.patches if patch.get_hatch() is None]
@@ -35,7 +36,7 @@ def test_reliability_bars_are_the_numbers_of_the_bins() -> None:
     np.testing.assert_allclose(heights, -numbers.gap[filled], atol=1e-12)
     shares = [bar.get_height() for bar in bottom.patches]  # type: ignore[attr-defined]
     assert shares == numbers.share[filled].tolist()
-    assert f"ECE {numbers.ece():.4f}" in texts(figure)
+    assert f"ECE {numbers.ece():.4f} [0.0123, 0.0456]" in texts(figure)
     assert f"MCE {numbers.mce():.4f}" in texts(figure)
     assert "over-confident by" in texts(figure)
     assert top.get_title() == "a title"

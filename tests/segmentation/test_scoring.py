@@ -76,14 +76,38 @@ def test_what_is_saved_of_each_image_adds_up_to_the_metrics(tmp_path: Path) -> N
     scores.save_histograms(tmp_path / "h.npz", [f"picture {index}" for index in range(5)])
     saved = np.load(tmp_path / "h.npz", allow_pickle=False)
     assert saved["names"].tolist() == [f"picture {index}" for index in range(5)]
-    assert saved["image_pixels"].tolist() == (labels != 255).sum((1, 2)).tolist()
+    assert saved["pixels"].tolist() == (labels != 255).sum((1, 2)).tolist()
     metrics = scores.metrics()
-    pixels = saved["image_pixels"].sum()
+    pixels = saved["pixels"].sum()
     assert saved["count"].sum() == pixels
-    assert saved["image_negative_log_likelihood"].sum() / pixels == pytest.approx(metrics["loss"])
+    assert saved["negative_log_likelihood"].sum() / pixels == pytest.approx(metrics["loss"])
     assert saved["correct"].sum() / pixels == pytest.approx(metrics["pixel_accuracy"])
     ten = {name: saved[name].sum(0).reshape(10, 60).sum(1) for name in ("count", "confidence_sum", "correct")}
     assert np.abs(ten["correct"] - ten["confidence_sum"]).sum() / pixels == pytest.approx(metrics["ece"])
+
+
+def test_every_interval_holds_its_figure_and_equals_resampling_by_hand() -> None:
+    """The brute-force twin: draw images, put them together as one split, and score that split anew."""
+    logits, labels = batch(images=8)
+    scores = scores_of(logits, labels, 8)
+    found = scores.intervals()
+    assert list(found) == list(METRICS)
+    draws = np.random.default_rng(5).integers(0, 8, (400, 8))
+    again = [scores_of(logits[draw], labels[draw], 8).metrics() for draw in draws]
+    for name, value in scores.metrics().items():
+        low, high = np.quantile([metrics[name] for metrics in again], [0.025, 0.975])
+        assert found[name].low <= value <= found[name].high or name in ("ece", "mce")  # these are biased upwards
+        width = high - low
+        assert found[name].low == pytest.approx(low, abs=0.15 * width), name
+        assert found[name].high == pytest.approx(high, abs=0.15 * width), name
+
+
+def test_an_all_void_split_has_no_intervals() -> None:
+    logits, labels = batch()
+    assert all(
+        math.isnan(interval.low) for interval in scores_of(logits, torch.full_like(labels, 255), 5).intervals().values()
+    )
+    assert Scores(LABELS).intervals() == {}
 
 
 class Recorder(nn.Module):

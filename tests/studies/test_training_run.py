@@ -131,10 +131,13 @@ def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> N
         for images, masks in in_order(val, 2, torch.device("cpu")):
             reliability.update(network(images), masks)
     record = json.loads(text(result.run_id, "reliability/val.json"))
-    assert record["ece"] == pytest.approx(reliability.ece(), abs=1e-6)
+    assert record["metrics"]["ece"] == pytest.approx(reliability.ece(), abs=1e-6)
+    assert record["intervals"].keys() == METRICS.keys()
+    low, high = record["intervals"]["pixel_accuracy"]
+    assert low <= record["metrics"]["pixel_accuracy"] <= high
     assert record["count"] == reliability.bins().count.tolist()
     assert record["protocol"]["pixels"] == int((val.masks != 255).sum())
-    assert mlflow.get_run(result.run_id).data.metrics["best/ece"] == pytest.approx(record["ece"], abs=1e-12)
+    assert mlflow.get_run(result.run_id).data.metrics["best/ece"] == pytest.approx(record["metrics"]["ece"], abs=1e-12)
 
     file = mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val_histograms.npz")
     histograms = np.load(file, allow_pickle=False)
@@ -226,7 +229,7 @@ def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
     result = run_training(settings(own_data, keep="last", monitor="val/ece", epochs=4))
     run = mlflow.get_run(result.run_id)
     assert run.data.tags["model_epoch"] == "4"
-    assert json.loads(text(result.run_id, "reliability/val.json"))["ece"] == run.data.metrics["val/ece"]
+    assert json.loads(text(result.run_id, "reliability/val.json"))["metrics"]["ece"] == run.data.metrics["val/ece"]
     stored = model_store.load(result.run_id)
     val = load_split(stored.config, "val")
     scores = score(stored.network(), in_order(val, 4, torch.device("cpu")), val.labels)
