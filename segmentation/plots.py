@@ -64,9 +64,15 @@ def reliability(bins: Bins, title: str, ece: Interval | None = None) -> Figure:
     top.set(title=title, ylabel="accuracy of the pixels", xlim=(0, 1), ylim=(0, 1), aspect="auto")
     top.legend(loc="upper left", frameon=False, fontsize=9)
     top.text(
-        0.98, 0.04, f"ECE {bins.ece():.4f}{_bracketed(ece)}\nMCE {bins.mce():.4f}\n{_leaning(bins)}",
-        transform=top.transAxes, ha="right", va="bottom", fontsize=10, bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
-    )  # fmt: skip
+        0.98,
+        0.04,
+        f"ECE {bins.ece():.4f}{_bracketed(ece)}\nMCE {bins.mce():.4f}\n{_leaning(bins)}",
+        transform=top.transAxes,
+        ha="right",
+        va="bottom",
+        fontsize=10,
+        bbox={"facecolor": "white", "edgecolor": "0.8", "alpha": 0.9},
+    )
 
     bottom.bar(left, bins.share[filled], width, align="edge", color=GREY, edgecolor="white")
     for x, share in zip(left + width / 2, bins.share[filled], strict=True):

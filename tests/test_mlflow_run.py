@@ -50,6 +50,19 @@ def test_train_on_camvid_with_declared_and_undeclared_parameters(store: str, tmp
     assert newest.data.metrics["val/ece"] == pytest.approx(run.data.metrics["val/ece"], abs=1e-5)
 
 
+def test_the_quick_start_learns_and_leaves_something_to_learn(store: str, tmp_path: Path) -> None:
+    done = mlflow_run("--experiment-name", "quick start", *parameters(checkpoint_dir=tmp_path / "kept"))
+    assert done.returncode == 0, done.stderr
+    (run,) = mlflow.search_runs(experiment_names=["quick start"], output_format="list")
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/pixel_accuracy")
+    first, last = history[0].value, run.data.metrics["best/pixel_accuracy"]
+    assert 0.8 < last < 0.98
+    assert last > first + 0.08
+    assert run.data.metrics["best/mean_iou"] > 0.35
+    assert 0 < run.data.metrics["best/ece"] < 0.1
+    assert "pixel_accuracy" in done.stdout
+
+
 def test_a_mistake_ends_the_run_as_failed_with_the_reason(store: str) -> None:
     done = mlflow_run("-e", "train", "--experiment-name", "mistakes", *parameters(learning_rate="notafloat"))
     assert done.returncode != 0
