@@ -11,7 +11,6 @@ from segmentation import batches, checkpoints, models, plots
 from segmentation.config import TrainConfig
 from segmentation.datasets import Split, load_split
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.scoring import Scores
@@ -42,7 +41,7 @@ def run_training(config: TrainConfig) -> TrainingResult:
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
-        _check_pair(data)
+        _mention_oddities(data)
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
         tracking.log_tags({
@@ -142,8 +141,8 @@ def _log_model(network: Segmenter, data: Data, config: TrainConfig, epoch: int) 
     return tracking.log_network(network, example.contiguous().numpy(), metadata, config.register_as, config.alias)
 
 
-def _check_pair(data: Data) -> None:
-    """Both splits must tell the same classes apart, on pictures of one size."""
+def _mention_oddities(data: Data) -> None:
+    """Tell what is allowed but seldom meant: splits of different size, classes that cannot be learnt."""
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
         print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
@@ -151,8 +150,6 @@ def _check_pair(data: Data) -> None:
     absent = [name for index, name in enumerate(data.train.labels.names) if index not in present]
     if absent:
         print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {', '.join(absent)}.")
-    if len(absent) == len(data.train.labels):
-        raise InputError(f"split {data.train.name!r} of {data.train.dataset} is all void: nothing can be learnt")
 
 
 def _described(device: torch.device) -> str:

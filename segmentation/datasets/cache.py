@@ -21,7 +21,7 @@ import numpy as np
 from segmentation.config import DataConfig
 from segmentation.datasets.source import Source
 from segmentation.errors import InputError
-from segmentation.labels import Labels
+from segmentation.labels import VOID, Labels
 from segmentation.progress import progress
 from segmentation.transforms import prepare
 
@@ -67,6 +67,8 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
             raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
         _remove_others(place, folder)
     images, masks = (np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("images", "masks"))
+    if masks.min() == VOID:
+        raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
         config.dataset, split, source.location, source.labels, tuple(source.names), images, masks, about["fingerprint"]
     )

@@ -202,6 +202,11 @@ def sixteen_bits(root: Path) -> None:
     Image.fromarray(np.full((40, 48), 40000, np.uint16)).save(root / "train/images/0.png")
 
 
+def all_void(root: Path) -> None:
+    for file in (root / "train/masks").iterdir():
+        Image.fromarray(np.full((40, 48), 255, np.uint8)).save(file)
+
+
 def no_layout(root: Path) -> None:
     shutil.rmtree(root / "train")
     shutil.rmtree(root / "val")
@@ -221,6 +226,7 @@ BROKEN = [
     (json_of_another_kind, r"classes.json must be a list of names, or an object"),
     (twin_names, r"have the same name but for the ending"),
     (sixteen_bits, r"0.png has more than 8 bits a channel"),
+    (all_void, r"split='train' of folder in .* is all void"),
     (no_layout, r"none of the layouts of dataset=folder"),
 ]
 
