@@ -32,7 +32,8 @@ def log_scores(
         examples: number of images to show.
         which: which state of which network, for the titles.
     """
-    title = f"{split.dataset}/{split.name}, {which}"
+    scored = f"{split.dataset}/{split.name}, {len(split)} images"
+    title = f"{scored}\n{which}"
     bins, metrics, intervals = scores.reliability.bins(), scores.metrics(), scores.intervals()
     tracking.log_figure(plots.reliability(bins, title, intervals["ece"]), f"reliability/{split.name}.png")
     record = {"metrics": metrics, "intervals": intervals} | bins_record(bins, split)
@@ -43,9 +44,10 @@ def log_scores(
     tracking.log_text(_confusion_csv(scores), f"confusion/{split.name}.csv")
     for name, figure in example_figures(network, split, device, examples, which):
         tracking.log_figure(figure, f"examples/{split.name}_{name}.png")
-    heading = f"{title}, {len(split)} images"
-    tracking.log_note("\n".join([f"**{heading}**", "", *_metric_table(metrics, intervals), "", *_class_table(scores)]))
-    print(f"\n{heading}, with 95 % intervals over images:")
+    tracking.log_note(
+        "\n".join([f"**{scored}: {which}**", "", *_metric_table(metrics, intervals), "", *_class_table(scores)])
+    )
+    print(f"\n{scored}: {which}. In brackets, 95 % intervals over images.")
     for name, metric in METRICS.items():
         print(f"  {name:20} {metrics[name]:.4f} {_bracketed(intervals[name])}   {metric.meaning}")
 
