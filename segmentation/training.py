@@ -15,7 +15,7 @@ from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig
 from segmentation.datasets import Split
 from segmentation.devices import autocast, resolve_device, resolve_precision
-from segmentation.errors import DivergedError
+from segmentation.errors import DivergedError, InputError
 from segmentation.labels import VOID
 from segmentation.losses import cross_entropy_sum
 from segmentation.metrics import is_better
@@ -192,7 +192,7 @@ def _one_step(
         part_images = images[part].to(device, non_blocking=True)
         part_masks = masks[part].to(device, non_blocking=True)
         with context:
-            outputs = network.outputs(part_images)
+            outputs = _training_outputs(network, part_images)
         loss = main_loss = cross_entropy_sum(outputs["out"], part_masks)
         if config.auxiliary_loss:
             loss = loss + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], part_masks)
@@ -204,3 +204,23 @@ def _one_step(
     scaler.step(optimizer)
     scaler.update()
     return loss_sum, correct, pixels
+
+
+def _training_outputs(network: Segmenter, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The forward pass of training; what the user can mend about it is told as such."""
+    try:
+        return network.outputs(images)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"batch norm cannot learn from {len(images)} image(s) of {images.shape[3]} x {images.shape[2]} pixels at a "
+            f"time in this network; make batch_size and micro_batch at least 2, or the pictures larger"
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"there is not enough memory for {len(images)} images of {images.shape[3]} x {images.shape[2]} pixels at a "
+            f"time; set micro_batch to a smaller number, which keeps the batch_size that counts"
+        ) from error

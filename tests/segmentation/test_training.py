@@ -14,7 +14,7 @@ from segmentation import checkpoints
 from segmentation.batches import gather
 from segmentation.config import TrainConfig
 from segmentation.datasets import load_split
-from segmentation.errors import DivergedError
+from segmentation.errors import DivergedError, InputError
 from segmentation.models import Segmenter, build
 from segmentation.training import Data, Epoch, train
 
@@ -25,6 +25,17 @@ def settings(own_data: Path) -> dict[str, Any]:
         "dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "device": "cpu",
         "model": "lraspp_mobilenet_v3_large", "epochs": 2, "batch_size": 4, "learning_rate": 0.02,
     }  # fmt: skip
+
+
+class Greedy(torch.nn.Module):
+    """A network that asks for an exabyte."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.backbone(images).repeat(1, 1, 2**23, 2**23)}
 
 
 def prepared(config: TrainConfig) -> tuple[Segmenter, Data]:
@@ -181,6 +192,23 @@ def test_who_iterates_may_stop_and_keep_the_checkpoint(settings: dict[str, Any],
 def test_bfloat16_training_runs_and_scores_in_float32(settings: dict[str, Any]) -> None:
     epochs, _ = trained(TrainConfig(**settings | {"precision": "bfloat16", "epochs": 1}))
     assert math.isfinite(epochs[0].train_loss)
+
+
+@pytest.mark.parametrize("more", [{"batch_size": 1}, {"micro_batch": 1}])
+def test_one_image_at_a_time_is_refused_where_batch_norm_cannot_learn_from_it(
+    settings: dict[str, Any], more: dict[str, int]
+) -> None:
+    network, data = prepared(TrainConfig(**settings | {"model": "deeplabv3_resnet50"}))
+    with pytest.raises(InputError, match=r"batch norm cannot learn from 1 image\(s\) of 32 x 32 pixels"):
+        next(train(network, data, TrainConfig(**settings | more)))
+
+
+def test_a_batch_that_does_not_fit_in_memory_is_told(settings: dict[str, Any]) -> None:
+    """torch's own allocator refuses: the pictures are blown up to more memory than any machine has."""
+    network, data = prepared(TrainConfig(**settings))
+    network.network = Greedy()
+    with pytest.raises(InputError, match="there is not enough memory for 4 images of 32 x 32 pixels"):
+        next(train(network, data, TrainConfig(**settings | {"model": "lraspp_mobilenet_v3_large"})))
 
 
 def test_adamw_and_a_single_image_left_over(settings: dict[str, Any]) -> None:
