@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -146,6 +146,25 @@ def test_pyproject_lists_every_package() -> None:
         for path in (PROJECT / package).rglob("__init__.py")
     }
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_the_readme_speaks_of_real_fields_and_their_real_defaults() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    everything = {field.name for command in mlproject.COMMANDS.values() for field in fields(command.config)}
+    assert set(re.findall(r"-P (\w+)=", readme)) - {"field"} <= everything
+    for text in re.findall(r"`(\w+=[^`]*)`", readme):
+        for name in re.findall(r"(\w+)=", text):
+            assert name in everything, text
+    for entry_point in mlproject.COMMANDS:
+        (row,) = re.findall(rf"^\| `{entry_point}` \|.*$", readme, re.MULTILINE)
+        config_fields = {field.name: field for field in fields(mlproject.COMMANDS[entry_point].config)}
+        told = dict(re.findall(r"`(\w+)` \(([^)]*)\)", row))
+        assert told.keys() == MLPROJECT["entry_points"][entry_point]["parameters"].keys()
+        for name, value in told.items():
+            default = config_fields[name].default
+            assert value == (
+                "required" if default is MISSING else f"{default:g}" if isinstance(default, float) else str(default)
+            ), name
 
 
 def test_help_imports_nothing_heavy() -> None:
