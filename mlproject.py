@@ -111,7 +111,7 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     """Stop once; a second signal must not disturb the run that is being closed (Ctrl-C reaches `mlflow run` too,
     which then terminates us)."""
     for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda number, frame: None)  # SIG_IGN would trip over a signal that is already pending
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import urllib.error
@@ -126,8 +127,12 @@ def log_split(split: Split, context: str) -> None:
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log figures in one call; a figure that is not a number, such as the IoU of an absent class, is left out."""
-    mlflow.log_metrics({name: value for name, value in metrics.items() if value == value}, step, synchronous=True)
+    """Log figures in one call; a figure that is not a number, such as the IoU of an absent class, is left out.
+
+    Characters that MLflow allows in no name, such as the bracket in a class `lane (left)`, become `_`.
+    """
+    allowed = {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in metrics.items() if value == value}
+    mlflow.log_metrics(allowed, step, synchronous=True)
 
 
 def log_tags(tags: Mapping[str, str]) -> None:

@@ -249,6 +249,15 @@ def test_system_metrics_are_on(finished: Finished) -> None:
     assert any(name.startswith("system/cpu") for name in mlflow.get_run(finished.result.run_id).data.metrics)
 
 
+def test_class_names_may_hold_any_character(own_data: Path) -> None:
+    (own_data / "classes.txt").write_text("road: left (50%) #1\nsigns & lights, too\nрека/été\n")
+    result = run_training(settings(own_data, epochs=1))
+    run = mlflow.get_run(result.run_id)
+    assert {"val/iou/road: left _50__ _1", "val/iou/signs _ lights_ too", "val/iou/река/été"} <= set(run.data.metrics)
+    assert "signs & lights, too" in text(result.run_id, "confusion/val.csv")
+    assert model_store.load(result.run_id).labels.names[0] == "road: left (50%) #1"
+
+
 def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_data / "classes.txt").write_text("red\ngreen\nblue\nnever\n")
     run_training(settings(own_data, epochs=1))
