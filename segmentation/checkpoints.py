@@ -57,7 +57,8 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
         finally:
             Path(name).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"the checkpoint {file} could not be written: {error}; the one before it is intact") from error
+        kept = "; the one before it is intact" if file.is_file() else "; choose another checkpoint_dir"
+        raise InputError(f"the checkpoint {file} could not be written: {error}{kept}") from error
 
 
 def load(file: Path) -> Checkpoint:

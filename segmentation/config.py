@@ -161,6 +161,8 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
             raise InputError(
                 f"crop={self.crop} is larger than resize={self.resize}: the shorter side has only {self.resize} pixels"
             )
+        if self.warmup_epochs > self.epochs:
+            raise InputError(f"warmup_epochs={self.warmup_epochs} is more than epochs={self.epochs}")
         if self.auxiliary_loss and self.model == "lraspp_mobilenet_v3_large":
             raise InputError(f"auxiliary_loss={self.auxiliary_loss}: {self.model} has no auxiliary head; set it to 0")
         split, slash, metric = self.monitor.partition("/")

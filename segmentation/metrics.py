@@ -19,7 +19,7 @@ METRICS = {
     "mean_class_accuracy": Metric(True, "share of each class's pixels found, mean over classes"),
     "mean_iou": Metric(True, "intersection over union of each class, mean over classes"),
     "ece": Metric(False, "expected calibration error in [0, 1], top label, 10 equal-width bins"),
-    "mce": Metric(False, "largest gap between accuracy and confidence of the 10 bins, in [0, 1]"),
+    "mce": Metric(False, "largest gap between accuracy and confidence of a bin, however few its pixels, in [0, 1]"),
     "brier": Metric(False, "squared distance of the class probabilities from the truth, in [0, 2]"),
 }
 

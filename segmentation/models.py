@@ -140,7 +140,10 @@ def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: 
         if name in own and own[name].shape == tensor.shape and (same_classes or not any(p in name for p in LAST_LAYERS))
     }
     if not taken:
-        raise InputError(f"the starting weights are of another network: none of their {len(offered)} tensors fits")
+        raise InputError(
+            f"the starting weights are of another network: none of their {len(offered)} tensors fits; "
+            f"set model to the one that they were trained with"
+        )
     network.load_state_dict(taken, strict=False)
     left = [name for name in offered if name not in taken]
     return WeightsTaken(list(taken), left, [name for name in own if name not in taken])

@@ -106,8 +106,9 @@ def confusion(counts: np.ndarray, labels: Labels, title: str) -> Figure:
         title: above the plot.
     """
     classes = len(labels)
-    side = max(5.0, 0.42 * classes + 2.2)
-    figure, axes = _figure(side + 2.0, side)
+    longest = max(len(name) for name in labels.names)
+    side = max(4.5, 0.42 * classes + 1.2) + 0.07 * longest
+    figure, axes = _figure(side + 1.2, side)
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -118,7 +119,7 @@ def confusion(counts: np.ndarray, labels: Labels, title: str) -> Figure:
             color="white" if share > 0.55 else "black",
         )  # fmt: skip
     ticks = np.arange(classes)
-    axes.set_xticks(ticks, labels.names, rotation=90 if classes > 6 else 0, fontsize=9)
+    axes.set_xticks(ticks, labels.names, rotation=90 if classes > 6 or longest > 8 else 0, fontsize=9)
     axes.set_yticks(ticks, labels.names, fontsize=9)
     axes.set(title=title, xlabel="predicted class", ylabel="true class")
     figure.colorbar(image, ax=axes, fraction=0.046, format=PercentFormatter(1), label="share of the true class")

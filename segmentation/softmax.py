@@ -59,8 +59,10 @@ def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     if logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
     expected = (logits.shape[0], *logits.shape[2:])
-    if tuple(labels.shape) != expected or labels.is_floating_point():
-        raise ValueError(f"labels must be whole numbers {expected}, not {labels.dtype} {tuple(labels.shape)}")
+    if tuple(labels.shape) != expected:
+        raise ValueError(f"labels must have the shape {expected}, not {tuple(labels.shape)}")
+    if labels.is_floating_point():
+        raise ValueError(f"labels must be whole numbers, not {labels.dtype}")
     strange = (labels != VOID) & ((labels < 0) | (labels >= logits.shape[1]))
     if strange.any():
         raise ValueError(f"label {labels[strange][0].item()} is not below {logits.shape[1]} classes, nor void ({VOID})")

@@ -96,8 +96,8 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
         metrics = val.metrics()
         if not math.isfinite(metrics["loss"]):
             raise DivergedError(
-                f"the validation loss became {metrics['loss']} after epoch {number} (learning_rate={rate:g}); "
-                f"try a smaller learning_rate"
+                f"the validation loss became {metrics['loss']} after epoch {number} (learning_rate={rate:g}); try a "
+                f"smaller learning_rate, or a larger batch_size or crop (batch norm needs more than a few values)"
             )
         value = metrics[config.monitor.removeprefix("val/")]
         is_best = number == 1 or is_better(config.monitor, value, best_value)

@@ -82,6 +82,7 @@ def _from_mlflow(uri: str) -> Stored:
     from mlflow.exceptions import MlflowException
 
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     try:
         info = mlflow.models.get_model_info(uri)
         if info.metadata is None or "class_names" not in info.metadata:

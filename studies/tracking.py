@@ -81,7 +81,9 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator
         run = mlflow.start_run(experiment_id=chosen, run_name=name, log_system_metrics=True)
         mlflow.set_tags({"mlflow.runName": name, "git_commit": _git_commit(), **_versions(), **tags})
     except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {error}") from error
+        raise InputError(
+            f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
     try:
         yield run.info.run_id
     except KeyboardInterrupt as error:
@@ -228,6 +230,13 @@ def where_to_look(run_id: str) -> str:
 def _check_store() -> None:
     """Fail at once where MLflow would retry for minutes."""
     uri = mlflow.get_tracking_uri()
+    if uri.startswith("sqlite:///"):
+        file = Path(uri.removeprefix("sqlite:///"))
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise InputError(
+                f"runs cannot be recorded in {file}: it cannot be written. Go to a folder that can be, or set "
+                f"MLFLOW_TRACKING_URI"
+            )
     if not uri.startswith(("http://", "https://")):
         return
     try:

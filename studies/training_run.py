@@ -11,6 +11,7 @@ from segmentation import batches, checkpoints, models, plots
 from segmentation.config import TrainConfig
 from segmentation.datasets import Split, load_split
 from segmentation.devices import resolve_device
+from segmentation.errors import listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.scoring import Scores
@@ -92,14 +93,16 @@ def _train_and_record(
             if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
                 _log_progress_pictures(network, epoch, data.val, config, device)
     finally:
-        if history:
+        if best_epoch:
             print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
             _log_curves(history, best_epoch)
+    if len(history) < config.epochs:
+        print(f"Stopped early: no better {config.monitor} than epoch {best_epoch}'s for {config.patience} epoch(s).")
     best = history[best_epoch - 1]
     tracking.log_metrics({"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS})
     if kept_epoch != len(history):
         network.load_state_dict(checkpoints.load(folder / "best.pt").network)
-    which = f"{config.model}, epoch {kept_epoch} of {len(history)}"
+    which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
     log_scores(network, data.val, kept, device, config.examples, which)
@@ -149,7 +152,7 @@ def _mention_oddities(data: Data) -> None:
     present = np.unique(data.train.masks)
     absent = [name for index, name in enumerate(data.train.labels.names) if index not in present]
     if absent:
-        print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {', '.join(absent)}.")
+        print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {listed(absent)}.")
 
 
 def _described(device: torch.device) -> str:

@@ -67,10 +67,10 @@ def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -
     """
     images, masks = _by_stem(image_dir), _by_stem(mask_dir)
     wanted = sorted(images | masks) if stems is None else list(stems)
-    for kind, found, folder in (("image", images, image_dir), ("mask", masks, mask_dir)):
+    for kind, found, folder in (("mask", masks, mask_dir), ("image", images, image_dir)):
         lacking = [stem for stem in wanted if stem not in found]
         if lacking:
-            other = "mask" if kind == "image" else "image"
+            other = "listed" if stems is not None else "mask" if kind == "image" else "image"
             raise InputError(f"no {kind} in {folder} for {len(lacking)} {other} name(s): {listed(lacking)}")
     return {stem: (images[stem], masks[stem]) for stem in wanted}
 
@@ -95,12 +95,16 @@ def _decode(content: bytes, file: Path) -> Image.Image:
         image.load()
     except Image.DecompressionBombError as error:
         raise InputError(f"{file} is too large to be a picture: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
+    except UnidentifiedImageError as error:
+        raise InputError(f"{file} cannot be read as an image: it is empty, or of no known format") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"{file} cannot be read as an image, it is damaged or cut off: {error}") from error
     return image
 
 
 def _mask_values(mask: Image.Image, file: Path) -> np.ndarray:
+    if mask.format == "JPEG":
+        raise InputError(f"mask {file} is a JPEG, which does not keep class indices exactly; save masks as png or tif")
     if mask.mode in ("L", "P", "I") or mask.mode.startswith("I;16"):
         return np.asarray(mask)
     if mask.mode == "1":

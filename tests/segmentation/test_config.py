@@ -34,6 +34,7 @@ def test_the_defaults_of_train_are_the_report_s_protocol() -> None:
         ("dataset", "vok2007", "Did you mean 'voc2007'?"),
         ("monitor", "val/mean_iuo", "Did you mean 'val/mean_iou'?"),
         ("monitor", "loss", "monitor='loss' is not known"),
+        ("warmup_epochs", 51, "warmup_epochs=51 is more than epochs=50"),
         ("batch_norm_momentum", 2.0, "batch_norm_momentum=2.0"),
     ],
 )

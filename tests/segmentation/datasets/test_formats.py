@@ -176,6 +176,16 @@ def colour_mask(root: Path) -> None:
     Image.open(file).convert("RGB").save(file)
 
 
+def jpeg_mask(root: Path) -> None:
+    file = root / "train/masks/1.png"
+    Image.open(file).save(file.with_suffix(".jpg"))
+    file.unlink()
+
+
+def no_bytes(root: Path) -> None:
+    (root / "train/images/4.jpg").write_bytes(b"")
+
+
 def empty_split(root: Path) -> None:
     for file in [*(root / "train/images").iterdir(), *(root / "train/masks").iterdir()]:
         file.unlink()
@@ -220,6 +230,8 @@ BROKEN = [
     (cut_off, r"4.jpg cannot be read as an image, it is damaged or cut off"),
     (not_an_image, r"4.jpg cannot be read as an image"),
     (colour_mask, r"1.png is a colour picture \(mode RGB\)"),
+    (jpeg_mask, r"mask .*1.jpg is a JPEG, which does not keep class indices exactly"),
+    (no_bytes, r"4.jpg cannot be read as an image: it is empty, or of no known format"),
     (empty_split, r"split='train' of folder in .* is empty"),
     (no_classes, r"has no classes.txt: write one"),
     (bad_json, r"classes.json is not JSON"),
