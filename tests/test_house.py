@@ -84,8 +84,8 @@ def test_mlproject_is_a_module_and_not_a_folder() -> None:
 
 
 def test_names_of_data_sets_and_networks_agree_with_their_registries() -> None:
-    assert list(Dataset.__args__) == list(DATASETS)  # type: ignore[attr-defined]
-    assert list(Network.__args__) == list(NETWORKS)  # type: ignore[attr-defined]
+    assert list(Dataset.__args__) == list(DATASETS)
+    assert list(Network.__args__) == list(NETWORKS)
 
 
 @pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])

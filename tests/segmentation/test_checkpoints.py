@@ -35,7 +35,7 @@ def test_a_new_one_replaces_the_old_and_leaves_no_other_file(tmp_path: Path) -> 
 
 def test_a_failed_write_keeps_the_old_one(tmp_path: Path) -> None:
     save(checkpoint(1), tmp_path / "last.pt")
-    unwritable = replace(checkpoint(2), network={"w": lambda: None})  # type: ignore[dict-item]
+    unwritable = replace(checkpoint(2), network={"w": lambda: None})
     with pytest.raises((AttributeError, pickle.PicklingError)):
         save(unwritable, tmp_path / "last.pt")
     assert load(tmp_path / "last.pt").epoch == 1

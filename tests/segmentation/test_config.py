@@ -55,4 +55,4 @@ def test_the_quick_start_has_the_same_fields() -> None:
 
 def test_evaluation_checks_its_values_too() -> None:
     with pytest.raises(InputError, match="dataset='camvit' is not known. Did you mean 'camvid'"):
-        EvaluateConfig(model_uri="x", dataset="camvit")  # type: ignore[arg-type]
+        EvaluateConfig(model_uri="x", dataset="camvit")

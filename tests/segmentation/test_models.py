@@ -20,7 +20,7 @@ def pictures(side: int = 48) -> torch.Tensor:
 
 @pytest.mark.parametrize("model", models.NETWORKS)
 def test_every_network_takes_uint8_pictures_and_gives_logits_of_their_size(model: str) -> None:
-    network = models.build(ModelConfig(model=model), 4).eval()  # type: ignore[arg-type]
+    network = models.build(ModelConfig(model=model), 4).eval()
     with torch.no_grad():
         logits = network(pictures())
     assert logits.shape == (2, 4, 48, 64)
@@ -34,7 +34,7 @@ def test_every_network_takes_uint8_pictures_and_gives_logits_of_their_size(model
 def test_the_input_is_scaled_as_torchvision_would(
     normalization: str, mean: list[float], deviation: list[float]
 ) -> None:
-    network = models.build(ModelConfig(model=LRASPP, normalization=normalization), 4).eval()  # type: ignore[arg-type]
+    network = models.build(ModelConfig(model=LRASPP, normalization=normalization), 4).eval()
     scaled = (pictures() / 255 - torch.tensor(mean).reshape(3, 1, 1)) / torch.tensor(deviation).reshape(3, 1, 1)
     with torch.no_grad():
         expected = network.network(scaled)["out"]
@@ -76,9 +76,9 @@ def place(folder: Path, published: str, state: dict[str, torch.Tensor]) -> None:
 def test_imagenet_weights_fill_the_whole_backbone(
     model: str, published: str, make: type[torch.nn.Module], unused: int, hub: Path
 ) -> None:
-    state = make(weights=None).state_dict()  # type: ignore[call-arg]
+    state = make(weights=None).state_dict()
     place(hub, published, state)
-    config = ModelConfig(model=model, weights="imagenet")  # type: ignore[arg-type]
+    config = ModelConfig(model=model, weights="imagenet")
     network = models.build(config, 4)
     taken = models.load_hub_weights(network, config, NAMES)
     own = network.backbone.state_dict()
@@ -97,9 +97,9 @@ def test_imagenet_weights_fill_the_whole_backbone(
 def test_coco_weights_keep_the_head_only_for_the_same_classes(
     model: str, make: type[torch.nn.Module], last: str, hub: Path
 ) -> None:
-    state = make(weights=None, weights_backbone=None, num_classes=21).state_dict()  # type: ignore[call-arg]
+    state = make(weights=None, weights_backbone=None, num_classes=21).state_dict()
     place(hub, model, state)
-    config = ModelConfig(model=model, weights="coco")  # type: ignore[arg-type]
+    config = ModelConfig(model=model, weights="coco")
     same = models.load_hub_weights(models.build(config, 21), config, VOC.names)
     assert not same.fresh
     other_names = models.load_hub_weights(models.build(config, 21), config, tuple(f"c{i}" for i in range(21)))

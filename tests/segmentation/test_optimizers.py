@@ -19,7 +19,7 @@ def test_every_parameter_is_in_one_group_and_the_head_has_its_own_rate() -> None
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 def test_the_optimiser_is_torch_s_own_with_the_values_asked_for(name: str, kind: type) -> None:
-    config = OptimizationConfig(optimizer=name, momentum=0.8, weight_decay=0.01)  # type: ignore[arg-type]
+    config = OptimizationConfig(optimizer=name, momentum=0.8, weight_decay=0.01)
     optimizer = build_optimizer(build(ModelConfig(model="lraspp_mobilenet_v3_large"), 4), config)
     assert type(optimizer) is kind
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.01}

@@ -31,10 +31,10 @@ def test_reliability_bars_are_the_numbers_of_the_bins() -> None:
     filled = numbers.count > 0
     bars = [patch for patch in top.patches if patch.get_hatch() is None]
     gaps = [patch for patch in top.patches if patch.get_hatch() is not None]
-    assert [bar.get_height() for bar in bars] == numbers.accuracy[filled].tolist()  # type: ignore[attr-defined]
-    heights = [gap.get_height() for gap in gaps]  # type: ignore[attr-defined]
+    assert [bar.get_height() for bar in bars] == numbers.accuracy[filled].tolist()
+    heights = [gap.get_height() for gap in gaps]
     np.testing.assert_allclose(heights, -numbers.gap[filled], atol=1e-12)
-    shares = [bar.get_height() for bar in bottom.patches]  # type: ignore[attr-defined]
+    shares = [bar.get_height() for bar in bottom.patches]
     assert shares == numbers.share[filled].tolist()
     assert f"ECE {numbers.ece():.4f} [0.0123, 0.0456]" in texts(figure)
     assert f"MCE {numbers.mce():.4f}" in texts(figure)

@@ -115,7 +115,7 @@ def without_batch_norm(network: Segmenter) -> Segmenter:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.0
-            module.train = lambda mode=True, module=module: module  # type: ignore[method-assign,assignment,misc]
+            module.train = lambda mode=True, module=module: module
             module.training = False
     return network
 

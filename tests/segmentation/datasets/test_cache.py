@@ -116,7 +116,7 @@ def test_a_damaged_one_is_noticed_and_made_again(
     damage: object, config: DataConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = np.array(load_split(config, "train").images)
-    damage(kept(config))  # type: ignore[operator]
+    damage(kept(config))
     builds = built(monkeypatch)
     np.testing.assert_array_equal(load_split(config, "train").images, expected)
     assert len(builds) == 1

@@ -17,7 +17,7 @@ from tests.conftest import CAMVID, needs_camvid, write_pair
 
 
 def opened(dataset: str, root: Path, split: str = "train", size: int = 16) -> np.ndarray:
-    return load_split(DataConfig(dataset=dataset, data_dir=str(root), resize=size, crop=size), split).masks  # type: ignore[arg-type]
+    return load_split(DataConfig(dataset=dataset, data_dir=str(root), resize=size, crop=size), split).masks
 
 
 def test_voc_is_read_with_its_void_and_odd_sizes(voc: Path) -> None:
