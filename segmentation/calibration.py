@@ -33,9 +33,7 @@ def ece(count: np.ndarray, confidence_sum: np.ndarray, correct: np.ndarray) -> n
 
 def mce(count: np.ndarray, confidence_sum: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Maximum calibration error (Naeini et al. 2015): the largest absolute gap of any bin; arguments as of `ece`."""
-    gaps = np.divide(
-        np.abs(correct - confidence_sum), count, out=np.zeros(np.shape(count)), where=np.asarray(count) > 0
-    )
+    gaps = np.nan_to_num(ratios(np.abs(correct - confidence_sum), count))
     return np.where(count.sum(-1) > 0, gaps.max(-1), np.nan)
 
 

@@ -66,7 +66,7 @@ def reliability(bins: Bins, title: str, ece: Interval | None = None) -> Figure:
     top.text(
         0.98,
         0.04,
-        f"ECE {bins.ece():.4f}{_bracketed(ece)}\nMCE {bins.mce():.4f}\n{_leaning(bins)}",
+        f"ECE {bins.ece():.4f}{f' {ece}' if ece else ''}\nMCE {bins.mce():.4f}\n{_leaning(bins)}",
         transform=top.transAxes,
         ha="right",
         va="bottom",
@@ -86,10 +86,6 @@ def reliability(bins: Bins, title: str, ece: Interval | None = None) -> Figure:
     for axes in (top, bottom):
         _clean(axes)
     return figure
-
-
-def _bracketed(interval: Interval | None) -> str:
-    return "" if interval is None else f" [{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def _leaning(bins: Bins) -> str:

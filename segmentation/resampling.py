@@ -20,6 +20,9 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"[{self.low:.4f}, {self.high:.4f}]"
+
 
 def resampled_sums(
     per_image: Mapping[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0

@@ -1,7 +1,7 @@
 """One pass over a split: everything that is measured on it, exactly, from one softmax over the logits."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +94,16 @@ class Scores:
         np.savez_compressed(file, allow_pickle=False, names=np.array(list(names), dtype=np.str_), **arrays)
 
 
-@torch.inference_mode()
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards the network is in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        yield
+    network.train(was_training)
+
+
 def score(
     network: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
@@ -103,11 +112,9 @@ def score(
 ) -> Scores:
     """Score a network, in evaluation mode, on batches of images `(B, 3, H, W)` uint8 and masks `(B, H, W)`."""
     scores = Scores(labels)
-    was_training = network.training
-    network.eval()
-    for images, masks in batches:
-        with autocast or nullcontext():
-            logits = network(images)
-        scores.update(logits, masks)
-    network.train(was_training)
+    with evaluating(network):
+        for images, masks in batches:
+            with autocast or nullcontext():
+                logits = network(images)
+            scores.update(logits, masks)
     return scores

@@ -45,6 +45,8 @@ class Epoch:
     """Share of those pixels whose most probable class was right."""
     val: Scores
     """Measured on the validation split after the pass."""
+    val_metrics: dict[str, float]
+    """`val.metrics()`, worked out once."""
     learning_rate: float
     """Of the last step."""
     seconds: float
@@ -58,11 +60,10 @@ class Epoch:
 
     def metrics(self) -> dict[str, float]:
         """Every figure by the name it is logged under."""
-        val = self.val.metrics()
         return {
             "train/loss": self.train_loss,
             "train/pixel_accuracy": self.train_pixel_accuracy,
-            **{f"val/{name}": value for name, value in val.items()},
+            **{f"val/{name}": value for name, value in self.val_metrics.items()},
             **{f"val/iou/{name}": value for name, value in self.val.class_iou().items()},
             "learning_rate": self.learning_rate,
             "epoch_seconds": self.seconds,
@@ -118,7 +119,16 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
         finished = time.perf_counter()
         images_per_second = len(data.train) / (trained - started)
         yield Epoch(
-            number, train_loss, train_accuracy, val, rate, finished - started, images_per_second, is_best, checkpoint
+            number,
+            train_loss,
+            train_accuracy,
+            val,
+            metrics,
+            rate,
+            finished - started,
+            images_per_second,
+            is_best,
+            checkpoint,
         )
         if config.patience is not None and number - best_epoch >= config.patience:
             return

@@ -14,7 +14,7 @@ from segmentation.datasets import Split
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.resampling import RESAMPLES, Interval
-from segmentation.scoring import Scores
+from segmentation.scoring import Scores, evaluating
 from segmentation.softmax import pixel_predictions
 from studies import tracking
 
@@ -49,7 +49,7 @@ def log_scores(
     )
     print(f"\n{scored}: {which}. In brackets, 95 % intervals over images.")
     for name, metric in METRICS.items():
-        print(f"  {name:20} {metrics[name]:.4f} {_bracketed(intervals[name])}   {metric.meaning}")
+        print(f"  {name:20} {metrics[name]:.4f} {intervals[name]}   {metric.meaning}")
 
 
 def bins_record(bins: Bins, split: Split) -> dict[str, object]:
@@ -77,11 +77,8 @@ def example_figures(
     chosen = np.unique(np.linspace(0, len(split) - 1, count).round().astype(int))
     for place, index in enumerate(chosen):
         images, masks = batches.gather(split, np.array([index]))
-        was_training = network.training
-        network.eval()
-        with torch.inference_mode():
+        with evaluating(network):
             pixels = pixel_predictions(network(images.to(device)), masks.to(device))
-        network.train(was_training)
         yield f"{place}", plots.example(
             images[0].permute(1, 2, 0).numpy(), masks[0].numpy(), pixels.label[0].cpu().numpy(),
             pixels.confidence[0].cpu().numpy(), split.labels, f"{split.names[index]}, {which}",
@@ -90,8 +87,7 @@ def example_figures(
 
 def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> list[str]:
     rows = [
-        f"| {name} | {metrics[name]:.4f} | {_bracketed(intervals[name])} | {metric.meaning} |"
-        for name, metric in METRICS.items()
+        f"| {name} | {metrics[name]:.4f} | {intervals[name]} | {metric.meaning} |" for name, metric in METRICS.items()
     ]
     return ["| metric | value | 95 % over images | meaning |", "| --- | --- | --- | --- |", *rows]
 
@@ -101,10 +97,6 @@ def _class_table(scores: Scores) -> list[str]:
     return ["| class | IoU | accuracy |", "| --- | --- | --- |"] + [
         f"| {name} | {iou:.3f} | {accuracy:.3f} |" for name, iou, accuracy in rows
     ]
-
-
-def _bracketed(interval: Interval) -> str:
-    return f"[{interval.low:.4f}, {interval.high:.4f}]"
 
 
 def _confusion_csv(scores: Scores) -> str:

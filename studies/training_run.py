@@ -1,5 +1,6 @@
 """One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +90,7 @@ def _train_and_record(
                 best_epoch = epoch.number
             if epoch.is_best or config.keep == "last":
                 kept, kept_epoch = epoch.val, epoch.number
-            _print_epoch(epoch, config)
+            _print_epoch(epoch, history[-1], config)
             if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
                 _log_progress_pictures(network, epoch, data.val, config, device)
     finally:
@@ -161,8 +162,7 @@ def _described(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)"
 
 
-def _print_epoch(epoch: Epoch, config: TrainConfig) -> None:
-    values = epoch.metrics()
+def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig) -> None:
     left = (config.epochs - epoch.number) * epoch.seconds
     print(
         f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "

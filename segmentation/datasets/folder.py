@@ -39,8 +39,7 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
     elif (root / "images").is_dir() and listed_in:
         split_file = root / f"{one_of('split', split, listed_in)}.txt"
         stems = [Path(line.strip()) for line in _text(split_file).splitlines() if line.strip()]
-        known = match(root / "images", root / "masks", [_stem(root / "images", stem) for stem in stems])
-        files = known
+        files = match(root / "images", root / "masks", [_stem(root / "images", stem) for stem in stems])
     else:
         raise InputError(
             f"data_dir={config.data_dir} has none of the layouts of dataset=folder: {split}/images and {split}/masks; "
