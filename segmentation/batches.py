@@ -1,11 +1,11 @@
-"""Batches of a prepared split: gathered from the memory map, straight into the layout that convolutions like."""
+"""Batches of a split, in any order."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from segmentation.datasets import Split
+from segmentation.datasets import Originals, Split
 from segmentation.progress import progress
 
 
@@ -21,16 +21,10 @@ def index_batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     return batches
 
 
-def gather(split: Split, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
-    images = torch.from_numpy(split.images[indices]).permute(0, 3, 1, 2)
-    return images, torch.from_numpy(split.masks[indices])
-
-
-def in_order(split: Split, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def in_order(split: Split | Originals, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The whole split in its own order, batch by batch, on the device, with a progress bar."""
     with progress(f"scoring {split.dataset}/{split.name}", len(split)) as bar:
         for indices in index_batches(np.arange(len(split)), size):
-            images, masks = gather(split, indices)
+            images, masks = split.gather(indices)
             yield images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
             bar.update(len(indices))

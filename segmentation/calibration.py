@@ -1,192 +1,214 @@
-"""Is the confidence to be believed? Exact top-label reliability histograms of every non-void pixel, kept per image.
+"""Is the confidence to be believed? Every figure that follows from reliability histograms.
 
-Bins are `(a, b]`, with 0 in the first, so that a confidence of exactly 1 is in the last. There is one binner, of 600
-equal bins; 10, 12, 15, 20, 25, 30 or any other number of bins that divides 600 is made by adding neighbours up, so
-figures, numbers and bars can never disagree. Counts are int64 and sums float64: float32 would stop counting at 2**24.
+All are functions of sums over images, `(..., n)` over the bins, whatever the leading axes: one split, its classes, or
+thousands of resamples at once. In all of them `count` is the number of pixels in each bin, `gap` the sum of (1 if
+right, else 0) - confidence over these pixels, and `correct` how many of them are right.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from segmentation.confusion import ratios
-from segmentation.softmax import PixelPredictions, pixel_predictions
+from segmentation.confusion import mean_of_defined, ratios
 
-FINE_BINS = 600
+BINS = 10
+"""Bins of every figure that does not say otherwise, as in the original report."""
 
 
-def ece(count: np.ndarray, confidence_sum: np.ndarray, correct: np.ndarray) -> np.ndarray:
+def coarse(fine: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """Add `(..., n)` bins up to `(..., bins)`.
+
+    Raises:
+        ValueError: `bins` does not divide `n`.
+    """
+    if bins < 1 or fine.shape[-1] % bins:
+        raise ValueError(f"bins={bins} does not divide {fine.shape[-1]}")
+    return fine.reshape(*fine.shape[:-1], bins, fine.shape[-1] // bins).sum(-1)
+
+
+def ece(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Expected calibration error: the bins' absolute gaps weighted by their share of pixels, in [0, 1].
 
     Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; with the
     top label's confidence as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 
-    Args:
-        count, confidence_sum, correct: pixels, sum of confidences and right pixels of the bins, `(..., n)`.
-
     Returns:
-        `(...)`; NaN without pixels.
+        `(...)`; NaN without pixels, here and below.
     """
-    return ratios(np.abs(correct - confidence_sum).sum(-1), count.sum(-1))
+    return ratios(np.abs(gap).sum(-1), count.sum(-1))
 
 
-def mce(count: np.ndarray, confidence_sum: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Maximum calibration error (Naeini et al. 2015): the largest absolute gap of any bin; arguments as of `ece`."""
-    gaps = np.nan_to_num(ratios(np.abs(correct - confidence_sum), count))
+def mce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Maximum calibration error (Naeini et al. 2015): the largest absolute mean gap of any bin, in [0, 1]."""
+    gaps = np.nan_to_num(ratios(np.abs(gap), count))
     return np.where(count.sum(-1) > 0, gaps.max(-1), np.nan)
 
 
-@dataclass(frozen=True)
-class Bins:
-    """A reliability diagram in numbers: `(n,)` arrays over `n` equal-width bins of confidence."""
+def rmsce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Root mean square calibration error: the bins' squared gaps weighted by their share of pixels, in [0, 1].
 
-    count: np.ndarray
-    """Pixels in each bin, int64."""
-    confidence_sum: np.ndarray
-    """Sum of their confidences, float64."""
-    correct: np.ndarray
-    """How many of them are right, int64."""
-
-    @property
-    def edges(self) -> np.ndarray:
-        """`(n + 1,)` edges of the bins in [0, 1]."""
-        return np.arange(len(self.count) + 1) / len(self.count)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """Mean confidence of each bin; NaN for an empty one."""
-        return ratios(self.confidence_sum, self.count)
-
-    @property
-    def accuracy(self) -> np.ndarray:
-        """Share of right pixels of each bin; NaN for an empty one."""
-        return ratios(self.correct, self.count)
-
-    @property
-    def share(self) -> np.ndarray:
-        """Each bin's share of all pixels; NaN where there are none at all."""
-        return ratios(self.count, np.full(len(self.count), self.count.sum()))
-
-    @property
-    def gap(self) -> np.ndarray:
-        """Accuracy minus confidence of each bin: negative is over-confident; NaN for an empty one."""
-        return ratios(self.correct - self.confidence_sum, self.count)
-
-    def ece(self) -> float:
-        """Expected calibration error, see the function `ece`; NaN without pixels."""
-        return float(ece(self.count, self.confidence_sum, self.correct))
-
-    def mce(self) -> float:
-        """Maximum calibration error, see the function `mce`; NaN without pixels."""
-        return float(mce(self.count, self.confidence_sum, self.correct))
-
-    def signed_gap(self) -> float:
-        """Mean accuracy minus mean confidence over all pixels: negative is over-confident; NaN without pixels."""
-        return float(ratios((self.correct - self.confidence_sum).sum(), self.count.sum()))
-
-
-class Reliability:
-    """Top-label reliability histograms of a split, one per image, filled in a stream.
-
-    Images keep the order in which they came; each takes 9.6 kB.
-
-    Example:
-        >>> reliability = Reliability()
-        >>> logits = torch.tensor([[[[2.0, 0.0]], [[0.0, 0.0]]]])  # (1, 2, 1, 2): confidences 0.881 and 0.5
-        >>> reliability.update(logits, torch.tensor([[[0, 1]]]))
-        >>> round(reliability.ece(bins=10), 4)
-        0.3096
+    Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019.
     """
-
-    def __init__(self) -> None:
-        self._count: list[np.ndarray] = []
-        self._confidence_sum: list[np.ndarray] = []
-        self._correct: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self._count)
-
-    def update(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add a batch of images.
-
-        Args:
-            logits: `(B, C, H, W)` floating point, before any softmax.
-            labels: `(B, H, W)` whole numbers, 255 is void.
-
-        Raises:
-            ValueError: a shape, a type or a label does not fit.
-        """
-        self.add(pixel_predictions(logits, labels))
-
-    def add(self, pixels: PixelPredictions) -> None:
-        """Add a batch of images whose predictions have been made from their logits."""
-        self.add_confidences(pixels.confidence, pixels.correct, pixels.valid)
-
-    def add_confidences(self, confidence: torch.Tensor, correct: torch.Tensor, valid: torch.Tensor) -> None:
-        """Add a batch of images by the top label's confidence in [0, 1], whether it is right, and whether it counts.
-
-        All `(B, ...)` of one shape. An edge is k/600 in the precision of the confidence, so that a float32 confidence
-        written as 0.1 lies on the edge 0.1.
-        """
-        images = len(confidence)
-        interior = torch.arange(1, FINE_BINS, device=confidence.device, dtype=torch.float64) / FINE_BINS
-        fine = torch.bucketize(confidence, interior.to(confidence.dtype), right=False)
-        row = torch.arange(images, device=confidence.device).reshape(-1, *[1] * (confidence.ndim - 1))
-        cell = torch.where(valid, row * FINE_BINS + fine, images * FINE_BINS).flatten()
-        cells = images * FINE_BINS + 1
-        both = torch.bincount(2 * cell + (correct & valid).flatten(), minlength=2 * cells)
-        sums = torch.bincount(cell, confidence.double().flatten(), minlength=cells)
-        wrong, right = both[: 2 * (cells - 1)].reshape(images, FINE_BINS, 2).cpu().numpy().transpose(2, 0, 1)
-        self._count.append((wrong + right).astype(np.uint32))
-        self._correct.append(right.astype(np.uint32))
-        self._confidence_sum.append(sums[:-1].reshape(images, FINE_BINS).cpu().numpy())
-
-    def merge(self, other: "Reliability") -> None:
-        """Append the images of another part of the split."""
-        self._count += other._count
-        self._confidence_sum += other._confidence_sum
-        self._correct += other._correct
-
-    def histograms(self) -> dict[str, np.ndarray]:
-        """Per image, `(N, 600)` each: `count` and `correct` uint32, `confidence_sum` float64."""
-        empty = np.zeros((0, FINE_BINS))
-        return {
-            "count": np.concatenate([empty.astype(np.uint32), *self._count]),
-            "confidence_sum": np.concatenate([empty, *self._confidence_sum]),
-            "correct": np.concatenate([empty.astype(np.uint32), *self._correct]),
-        }
-
-    def per_image(self, bins: int = 10) -> dict[str, np.ndarray]:
-        """Each image in `bins` equal bins, a number that divides 600: `(N, bins)` each, as `histograms`."""
-        _check_divides(bins)
-        return {
-            name: values.reshape(len(values), bins, FINE_BINS // bins).sum(2)
-            for name, values in self.histograms().items()
-        }
-
-    def bins(self, bins: int = 10) -> Bins:
-        """All pixels of all images pooled in `bins` equal bins, a number that divides 600."""
-        _check_divides(bins)
-        pooled = (
-            sum((part.sum(0, dtype) for part in parts), np.zeros(FINE_BINS, dtype)).reshape(bins, -1).sum(1)
-            for parts, dtype in (
-                (self._count, np.int64),
-                (self._confidence_sum, np.float64),
-                (self._correct, np.int64),
-            )
-        )
-        return Bins(*pooled)
-
-    def ece(self, bins: int = 10) -> float:
-        """Expected calibration error over all pixels, see `Bins.ece`."""
-        return self.bins(bins).ece()
-
-    def mce(self, bins: int = 10) -> float:
-        """Maximum calibration error over all pixels, see `Bins.mce`."""
-        return self.bins(bins).mce()
+    return np.sqrt(ratios(np.nan_to_num(ratios(gap**2, count)).sum(-1), count.sum(-1)))
 
 
-def _check_divides(bins: int) -> None:
-    if bins < 1 or FINE_BINS % bins:
-        raise ValueError(f"bins={bins} does not divide {FINE_BINS}")
+def confidence_gap(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Mean accuracy minus mean confidence, in [-1, 1]: negative is over-confident, positive under-confident."""
+    return ratios(gap.sum(-1), count.sum(-1))
+
+
+def adaptive_ece(count: np.ndarray, gap: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """ECE over bins of equal mass: each holds the same number of pixels, in order of confidence; in [0, 1].
+
+    Nguyen and O'Connor, "Posterior Calibration and Exploratory Analysis for Natural Language Processing Models", EMNLP
+    2015; Nixon et al., "Measuring Calibration in Deep Learning", CVPR Workshops 2019.
+
+    Args:
+        count, gap: of fine equal-width bins, `(..., n)`. Where the edge of an equal-mass bin falls inside a fine bin,
+            that bin's pixels are shared out in proportion, as if all had its mean confidence and accuracy.
+        bins: how many bins of equal mass.
+    """
+    pixels, gaps = _cumulative(count), _cumulative(gap)
+    total = pixels[..., -1:]
+    at_edges = [np.zeros_like(total)]
+    for edge in range(1, bins):
+        target = total * (edge / bins)
+        place = np.clip((pixels < target).sum(-1, keepdims=True), 1, pixels.shape[-1] - 1)
+        before, after = (np.take_along_axis(pixels, place - step, -1) for step in (1, 0))
+        share = np.nan_to_num(ratios(target - before, after - before))
+        low, high = (np.take_along_axis(gaps, place - step, -1) for step in (1, 0))
+        at_edges.append(low + share * (high - low))
+    at_edges.append(gaps[..., -1:])
+    return ratios(np.abs(np.diff(np.concatenate(at_edges, -1), axis=-1)).sum(-1), total[..., 0])
+
+
+def debiased(count: np.ndarray, gap: np.ndarray, moments: np.ndarray, draws: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """ECE and RMSCE less the part that comes from having only this many images.
+
+    Chance alone pushes every bin away from the diagonal, and both figures take distances, so they are too large, the
+    more so the fewer the images. Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019, subtract the
+    bins' variance from the squared gaps, and from the absolute ones what normal noise of that variance adds; Roelofs et
+    al., "Mitigating Bias in Calibration Error Estimation", AISTATS 2022, measure how well that works. They count
+    independent samples; neighbouring pixels are not, so here the variance is that between images.
+
+    Args:
+        count, gap: `(..., n)`.
+        moments: `(..., n, 4)` sums over images of count**2, count * gap, gap**2 and (1 if count else 0), see `moments`.
+        draws: how many times chance has had its way: 1 for a sample, 2 for a resample of a sample.
+
+    Returns:
+        Both `(...)`, at least 0.
+    """
+    mean = np.nan_to_num(ratios(gap, count))
+    squared, product, gap_squared, images = np.moveaxis(moments, -1, 0)
+    scatter = np.maximum(gap_squared - 2 * mean * product + mean**2 * squared, 0)
+    variance = draws * np.nan_to_num(ratios(scatter, count.astype(np.float64) ** 2))
+    variance *= np.nan_to_num(ratios(images, images - 1), nan=1.0)
+    size, deviation = np.abs(mean), np.sqrt(variance)
+    plain = size - (_folded_normal_mean(size, deviation) - size)
+    pixels = count.sum(-1)
+    return (
+        np.maximum(ratios((count * plain).sum(-1), pixels), 0),
+        np.sqrt(np.maximum(ratios((count * (mean**2 - variance)).sum(-1), pixels), 0)),
+    )
+
+
+def moments(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """What `debiased` needs of each image: `(N, n)` to `(N, n, 4)`."""
+    count = count.astype(np.float64)
+    return np.stack([count**2, count * gap, gap**2, count > 0], -1)
+
+
+def classwise_ece(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Static calibration error: the ECE of each class's probability against all others, mean over classes; in [0, 1].
+
+    Nixon et al. 2019; Kull et al., "Beyond Temperature Scaling", NeurIPS 2019 (classwise-ECE).
+
+    Args:
+        count, gap: `(..., C, n)`, where every pixel is counted once for each class, and is right if it is of the class.
+    """
+    return mean_of_defined(ece(count, gap))
+
+
+def brier_decomposition(
+    count: np.ndarray, gap: np.ndarray, positive: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reliability, resolution and uncertainty of the Brier score, summed over the classes.
+
+    Murphy, "A New Vector Partition of the Probability Score", Journal of Applied Meteorology 1973. The Brier score is
+    reliability - resolution + uncertainty, and what the probabilities differ by inside of bins (Stephenson, Coelho and
+    Jolliffe, "Two Extra Components in the Brier Score Decomposition", Weather and Forecasting 2008).
+
+    Args:
+        count, gap: as of `classwise_ece`.
+        positive: pixels that are of the class, `(..., C, n)`.
+    """
+    pixels = count[..., 0, :].sum(-1)
+    base = ratios(positive.sum(-1), count.sum(-1))[..., None]
+    reliability = np.nan_to_num(ratios(gap**2, count)).sum((-1, -2))
+    resolution = np.nan_to_num(ratios((positive - base * count) ** 2, count)).sum((-1, -2))
+    uncertainty = (base * (1 - base))[..., 0].sum(-1)
+    return ratios(reliability, pixels), ratios(resolution, pixels), uncertainty
+
+
+def risk_coverage(count: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of wrong pixels among those kept, when the most confident pixels are kept; both `(..., n)`.
+
+    El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010.
+
+    Args:
+        count, correct: of fine equal-width bins.
+
+    Returns:
+        Coverage, the share of pixels with a confidence in the last 1, 2, ..., n bins, and the risk at each; NaN where
+        no pixel is kept.
+    """
+    kept = np.cumsum(count[..., ::-1], -1, dtype=np.float64)
+    wrong = np.cumsum((count - correct)[..., ::-1], -1, dtype=np.float64)
+    return ratios(kept, np.broadcast_to(kept[..., -1:], kept.shape)), ratios(wrong, kept)
+
+
+def area_under_risk_coverage(count: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Mean risk over all coverages, in [0, 1]: lower means that confidence tells right from wrong pixels better.
+
+    Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019. Pixels of
+    one fine bin come in any order, as if their confidences were equal.
+
+    Args:
+        count, correct: of fine equal-width bins, `(..., n)`.
+    """
+    pixels = np.cumsum(count[..., ::-1], -1, dtype=np.float64)
+    wrong = np.cumsum((count - correct)[..., ::-1], -1, dtype=np.float64)
+    total = pixels[..., -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept, errors = pixels[..., :-1], wrong[..., :-1]
+        slope = np.diff(wrong, axis=-1) / np.diff(pixels, axis=-1)
+        inside = (errors - slope * kept) * np.log(pixels[..., 1:] / kept)
+    inside[(np.diff(pixels, axis=-1) == 0) | (kept == 0)] = (
+        0  # no pixels, or only the most confident ones: constant risk
+    )
+    return ratios(wrong[..., -1] + inside.sum(-1), total)
+
+
+def chance_ece(count: np.ndarray, gap: np.ndarray, split_count: np.ndarray, split_gap: np.ndarray) -> np.ndarray:
+    """ECE of a resample, had the whole split been perfectly calibrated with the same confidences.
+
+    Each bin's gap in the split is taken away, so that only chance is left: how images differ from one another. The
+    mean over resamples is the noise floor of the ECE on this many images.
+
+    Args:
+        count, gap: of resamples, `(..., n)`.
+        split_count, split_gap: of the split they were drawn from, `(n,)`.
+    """
+    return ece(count, gap - count * np.nan_to_num(ratios(split_gap, split_count)))
+
+
+def _cumulative(values: np.ndarray) -> np.ndarray:
+    sums = np.cumsum(values, -1, dtype=np.float64)
+    return np.concatenate([np.zeros_like(sums[..., :1]), sums], -1)
+
+
+def _folded_normal_mean(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """Mean of the absolute value of normal numbers; Leone, Nelson and Nottingham, Technometrics 1961."""
+    z = np.divide(mean, deviation, out=np.full_like(mean, np.inf), where=deviation > 0)
+    inside = torch.erf(torch.from_numpy(z / np.sqrt(2))).numpy()
+    return np.asarray(deviation * np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2) + mean * inside)

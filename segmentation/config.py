@@ -32,6 +32,8 @@ class DataConfig:
     """Split to train on."""
     val_split: str = "val"
     """Split to score after every epoch."""
+    calibration_fraction: float = 0.0
+    """Share of the training images held out to calibrate on later, the same ones for every seed: split `held_out`."""
     resize: int | None = 128
     """Length that the shorter side is resized to, in pixels; None keeps the original size."""
     crop: int | None = 128
@@ -132,6 +134,8 @@ class RecordConfig:
     """Alias that points to the version registered by this run."""
     checkpoint_dir: str = "checkpoints"
     """Folder for best.pt and last.pt, in a subfolder named by the run's id."""
+    boundary_width: int = 3
+    """Pixels on either side of a boundary that are reported apart from the interior, at the size they are scored at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,8 +149,9 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
         for name in ("resize", "crop", "micro_batch", "patience"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
-        for name in ("freeze_backbone", "warmup_epochs", "examples", "seed", "dataset_seed"):
+        for name in ("freeze_backbone", "warmup_epochs", "examples", "seed", "dataset_seed", "boundary_width"):
             _at_least(self, name, 0)
+        _within(self, "calibration_fraction", 0.0, 0.9)
         for name in ("learning_rate", "weight_decay", "auxiliary_loss", "head_learning_rate_factor"):
             _within(self, name, 0.0, math.inf)
         for name in ("flip", "color_jitter", "momentum"):
@@ -166,8 +171,9 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
         if self.auxiliary_loss and self.model == "lraspp_mobilenet_v3_large":
             raise InputError(f"auxiliary_loss={self.auxiliary_loss}: {self.model} has no auxiliary head; set it to 0")
         split, slash, metric = self.monitor.partition("/")
-        if split != "val" or not slash or metric not in METRICS:
-            one_of("monitor", self.monitor, [f"val/{name}" for name in METRICS])
+        known = [name for name, about in METRICS.items() if about.higher_is_better is not None]
+        if split != "val" or not slash or metric not in known:
+            one_of("monitor", self.monitor, [f"val/{name}" for name in known])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,9 +215,13 @@ class EvaluateConfig:
     download: bool = False
     """Fetch voc2007 or voc2012 into data_dir if it is not there."""
     split: str = "val"
-    """Split to score."""
+    """Split to score; `held_out` is what calibration_fraction kept from training."""
+    score_at: Literal["training", "original"] = "training"
+    """Size to score at: as prepared for training, or each whole image at its own size (logits are resized to it)."""
+    boundary_width: int = 3
+    """Pixels on either side of a boundary that are reported apart from the interior, at the size they are scored at."""
     batch_size: int = 16
-    """Images per forward pass."""
+    """Images per forward pass; with score_at=original it is 1."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     examples: int = 6
@@ -226,6 +236,73 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         _at_least(self, "batch_size", 1)
+        for name in ("examples", "boundary_width"):
+            _at_least(self, name, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """Mend a trained model's confidence on images that it was neither trained on nor is scored on."""
+
+    run_id: str
+    """What to calibrate: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
+    method: Literal["temperature", "vector", "local"] = "temperature"
+    """One temperature, a factor and a summand for each class, or a temperature for every pixel from a small network."""
+    calibration_split: str = "held_out"
+    """Split to fit on; `held_out` is what calibration_fraction kept from training."""
+    split: str = "val"
+    """Split to score before and after."""
+    data_dir: str | None = None
+    """Folder that holds the data set; None is where the training found it."""
+    batch_size: int = 16
+    """Images per forward pass."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    seed: int = 0
+    """Seed of the small network of method=local."""
+    boundary_width: int = 3
+    """Pixels on either side of a boundary that are reported apart from the interior."""
+    examples: int = 6
+    """Number of images to show."""
+    cache_dir: str | None = None
+    """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
+    experiment: str = "segmentation"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    run_name: str | None = None
+    """Name of the MLflow run; None says what was calibrated, and how."""
+    register_as: str | None = None
+    """Name to register the calibrated model under; None does not register it."""
+    alias: str = "latest-run"
+    """Alias that points to the version registered by this run."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        _at_least(self, "batch_size", 1)
+        for name in ("seed", "examples", "boundary_width"):
+            _at_least(self, name, 0)
+        if self.calibration_split == self.split:
+            raise InputError(
+                f"calibration_split={self.calibration_split} is the split that is scored: a calibration that was "
+                f"fitted on it would look better than it is; name another split for one of the two"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Compare trained models on the images that all were scored on: which differences are real?"""
+
+    run_ids: str
+    """What to compare, with commas between: run IDs, models:/NAME/1, models:/NAME@ALIAS, or names of experiments."""
+    split: str = "val"
+    """Split whose scores to compare, as the runs stored them."""
+    examples: int = 4
+    """Number of images to show, segmented by every model."""
+    experiment: str = "segmentation"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    run_name: str | None = None
+    """Name of the MLflow run; None lists what is compared."""
+
+    def __post_init__(self) -> None:
         _at_least(self, "examples", 0)
 
 

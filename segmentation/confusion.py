@@ -4,8 +4,12 @@ Definitions: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Sema
 Classes that appear neither in the truth nor in the prediction of the whole split are left out of means.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+
+from segmentation.image_table import ImageTable
 
 
 def iou(intersection: np.ndarray, labelled: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -24,34 +28,39 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
 
 
 class Confusion:
-    """Streaming counts `(C, C)` int64: row true class, column predicted class. Void pixels are not counted."""
+    """Streaming counts of pixels, kept per image. Void pixels are not counted."""
 
     def __init__(self, classes: int) -> None:
-        self.counts = np.zeros((classes, classes), np.int64)
-        self._images: list[np.ndarray] = []
+        self.table = ImageTable({"confusion": ("u4", (classes, classes))})
 
-    def update(self, predicted: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> None:
-        """Add images; tensors `(B, ...)` of one shape: predicted class, true class, whether the pixel counts."""
-        images, classes = len(labels), len(self.counts)
-        cells = images * classes * classes
-        image = torch.arange(images, device=labels.device).reshape(-1, *[1] * (labels.ndim - 1))
+    @property
+    def counts(self) -> np.ndarray:
+        """All images together, `(C, C)` int64: row true class, column predicted class."""
+        return self.table.totals["confusion"]
+
+    def update(
+        self,
+        predicted: torch.Tensor,
+        labels: torch.Tensor,
+        valid: torch.Tensor,
+        images: Sequence[int] | None = None,
+    ) -> None:
+        """Add images.
+
+        Args:
+            predicted, labels, valid: `(B, ...)` predicted class, true class, and whether the pixel counts.
+            images: number of each image, by which one that comes again is left out; None counts all, see `ImageTable`.
+        """
+        count, classes = len(labels), len(self.counts)
+        cells = count * classes * classes
+        image = torch.arange(count, device=labels.device).reshape(-1, *[1] * (labels.ndim - 1))
         cell = torch.where(valid, (image * classes + labels.long()) * classes + predicted, cells)
-        counts = (
-            torch.bincount(cell.flatten(), minlength=cells + 1)[:-1].reshape(images, classes, classes).cpu().numpy()
-        )
-        self.counts += counts.sum(0)
-        by_class = [counts.diagonal(axis1=1, axis2=2), counts.sum(2), counts.sum(1)]
-        self._images.append(np.stack(by_class, 1).astype(np.uint32))
+        counts = torch.bincount(cell.flatten(), minlength=cells + 1)[:-1].reshape(count, classes, classes)
+        self.table.append({"confusion": counts.cpu().numpy()}, images)
 
     def merge(self, other: "Confusion") -> None:
-        """Add the counts of another part of the split, whose images come after these."""
-        self.counts += other.counts
-        self._images += other._images
-
-    def per_image(self) -> dict[str, np.ndarray]:
-        """Pixels of each class in each image, `(N, C)` uint32: `intersection`, `labelled`, `predicted`."""
-        table = np.concatenate([np.zeros((0, 3, len(self.counts)), np.uint32), *self._images])
-        return dict(zip(("intersection", "labelled", "predicted"), np.moveaxis(table, 1, 0), strict=True))
+        """Add the images of another part of the split; an image that both have counts once."""
+        self.table.extend(other.table)
 
     def class_accuracy(self) -> np.ndarray:
         """`(C,)` share of each class's pixels that were found; NaN for a class without pixels."""

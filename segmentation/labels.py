@@ -45,6 +45,11 @@ class Labels:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def background(self) -> int | None:
+        """Index of the class called `background`, if there is one."""
+        return self.names.index("background") if "background" in self.names else None
+
     def colours(self, mask: np.ndarray) -> np.ndarray:
         """Paint class indices `(H, W)` as uint8 RGB `(H, W, 3)`; void is light grey."""
         table = np.full((256, 3), 224, np.uint8)

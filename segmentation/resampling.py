@@ -4,14 +4,23 @@ Images are resampled, never pixels, because neighbouring pixels are not independ
 intervals of Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 1979.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 10_000
-BLOCK = 2**21
-"""Draws made at a time, to bound the memory."""
+LEVEL = 0.95
+BLOCK = 256
+"""Images whose draws are made at a time, to bound the memory; below 2**16."""
+ROWS = 1000
+"""Resamples whose figures are worked out at a time."""
+
+Sums = Mapping[str, np.ndarray]
+"""Arrays by name, each with one leading axis for images, or for resamples of them."""
+Figures = Callable[[Sums], Mapping[str, np.ndarray]]
+"""From sums over images `(..., K)` to figures `(...)`, whatever the leading axes."""
 
 
 class Interval(NamedTuple):
@@ -24,60 +33,90 @@ class Interval(NamedTuple):
         return f"[{self.low:.4f}, {self.high:.4f}]"
 
 
-def resampled_sums(
-    per_image: Mapping[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0
+def resampled(
+    figures: Figures, blocks: Iterable[Sums], images: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Sum over as many images as there are, drawn with replacement, many times.
+    """Figures of as many images as there are, drawn with replacement, many times.
 
     Args:
-        per_image: arrays `(N, ...)` with one entry for each image; all are summed over the same draws.
-        resamples: how many times, `R`.
-        seed: of the draws; the same seed draws the same images, so that two networks can be compared in pairs.
+        figures: what follows from sums over images.
+        blocks: arrays `(b, ...)` by name, one entry for each image; all images, some at a time.
+        images: how many there are in all, `N`.
+        resamples: how many times to draw `N` images, `R`.
+        seed: of the draws; the same seed and number of images draws the same images, so that two networks can be
+            compared in pairs.
 
     Returns:
-        Arrays `(R, ...)` float64.
+        Arrays `(R,)` by the figures' names; none without images.
     """
-    images = len(next(iter(per_image.values())))
-    flat = np.concatenate([values.reshape(images, -1) for values in per_image.values()], axis=1, dtype=np.float64)
-    random = np.random.default_rng(seed)
-    block = max(1, BLOCK // max(1, images))
-    sums = np.empty((resamples, flat.shape[1]))
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        draws = random.integers(0, images, (rows, images)) + images * np.arange(rows)[:, None]
-        times = np.bincount(draws.ravel(), minlength=rows * images).reshape(rows, images)
-        sums[start : start + rows] = times.astype(np.float64) @ flat
-    ends = np.cumsum([values[0].size for values in per_image.values()])[:-1]
-    parts = np.split(sums, ends, axis=1)
-    return {
-        name: part.reshape(resamples, *values.shape[1:])
-        for (name, values), part in zip(per_image.items(), parts, strict=True)
-    }
-
-
-def intervals(
-    figures: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
-    per_image: Mapping[str, np.ndarray],
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Percentile interval of every figure that follows from sums over images.
-
-    Args:
-        figures: from sums `(..., K)` to figures `(...)`, whatever the leading axes.
-        per_image: arrays `(N, ...)` whose sums over images the figures follow from.
-        resamples: how many times to draw as many images.
-        level: share of the resamples inside the interval.
-        seed: of the draws.
-    """
-    if len(next(iter(per_image.values()))) == 0:
+    if images == 0:
         return {}
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    found = figures(resampled_sums(per_image, resamples, seed))
-    return {
-        name: Interval(*(float(end) for end in np.quantile(values[np.isfinite(values)], tails)))
-        if np.isfinite(values).any()
-        else Interval(np.nan, np.nan)
-        for name, values in found.items()
-    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    sums: np.ndarray | None = None
+    rows = _flat_rows(blocks, shapes)
+    for times in _draws(images, resamples, seed):
+        part = times @ np.array(list(islice(rows, times.shape[1])))
+        sums = part if sums is None else np.add(sums, part, out=sums)
+    assert sums is not None
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    found: dict[str, list[np.ndarray]] = {}
+    for start in range(0, resamples, ROWS):
+        parts = np.split(sums[start : start + ROWS].astype(np.float64), np.cumsum(sizes)[:-1], axis=1)
+        named = {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        for name, values in figures(named).items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def interval(values: np.ndarray, level: float = LEVEL) -> Interval:
+    """Percentile interval of a figure's values over resamples; those that are not defined are left out."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Interval(np.nan, np.nan)
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def p_value(differences: np.ndarray) -> float:
+    """Two-sided p-value of "no difference", from the differences over paired resamples: `(R,)` to (0, 1].
+
+    The level at which the percentile interval would just touch 0; Davison and Hinkley, "Bootstrap Methods and their
+    Application", 1997, with one added to counts so that it is never 0.
+    """
+    differences = differences[np.isfinite(differences)]
+    if not len(differences):
+        return 1.0
+    tail = 1 + min(int((differences <= 0).sum()), int((differences >= 0).sum()))
+    return min(1.0, 2 * tail / (len(differences) + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for having looked at several: Holm, "A Simple Sequentially Rejective Multiple Test Procedure",
+    Scandinavian Journal of Statistics 1979."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def _flat_rows(blocks: Iterable[Sums], shapes: dict[str, tuple[int, ...]]) -> Iterator[np.ndarray]:
+    """Every image as one float32 row of all its values, which is precise enough for intervals; fills in `shapes`."""
+    for block in blocks:
+        shapes.update({name: values.shape[1:] for name, values in block.items()})
+        yield from np.concatenate([values.reshape(len(values), -1) for values in block.values()], 1).astype(np.float32)
+
+
+def _draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each image is drawn, `(R, b)` float32, some images at a time.
+
+    First how many of a resample's draws fall into each block, then where in the block: together, uniform draws.
+    """
+    random = np.random.default_rng(seed)
+    sizes = np.full(-(-images // BLOCK), BLOCK)
+    sizes[-1] = images - BLOCK * (len(sizes) - 1)
+    draws = random.multinomial(images, sizes / images, size=resamples)
+    for size, drawn in zip(sizes, draws.T, strict=True):
+        resample = np.repeat(np.arange(resamples, dtype=np.int64) * size, drawn)
+        resample += random.integers(0, size, len(resample), dtype=np.uint16)
+        yield np.bincount(resample, minlength=resamples * size).reshape(resamples, size).astype(np.float32)

@@ -1,97 +1,307 @@
 """One pass over a split: everything that is measured on it, exactly, from one softmax over the logits."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from segmentation.calibration import Reliability, ece, mce
+from segmentation import calibration
+from segmentation.boundaries import boundary_band
+from segmentation.calibration import BINS, coarse
 from segmentation.confusion import Confusion, iou, mean_of_defined, ratios
+from segmentation.groups import Group, GroupReliability, group_figures, grouped
+from segmentation.image_table import ImageTable
 from segmentation.labels import Labels
 from segmentation.metrics import METRICS
-from segmentation.resampling import Interval, intervals
-from segmentation.softmax import pixel_predictions
+from segmentation.reliability import (
+    FINE_BINS,
+    Bins,
+    Reliability,
+    bin_of,
+    histogram_columns,
+    histograms,
+    numbered,
+)
+from segmentation.resampling import Interval, interval, resampled
+from segmentation.softmax import PixelPredictions, pixel_predictions
+
+BOUNDARY_WIDTH = 3
+"""Rows and columns on either side of a boundary that belong to its band."""
 
 
-def figures(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def figures(sums: Mapping[str, np.ndarray], draws: int = 1) -> dict[str, np.ndarray]:
     """Every metric of `segmentation.metrics.METRICS` from sums over images.
 
     Args:
-        sums: arrays `(..., K)` by the names of `Scores.per_image`, summed over whichever images.
+        sums: arrays `(..., K)` by the names of `Scores.sums`, summed over whichever images.
+        draws: how many times chance has had its way: 1 for a split, 2 for a resample of it.
 
     Returns:
         Arrays `(...)`; NaN where there is no non-void pixel.
     """
-    bins = sums["count"], sums["confidence_sum"], sums["correct"]
-    classes = sums["intersection"], sums["labelled"], sums["predicted"]
+    fine = sums["count"], sums["gap"]
+    bins = coarse(sums["count"]), coarse(sums["gap"])
+    one_vs_rest = sums["class_count"], sums["class_gap"]
+    image_ece = ratios(sums["image_ece"], sums["images"])
+    spread = np.maximum(ratios(sums["image_ece_squared"], sums["images"]) - image_ece**2, 0)
+    debiased_ece, debiased_rmsce = calibration.debiased(*bins, sums["moments"], draws)
+    reliability, resolution, uncertainty = calibration.brier_decomposition(*one_vs_rest, sums["class_positive"])
     values = {
         "loss": ratios(sums["negative_log_likelihood"], sums["pixels"]),
         "pixel_accuracy": ratios(sums["correct"].sum(-1), sums["pixels"]),
         "mean_class_accuracy": mean_of_defined(ratios(sums["intersection"], sums["labelled"])),
-        "mean_iou": mean_of_defined(iou(*classes)),
-        "ece": ece(*bins),
-        "mce": mce(*bins),
+        "mean_iou": mean_of_defined(iou(sums["intersection"], sums["labelled"], sums["predicted"])),
+        "ece": calibration.ece(*bins),
+        "confidence_gap": calibration.confidence_gap(*bins),
+        "debiased_ece": debiased_ece,
+        "adaptive_ece": calibration.adaptive_ece(*fine),
+        "classwise_ece": calibration.classwise_ece(*one_vs_rest),
+        "image_ece": image_ece,
+        "image_ece_spread": np.sqrt(spread * ratios(sums["images"], np.maximum(sums["images"] - 1, 1))),
+        "rmsce": calibration.rmsce(*bins),
+        "debiased_rmsce": debiased_rmsce,
+        "mce": calibration.mce(*bins),
         "brier": ratios(sums["brier"], sums["pixels"]),
+        "brier_reliability": reliability,
+        "brier_resolution": resolution,
+        "brier_uncertainty": uncertainty,
+        "aurc": calibration.area_under_risk_coverage(sums["count"], sums["correct"]),
     }
     assert values.keys() == METRICS.keys()
     return values
 
 
 class Scores:
-    """What has been measured on a split so far; images keep the order in which they came."""
+    """What has been measured on a split so far, image by image."""
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, boundary_width: int = BOUNDARY_WIDTH) -> None:
         self.labels = labels
+        self.boundary_width = boundary_width
         self.reliability = Reliability()
         self.confusion = Confusion(len(labels))
-        self._images: list[np.ndarray] = []
+        by_class = (len(labels),)
+        self._table = ImageTable(
+            {"pixels": ("u4", ()), "negative_log_likelihood": ("f8", ()), "brier": ("f8", ())}
+            | histogram_columns((), BINS, "boundary_")
+            | histogram_columns(by_class, BINS, "true_")
+            | histogram_columns(by_class, BINS, "predicted_")
+            | histogram_columns(by_class, BINS, "one_vs_rest_")
+        )
 
-    def update(self, logits: torch.Tensor, masks: torch.Tensor) -> None:
-        """Add a batch: logits `(B, C, H, W)`, masks `(B, H, W)` of class indices, 255 is void."""
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def tables(self) -> tuple[ImageTable, ...]:
+        """Where it is kept; each holds the same images."""
+        return self._table, self.reliability.table, self.confusion.table
+
+    def update(self, logits: torch.Tensor, masks: torch.Tensor, images: Sequence[int] | None = None) -> None:
+        """Add a batch.
+
+        Args:
+            logits: `(B, C, H, W)`, never probabilities.
+            masks: `(B, H, W)` class indices, 255 is void.
+            images: number of each image, by which one that comes again is left out; None counts all, see `ImageTable`.
+        """
         pixels = pixel_predictions(logits, masks)
-        self.reliability.add(pixels)
-        self.confusion.update(pixels.label, masks, pixels.valid)
-        sums = [pixels.valid, pixels.negative_log_likelihood, pixels.brier]
-        self._images.append(torch.stack([part.double().sum((1, 2)) for part in sums], 1).cpu().numpy())
+        count, classes = len(masks), len(self.labels)
+        fine = self.reliability.add_confidences(pixels.confidence, pixels.correct, pixels.valid, images)
+        self.confusion.update(pixels.label, masks, pixels.valid, images)
+
+        def by(group: torch.Tensor, groups: int, counts: torch.Tensor) -> Bins:
+            row = torch.where(counts, numbered(masks) * groups + group, count * groups)
+            bin_index = fine // (FINE_BINS // BINS)
+            found = histograms(row, bin_index, pixels.confidence, pixels.correct & counts, count * groups, BINS)
+            return found.each(count, groups)
+
+        near = boundary_band(masks, self.boundary_width) & pixels.valid
+        sums = (pixels.negative_log_likelihood, pixels.brier)
+        nll, brier = (part.sum((1, 2), dtype=torch.float64).cpu().numpy() for part in sums)
+        columns = {
+            "pixels": pixels.valid.sum((1, 2)).cpu().numpy(), "negative_log_likelihood": nll, "brier": brier,
+            **by(torch.zeros_like(fine), 1, near).each(count).named("boundary_"),
+            **by(masks.long(), classes, pixels.valid).named("true_"),
+            **by(pixels.label, classes, pixels.valid).named("predicted_"),
+            **_one_vs_rest(pixels, masks).named("one_vs_rest_"),
+        }  # fmt: skip
+        self._table.append(columns, images)
 
     def merge(self, other: "Scores") -> None:
-        """Append the images of another part of the split."""
+        """Add the images of another part of the split; an image that both have counts once."""
         self.reliability.merge(other.reliability)
         self.confusion.merge(other.confusion)
-        self._images += other._images
+        self._table.extend(other._table)
 
-    def per_image(self) -> dict[str, np.ndarray]:
-        """Everything that `figures` follows from, for each image.
-
-        `(N,)` float64: `pixels` that are not void, sums of `negative_log_likelihood` and `brier`.
-        `(N, 10)`, the reliability bins: `count`, `confidence_sum`, `correct`.
-        `(N, C)`, pixels by class: `intersection`, `labelled`, `predicted`.
-        """
-        table = np.concatenate([np.zeros((0, 3)), *self._images])
-        sums = dict(zip(("pixels", "negative_log_likelihood", "brier"), table.T, strict=True))
-        return sums | self.reliability.per_image() | self.confusion.per_image()
+    def blocks(self) -> Iterator[dict[str, np.ndarray]]:
+        """All that was measured, in the order of the images' numbers, some images at a time."""
+        for parts in zip(*(table.blocks() for table in self.tables), strict=True):
+            yield {name: values for part in parts for name, values in part.items()}
 
     def metrics(self) -> dict[str, float]:
         """Every metric of `segmentation.metrics.METRICS` by name; NaN where there is no non-void pixel."""
-        pooled = {name: values.sum(0) for name, values in self.per_image().items()}
-        return {name: float(value) for name, value in figures(pooled).items()}
+        return {name: float(value) for name, value in figures(self._pooled()).items()}
+
+    def resampled(self) -> dict[str, np.ndarray]:
+        """Every metric over 10,000 resamples of the images, and `noise_floor`: the ECE that chance alone gives.
+
+        Scores of the same images, in any other scoring, are resampled alike, so that two can be compared in pairs.
+        """
+        pooled = self._pooled()
+        split = coarse(pooled["count"]), coarse(pooled["gap"])
+
+        def of_resamples(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            chance = calibration.chance_ece(coarse(sums["count"]), coarse(sums["gap"]), *split)
+            return figures(sums, draws=2) | {"noise_floor": chance}
+
+        return resampled(of_resamples, map(_additive, self.blocks()), len(self))
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % interval of every metric over 10,000 resamples of the images."""
-        return intervals(figures, self.per_image())
+        """95 % interval over images of every metric, and of the ECE that chance alone gives, `noise_floor`."""
+        return {name: interval(values) for name, values in self.resampled().items()}
+
+    def ece_interval(self, resamples: int) -> Interval:
+        """95 % interval over images of the ECE alone, which is quicker."""
+        found = resampled(
+            lambda sums: {"ece": calibration.ece(sums["count"], sums["gap"])},
+            ({"count": count, "gap": gap} for count, gap in self._image_bins()),
+            len(self),
+            resamples,
+        )
+        return interval(found["ece"])
+
+    def accuracy_band(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the 95 % interval over images of each bin's accuracy, `(10,)` each; NaN for an empty bin."""
+        found = resampled(
+            lambda sums: {"accuracy": ratios(sums["correct"], sums["count"])},
+            ({name: coarse(block[name]) for name in ("correct", "count")} for block in self.reliability.table.blocks()),
+            len(self),
+        )
+        ends = [interval(values) for values in found["accuracy"].T] if found else []
+        return np.array([end.low for end in ends]), np.array([end.high for end in ends])
+
+    def image_ece(self) -> np.ndarray:
+        """`(N,)` ECE of each image by itself, in the order of the images' numbers; NaN for one that is all void."""
+        return np.concatenate([np.zeros(0), *(calibration.ece(*bins) for bins in self._image_bins())])
+
+    def groups(self) -> dict[Group, GroupReliability]:
+        """Reliability near boundaries and away from them, of foreground and background, and by class."""
+        found = resampled(lambda sums: group_figures(sums, self.labels), self.blocks(), len(self))
+        totals = self._table.totals | self.reliability.table.totals
+        return {
+            group: GroupReliability(bins, *(interval(found[name][:, place]) for name in ("ece", "confidence_gap")))
+            for place, (group, bins) in enumerate(grouped(totals, self.labels).items())
+        }
 
     def class_iou(self) -> dict[str, float]:
         """Intersection over union by class name, without the classes neither present nor predicted."""
         iou = self.confusion.iou()
         return {name: float(value) for name, value in zip(self.labels.names, iou, strict=True) if value == value}
 
-    def save_histograms(self, file: Path, names: Iterable[str]) -> None:
-        """Write what was measured on each image, under its name, as an `.npz` that loads without pickle."""
-        arrays = self.per_image() | self.reliability.histograms()
-        np.savez_compressed(file, allow_pickle=False, names=np.array(list(names), dtype=np.str_), **arrays)
+    def save(self, file: Path, about_images: Mapping[str, np.ndarray]) -> None:
+        """Write all that was measured on each image as an `.npz` that loads without pickle.
+
+        Args:
+            file: what to write.
+            about_images: further arrays `(N,)`, such as the images' names.
+        """
+        shapes = {name: values for block in islice(self.blocks(), 1) for name, values in block.items()}
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
+            for name, values in (dict(about_images) | {"image": self._table.images}).items():
+                with archive.open(f"{name}.npy", "w") as stream:
+                    np.lib.format.write_array(stream, np.asarray(values), allow_pickle=False)
+            for name, values in shapes.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False,
+                        "shape": (len(self), *values.shape[1:]),
+                    }  # fmt: skip
+                    np.lib.format.write_array_header_1_0(stream, header)
+                    for block in self.blocks():
+                        stream.write(np.ascontiguousarray(block[name]).tobytes())
+
+    def _image_bins(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Count and gap of each image's 10 bins, `(b, 10)` each, some images at a time."""
+        for block in self.reliability.table.blocks():
+            yield coarse(block["count"]), coarse(block["correct"] - block["confidence_sum"])
+
+    def _pooled(self) -> dict[str, np.ndarray]:
+        """Sum over all images of what `figures` adds up."""
+        sums: dict[str, np.ndarray] = {}
+        for block in map(_additive, self.blocks()):
+            sums = {name: values.sum(0) + sums.get(name, 0) for name, values in block.items()}
+        return sums or {name: values.sum(0) for name, values in _additive(self._nothing()).items()}
+
+    def _nothing(self) -> dict[str, np.ndarray]:
+        return {name: total[None][:0] for table in self.tables for name, total in table.totals.items()}
+
+
+def load_scores(file: Path, labels: Labels) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Read what `Scores.save` has written: the scores, and the arrays about images by name."""
+    scores = Scores(labels)
+    with np.load(file, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    images = arrays.pop("image").tolist()
+    for table in scores.tables:
+        table.append({name: arrays.pop(name) for name in table.totals}, images)
+    return scores, arrays
+
+
+def _additive(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `figures` adds up over images, `(b, ...)`, from what was measured on each."""
+    count, gap = block["count"].astype(np.int64), block["correct"] - block["confidence_sum"]
+    bins = coarse(count), coarse(gap)
+    image_ece = calibration.ece(*bins)
+    confusion = block["confusion"].astype(np.int64)
+    return {
+        "images": np.isfinite(image_ece).astype(np.int64),
+        "image_ece": np.nan_to_num(image_ece),
+        "image_ece_squared": np.nan_to_num(image_ece) ** 2,
+        "pixels": block["pixels"].astype(np.int64),
+        "negative_log_likelihood": block["negative_log_likelihood"],
+        "brier": block["brier"],
+        "count": count,
+        "gap": gap,
+        "correct": block["correct"].astype(np.int64),
+        "moments": calibration.moments(*bins),
+        "intersection": confusion.diagonal(axis1=1, axis2=2),
+        "labelled": confusion.sum(2),
+        "predicted": confusion.sum(1),
+        "class_count": block["one_vs_rest_count"].astype(np.int64),
+        "class_gap": block["one_vs_rest_correct"] - block["one_vs_rest_confidence_sum"],
+        "class_positive": block["one_vs_rest_correct"].astype(np.int64),
+    }
+
+
+def _one_vs_rest(pixels: PixelPredictions, masks: torch.Tensor) -> Bins:
+    """The probability of every class against whether a pixel is of that class, `(B, C, 10)` each.
+
+    Most probabilities lie in the first bin, which therefore gets all that is in no other.
+    """
+    images, classes = pixels.probabilities.shape[:2]
+    valid = pixels.valid[:, None]
+    kept = (pixels.probabilities > 1 / BINS) & valid
+    image, label, *place = kept.nonzero(as_tuple=True)
+    values = pixels.probabilities[kept]
+    is_of_class = masks[image, *place] == label
+    found = histograms(image * classes + label, bin_of(values, BINS), values, is_of_class, images * classes, BINS)
+    by_class = found.each(images, classes)
+    count, confidence_sum, positive = by_class.count, by_class.confidence_sum, by_class.correct
+    labelled = torch.bincount(
+        torch.where(pixels.valid, numbered(masks) * classes + masks, images * classes).flatten(),
+        minlength=images * classes + 1,
+    )[:-1]
+    confidence_sums = (pixels.probabilities * valid).sum((2, 3), dtype=torch.float64).cpu().numpy()
+    count[..., 0] += pixels.valid.sum((1, 2)).cpu().numpy()[:, None] - count.sum(-1)
+    confidence_sum[..., 0] += np.maximum(confidence_sums - confidence_sum.sum(-1), 0)
+    positive[..., 0] += labelled.reshape(images, classes).cpu().numpy() - positive.sum(-1)
+    return Bins(count, confidence_sum, positive)
 
 
 @contextmanager
@@ -109,12 +319,29 @@ def score(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     labels: Labels,
     autocast: AbstractContextManager[object] | None = None,
+    boundary_width: int = BOUNDARY_WIDTH,
 ) -> Scores:
-    """Score a network, in evaluation mode, on batches of images `(B, 3, H, W)` uint8 and masks `(B, H, W)`."""
-    scores = Scores(labels)
+    """Score a network, in evaluation mode.
+
+    Args:
+        network: from images to logits `(B, C, h, w)`.
+        batches: images `(B, 3, h, w)` uint8 and masks `(B, H, W)`; where their sizes differ, the logits are resized to
+            the masks' size, bilinearly.
+        labels: the classes.
+        autocast: precision of the forward pass; None is that of the weights.
+        boundary_width: pixels on either side of a boundary that are told apart, at the masks' size.
+    """
+    scores = Scores(labels, boundary_width)
     with evaluating(network):
         for images, masks in batches:
             with autocast or nullcontext():
                 logits = network(images)
-            scores.update(logits, masks)
+            scores.update(at_size_of(masks, logits), masks)
     return scores
+
+
+def at_size_of(masks: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Logits `(B, C, h, w)` resized to the size of masks `(B, H, W)`, as torchvision's networks resize their own."""
+    if logits.shape[2:] == masks.shape[1:]:
+        return logits
+    return F.interpolate(logits.float(), masks.shape[1:], mode="bilinear", align_corners=False)

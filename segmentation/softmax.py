@@ -8,7 +8,7 @@ from segmentation.labels import VOID
 
 
 class PixelPredictions(NamedTuple):
-    """What a network says about each pixel, beside the truth; all tensors `(B, H, W)`."""
+    """What a network says about each pixel, beside the truth; tensors `(B, H, W)` where nothing else is said."""
 
     label: torch.Tensor
     """Most probable class, int64; the lowest index of equals."""
@@ -22,6 +22,8 @@ class PixelPredictions(NamedTuple):
     """Whether the pixel has a true class, bool."""
     correct: torch.Tensor
     """Whether `label` is the true class, bool; False at void pixels."""
+    probabilities: torch.Tensor
+    """Of every class, `(B, C, H, W)`."""
 
 
 def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredictions:
@@ -43,14 +45,19 @@ def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredic
     shifted = logits - highest[:, None]
     index = torch.where(valid, labels, 0)[:, None]
     true_logit = shifted.gather(1, index)[:, 0]
-    exponentials = shifted.exp_()
-    true_exponential = exponentials.gather(1, index)[:, 0]
-    total = exponentials.sum(1)
-    squares = exponentials.square_().sum(1)
+    probabilities = shifted.exp_()
+    total = probabilities.sum(1)
     nll = total.log() - true_logit
-    brier = squares / total.square() - 2 * true_exponential / total + 1
+    probabilities /= total[:, None]
+    brier = probabilities.square().sum(1) - 2 * probabilities.gather(1, index)[:, 0] + 1
     return PixelPredictions(
-        label, 1 / total, torch.where(valid, nll, 0), torch.where(valid, brier, 0), valid, (label == labels) & valid
+        label,
+        1 / total,
+        torch.where(valid, nll, 0),
+        torch.where(valid, brier, 0),
+        valid,
+        (label == labels) & valid,
+        probabilities,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from segmentation import optimizers
-from segmentation.batches import gather, in_order, index_batches
+from segmentation.batches import in_order, index_batches
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig
 from segmentation.datasets import Split
@@ -21,8 +21,12 @@ from segmentation.losses import cross_entropy_sum
 from segmentation.metrics import is_better
 from segmentation.models import Segmenter
 from segmentation.progress import progress
+from segmentation.resampling import Interval
 from segmentation.scoring import Scores, score
 from segmentation.transforms import Augmentation
+
+
+RESAMPLES_OF_AN_EPOCH = 1000
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Epoch:
     """Measured on the validation split after the pass."""
     val_metrics: dict[str, float]
     """`val.metrics()`, worked out once."""
+    val_ece: Interval
+    """95 % interval over images of the ECE on the validation split."""
     learning_rate: float
     """Of the last step."""
     seconds: float
@@ -64,6 +70,8 @@ class Epoch:
             "train/loss": self.train_loss,
             "train/pixel_accuracy": self.train_pixel_accuracy,
             **{f"val/{name}": value for name, value in self.val_metrics.items()},
+            "val/ece_low": self.val_ece.low,
+            "val/ece_high": self.val_ece.high,
             **{f"val/iou/{name}": value for name, value in self.val.class_iou().items()},
             "learning_rate": self.learning_rate,
             "epoch_seconds": self.seconds,
@@ -93,7 +101,8 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
         started = time.perf_counter()
         train_loss, train_accuracy, rate = _one_pass(network, optimizer, scaler, data.train, config, number, context)
         trained = time.perf_counter()
-        val = score(network, in_order(data.val, config.batch_size, device), data.val.labels, context)
+        val_batches = in_order(data.val, config.batch_size, device)
+        val = score(network, val_batches, data.val.labels, context, config.boundary_width)
         metrics = val.metrics()
         if not math.isfinite(metrics["loss"]):
             raise DivergedError(
@@ -124,6 +133,7 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
             train_accuracy,
             val,
             metrics,
+            val.ece_interval(RESAMPLES_OF_AN_EPOCH),
             rate,
             finished - started,
             images_per_second,
@@ -162,7 +172,7 @@ def _one_pass(
     loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
     with progress(f"epoch {number}/{config.epochs}", len(split)) as bar:
         for step, indices in enumerate(batches):
-            images, masks = augment(*gather(split, indices), random)
+            images, masks = augment(*split.gather(indices), random)
             rate = optimizers.learning_rate(config, (number - 1) * len(batches) + step, len(batches))
             optimizers.set_learning_rate(optimizer, rate)
             try:

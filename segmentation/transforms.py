@@ -24,8 +24,8 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
         The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
     """
     mask_image = Image.fromarray(mask)
+    image = resize_image(image, config)
     if config.resize is not None:
-        image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
         mask_image = F.resize(mask_image, [config.resize], InterpolationMode.NEAREST)
     if config.crop is not None:
         if min(image.size) < config.crop:
@@ -35,6 +35,14 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
             )
         image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
     return np.asarray(image), np.asarray(mask_image)
+
+
+def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
+    """Resize the shorter side to `config.resize`."""
+    if config.resize is None:
+        return image
+    resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
+    return resized
 
 
 class Augmentation:

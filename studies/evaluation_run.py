@@ -4,12 +4,12 @@ from dataclasses import replace
 
 from segmentation.batches import in_order
 from segmentation.config import EvaluateConfig
-from segmentation.datasets import load_split
+from segmentation.datasets import Originals, Split, load_split, open_split
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
 from segmentation.scoring import score
 from studies import model_store, tracking
-from studies.split_report import log_scores
+from studies.split_report import log_scores, protocol
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
@@ -40,10 +40,15 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         tags = {"model": stored.config.model, "dataset": data.dataset, "dataset_fingerprint": split.fingerprint}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         network = stored.network().to(device)
-        scores = score(network, in_order(split, config.batch_size, device), split.labels)
+        scored: Split | Originals = split
+        if config.score_at == "original":
+            scored = Originals(split, open_split(data, config.split), data)
+        batches = in_order(scored, 1 if config.score_at == "original" else config.batch_size, device)
+        scores = score(network, batches, split.labels, boundary_width=config.boundary_width)
         metrics = {f"{split.name}/{key}": value for key, value in scores.metrics().items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics)
-        log_scores(network, split, scores, device, config.examples, f"{stored.config.model}, epoch {stored.epoch}")
+        rules = protocol(data, scored, scores, "float32")
+        log_scores(network, scored, scores, rules, device, config.examples, stored.described())
     print(tracking.where_to_look(run_id))
     return metrics

@@ -25,6 +25,10 @@ class Stored(NamedTuple):
     run_id: str | None
     """The MLflow run that trained it, if it is known."""
 
+    def described(self) -> str:
+        """Which state of which network, for titles."""
+        return f"{self.config.model}, epoch {self.epoch}"
+
     def network(self) -> Segmenter:
         """The network itself, on the CPU, in evaluation mode."""
         network = models.build(self.config, len(self.labels))

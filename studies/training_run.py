@@ -8,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from segmentation import batches, checkpoints, models, plots
+from segmentation import checkpoints, models, plots
 from segmentation.config import TrainConfig
 from segmentation.datasets import Split, load_split
-from segmentation.devices import resolve_device
+from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.scoring import Scores
 from segmentation.training import Data, Epoch, train
 from studies import model_store, tracking
-from studies.split_report import example_figures, log_scores
+from studies.split_report import example_figures, log_scores, protocol
 
 
 class TrainingResult(NamedTuple):
@@ -106,7 +106,8 @@ def _train_and_record(
     which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
-    log_scores(network, data.val, kept, device, config.examples, which)
+    rules = protocol(config, data.val, kept, str(resolve_precision(config.precision, device)).removeprefix("torch."))
+    log_scores(network, data.val, kept, rules, device, config.examples, which)
     model_uri = _log_model(network, data, config, kept_epoch)
     tracking.log_tags({"model_epoch": str(kept_epoch)})
     if model_uri:
@@ -130,12 +131,14 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
         ("ece", "Expected calibration error", "ECE, 10 bins", ("val/ece",)),
     ):
         series = {metric.partition("/")[0]: [epoch[metric] for epoch in history] for metric in metrics}
-        tracking.log_figure(plots.curves(title, ylabel, series, best_epoch), f"curves/{name}.png")
+        ends = tuple([epoch[f"val/ece_{end}"] for epoch in history] for end in ("low", "high"))
+        bands = {"val": (ends[0], ends[1])} if name == "ece" else None
+        tracking.log_figure(plots.curves(title, ylabel, series, best_epoch, bands), f"curves/{name}.png")
 
 
 def _log_model(network: Segmenter, data: Data, config: TrainConfig, epoch: int) -> str | None:
     network.cpu().to(memory_format=torch.contiguous_format).eval()
-    example, _ = batches.gather(data.val, np.arange(len(data.val))[:2] if len(data.val) > 1 else np.array([0, 0]))
+    example, _ = data.val.gather(np.arange(len(data.val))[:2] if len(data.val) > 1 else np.array([0, 0]))
     metadata = {
         "config": asdict(config),
         "class_names": list(data.train.labels.names),

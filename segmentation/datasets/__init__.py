@@ -6,6 +6,8 @@ from segmentation.config import DataConfig
 from segmentation.datasets.cache import Split, load
 from segmentation.datasets.camvid import open_camvid
 from segmentation.datasets.folder import open_folder
+from segmentation.datasets.holdout import HELD_OUT, held_out
+from segmentation.datasets.originals import Originals
 from segmentation.datasets.shapes import open_shapes
 from segmentation.datasets.source import Source
 from segmentation.datasets.voc import open_voc
@@ -19,16 +21,32 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "folder": open_folder,
 }
 
-__all__ = ["DATASETS", "Split", "load_split"]
+__all__ = ["DATASETS", "HELD_OUT", "Originals", "Split", "load_split", "open_split"]
 
 
 def load_split(config: DataConfig, split: str) -> Split:
     """Open one split of `config.dataset`, check it, and prepare it or find it prepared.
 
+    With `config.calibration_fraction`, the training split comes without the images that are held out, and the split
+    `held_out` is these.
+
     Raises:
         InputError: what is wrong with the data, in which file.
     """
+    return load(open_split(config, split), config, split)
+
+
+def open_split(config: DataConfig, split: str) -> Source:
+    """The pictures of one split as they were found, see `load_split`."""
     one_of("dataset", config.dataset, DATASETS)
     if config.download and not config.dataset.startswith("voc"):
         raise InputError(f"download=True: only voc2007 and voc2012 can be fetched, not dataset={config.dataset}")
-    return load(DATASETS[config.dataset](config, split), config, split)
+    if split == HELD_OUT and not config.calibration_fraction:
+        raise InputError(
+            f"split={HELD_OUT}: no training images were held out; train with calibration_fraction=0.15, say, or name "
+            f"another split"
+        )
+    found = DATASETS[config.dataset](config, config.train_split if split == HELD_OUT else split)
+    if config.calibration_fraction and split in (HELD_OUT, config.train_split):
+        return held_out(found, config.calibration_fraction, split == HELD_OUT)
+    return found

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from segmentation.config import DataConfig
+from segmentation.datasets.holdout import HELD_OUT
 from segmentation.datasets.source import Source
 from segmentation.errors import InputError
 from segmentation.labels import VOID, Labels
 from segmentation.progress import progress
 from segmentation.transforms import prepare
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 64 * 2**20
 """Bytes that are checked at a time."""
 
@@ -45,16 +47,32 @@ class Split:
     """`(N, H, W)` uint8 class indices, void 255."""
     fingerprint: str
     """Hash of the contents of the source files, in hexadecimal; the same on every machine."""
+    digests: tuple[str, ...]
+    """The same for each image."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
+        return torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2), torch.from_numpy(self.masks[indices])
 
 
 def load(source: Source, config: DataConfig, split: str) -> Split:
     """Map the cached split into memory, building it first where it is missing, stale or damaged."""
     if not source.names:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
-    recipe = (FORMAT, config.dataset, source.location, split, config.resize, config.crop, config.interpolation)
+    held_out = config.calibration_fraction if split in (config.train_split, HELD_OUT) else 0.0
+    recipe = (
+        FORMAT,
+        config.dataset,
+        source.location,
+        split,
+        held_out,
+        config.resize,
+        config.crop,
+        config.interpolation,
+    )
     place = _root(config) / _key(repr(recipe))
     folder = place / _key(source.identity())
     about = _checked(folder)
@@ -70,8 +88,9 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     if masks.min() == VOID:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
-        config.dataset, split, source.location, source.labels, tuple(source.names), images, masks, about["fingerprint"]
-    )
+        config.dataset, split, source.location, source.labels, tuple(source.names), images, masks,
+        about["fingerprint"], tuple(about["digests"]),
+    )  # fmt: skip
 
 
 def _root(config: DataConfig) -> Path:
@@ -112,6 +131,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     fingerprint = hashlib.sha256(repr(source.labels.names).encode())
     checksums = {"images": 0, "masks": 0}
     sizes: tuple[int, ...] = ()
+    digests = []
     with (
         (folder / "images.npy").open("wb") as images_file,
         (folder / "masks.npy").open("wb") as masks_file,
@@ -133,10 +153,14 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
                 file.write(content)
             bar.update(1)
             fingerprint.update(source.names[index].encode() + b"\0" + digest)
+            digests.append(digest.hex())
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
-    about = {"format": FORMAT, "count": count, "checksums": checksums, "fingerprint": fingerprint.hexdigest()}
+    about = {
+        "format": FORMAT, "count": count, "checksums": checksums, "fingerprint": fingerprint.hexdigest(),
+        "digests": digests,
+    }  # fmt: skip
     (folder / "about.json").write_text(json.dumps(about))
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation.batches import gather, in_order, index_batches
+from segmentation.batches import in_order, index_batches
 from segmentation.config import DataConfig
 from segmentation.datasets import load_split
 
@@ -19,7 +19,7 @@ def test_each_image_is_in_one_batch_and_none_is_left_alone(images: int, size: in
 
 def test_a_batch_holds_the_pictures_asked_for_in_the_layout_for_convolutions() -> None:
     split = load_split(DataConfig(dataset="shapes", resize=32, crop=32), "val")
-    images, masks = gather(split, np.array([5, 2]))
+    images, masks = split.gather(np.array([5, 2]))
     assert images.shape == (2, 3, 32, 32)
     assert images.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(images[0].permute(1, 2, 0).numpy(), split.images[5])

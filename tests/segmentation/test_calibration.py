@@ -1,195 +1,190 @@
-"""ECE and its histograms against hand calculations, a brute-force loop and torchmetrics."""
+"""Every calibration figure against a hand calculation, raw pixels in place of histograms, or another library."""
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
-from torchmetrics.functional.classification import multiclass_calibration_error
+from scipy import stats
+from sklearn.metrics import brier_score_loss
 
-from segmentation.calibration import FINE_BINS, Reliability
+from segmentation import calibration
+from segmentation.calibration import coarse
 
-
-def batch(seed: int = 0, images: int = 6, classes: int = 5, side: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    logits = 2.5 * torch.randn(images, classes, side, side, generator=random)
-    labels = torch.randint(0, classes, (images, side, side), generator=random)
-    easy = torch.rand(labels.shape, generator=random) < 0.5
-    labels = torch.where(easy, logits.argmax(1), labels)
-    labels[torch.rand(labels.shape, generator=random) < 0.1] = 255
-    return logits, labels
+FINE = 600
 
 
-def brute_force_ece(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
-    """The definition, a pixel at a time, with float32 edges."""
-    edges = [np.float32(k / bins) for k in range(bins + 1)]
-    table = [[0, 0.0, 0] for _ in range(bins)]
-    probabilities = logits.float().softmax(1)
-    for image, row, column in np.argwhere(labels.numpy() != 255):
-        p = probabilities[image, :, row, column].numpy()
-        confidence = p.max()
-        place = next(k for k in range(bins) if confidence <= edges[k + 1] or k == bins - 1)
-        table[place][0] += 1
-        table[place][1] += float(confidence)
-        table[place][2] += int(p.argmax() == labels[image, row, column].item())
-    pixels = sum(count for count, _, _ in table)
-    return sum(abs(right - total) for _, total, right in table) / pixels
+def pixels(seed: int = 0, count: int = 50_000, sharpness: float = 1.3) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences over all of (0, 1], and whether each is right: over-confident at the top."""
+    random = np.random.default_rng(seed)
+    confidence = random.beta(5, 2, count)
+    return confidence, random.random(count) < confidence**sharpness
 
 
-def reliability_of(logits: torch.Tensor, labels: torch.Tensor, sizes: tuple[int, ...] = (6,)) -> Reliability:
-    reliability = Reliability()
-    for part, truth in zip(logits.split(sizes), labels.split(sizes), strict=True):
-        reliability.update(part, truth)
-    return reliability
+def histogram(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count, gap and correct of bins `(a, b]`, by numpy alone."""
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count, right = np.bincount(place, minlength=bins), np.bincount(place, correct, bins)
+    return count, right - np.bincount(place, confidence, bins), right
 
 
-def of_confidences(confidences: list[float], correct: list[bool], dtype: torch.dtype = torch.float32) -> Reliability:
-    reliability = Reliability()
-    values = torch.tensor([confidences], dtype=dtype)
-    reliability.add_confidences(values, torch.tensor([correct]), torch.ones_like(values, dtype=torch.bool))
-    return reliability
+def test_figures_by_hand() -> None:
+    # two bins: 4 pixels with 3 right at confidence 0.5 (gap +1), 6 pixels with 3 right at 0.9 (gap -2.4)
+    count, gap = np.array([4, 6]), np.array([3 - 2.0, 3 - 5.4])
+    assert calibration.ece(count, gap) == pytest.approx(3.4 / 10)
+    assert calibration.mce(count, gap) == pytest.approx(0.4)
+    assert calibration.rmsce(count, gap) == pytest.approx(math.sqrt((4 * 0.25**2 + 6 * 0.4**2) / 10))
+    assert calibration.confidence_gap(count, gap) == pytest.approx(-1.4 / 10)
 
 
-@pytest.mark.parametrize("bins", [1, 10, 12, 15, 20, 25, 30])
-def test_ece_equals_the_definition_pixel_by_pixel(bins: int) -> None:
-    logits, labels = batch()
-    assert reliability_of(logits, labels).ece(bins) == pytest.approx(brute_force_ece(logits, labels, bins), abs=1e-7)
+def test_leading_axes_are_figures_of_their_own() -> None:
+    random = np.random.default_rng(0)
+    count = random.integers(0, 20, (3, 4, 60))
+    correct = random.binomial(count, 0.6)
+    gap = correct - count * np.linspace(0, 1, 60)
+    for figure, arguments in (
+        (calibration.ece, (count, gap)), (calibration.mce, (count, gap)), (calibration.rmsce, (count, gap)),
+        (calibration.confidence_gap, (count, gap)), (calibration.adaptive_ece, (count, gap)),
+        (calibration.area_under_risk_coverage, (count, correct)),
+    ):  # fmt: skip
+        found = figure(*arguments)
+        assert found.shape == (3, 4)
+        assert found[1, 2] == pytest.approx(figure(*(array[1, 2] for array in arguments)))
 
 
-@pytest.mark.parametrize("bins", [10, 15])
-@pytest.mark.parametrize("seed", range(3))
-def test_ece_and_mce_equal_torchmetrics_away_from_the_edges(bins: int, seed: int) -> None:
-    logits, labels = batch(seed)
-    reliability = reliability_of(logits, labels)
-    for norm, ours in (("l1", reliability.ece(bins)), ("max", reliability.mce(bins))):
-        theirs = multiclass_calibration_error(logits.softmax(1), labels, 5, bins, norm, ignore_index=255)
-        assert ours == pytest.approx(theirs.item(), abs=1e-6)
+def test_nothing_measured_is_no_number() -> None:
+    none = np.zeros(FINE)
+    for value in (
+        calibration.ece(none, none), calibration.mce(none, none), calibration.rmsce(none, none),
+        calibration.confidence_gap(none, none), calibration.adaptive_ece(none, none),
+        calibration.area_under_risk_coverage(none, none), *calibration.debiased(none, none, np.zeros((FINE, 4))),
+    ):  # fmt: skip
+        assert math.isnan(value)
 
 
-def test_ece_by_hand() -> None:
-    # bin (0.5, 0.6]: 0.55 right, 0.58 wrong; bin (0.9, 1]: 0.95 and 1.0, both right
-    reliability = of_confidences([0.55, 0.58, 0.95, 1.0], [True, False, True, True])
-    expected = (abs(1 - 1.13) + abs(2 - 1.95)) / 4
-    assert reliability.ece() == pytest.approx(expected, abs=1e-7)
-    assert reliability.mce() == pytest.approx(0.13 / 2, abs=1e-7)
-    bins = reliability.bins()
-    assert bins.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 2]
-    assert bins.accuracy[[5, 9]].tolist() == [0.5, 1.0]
-    assert bins.signed_gap() == pytest.approx((3 - 3.08) / 4, abs=1e-7)
-    assert math.isnan(bins.accuracy[0])
-    assert bins.share.sum() == pytest.approx(1)
+@pytest.mark.parametrize("bins", [1, 7, 10, 15])
+def test_adaptive_ece_equals_sorting_all_pixels_into_bins_of_equal_size(bins: int) -> None:
+    confidence, correct = pixels(count=42_000)
+    order = np.argsort(confidence)
+    parts = np.split((correct - confidence)[order], bins) if 42_000 % bins == 0 else np.array_split(
+        (correct - confidence)[order], bins)  # fmt: skip
+    expected = sum(abs(part.sum()) for part in parts) / len(confidence)
+    count, gap, _ = histogram(confidence, correct, FINE)
+    assert calibration.adaptive_ece(count, gap, bins) == pytest.approx(expected, abs=2e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("k", range(11))
-def test_an_edge_belongs_to_the_bin_below_it_and_its_neighbours_to_their_own(k: int, dtype: torch.dtype) -> None:
-    edge = torch.tensor(k / 10, dtype=dtype)
-    below = torch.nextafter(edge, torch.tensor(0.0, dtype=dtype)) if k else edge
-    above = torch.nextafter(edge, torch.tensor(1.0, dtype=dtype)) if k < 10 else edge
-    places = [int(of_confidences([v.item()], [True], dtype).bins().count.argmax()) for v in (below, edge, above)]
-    assert places == [max(k - 1, 0), max(k - 1, 0), min(k, 9)]
+def test_adaptive_ece_shares_out_a_bin_that_holds_more_than_its_part() -> None:
+    # 8 pixels of one fine bin with gap -1.6 fill the upper two of two bins of 5: 5 of them, and 3 with the rest
+    count, gap = np.zeros(FINE), np.zeros(FINE)
+    count[[300, 599]], gap[[300, 599]] = [2, 8], [0.5, -1.6]
+    assert calibration.adaptive_ece(count, gap, 2) == pytest.approx((abs(0.5 - 0.6) + 1.0) / 10)
 
 
-@pytest.mark.parametrize("bins", [10, 12, 15, 20, 24, 25, 30, 600])
-def test_fine_bins_add_up_exactly_to_coarse_ones(bins: int) -> None:
-    values = torch.rand(20_000, generator=torch.Generator().manual_seed(1))
-    counts = of_confidences(values.tolist(), [True] * len(values)).bins(bins).count
-    edges = [np.float32(float(Fraction(k, bins))) for k in range(bins + 1)]
-    expected = [int(((values.numpy() > edges[k]) & (values.numpy() <= edges[k + 1])).sum()) for k in range(bins)]
-    expected[0] += int((values == 0).sum())
-    assert counts.tolist() == expected
+def test_area_under_risk_coverage_equals_sorting_all_pixels() -> None:
+    confidence, correct = pixels()
+    wrong = ~correct[np.argsort(-confidence)]
+    expected = np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1))
+    count, _, right = histogram(confidence, correct, FINE)
+    assert calibration.area_under_risk_coverage(count, right) == pytest.approx(expected, abs=1e-4)
 
 
-def test_confidence_one_from_logits_is_in_the_last_bin_and_not_lost() -> None:
-    logits = torch.zeros(1, 21, 2, 2)
-    logits[:, 4] = 60.0
-    labels = torch.tensor([[[4, 4], [4, 0]]])
-    reliability = reliability_of(logits, labels, (1,))
-    assert reliability.bins().count.tolist() == [0] * 9 + [4]
-    assert reliability.ece() == 0.25
+def test_area_under_risk_coverage_by_hand() -> None:
+    # 4 pixels right at the top, then 4 wrong: the risk at coverage t > 1/2 is 1 - 1/(2 t)
+    count, right = np.array([0, 4, 0, 4]), np.array([0, 0, 0, 4])
+    assert calibration.area_under_risk_coverage(count, right) == pytest.approx(0.5 - 0.5 * math.log(2))
+    assert calibration.area_under_risk_coverage(np.array([8]), np.array([6])) == pytest.approx(0.25)
 
 
-def test_void_pixels_count_nowhere() -> None:
-    logits, labels = batch()
-    changed = torch.where((labels == 255)[:, None], 10 * torch.randn_like(logits), logits)
-    assert reliability_of(changed, labels).ece() == reliability_of(logits, labels).ece()
-    assert reliability_of(logits, labels).bins().count.sum() == (labels != 255).sum()
+def test_risk_coverage_curve_by_hand() -> None:
+    coverage, risk = calibration.risk_coverage(np.array([2, 0, 4, 2, 0]), np.array([0, 0, 3, 2, 0]))
+    np.testing.assert_allclose(coverage, [0, 0.25, 0.75, 0.75, 1])
+    np.testing.assert_allclose(risk, [np.nan, 0, 1 / 6, 1 / 6, 3 / 8])
 
 
-def test_an_all_void_batch_adds_an_empty_image_and_alone_has_no_ece() -> None:
-    logits, labels = batch()
-    void = Reliability()
-    void.update(logits, torch.full_like(labels, 255))
-    assert len(void) == 6
-    assert math.isnan(void.ece())
-    assert math.isnan(void.mce())
-    both = reliability_of(logits, labels)
-    expected = both.ece()
-    both.merge(void)
-    assert both.ece() == expected
+def test_brier_decomposition_adds_up_when_probabilities_are_constant_inside_bins() -> None:
+    random = np.random.default_rng(0)
+    levels = np.array([0.05, 0.35, 0.65, 0.95])
+    probability = levels[random.integers(0, 4, 4000)]
+    positive = random.random(4000) < 0.8 * probability + 0.05
+    both = [histogram(p, y, 10) for p, y in ((probability, positive), (1 - probability, ~positive))]
+    count, gap, right = (np.stack(part) for part in zip(*both, strict=True))
+    reliability, resolution, uncertainty = calibration.brier_decomposition(count, gap, right)
+    expected = 2 * brier_score_loss(positive, probability)
+    assert reliability - resolution + uncertainty == pytest.approx(expected, abs=1e-12)
+    base = positive.mean()
+    assert uncertainty == pytest.approx(2 * base * (1 - base))
+    by_hand = sum(
+        (probability == level).mean() * ((positive[probability == level].mean() - level) ** 2) for level in levels
+    )
+    assert reliability == pytest.approx(2 * by_hand)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1, 1), (2, 4), (5, 1), (3, 3)])
-def test_any_split_into_batches_gives_the_same_histograms(sizes: tuple[int, ...]) -> None:
-    logits, labels = batch()
-    whole, parts = reliability_of(logits, labels).histograms(), reliability_of(logits, labels, sizes).histograms()
-    for name in whole:
-        np.testing.assert_array_equal(whole[name], parts[name])
+def test_classwise_ece_is_the_mean_over_classes_that_have_pixels() -> None:
+    count = np.array([[4, 6], [10, 0], [0, 0]])
+    gap = np.array([[1.0, -2.4], [0.5, 0], [0, 0]])
+    assert calibration.classwise_ece(count, gap) == pytest.approx((0.34 + 0.05) / 2)
 
 
-def test_merging_parts_equals_one_pass_and_images_keep_their_order() -> None:
-    logits, labels = batch()
-    first, second = reliability_of(logits[:2], labels[:2], (2,)), reliability_of(logits[2:], labels[2:], (4,))
-    first.merge(second)
-    whole = reliability_of(logits, labels)
-    assert first.ece() == whole.ece()
-    np.testing.assert_array_equal(first.histograms()["count"], whole.histograms()["count"])
+def test_debiasing_is_kumar_s_for_images_of_one_pixel_and_one_confidence_a_bin() -> None:
+    """Their estimator of the squared error: subtract accuracy (1 - accuracy) / (n - 1) in each bin."""
+    random = np.random.default_rng(3)
+    levels = np.array([0.25, 0.75, 0.95])
+    place = random.integers(0, 3, 300)
+    correct = random.random(300) < levels[place]
+    count = np.zeros((300, 10))
+    bins = np.ceil(levels * 10).astype(int) - 1
+    count[np.arange(300), bins[place]] = 1
+    gap = count * (correct - levels[place])[:, None]
+    _, rmsce = calibration.debiased(count.sum(0), gap.sum(0), calibration.moments(count, gap).sum(0))
+    expected = 0.0
+    for level, index in zip(levels, range(3), strict=True):
+        right = correct[place == index]
+        accuracy, n = right.mean(), len(right)
+        expected += n / 300 * ((accuracy - level) ** 2 - accuracy * (1 - accuracy) / (n - 1))
+    assert rmsce == pytest.approx(math.sqrt(max(expected, 0)), abs=1e-12)
 
 
-def test_order_of_images_and_pixels_does_not_change_the_ece() -> None:
-    logits, labels = batch()
-    expected = reliability_of(logits, labels).ece()
-    assert reliability_of(logits.flip(0), labels.flip(0)).ece() == pytest.approx(expected, abs=1e-12)
-    # torch's vectorised exp may round a pixel differently by its place in memory, by one float32 unit
-    assert reliability_of(logits.flip(2, 3), labels.flip(1, 2)).ece() == pytest.approx(expected, abs=1e-7)
+def many_splits(miscalibration: float, splits: int = 400, images: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Count and gap `(splits, images, 10)` of images whose pixels share a mood: right or wrong together."""
+    random = np.random.default_rng(0)
+    count = random.integers(50, 200, (splits, images, 10)).astype(float)
+    mood = random.normal(0, 0.15, (splits, images, 1))
+    return count, count * (miscalibration + mood)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_give_the_ece_of_the_same_values_in_float32(dtype: torch.dtype) -> None:
-    logits, labels = batch()
-    half = logits.to(dtype)
-    assert reliability_of(half, labels).ece() == reliability_of(half.float(), labels).ece()
-    assert reliability_of(half, labels).ece() == pytest.approx(brute_force_ece(half, labels, 10), abs=1e-6)
+@pytest.mark.parametrize("miscalibration", [0.0, 0.01])
+def test_debiasing_takes_away_what_chance_adds(miscalibration: float) -> None:
+    count, gap = many_splits(miscalibration)
+    pooled = count.sum(1), gap.sum(1)
+    ece, rmsce = calibration.debiased(*pooled, calibration.moments(count, gap).sum(1))
+    for plain, debiased in ((calibration.ece(*pooled), ece), (calibration.rmsce(*pooled), rmsce)):
+        assert abs(debiased.mean() - miscalibration) < 0.75 * abs(plain.mean() - miscalibration)
 
 
-def test_more_pixels_than_float32_can_count() -> None:
-    """24 million pixels of one confidence, 3/4 of them right: a float32 sum would stop at 2**24."""
-    side, images = 1000, 24
-    logits = torch.zeros(1, 2, side, side)
-    logits[:, 0] = math.log(4)  # confidence 0.8
-    labels = torch.zeros(1, side, side, dtype=torch.uint8)
-    labels[:, : side // 4] = 1
-    reliability = Reliability()
-    for _ in range(images):
-        reliability.update(logits, labels)
-    bins = reliability.bins()
-    assert images * side * side > 2**24
-    assert bins.count.sum() == images * side * side
-    assert bins.correct.sum() == images * side * side * 3 // 4
-    assert bins.ece() == pytest.approx(0.05, abs=1e-6)
+def test_the_debiased_square_is_right_on_average() -> None:
+    """Where it need not be cut off at 0: plain squares are too large by the variance, debiased ones are not."""
+    count, gap = many_splits(0.1)
+    pooled = count.sum(1), gap.sum(1)
+    _, rmsce = calibration.debiased(*pooled, calibration.moments(count, gap).sum(1))
+    variance = 0.15**2 / 40
+    noise = 4 * 2 * 0.1 * math.sqrt(variance / 400)
+    assert (calibration.rmsce(*pooled) ** 2).mean() == pytest.approx(0.1**2 + variance, abs=noise)
+    assert (rmsce**2).mean() == pytest.approx(0.1**2, abs=noise)
 
 
-def test_histograms_are_kept_for_each_image() -> None:
-    logits, labels = batch()
-    histograms = reliability_of(logits, labels).histograms()
-    assert histograms["count"].shape == (6, FINE_BINS)
-    for index in range(6):
-        alone = reliability_of(logits[index : index + 1], labels[index : index + 1], (1,)).histograms()
-        for name, values in histograms.items():
-            np.testing.assert_array_equal(values[index], alone[name][0])
+def test_folded_normal_mean_equals_scipy_s() -> None:
+    for mean, deviation in ((0.0, 1.0), (0.3, 0.2), (2.0, 0.5), (1.5, 0.0)):
+        expected = stats.foldnorm(mean / deviation, scale=deviation).mean() if deviation else mean
+        (found,) = calibration._folded_normal_mean(np.array([mean]), np.array([deviation]))
+        assert found == pytest.approx(expected, abs=1e-7)
 
 
-def test_a_number_of_bins_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="bins=7 does not divide 600"):
-        Reliability().ece(7)
+def test_chance_ece_is_the_ece_of_resamples_after_the_split_s_own_gaps_are_taken_away() -> None:
+    split_count, split_gap = np.array([10, 0, 30]), np.array([2.0, 0, -6.0])
+    assert calibration.chance_ece(split_count, split_gap, split_count, split_gap) == 0
+    found = calibration.chance_ece(np.array([12, 0, 28]), np.array([3.0, 0, -5.0]), split_count, split_gap)
+    assert found == pytest.approx((abs(3 - 2.4) + abs(-5 + 5.6)) / 40)
+
+
+def test_any_number_of_bins_that_divides_is_made_by_adding_up() -> None:
+    assert coarse(np.arange(6), 3).tolist() == [1, 5, 9]
+    assert coarse(np.ones((2, 600)), 15).tolist() == [[40] * 15] * 2

@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from segmentation import checkpoints
-from segmentation.batches import gather
 from segmentation.config import TrainConfig
 from segmentation.datasets import load_split
 from segmentation.errors import DivergedError, InputError
@@ -86,7 +85,7 @@ def test_an_epoch_reports_what_was_measured(settings: dict[str, Any]) -> None:
 
 def one_step_by_hand(network: Segmenter, data: Data, config: TrainConfig) -> torch.Tensor:
     """The gradient of the mean loss over one batch with all training images, written out."""
-    images, masks = gather(data.train, np.arange(len(data.train)))
+    images, masks = data.train.gather(np.arange(len(data.train)))
     network.train()
     loss = F.cross_entropy(network(images), masks.long(), ignore_index=255)
     loss.backward()
@@ -104,7 +103,7 @@ def test_one_step_of_sgd_is_the_one_written_out_by_hand(settings: dict[str, Any]
     after = torch.cat([p.detach().flatten() for p in network.parameters()])
     torch.testing.assert_close(after, before - 0.02 * gradient, rtol=1e-3, atol=1e-5)
     with torch.no_grad():
-        images, masks = gather(data.train, np.arange(6))
+        images, masks = data.train.gather(np.arange(6))
         fresh = prepared(config)[0].train()
         expected = F.cross_entropy(fresh(images), masks.long(), ignore_index=255).item()
     assert epoch.train_loss == pytest.approx(expected, rel=1e-4)

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from segmentation import checkpoints
-from segmentation.batches import gather, in_order
-from segmentation.calibration import Reliability
+from segmentation.batches import in_order
+from segmentation.reliability import Reliability
 from segmentation.config import EvaluateConfig, TrainConfig
 from segmentation.datasets import load_split
 from segmentation.metrics import METRICS
@@ -174,7 +174,7 @@ def test_checkpoint_run_and_registered_model_hold_the_same_network(
 ) -> None:
     config, result, _ = finished
     val = load_split(config, "val")
-    images, _ = gather(val, np.arange(3))
+    images, _ = val.gather(np.arange(3))
     names = (
         finished.checkpoint("best"), result.run_id, f"runs:/{result.run_id}",
         f"runs:/{result.run_id}/model", "models:/shapes-model@champion",

@@ -1,0 +1,61 @@
+"""Which difference is real? A forest plot of paired differences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from segmentation.plots.style import BLUE, GREY, LABEL, LINE, figure_with_axes, foot, head, wrapped
+from segmentation.resampling import Interval
+
+
+def differences(
+    rows: Sequence[tuple[str, float, Interval]], title: str, xlabel: str, note: str | None = None
+) -> Figure:
+    """Draw differences with their 95 % intervals, one a row from the top, coloured if the interval leaves 0 out.
+
+    Args:
+        rows: name, such as `A − B`; difference; interval.
+        title: above the plot.
+        xlabel: what differs, with its unit.
+        note: small print beneath, such as how it was measured.
+    """
+    names = [_fitting(name) for name, _, _ in rows]
+    tallest = max((name.count("\n") + 1 for name in names), default=1)
+    figure, axes = figure_with_axes(10.8, 0.8 + max(2, len(rows)) * (tallest * LABEL * LINE + 0.16))
+    axes.axvline(0, color=GREY, ls="--", lw=1)
+    for row, (_, value, interval) in enumerate(rows):
+        real = _leaves_out_zero(interval)
+        colour = BLUE if real else GREY
+        axes.hlines(row, interval.low, interval.high, color=colour, lw=2.2)
+        axes.plot(value, row, "o", ms=7, color=colour, mfc=colour if real else "white", mew=1.5)
+        axes.text(
+            1.02, row, f"{value:+.4f} {interval}" if np.isfinite(value) else "not defined",
+            transform=axes.get_yaxis_transform(), va="center", fontsize=LABEL,
+            color="black" if real else GREY,
+        )  # fmt: skip
+    if not rows:
+        axes.text(0.5, 0.5, "nothing to compare", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    axes.set_yticks(range(len(rows)), names, fontsize=LABEL)
+    axes.set(xlabel=xlabel, ylim=(max(len(rows), 1) - 0.4, -0.6))
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(left=False)
+    axes.grid(axis="x", alpha=0.25)
+    keys = [
+        Line2D([], [], marker="o", color=BLUE, lw=2.2, label="95 % interval leaves out 0"),
+        Line2D([], [], marker="o", color=GREY, mfc="white", mew=1.5, lw=2.2, label="95 % interval contains 0"),
+    ]
+    head(figure, title)
+    foot(figure, keys if rows else [], note)
+    return figure
+
+
+def _fitting(name: str) -> str:
+    """A name in lines that fit, the second network of a difference on a new one if both do not fit in one."""
+    lines = wrapped(name, 4.1, LABEL)
+    return wrapped(name.replace(" − ", " −\n"), 4.1, LABEL) if "\n" in lines else lines
+
+
+def _leaves_out_zero(interval: Interval) -> bool:
+    return interval.low > 0 or interval.high < 0
