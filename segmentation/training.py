@@ -25,7 +25,6 @@ from segmentation.resampling import Interval
 from segmentation.scoring import Scores, score
 from segmentation.transforms import Augmentation
 
-
 RESAMPLES_OF_AN_EPOCH = 1000
 
 

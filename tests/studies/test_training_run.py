@@ -16,10 +16,10 @@ from PIL import Image
 
 from segmentation import checkpoints
 from segmentation.batches import in_order
-from segmentation.reliability import Reliability
 from segmentation.config import EvaluateConfig, TrainConfig
 from segmentation.datasets import load_split
 from segmentation.metrics import METRICS
+from segmentation.reliability import Reliability
 from segmentation.scoring import score
 from studies import model_store
 from studies.evaluation_run import run_evaluation
