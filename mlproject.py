@@ -8,7 +8,14 @@ from dataclasses import fields
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
-from segmentation.config import EvaluateConfig, QuickStartConfig, TrainConfig, choices
+from segmentation.config import (
+    CalibrateConfig,
+    CompareConfig,
+    EvaluateConfig,
+    QuickStartConfig,
+    TrainConfig,
+    choices,
+)
 from segmentation.errors import InputError, one_of
 
 
@@ -31,10 +38,24 @@ def _evaluate(config: EvaluateConfig) -> None:
     run_evaluation(config)
 
 
+def _compare(config: CompareConfig) -> None:
+    from studies.comparison_run import run_comparison
+
+    run_comparison(config)
+
+
+def _calibrate(config: CalibrateConfig) -> None:
+    from studies.calibration_run import run_calibration
+
+    run_calibration(config)
+
+
 COMMANDS = {
     "main": Command(QuickStartConfig, _train),
     "train": Command(TrainConfig, _train),
     "evaluate": Command(EvaluateConfig, _evaluate),
+    "compare": Command(CompareConfig, _compare),
+    "calibrate": Command(CalibrateConfig, _calibrate),
 }
 
 

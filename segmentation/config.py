@@ -245,7 +245,7 @@ class CalibrateConfig:
     """Mend a trained model's confidence on images that it was neither trained on nor is scored on."""
 
     run_id: str
-    """What to calibrate: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
+    """What to calibrate: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a file."""
     method: Literal["temperature", "vector", "local"] = "temperature"
     """One temperature, a factor and a summand for each class, or a temperature for every pixel from a small network."""
     calibration_split: str = "held_out"

@@ -242,12 +242,24 @@ class Scores:
         return {name: total[None][:0] for table in self.tables for name, total in table.totals.items()}
 
 
-def load_scores(file: Path, labels: Labels) -> tuple[Scores, dict[str, np.ndarray]]:
-    """Read what `Scores.save` has written: the scores, and the arrays about images by name."""
-    scores = Scores(labels)
+def load_scores(
+    file: Path, labels: Labels, boundary_width: int = BOUNDARY_WIDTH, chosen: Sequence[int] | None = None
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Read what `Scores.save` has written.
+
+    Args:
+        file: what to read.
+        labels: the classes.
+        boundary_width: as it was measured with.
+        chosen: places of the images to take, in their new order; None takes all.
+
+    Returns:
+        The scores, whose images are numbered anew from 0, and the arrays about these images by name.
+    """
+    scores = Scores(labels, boundary_width)
     with np.load(file, allow_pickle=False) as archive:
-        arrays = dict(archive)
-    images = arrays.pop("image").tolist()
+        arrays = {name: values if chosen is None else values[list(chosen)] for name, values in archive.items()}
+    images = range(len(arrays.pop("image")))
     for table in scores.tables:
         table.append({name: arrays.pop(name) for name in table.totals}, images)
     return scores, arrays

@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,12 @@ class Stored(NamedTuple):
     def described(self) -> str:
         """Which state of which network, for titles."""
         return f"{self.config.model}, epoch {self.epoch}"
+
+    def origin(self) -> dict[str, Any]:
+        """Where it comes from, as runs record it."""
+        return {
+            "config": asdict(self.config), "epoch": self.epoch, "trained_in_run": self.run_id, "calibration": None,
+        }  # fmt: skip
 
     def network(self) -> Segmenter:
         """The network itself, on the CPU, in evaluation mode."""

@@ -57,6 +57,7 @@ def log_scores(
     split: Split | Originals,
     scores: Scores,
     rules: Mapping[str, Any],
+    origin: Mapping[str, Any],
     device: torch.device,
     examples: int,
     which: str,
@@ -68,6 +69,7 @@ def log_scores(
         split: what it was scored on.
         scores: the result.
         rules: by which it was scored, see `protocol`.
+        origin: where the network comes from, see `Stored.origin`.
         device: where to compute the examples.
         examples: number of images to show.
         which: which state of which network, for the titles.
@@ -82,7 +84,8 @@ def log_scores(
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor,
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
-        "groups": [_group_record(*each) for each in groups.items()],
+        "groups": [_group_record(*each) for each in groups.items()], "origin": dict(origin),
+        "palette": split.labels.palette,
     }  # fmt: skip
     tracking.log_json(record | bins_record(scores, rules), f"reliability/{split.name}.json")
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:

@@ -107,7 +107,8 @@ def _train_and_record(
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
     rules = protocol(config, data.val, kept, str(resolve_precision(config.precision, device)).removeprefix("torch."))
-    log_scores(network, data.val, kept, rules, device, config.examples, which)
+    origin = {"config": asdict(config), "epoch": kept_epoch, "trained_in_run": run_id, "calibration": None}
+    log_scores(network, data.val, kept, rules, origin, device, config.examples, which)
     model_uri = _log_model(network, data, config, kept_epoch)
     tracking.log_tags({"model_epoch": str(kept_epoch)})
     if model_uri:

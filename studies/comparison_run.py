@@ -1,0 +1,182 @@
+"""A comparison of runs as one MLflow run: table, sentences, and pictures with all of them."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from segmentation import plots
+from segmentation.config import CompareConfig
+from segmentation.errors import InputError, listed
+from segmentation.metrics import METRICS
+from segmentation.resampling import interval
+from studies import tracking
+from studies.comparison import (
+    COMPARED,
+    Contestant,
+    Pair,
+    SeedSpread,
+    check_protocols,
+    compare,
+    contestants_of,
+    seed_spreads,
+    shared_images,
+)
+from studies.split_report import small_print
+from studies.stored_scores import StoredScores, find_runs
+
+
+def run_comparison(config: CompareConfig) -> list[Pair]:
+    """Compare as configured, record it in one MLflow run, and print one sentence a pair; returns the pairs.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+    """
+    with tracking.tracked_run(config.experiment, config.run_name or "compare", {"compared": config.run_ids}) as run_id:
+        tracking.log_config(config)
+        stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids)]
+        if len(stored) < 2:
+            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run; a comparison needs at least two")
+        check_protocols(stored)
+        names = shared_images(stored)
+        contestants = list(contestants_of(stored, names))
+        pairs, spreads = compare(contestants), seed_spreads(contestants)
+        tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
+        if config.run_name is None:
+            tracking.log_tags({"mlflow.runName": f"compare · {listed((each.title for each in contestants), 3)}"[:250]})
+        markdown = "\n".join(_markdown(contestants, pairs, spreads))
+        tracking.log_text(markdown, "comparison/table.md")
+        tracking.log_note(markdown)
+        tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
+        tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
+        for name, figure in _figures(contestants, pairs):
+            tracking.log_figure(figure, f"comparison/{name}.png")
+        shown = _log_side_by_side(contestants, config.examples)
+    _print_result(contestants, pairs, spreads)
+    if not shown and config.examples:
+        print("No image is shown side by side: the runs have stored no example that all share.")
+    print(tracking.where_to_look(run_id))
+    return pairs
+
+
+def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterator[tuple[str, Figure]]:
+    protocol = contestants[0].stored.protocol
+    images = len(contestants[0].scores)
+    title = f"{protocol['dataset']}/{protocol['split']}, {images} shared images"
+    pixels = int(contestants[0].scores.reliability.bins().count.sum())
+    note = small_print(protocol | {"images": images, "pixels": pixels})
+    bins = {each.label: each.scores.reliability.bins() for each in contestants}
+    bands = {each.label: each.scores.accuracy_band() for each in contestants}
+    yield "reliability", plots.reliability_lines(bins, title, bands if len(contestants) <= 4 else None, note)
+    for metric in COMPARED:
+        rows = [
+            (f"{pair.first.letter} − {pair.second.letter}", difference.value, difference.interval)
+            for pair in pairs
+            for difference in [pair.differences[metric]]
+        ]
+        better = "higher" if METRICS[metric].higher_is_better else "lower"
+        yield (
+            f"difference_{metric}",
+            plots.differences(rows, title, f"difference of {metric} ({better} is better)", note),
+        )
+    curves = {each.label: each.stored.curves() for each in contestants}
+    for name, heading, ylabel, metric in (
+        ("loss", "Loss", "cross-entropy, nats per pixel", "loss"),
+        ("accuracy", "Pixel accuracy", "share of pixels", "pixel_accuracy"),
+    ):
+        runs = {
+            label: {split: found[f"{split}/{metric}"] for split in ("train", "val")}
+            for label, found in curves.items()
+            if found
+        }
+        if runs:
+            yield name, plots.curves_of_runs(heading, ylabel, runs)
+
+
+def _log_side_by_side(contestants: Sequence[Contestant], count: int) -> int:
+    """Show images that all runs have stored, segmented by each; returns how many."""
+    examples = [each.stored.examples() for each in contestants]
+    names = [name for name in examples[0] if all(name in other for other in examples)]
+    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))]
+    for place, name in enumerate(chosen):
+        predictions = {each.label: stored[name].predicted for each, stored in zip(contestants, examples, strict=True)}
+        first = examples[0][name]
+        figure = plots.side_by_side(first.image, first.truth, predictions, contestants[0].stored.labels, name)
+        tracking.log_figure(figure, f"comparison/example_{place}.png")
+    return len(chosen)
+
+
+def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> Iterator[str]:
+    yield from ("| | run | " + " | ".join(COMPARED) + " |", "| --- | --- |" + " --- |" * len(COMPARED))
+    for each in contestants:
+        cells = [f"{each.metrics[metric]:.4f} {interval(each.resampled[metric])}" for metric in COMPARED]
+        yield f"| {each.letter} | {each.title} (`{each.stored.run_id}`) | {' | '.join(cells)} |"
+    yield from ("", *(f"- {pair.sentence()}" for pair in pairs), "")
+    yield from ("| pair | " + " | ".join(COMPARED) + " |", "| --- |" + " --- |" * len(COMPARED))
+    for pair in pairs:
+        cells = [str(pair.differences[metric]) for metric in COMPARED]
+        yield f"| {pair.first.letter} − {pair.second.letter} | {' | '.join(cells)} |"
+    for spread in spreads:
+        yield from ("", spread.sentence())
+    images = len(contestants[0].scores)
+    yield from (
+        "",
+        f"On the {images} images that all runs share. Intervals: 95 %, from drawing these images anew, the same ones "
+        f"for both runs of a pair; p-values: of no difference, for each metric adjusted for {len(pairs)} pair(s) by "
+        f"Holm's method.",
+    )
+
+
+def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"])
+    for each in contestants:
+        for metric in METRICS:
+            ends = interval(each.resampled[metric])
+            writer.writerow(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
+    for pair in pairs:
+        ids = pair.first.stored.run_id, pair.second.stored.run_id
+        for metric, found in pair.differences.items():
+            writer.writerow(["difference", *ids, metric, found.value, *found.interval, found.p_value])
+    return text.getvalue()
+
+
+def _record(
+    contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread], names: Sequence[str]
+) -> Mapping[str, object]:
+    return {
+        "runs": [
+            {
+                "letter": each.letter, "run_id": each.stored.run_id, "name": each.title, "seed": each.stored.seed,
+                "metrics": each.metrics,
+                "intervals": {name: interval(values) for name, values in each.resampled.items()},
+            }
+            for each in contestants
+        ],
+        "pairs": [
+            {
+                "first": pair.first.letter, "second": pair.second.letter, "sentence": pair.sentence(),
+                "differences": {metric: found._asdict() for metric, found in pair.differences.items()},
+            }
+            for pair in pairs
+        ],
+        "seeds": [spread._asdict() for spread in spreads],
+        "protocol": contestants[0].stored.protocol,
+        "images": list(names),
+    }  # fmt: skip
+
+
+def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> None:
+    print(f"\nOn {len(contestants[0].scores)} images that all share. In brackets, 95 % intervals over images.")
+    for each in contestants:
+        print(f"  {each.label} ({each.stored.run_id})")
+        for metric in COMPARED:
+            print(f"      {metric:15} {each.metrics[metric]:.4f} {interval(each.resampled[metric])}")
+    print()
+    for pair in pairs:
+        print(pair.sentence())
+    for spread in spreads:
+        print(spread.sentence())

@@ -1,0 +1,151 @@
+"""What runs have stored of their scores, read back from MLflow: enough to compare them without any network."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from segmentation.errors import InputError, listed
+from segmentation.labels import Labels
+from segmentation.scoring import Scores, load_scores
+
+CURVES = ("train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One stored image with what the network made of it."""
+
+    image: np.ndarray
+    """`(H, W, 3)` uint8."""
+    truth: np.ndarray
+    """`(H, W)` uint8 class indices, 255 is void."""
+    predicted: np.ndarray
+    """`(H, W)` uint8 class indices."""
+
+
+class StoredScores:
+    """What one run measured on one split."""
+
+    def __init__(self, run: Run, split: str) -> None:
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name or run.info.run_id
+        self.split = split
+        self._folder = TemporaryDirectory(prefix="mlproject-")
+        try:
+            record = json.loads(Path(self._fetched(f"reliability/{split}.json")).read_text())
+            self._histograms = Path(self._fetched(f"reliability/{split}_histograms.npz"))
+            self.protocol: dict[str, Any] = record["protocol"]
+            self.origin: dict[str, Any] = record["origin"]
+            colours = tuple((r, g, b) for r, g, b in record["palette"])
+            self.labels = Labels(tuple(self.protocol["classes"]), colours)
+            with np.load(self._histograms, allow_pickle=False) as archive:
+                names, digests = archive["name"].tolist(), archive["digest"].tolist()
+            self.digests: dict[str, str] = dict(zip(names, digests, strict=True))
+        except (MlflowException, OSError) as error:
+            raise InputError(
+                f"run {self.run_id} ({self.name}, {run.info.status}) has stored no scores of split={split!r}; "
+                f"score it with the entry point evaluate, and compare that run"
+            ) from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(
+                f"the scores of run {self.run_id} ({self.name}) are damaged or of another version: {error}; "
+                f"score it again with the entry point evaluate"
+            ) from error
+
+    def scores(self, names: Sequence[str]) -> Scores:
+        """The scores of these images alone, in this order."""
+        places = {name: place for place, name in enumerate(self.digests)}
+        width = int(self.protocol["boundary_width"])
+        return load_scores(self._histograms, self.labels, width, [places[name] for name in names])[0]
+
+    def examples(self) -> dict[str, Example]:
+        """The stored example images by name; none if the run stored none."""
+        try:
+            file = self._fetched(f"examples/{self.split}.npz")
+        except (MlflowException, OSError):
+            return {}
+        with np.load(file, allow_pickle=False) as archive:
+            return {
+                str(name): Example(*(archive[f"{part}_{place}"] for part in ("image", "truth", "predicted")))
+                for place, name in enumerate(archive["name"])
+            }
+
+    def curves(self) -> dict[str, list[float]]:
+        """Loss and accuracy over the epochs of the training, by metric; empty where the training is not known."""
+        trained_in = self.origin["trained_in_run"]
+        client, found = mlflow.MlflowClient(), {}
+        for name in CURVES if trained_in else ():
+            try:
+                history = sorted(client.get_metric_history(trained_in, name), key=lambda point: point.step)
+            except MlflowException:
+                return {}
+            found[name] = [float(point.value) for point in history]
+        return found
+
+    def setting(self) -> Mapping[str, Any]:
+        """All that makes the network what it is but the seed."""
+        irrelevant = {
+            "seed", "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "experiment", "run_name",
+            "register_as", "alias", "checkpoint_dir", "boundary_width",
+        }  # fmt: skip
+        config = {name: value for name, value in self.origin["config"].items() if name not in irrelevant}
+        method = (self.origin["calibration"] or {}).get("method")
+        return config | {"calibration": method}
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return int(self.origin["config"]["seed"])
+
+    def _fetched(self, path: str) -> str:
+        return mlflow.artifacts.download_artifacts(f"runs:/{self.run_id}/{path}", dst_path=self._folder.name)
+
+
+def find_runs(names: str) -> list[Run]:
+    """The runs that a list with commas names: IDs, runs:/ID, registered models, or whole experiments.
+
+    Of an experiment these are its finished runs that have scored something, oldest first.
+
+    Raises:
+        InputError: a name is of nothing that is there.
+    """
+    client = mlflow.MlflowClient()
+    found: dict[str, Run] = {}
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        try:
+            runs = _named(client, name)
+        except MlflowException as error:
+            raise InputError(f"run_ids: {name!r} cannot be found: {str(error).splitlines()[0]}") from error
+        found |= {run.info.run_id: run for run in runs}
+    return list(found.values())
+
+
+def _named(client: mlflow.MlflowClient, name: str) -> list[Run]:
+    if re.fullmatch("(runs:/)?[0-9a-f]{32}", name):
+        return [client.get_run(name.removeprefix("runs:/"))]
+    if name.startswith("models:/"):
+        info = mlflow.models.get_model_info(name)
+        return [client.get_run(info.run_id)]
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        known = [each.name for each in client.search_experiments()]
+        raise InputError(
+            f"run_ids: {name!r} is no run ID (32 hexadecimal digits), no models:/NAME/1 and no experiment. "
+            f"Experiments: {listed(known, 10)}"
+        )
+    finished = client.search_runs(
+        [experiment.experiment_id], "attributes.status = 'FINISHED'", order_by=["attributes.start_time ASC"]
+    )
+    runs = [run for run in finished if "reliability" in {file.path for file in client.list_artifacts(run.info.run_id)}]
+    if not runs:
+        raise InputError(f"run_ids: experiment {name!r} has no finished run that scored anything")
+    return runs
