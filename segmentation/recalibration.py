@@ -136,24 +136,31 @@ class VectorScaling(Calibrator):
 
     def fit(self, passes: Passes, seed: int) -> None:
         identity = torch.stack([self.weight, self.bias]).detach().double()
-        start = identity.clone()
-        start[0] /= _best_temperature(passes)
-        values = start.requires_grad_()
+        mean, deviation = _moments(passes, len(self.weight))
+        # a factor of the standardised logits hardly depends on an offset at their mean, so far fewer steps are needed
+        values = torch.stack([deviation, mean]) / _best_temperature(passes)
+        values.requires_grad_()
         optimizer = torch.optim.LBFGS(
             [values], max_iter=60, tolerance_grad=1e-6, tolerance_change=1e-9, line_search_fn="strong_wolfe"
         )
 
+        def affine() -> torch.Tensor:
+            weight = values[0] / deviation
+            return torch.stack([weight, values[1] - weight * mean])
+
         def objective() -> torch.Tensor:
-            with torch.no_grad():
-                away = values - identity
-                nll, gradient = _nll_of_affine(passes, values)
-                values.grad = gradient + 2 * self.PULL * away
-                return nll + self.PULL * away.square().sum()
+            optimizer.zero_grad()
+            with torch.enable_grad():
+                current = affine()
+            away = current.detach() - identity
+            nll, gradient = _nll_of_affine(passes, current.detach())
+            current.backward(gradient + 2 * self.PULL * away)
+            return nll + self.PULL * away.square().sum()
 
         optimizer.step(objective)
         with torch.no_grad():
-            self.weight.copy_(values[0])
-            self.bias.copy_(values[1])
+            for parameter, value in zip((self.weight, self.bias), affine(), strict=True):
+                parameter.copy_(value)
 
 
 class LocalTemperature(Calibrator):
@@ -405,6 +412,20 @@ def _derivatives(
     mean = weighted.mul_(shifted).sum(1) / total
     variance = weighted.mul_(shifted).sum(1) / total - mean.square()
     return torch.where(valid, mean - true, 0), torch.where(valid, variance, 0)
+
+
+def _moments(passes: Passes, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation, never 0, of each class's logits over the non-void pixels, `(C,)` float64."""
+    sums = torch.zeros(2, classes, dtype=torch.float64, device=passes.device)
+    pixels = 0
+    for logits, _, labels in passes:
+        with torch.no_grad():
+            chosen = torch.where((labels != VOID)[:, None], logits, 0)
+            sums[0] += chosen.sum((0, 2, 3), dtype=torch.float64)
+            sums[1] += chosen.square_().sum((0, 2, 3), dtype=torch.float64)
+            pixels += int((labels != VOID).sum())
+    mean, square = sums / pixels
+    return mean, (square - mean.square()).clamp(min=1e-6).sqrt()
 
 
 def _nll_of_affine(passes: Passes, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

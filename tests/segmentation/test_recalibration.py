@@ -129,8 +129,8 @@ def test_vector_scaling_stays_finite_where_a_class_labels_no_pixel() -> None:
     labels[labels == 3] = 255
     fitted = fit("vector", in_batches((logits, pictures, labels)), CLASSES)
     assert fitted.nll_after < fitted.nll_before
-    assert fitted.calibrator.get_parameter("bias").abs().max() < 20
-    assert fitted.calibrator.get_parameter("weight").abs().max() < 20
+    assert fitted.calibrator.get_parameter("bias").abs().max() < 10
+    assert fitted.calibrator.get_parameter("weight").min() > 0
 
 
 def left_and_right() -> tuple[Batch, torch.Tensor]:
@@ -252,6 +252,7 @@ def test_random_labels_end_at_the_highest_temperature_and_say_so(method: str) ->
     fitted = fit(method, in_batches((logits, pictures, labels)), CLASSES)
     assert fitted.at_bound == 1
     assert fitted.temperature == pytest.approx([HIGHEST] * 3, rel=0.01)
+    assert method == "local" or fitted.passes < 5
     assert fitted.nll_after < fitted.nll_before
     assert "Warning: that is the highest allowed, 20" in fitted.described()
 
@@ -259,7 +260,7 @@ def test_random_labels_end_at_the_highest_temperature_and_say_so(method: str) ->
 def test_the_description_is_a_sentence() -> None:
     fitted = fit("temperature", in_batches(split()), CLASSES)
     told = f"(over-confident before): NLL {fitted.nll_before:.3f} -> {fitted.nll_after:.3f} on the fitting images"
-    assert fitted.described() == f"temperature {fitted.temperature[0]:.2f} {told}"
+    assert fitted.described() == f"temperature {fitted.calibrator.get_parameter('temperature').item():.2f} {told}"
     assert "(under-confident before)" in fit("temperature", in_batches(split(0.5)), CLASSES).described()
     assert fit("vector", in_batches(split()), CLASSES).described().startswith("a factor and an offset for each class: ")
 
@@ -403,8 +404,8 @@ def test_a_network_may_compute_the_logits_afresh_or_have_them_stored(method: str
 
     def computed() -> Iterator[Batch]:
         with torch.inference_mode():
-            for one, *rest in in_batches((logits, pictures, labels))():
-                yield 1 * one, *rest
+            for one, picture, truth in in_batches((logits, pictures, labels))():
+                yield 1 * one, picture, truth
 
     with torch.inference_mode():
         assert fit(method, computed, CLASSES).nll_after == expected
