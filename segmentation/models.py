@@ -10,6 +10,7 @@ from torchvision.models import get_model_weights, segmentation
 
 from segmentation.config import ModelConfig
 from segmentation.errors import InputError, listed, one_of
+from segmentation.recalibration import Calibrator
 
 NORMALIZATION = {
     "signed_unit": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
@@ -38,14 +39,18 @@ LAST_LAYERS = ("classifier.4.", ".low_classifier.", ".high_classifier.")
 
 
 class Segmenter(nn.Module):
-    """A network that scales its own input, so that nobody can feed it pictures on the wrong scale."""
+    """A network that scales its own input, so that nobody can feed it pictures on the wrong scale.
+
+    With a calibrator, its logits give calibrated probabilities.
+    """
 
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, network: nn.Module, normalization: str) -> None:
+    def __init__(self, network: nn.Module, normalization: str, calibrator: Calibrator | None = None) -> None:
         super().__init__()
         self.network = network
+        self.calibrator = calibrator
         for name, values in zip(("mean", "deviation"), NORMALIZATION[normalization], strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
 
@@ -57,10 +62,12 @@ class Segmenter(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits `(B, C, H, W)` of RGB images `(B, 3, H, W)` uint8."""
         logits: torch.Tensor = self.outputs(images)["out"]
+        if self.calibrator is not None:
+            logits = self.calibrator(logits, images)
         return logits
 
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits `(B, C, H, W)` of the head, `out`, and of the auxiliary head, `aux`, if there is one."""
+        """Logits `(B, C, H, W)` of the head, `out`, and of the auxiliary head, `aux`, if any; never calibrated."""
         outputs: dict[str, torch.Tensor] = self.network((images.float() - self.mean) / self.deviation)
         return outputs
 

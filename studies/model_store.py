@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from segmentation import checkpoints, models
+from segmentation import checkpoints, models, recalibration
 from segmentation.config import ModelConfig, TrainConfig
 from segmentation.errors import InputError, one_of
 from segmentation.labels import Labels
@@ -24,20 +24,34 @@ class Stored(NamedTuple):
     epoch: int
     run_id: str | None
     """The MLflow run that trained it, if it is known."""
+    calibration: dict[str, Any] | None
+    """How its confidence was mended: `method`, and on what; None if it was not."""
 
     def described(self) -> str:
         """Which state of which network, for titles."""
-        return f"{self.config.model}, epoch {self.epoch}"
+        mended = f", calibrated by {self.calibration['method']}" if self.calibration else ""
+        return f"{self.config.model}, epoch {self.epoch}{mended}"
 
     def origin(self) -> dict[str, Any]:
         """Where it comes from, as runs record it."""
         return {
-            "config": asdict(self.config), "epoch": self.epoch, "trained_in_run": self.run_id, "calibration": None,
+            "config": asdict(self.config), "epoch": self.epoch, "trained_in_run": self.run_id,
+            "calibration": self.calibration,
+        }  # fmt: skip
+
+    def metadata(self) -> dict[str, Any]:
+        """What a logged model carries with it."""
+        return {
+            "config": asdict(self.config), "class_names": list(self.labels.names),
+            "palette": [list(colour) for colour in self.labels.palette], "epoch": self.epoch,
+            "trained_in_run": self.run_id, "calibration": self.calibration,
         }  # fmt: skip
 
     def network(self) -> Segmenter:
         """The network itself, on the CPU, in evaluation mode."""
         network = models.build(self.config, len(self.labels))
+        if self.calibration:
+            network.calibrator = recalibration.build(self.calibration["method"], len(self.labels))
         missing = network.load_state_dict(self.state, strict=False).missing_keys
         if any("aux_classifier" not in name for name in missing):  # the auxiliary head is not part of a logged model
             raise InputError(f"the stored network lacks {len(missing)} tensors of model={self.config.model}")
@@ -92,7 +106,6 @@ def _from_mlflow(uri: str) -> Stored:
     from mlflow.exceptions import MlflowException
 
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     try:
         info = mlflow.models.get_model_info(uri)
         if info.metadata is None or "class_names" not in info.metadata:
@@ -100,7 +113,7 @@ def _from_mlflow(uri: str) -> Stored:
         program = mlflow.pytorch.load_model(uri)
     except (MlflowException, OSError) as error:
         raise InputError(f"{uri} cannot be loaded: {error}") from error
-    return _stored(info.metadata, program.state_dict(), info.run_id, uri)
+    return _stored(info.metadata, program.state_dict(), info.metadata.get("trained_in_run") or info.run_id, uri)
 
 
 def _stored(about: dict[str, Any], state: dict[str, torch.Tensor], run_id: str | None, name: str) -> Stored:
@@ -110,4 +123,4 @@ def _stored(about: dict[str, Any], state: dict[str, torch.Tensor], run_id: str |
         labels = Labels(tuple(about["class_names"]), tuple((r, g, b) for r, g, b in about["palette"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{name} is damaged or of another version: {error}") from error
-    return Stored(config, labels, state, int(about["epoch"]), run_id)
+    return Stored(config, labels, state, int(about["epoch"]), run_id, about.get("calibration"))

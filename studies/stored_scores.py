@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -39,7 +41,8 @@ class StoredScores:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name or run.info.run_id
         self.split = split
-        self._folder = TemporaryDirectory(prefix="mlproject-")
+        self._folder = tempfile.mkdtemp(prefix="mlproject-")
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         try:
             record = json.loads(Path(self._fetched(f"reliability/{split}.json")).read_text())
             self._histograms = Path(self._fetched(f"reliability/{split}_histograms.npz"))
@@ -107,7 +110,7 @@ class StoredScores:
         return int(self.origin["config"]["seed"])
 
     def _fetched(self, path: str) -> str:
-        return mlflow.artifacts.download_artifacts(f"runs:/{self.run_id}/{path}", dst_path=self._folder.name)
+        return mlflow.artifacts.download_artifacts(f"runs:/{self.run_id}/{path}", dst_path=self._folder)
 
 
 def find_runs(names: str) -> list[Run]:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -178,15 +179,15 @@ def artifact_file(path: str) -> Iterator[Path]:
 
 
 def log_network(
-    network: Segmenter, example: np.ndarray, metadata: dict[str, Any], register_as: str | None, alias: str
+    network: Segmenter, split: Split, metadata: dict[str, Any], register_as: str | None, alias: str
 ) -> str | None:
-    """Log a network, on the CPU and in evaluation mode, as the run's model; register it if a name is given.
+    """Log a network as the run's model, and register it if a name is given; it is moved to the CPU for that.
 
     It is stored as an exported program (`pt2`), which loads without unpickling code.
 
     Args:
         network: takes images `(B, 3, H, W)` uint8 of any size and gives logits `(B, C, H, W)`.
-        example: at least two images, since a dimension of size 1 would be fixed by the export.
+        split: images to show how it is called.
         metadata: what is needed to use it: configuration, classes, epoch.
         register_as: name in the model registry, or None.
         alias: alias that will point to the registered version.
@@ -194,8 +195,9 @@ def log_network(
     Returns:
         The registered version's URI, or None.
     """
-    assert not network.training
-    assert len(example) > 1
+    network.cpu().to(memory_format=torch.contiguous_format).eval()
+    # two images, since a dimension of size 1 would be fixed by the export
+    example, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
     classes = len(metadata["class_names"])
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), name=None)]),
@@ -205,7 +207,7 @@ def log_network(
         network,
         name="model",
         signature=signature,
-        input_example=example,
+        input_example=example.contiguous().numpy(),
         registered_model_name=register_as,
         pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "torchvision", "numpy")],
         metadata=metadata,

@@ -1,7 +1,6 @@
 """One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from segmentation.models import Segmenter
 from segmentation.scoring import Scores
 from segmentation.training import Data, Epoch, train
 from studies import model_store, tracking
+from studies.model_store import Stored
 from studies.split_report import example_figures, log_scores, protocol
 
 
@@ -107,9 +107,9 @@ def _train_and_record(
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
     rules = protocol(config, data.val, kept, str(resolve_precision(config.precision, device)).removeprefix("torch."))
-    origin = {"config": asdict(config), "epoch": kept_epoch, "trained_in_run": run_id, "calibration": None}
-    log_scores(network, data.val, kept, rules, origin, device, config.examples, which)
-    model_uri = _log_model(network, data, config, kept_epoch)
+    trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
+    log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which)
+    model_uri = tracking.log_network(network, data.val, trained.metadata(), config.register_as, config.alias)
     tracking.log_tags({"model_epoch": str(kept_epoch)})
     if model_uri:
         print(f"Registered as {model_uri}, alias {config.alias}.")
@@ -135,18 +135,6 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
         ends = tuple([epoch[f"val/ece_{end}"] for epoch in history] for end in ("low", "high"))
         bands = {"val": (ends[0], ends[1])} if name == "ece" else None
         tracking.log_figure(plots.curves(title, ylabel, series, best_epoch, bands), f"curves/{name}.png")
-
-
-def _log_model(network: Segmenter, data: Data, config: TrainConfig, epoch: int) -> str | None:
-    network.cpu().to(memory_format=torch.contiguous_format).eval()
-    example, _ = data.val.gather(np.arange(len(data.val))[:2] if len(data.val) > 1 else np.array([0, 0]))
-    metadata = {
-        "config": asdict(config),
-        "class_names": list(data.train.labels.names),
-        "palette": [list(colour) for colour in data.train.labels.palette],
-        "epoch": epoch,
-    }
-    return tracking.log_network(network, example.contiguous().numpy(), metadata, config.register_as, config.alias)
 
 
 def _mention_oddities(data: Data) -> None:

@@ -82,14 +82,18 @@ def own_data(tmp_path: Path) -> Path:
     return write_own_data(tmp_path)
 
 
-def write_own_data(place: Path) -> Path:
-    """Write train and val with images and greyscale masks, and classes.txt."""
+def write_own_data(place: Path, train: int = 6, val: int = 3) -> Path:
+    """Write train and val with that many images and greyscale masks, all different, and classes.txt."""
     root = place / "own"
-    for split, count in (("train", 6), ("val", 3)):
+    for split, count in (("train", train), ("val", val)):
         for index in range(count):
             folder = root / split
             write_pair(
-                folder / f"images/{index}.jpg", folder / f"masks/{index}.png", (48, 40), 10 * index, palette=False
+                folder / f"images/{index}.jpg",
+                folder / f"masks/{index}.png",
+                (48, 40),
+                10 * index + count,
+                palette=False,
             )
     (root / "classes.txt").write_text("red\ngreen\nblue\n")
     return root

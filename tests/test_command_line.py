@@ -49,6 +49,13 @@ def last_run() -> mlflow.entities.Run:
         (["train", "--learning_rat", "1"], "--learning_rate"),
         (["train", "--download", "maybe"], "--download"),
         (["evaluate"], "--model_uri"),
+        (["evaluate", "--model_uri", "x", "--score_at", "orginal"], "Did you mean 'original'?"),
+        (["train", "--monitor", "val/confidence_gap"], "monitor='val/confidence_gap' is not known"),
+        (["train", "--calibration_fraction", "0.95"], "calibration_fraction=0.95 is out of range"),
+        (["calibrate"], "--run_id"),
+        (["calibrate", "--run_id", "x", "--method", "temprature"], "Did you mean 'temperature'?"),
+        (["calibrate", "--run_id", "x", "--calibration_split", "val"], "is the split that is scored"),
+        (["compare"], "--run_ids"),
     ],
 )
 def test_a_wrong_call_is_refused_before_anything_starts(
@@ -241,4 +248,4 @@ def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert all(name in shown for name in mlproject.COMMANDS)
     assert mlproject.main([]) == 2
-    assert json.dumps(list(mlproject.COMMANDS)) == '["main", "train", "evaluate"]'
+    assert json.dumps(list(mlproject.COMMANDS)) == '["main", "train", "evaluate", "compare", "calibrate"]'

@@ -20,9 +20,10 @@ from segmentation.config import EvaluateConfig, TrainConfig
 from segmentation.datasets import load_split
 from segmentation.metrics import METRICS
 from segmentation.reliability import Reliability
-from segmentation.scoring import score
+from segmentation.scoring import load_scores, score
 from studies import model_store
 from studies.evaluation_run import run_evaluation
+from studies.split_report import reliability_figures
 from studies.training_run import TrainingResult, run_name, run_training
 from tests.conftest import write_own_data
 
@@ -109,7 +110,9 @@ def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
     assert files >= {
         "config.json", "curves/loss.png", "curves/accuracy.png", "curves/ece.png", "reliability/val.png",
         "reliability/val.json", "reliability/val_histograms.npz", "confusion/val.png", "confusion/val.csv",
-        "examples/val_0.png", "examples/val_1.png",
+        "examples/val_0.png", "examples/val_1.png", "examples/val_worst_0.png", "examples/val.npz",
+        "reliability/val_classes.png", "reliability/val_predicted.png", "reliability/val_boundary.png",
+        "reliability/val_risk_coverage.png", "reliability/val_images.csv",
     }  # fmt: skip
     steps = {file.split("+step+")[1].split("+")[0] for file in files if file.startswith("images/reliability~val+step+")}
     assert steps == {"1", "2", "3"}
@@ -132,7 +135,8 @@ def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> N
             reliability.update(network(images), masks)
     record = json.loads(text(result.run_id, "reliability/val.json"))
     assert record["metrics"]["ece"] == pytest.approx(reliability.ece(), abs=1e-6)
-    assert record["intervals"].keys() == METRICS.keys()
+    assert record["intervals"].keys() == METRICS.keys() | {"noise_floor"}
+    assert record["ece_by_bins"]["15"] == pytest.approx(reliability.ece(15), abs=1e-6)
     low, high = record["intervals"]["pixel_accuracy"]
     assert low <= record["metrics"]["pixel_accuracy"] <= high
     assert record["count"] == reliability.bins().count.tolist()
@@ -141,7 +145,7 @@ def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> N
 
     file = mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val_histograms.npz")
     histograms = np.load(file, allow_pickle=False)
-    assert histograms["names"].tolist() == list(val.names)
+    assert histograms["name"].tolist() == list(val.names)
     np.testing.assert_array_equal(histograms["count"].sum(0).reshape(10, 60).sum(1), record["count"])
 
     rows = list(csv.reader(io.StringIO(text(result.run_id, "confusion/val.csv"))))
@@ -151,6 +155,61 @@ def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> N
 
     with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val.png")) as picture:
         assert min(picture.size) > 400
+
+
+def test_the_bars_that_are_drawn_are_the_numbers_that_are_stored(finished: Finished) -> None:
+    """The picture drawn from the stored histograms, and the stored numbers, which nothing has recomputed."""
+    record = json.loads(text(finished.result.run_id, "reliability/val.json"))
+    file = mlflow.artifacts.download_artifacts(f"runs:/{finished.result.run_id}/reliability/val_histograms.npz")
+    scores, _ = load_scores(Path(file), load_split(finished.config, "val").labels)
+    groups = scores.groups()
+    figures = dict(reliability_figures(scores, groups, scores.intervals()["ece"], "t", "n"))
+    top, bottom = figures[""].axes
+    filled = np.array(record["count"]) > 0
+    bars = [patch.get_height() for patch in top.patches if patch.get_hatch() is None]
+    assert bars == [value for value in record["accuracy"] if value is not None]
+    shares = [patch.get_height() for patch in bottom.patches]
+    np.testing.assert_allclose(shares, np.array(record["count"])[filled] / record["protocol"]["pixels"])
+    for stored, (group, found) in zip(record["groups"], groups.items(), strict=True):
+        assert (stored["kind"], stored["name"]) == group
+        assert stored["count"] == found.bins.count.tolist()
+        assert stored["ece"] == (None if not sum(stored["count"]) else found.bins.ece())
+
+
+def test_images_are_listed_worst_first(finished: Finished) -> None:
+    rows = list(csv.DictReader(io.StringIO(text(finished.result.run_id, "reliability/val_images.csv"))))
+    errors = [float(row["ece"]) for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    record = json.loads(text(finished.result.run_id, "reliability/val.json"))
+    assert np.mean(errors) == pytest.approx(record["metrics"]["image_ece"], abs=1e-6)
+    pixels = np.array([int(row["pixels"]) for row in rows])
+    accuracies = np.array([float(row["pixel_accuracy"]) for row in rows])
+    assert (pixels * accuracies).sum() / pixels.sum() == pytest.approx(record["metrics"]["pixel_accuracy"], abs=1e-6)
+
+
+def test_scores_at_original_size_are_those_of_resized_logits_on_whole_masks(finished: Finished) -> None:
+    config, result, _ = finished
+    metrics = run_evaluation(EvaluateConfig(model_uri=result.run_id, score_at="original", examples=1))
+    network = model_store.load(result.run_id).network()
+    logits, masks = [], []
+    for index in range(3):
+        folder = Path(config.data_dir) / "val"
+        image = Image.open(folder / f"images/{index}.jpg")
+        small = torch.from_numpy(np.array(image.resize((38, 32), Image.Resampling.BILINEAR)))  # of 48 x 40
+        with torch.no_grad():
+            found = network(small.permute(2, 0, 1)[None])
+        logits.append(torch.nn.functional.interpolate(found, (40, 48), mode="bilinear"))
+        masks.append(torch.from_numpy(np.array(Image.open(folder / f"masks/{index}.png")))[None])
+    expected = Reliability()
+    expected.update(torch.cat(logits), torch.cat(masks))
+    assert metrics["val/ece"] == pytest.approx(expected.ece(), abs=2e-3)  # torchvision resizes a little differently
+    run = mlflow.last_active_run()
+    assert run is not None
+    protocol = json.loads(text(run.info.run_id, "reliability/val.json"))["protocol"]
+    assert protocol["score_at"] == "original"
+    assert protocol["pixels"] == sum(int((mask != 255).sum()) for mask in masks)
+    with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/examples/val_0.png")) as picture:
+        assert picture.size[0] > 1000
 
 
 def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished) -> None:

@@ -1,0 +1,177 @@
+"""A trained network's confidence mended on images it has not learnt from, as an MLflow run of its own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from segmentation import plots, recalibration
+from segmentation.batches import in_order
+from segmentation.config import CalibrateConfig, TrainConfig
+from segmentation.datasets import HELD_OUT, Split, load_split
+from segmentation.devices import resolve_device
+from segmentation.errors import InputError, listed
+from segmentation.models import Segmenter
+from segmentation.recalibration import Fit
+from segmentation.resampling import Interval, interval
+from segmentation.scoring import Scores, evaluating
+from segmentation.stored_logits import StoredLogits
+from studies import model_store, tracking
+from studies.split_report import bins_record, log_scores, protocol, small_print
+
+SHOWN = ("ece", "confidence_gap", "loss", "brier", "classwise_ece", "image_ece", "pixel_accuracy", "mean_iou")
+"""Metrics whose change is told."""
+
+
+class Change(NamedTuple):
+    """A metric on the same images, without and with the calibration."""
+
+    before: float
+    after: float
+    interval: Interval
+    """95 % interval over images of after - before."""
+
+
+def run_calibration(config: CalibrateConfig) -> Fit:
+    """Calibrate as configured, record it in one MLflow run, and print where to look; returns what was fitted.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+    """
+    name = config.run_name or f"calibrate · {config.method} · {config.run_id[-40:]}"
+    with tracking.tracked_run(config.experiment, name, {"calibrated": config.run_id}) as run_id:
+        tracking.log_config(config)
+        stored = model_store.load(config.run_id)
+        if stored.calibration:
+            print(f"{config.run_id} is calibrated already: its network is calibrated anew, as if it were not.")
+        device = resolve_device(config.device)
+        data = replace(
+            stored.config,
+            data_dir=config.data_dir or stored.config.data_dir,
+            cache_dir=config.cache_dir,
+            download=False,
+        )
+        fitted_on, scored_on = _splits(config, data)
+        if fitted_on.labels.names != stored.labels.names:
+            raise InputError(
+                f"{config.run_id} tells {listed(stored.labels.names)} apart, but {data.dataset} has "
+                f"{listed(fitted_on.labels.names)}"
+            )
+        tracking.log_split(fitted_on, "calibration")
+        tracking.log_split(scored_on, "evaluation")
+        tags = {"model": data.model, "dataset": data.dataset, "method": config.method}
+        tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
+        about = {
+            "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
+            "fingerprint": fitted_on.fingerprint,
+        }  # fmt: skip
+        calibrated = stored._replace(calibration=about)
+        network = stored._replace(calibration=None).network().to(device)
+        fit = _fit(network, fitted_on, config, device)
+        print(f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}")
+        before, after = _scored_both_ways(network, fit, scored_on, config, device)
+        network.calibrator = fit.calibrator
+        rules, which = protocol(data, scored_on, after, "float32"), calibrated.described()
+        changes = changed(before, after)
+        tracking.log_json(_fit_record(fit) | about, "calibration/fit.json")
+        tracking.log_json({"metrics": before.metrics()} | bins_record(before, rules), "calibration/before.json")
+        tracking.log_json({name: change._asdict() for name, change in changes.items()}, "calibration/changes.json")
+        tracking.log_metrics(_metrics(fit, changes, scored_on.name))
+        title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{which}"
+        both = {"before": before, "after": after}
+        picture = plots.reliability_lines(
+            {name: scores.reliability.bins() for name, scores in both.items()}, title,
+            {name: scores.accuracy_band() for name, scores in both.items()}, small_print(rules),
+        )  # fmt: skip
+        tracking.log_figure(picture, "calibration/before_and_after.png")
+        log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which)
+        _print_changes(changes, len(scored_on))
+        registered = tracking.log_network(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        if registered:
+            print(f"Registered as {registered}, alias {config.alias}.")
+    print(tracking.where_to_look(run_id))
+    return fit
+
+
+def changed(before: Scores, after: Scores) -> dict[str, Change]:
+    """What a calibration has changed on the images of a split, metric by metric."""
+    plain, mended = before.metrics(), after.metrics()
+    resampled = before.resampled(), after.resampled()
+    return {
+        name: Change(plain[name], mended[name], interval(resampled[1][name] - resampled[0][name])) for name in plain
+    }
+
+
+def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
+    """The split to fit on and the split to score, which share no image with each other or with the training."""
+    if config.calibration_split == data.train_split:
+        raise InputError(
+            f"calibration_split={config.calibration_split} is what the network was trained on, where it is surer than "
+            f"elsewhere: name another split, or train with calibration_fraction=0.15 and take {HELD_OUT}"
+        )
+    fitted_on, scored_on = load_split(data, config.calibration_split), load_split(data, config.split)
+    digests = set(fitted_on.digests)
+    for other, what in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
+        shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
+        if shared:
+            raise InputError(
+                f"calibration_split={config.calibration_split} holds {len(shared)} image(s) that the network is also "
+                f"{what}, in split {other.name}: {listed(shared)}. Take a split that shares none"
+            )
+    return fitted_on, scored_on
+
+
+def _fit(network: Segmenter, split: Split, config: CalibrateConfig, device: torch.device) -> Fit:
+    with StoredLogits() as stored:
+        with evaluating(network):
+            for images, masks in in_order(split, config.batch_size, device):
+                stored.add(network(images), images, masks)
+        print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
+        return recalibration.fit(config.method, stored.batches, len(split.labels), config.seed)
+
+
+def _scored_both_ways(
+    network: Segmenter, fit: Fit, split: Split, config: CalibrateConfig, device: torch.device
+) -> tuple[Scores, Scores]:
+    """Scores of the logits as they are, and calibrated, from one pass of the network."""
+    before, after = (Scores(split.labels, config.boundary_width) for _ in range(2))
+    with evaluating(network):
+        for images, masks in in_order(split, config.batch_size, device):
+            logits = network(images)
+            before.update(logits, masks)
+            after.update(fit.calibrator(logits, images), masks)
+    return before, after
+
+
+def _fit_record(fit: Fit) -> dict[str, object]:
+    parameters = {
+        name: tensor.tolist() for name, tensor in fit.calibrator.state_dict().items() if tensor.numel() < 1000
+    }
+    return {
+        "nll_before": fit.nll_before, "nll_after": fit.nll_after, "passes": fit.passes, "temperature": fit.temperature,
+        "at_bound": fit.at_bound, "parameters": parameters, "described": fit.described(),
+    }  # fmt: skip
+
+
+def _metrics(fit: Fit, changes: Mapping[str, Change], split: str) -> dict[str, float]:
+    found = {"fit/loss_before": fit.nll_before, "fit/loss_after": fit.nll_after, "fit/at_bound": fit.at_bound}
+    if fit.temperature is not None:
+        found["fit/temperature"] = fit.temperature[1]
+    for name, change in changes.items():
+        found |= {f"before/{name}": change.before, f"{split}/{name}": change.after}
+    return found
+
+
+def _print_changes(changes: Mapping[str, Change], images: int) -> None:
+    print(f"\nBefore -> after, and the 95 % interval of the change over {images} images:")
+    for name in SHOWN:
+        change = changes[name]
+        print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
+    ece = changes["ece"]
+    if ece.interval.high < 0:
+        print(f"Better calibrated: ECE {ece.after - ece.before:+.4f}, 95 % {ece.interval}.")
+    elif ece.interval.low > 0:
+        print(f"Worse calibrated: ECE {ece.after - ece.before:+.4f}, 95 % {ece.interval}. Do not use this calibration.")
+    else:
+        print(f"No change in calibration can be shown on {images} images: ECE {ece.interval}.")

@@ -1,0 +1,38 @@
+"""Trained networks that several test files look at."""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from segmentation.config import TrainConfig
+from studies.training_run import run_training
+from tests.conftest import write_own_data
+
+
+class Trained(NamedTuple):
+    """Two trainings that differ in the seed alone, with a third of the training images held out."""
+
+    configs: tuple[TrainConfig, TrainConfig]
+    run_ids: tuple[str, str]
+    experiment: str
+
+
+@pytest.fixture(scope="session")
+def two_seeds(tmp_path_factory: pytest.TempPathFactory, store: str) -> Trained:
+    place = tmp_path_factory.mktemp("two-seeds")
+    values: dict[str, Any] = {
+        "dataset": "folder", "data_dir": str(write_own_data(place, train=9, val=12)), "resize": 32, "crop": 32,
+        "device": "cpu", "epochs": 4, "batch_size": 4, "learning_rate": 0.05, "model": "lraspp_mobilenet_v3_large",
+        "batch_norm_momentum": 0.1, "calibration_fraction": 0.34, "examples": 3, "cache_dir": str(place / "cache"),
+        "checkpoint_dir": str(place / "checkpoints"), "experiment": "two seeds", "keep": "last",
+    }  # fmt: skip
+    configs = TrainConfig(**values), TrainConfig(**values, seed=1, register_as="second-seed", alias="newest")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        patch.chdir(place)
+        run_ids = tuple(run_training(config).run_id for config in configs)
+    assert Path(values["data_dir"]).is_dir()
+    return Trained(configs, (run_ids[0], run_ids[1]), "two seeds")

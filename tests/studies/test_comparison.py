@@ -1,0 +1,250 @@
+"""Which differences between runs are real: against scipy, by hand, and on real runs."""
+
+import copy
+import csv
+import io
+import itertools
+import json
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from segmentation.config import CompareConfig, EvaluateConfig
+from segmentation.errors import InputError
+from segmentation.labels import Labels
+from segmentation.resampling import Interval, holm, p_value
+from segmentation.scoring import Scores
+from studies import tracking
+from studies.comparison import (
+    COMPARED,
+    Contestant,
+    Difference,
+    Pair,
+    check_protocols,
+    compare,
+    seed_spreads,
+    shared_images,
+)
+from studies.comparison_run import run_comparison
+from studies.evaluation_run import run_evaluation
+from studies.stored_scores import StoredScores, find_runs
+from tests.studies.conftest import Trained
+
+LABELS = Labels.named("a", "b", "c")
+
+
+def scores_of(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+    scores = Scores(LABELS)
+    scores.update(logits, labels)
+    return scores
+
+
+def contestants(images: int = 40) -> list[Contestant]:
+    """A network; the same but over-confident; and one that is wrong more often."""
+    random = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(images, 3, 8, 8, generator=random)
+    labels = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
+    worse = logits + torch.randn(logits.shape, generator=random)
+    found = []
+    for letter, each in zip("ABC", (logits, 3 * logits, worse), strict=True):
+        scores = scores_of(each, labels)
+        found.append(Contestant(letter, None, letter, scores, scores.metrics(), scores.resampled()))  # type: ignore[arg-type]
+    return found
+
+
+def test_differences_and_their_intervals_are_those_of_scipy_s_paired_bootstrap() -> None:
+    first, _, third = contestants()
+    pair = compare([first, third])[0]
+    blocks = [next(each.scores.blocks()) for each in (first, third)]
+    correct = [block["correct"].sum(1).astype(float) for block in blocks]
+    pixels = blocks[0]["pixels"].astype(float)
+    theirs = stats.bootstrap(
+        (*correct, pixels), lambda a, b, n, axis: (a.sum(axis) - b.sum(axis)) / n.sum(axis), paired=True,
+        vectorized=True, n_resamples=20_000, method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    ours = pair.differences["pixel_accuracy"]
+    width = theirs.high - theirs.low
+    assert ours.value == pytest.approx((correct[0].sum() - correct[1].sum()) / pixels.sum())
+    assert ours.interval.low == pytest.approx(theirs.low, abs=0.05 * width)
+    assert ours.interval.high == pytest.approx(theirs.high, abs=0.05 * width)
+
+
+def test_pairing_tells_apart_what_separate_intervals_cannot() -> None:
+    """Two networks that err on the same pixels, one a little surer: intervals overlap, the difference is clear."""
+    random = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(60, 3, 8, 8, generator=random) * (0.5 + torch.rand(60, 1, 1, 1, generator=random))
+    labels = torch.distributions.Categorical(logits=0.6 * logits.movedim(1, -1)).sample()
+    both = []
+    for letter, factor in (("A", 1.0), ("B", 1.06)):
+        scores = scores_of(factor * logits, labels)
+        both.append(Contestant(letter, None, letter, scores, scores.metrics(), scores.resampled()))  # type: ignore[arg-type]
+    ends = [scores.scores.intervals()["ece"] for scores in both]
+    assert ends[0].high > ends[1].low
+    difference = compare(both)[0].differences["ece"]
+    assert difference.value < 0
+    assert difference.interval.high < 0
+    assert difference.shown
+
+
+def test_p_values_are_adjusted_over_the_pairs_of_each_metric() -> None:
+    three = contestants()
+    pairs = compare(three)
+    assert [(pair.first.letter, pair.second.letter) for pair in pairs] == [("A", "B"), ("A", "C"), ("B", "C")]
+    for metric in COMPARED:
+        raw = [p_value(a.resampled[metric] - b.resampled[metric]) for a, b in itertools.combinations(three, 2)]
+        assert [pair.differences[metric].p_value for pair in pairs] == holm(raw)
+    assert pairs[0].differences["pixel_accuracy"].value == 0
+    assert pairs[0].differences["pixel_accuracy"].p_value == 1
+    assert pairs[0].sentence().startswith("A is better calibrated than B: -")
+
+
+def test_sentences_say_what_the_images_show() -> None:
+    a, b, _ = contestants(images=4)
+    clear, unclear = Difference(-0.019, Interval(-0.028, -0.011), 0.0006), Difference(0.001, Interval(-0.02, 0.02), 0.9)
+    better = Pair(a, b, {"ece": clear, "loss": clear, "pixel_accuracy": clear, "mean_iou": unclear})
+    assert better.sentence() == (
+        "A is better calibrated than B: -0.0190, 95 % [-0.0280, -0.0110], p = 0.0006; A against B: better in loss, "
+        "worse in pixel accuracy, no difference shown in mean IoU."
+    )
+    none = Pair(a, b, dict.fromkeys(COMPARED, unclear))
+    assert none.sentence().startswith("A and B: no difference in calibration can be shown on 4 images: +0.0010, 95 % [")
+    worse = Pair(b, a, {"ece": Difference(0.019, Interval(0.01, 0.03), 0.001), **dict.fromkeys(COMPARED[1:], unclear)})
+    assert worse.sentence().startswith("B is worse calibrated than A: +0.0190")
+
+
+def stored(two_seeds: Trained) -> list[StoredScores]:
+    return [StoredScores(run, "val") for run in find_runs(",".join(two_seeds.run_ids))]
+
+
+def text(path: str) -> str:
+    run = mlflow.last_active_run()
+    assert run is not None
+    return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{path}")
+
+
+def test_a_comparison_holds_table_sentences_and_pictures(
+    two_seeds: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pair,) = run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=2))
+    run = mlflow.last_active_run()
+    assert run is not None
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["compared_runs"] == ",".join(two_seeds.run_ids)
+
+    record = json.loads(text("comparison/table.json"))
+    assert [each["run_id"] for each in record["runs"]] == list(two_seeds.run_ids)
+    assert record["images"] == [str(index) for index in range(12)] or len(record["images"]) == 12
+    assert record["pairs"][0]["sentence"] == pair.sentence()
+    for each, run_id in zip(record["runs"], two_seeds.run_ids, strict=True):
+        trained = mlflow.get_run(run_id).data.metrics
+        assert each["metrics"]["ece"] == pytest.approx(trained["val/ece"], abs=1e-12)
+    difference = record["runs"][0]["metrics"]["ece"] - record["runs"][1]["metrics"]["ece"]
+    assert record["pairs"][0]["differences"]["ece"]["value"] == pytest.approx(difference)
+
+    rows = list(csv.DictReader(io.StringIO(text("comparison/table.csv"))))
+    told = next(row for row in rows if row["what"] == "difference" and row["metric"] == "ece")
+    assert float(told["value"]) == pytest.approx(difference)
+    assert pair.sentence() in text("comparison/table.md")
+    assert "share everything but the seed" in run.data.tags["mlflow.note.content"]
+
+    folder = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "comparison")}
+    pictures = {"reliability", "loss", "accuracy", "difference_ece", "difference_loss", "example_0", "example_1"}
+    assert {f"comparison/{name}.png" for name in pictures} <= folder
+
+    printed = capsys.readouterr().out
+    assert pair.sentence() in printed
+    assert run.info.run_id in printed.splitlines()[-1]
+
+
+def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained) -> None:
+    assert [run.info.run_id for run in find_runs(two_seeds.experiment)] == list(two_seeds.run_ids)
+    assert [run.info.run_id for run in find_runs("models:/second-seed@newest")] == [two_seeds.run_ids[1]]
+    twice = f"runs:/{two_seeds.run_ids[0]}, {two_seeds.run_ids[0]}, models:/second-seed/1"
+    assert [run.info.run_id for run in find_runs(twice)] == list(two_seeds.run_ids)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("no such experiment", "'no such experiment' is no run ID"),
+        ("0" * 32, f"'{'0' * 32}' cannot be found"),
+        ("models:/unknown/7", "'models:/unknown/7' cannot be found"),
+        ("", "names 0 run; a comparison needs at least two"),
+    ],
+)
+def test_a_name_of_nothing_is_refused(names: str, message: str, two_seeds: Trained) -> None:
+    with pytest.raises(InputError, match=message):
+        run_comparison(CompareConfig(run_ids=names))
+    run = mlflow.last_active_run()
+    assert run is not None
+    assert run.info.status == "FAILED"
+
+
+def test_a_run_without_scores_is_refused_with_what_to_do(two_seeds: Trained) -> None:
+    with tracking.tracked_run("segmentation", "empty", {}) as run_id:
+        pass
+    with pytest.raises(InputError, match=r"\(empty, FINISHED\) has stored no scores of split='val'; score it with"):
+        run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{run_id}"))
+    with pytest.raises(InputError, match="has stored no scores of split='test'"):
+        run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), split="test"))
+
+
+def test_runs_that_were_scored_by_other_rules_are_refused_with_what_differs(two_seeds: Trained) -> None:
+    run_evaluation(EvaluateConfig(model_uri=two_seeds.run_ids[0], score_at="original", examples=0))
+    evaluated = mlflow.last_active_run()
+    assert evaluated is not None
+    with pytest.raises(InputError) as refused:
+        run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[1]},{evaluated.info.run_id}"))
+    assert "score_at: training in" in str(refused.value)
+    assert "resolution: [32, 32] in" in str(refused.value)
+
+
+def changed(original: StoredScores, **attributes: Any) -> StoredScores:
+    other = copy.copy(original)
+    vars(other).update(attributes)
+    return other
+
+
+def test_other_bins_precision_or_contents_are_refused(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    check_protocols([first, second])
+    for key, value in (("bins", 15), ("precision", "bfloat16"), ("interpolation", "bicubic"), ("classes", ["x"])):
+        with pytest.raises(InputError, match=f"What differs: {key}: "):
+            check_protocols([first, changed(second, protocol=second.protocol | {key: value})])
+    name = next(iter(first.digests))
+    with pytest.raises(InputError, match=f"the contents of 1 of 12 images or masks, such as {name}"):
+        check_protocols([first, changed(second, digests=second.digests | {name: "other"})])
+
+
+def test_only_shared_images_are_compared_in_one_order(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    fewer = dict(list(reversed(second.digests.items()))[:5])
+    names = shared_images([first, changed(second, digests=fewer)])
+    assert names == [name for name in first.digests if name in fewer]
+    chosen = first.scores(names)
+    assert len(chosen) == 5
+    whole = first.scores(list(first.digests))
+    places = [list(first.digests).index(name) for name in names]
+    np.testing.assert_array_equal(chosen.image_ece(), whole.image_ece()[places])
+    with pytest.raises(InputError, match=r"share 1 scored image\(s\)"):
+        shared_images([first, changed(second, digests=dict(list(fewer.items())[:1]))])
+
+
+def test_runs_that_differ_in_the_seed_alone_are_grouped_by_hand(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    other = changed(second, origin=second.origin | {"config": second.origin["config"] | {"weight_decay": 0.1}})
+    found = []
+    for letter, each in zip("ABC", (first, second, other), strict=True):
+        scores = each.scores(list(each.digests))
+        found.append(Contestant(letter, each, letter, scores, scores.metrics(), scores.resampled()))
+    (spread,) = seed_spreads(found)
+    assert spread.letters == ["A", "B"]
+    values = [each.metrics["ece"] for each in found[:2]]
+    assert spread.mean["ece"] == pytest.approx(sum(values) / 2)
+    assert spread.deviation["ece"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert "A and B share everything but the seed" in spread.sentence()
+    assert seed_spreads([found[0], found[2]]) == []
