@@ -7,7 +7,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 PORT ?= 5000
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui clean
+.PHONY: help install run test lint ui bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ run: $(VENV)/installed  ## Train a small network in about a minute and record it
 	@echo 'Done. To look at the run: make ui'
 
 test: $(VENV)/installed-test  ## Run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadgroup $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint  ## Check style and types
 	$(BIN)/ruff check .
@@ -28,6 +28,9 @@ lint: $(VENV)/installed-lint  ## Check style and types
 
 ui: $(VENV)/installed  ## Open the MLflow UI on http://127.0.0.1:5000 (PORT=... for another)
 	mlflow server --host 127.0.0.1 --port $(PORT)
+
+bench: $(VENV)/installed-test  ## Measure time and memory beside other libraries
+	for benchmark in benchmarks/*.py; do echo "$$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark || exit 1; done
 
 clean:  ## Remove .venv and everything that tools made; runs and checkpoints stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -254,12 +254,14 @@ def load_scores(
         chosen: places of the images to take, in their new order; None takes all.
 
     Returns:
-        The scores, whose images are numbered anew from 0, and the arrays about these images by name.
+        The scores, whose images keep their numbers, or are numbered from 0 if they were `chosen`; and the arrays about
+        these images by name.
     """
     scores = Scores(labels, boundary_width)
     with np.load(file, allow_pickle=False) as archive:
         arrays = {name: values if chosen is None else values[list(chosen)] for name, values in archive.items()}
-    images = range(len(arrays.pop("image")))
+    numbers = arrays.pop("image")
+    images = numbers.tolist() if chosen is None else range(len(numbers))
     for table in scores.tables:
         table.append({name: arrays.pop(name) for name in table.totals}, images)
     return scores, arrays

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core, see the Makefile
 os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "1"
 
 PROJECT = Path(__file__).parent.parent

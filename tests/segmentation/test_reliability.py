@@ -199,6 +199,15 @@ def test_more_pixels_than_float32_can_count() -> None:
     assert bins.ece() == pytest.approx(0.05, abs=1e-6)
 
 
+def test_nothing_guesses_whether_it_is_given_probabilities() -> None:
+    """torchmetrics takes values that all lie in [0, 1] for probabilities. Logits may lie there too, and are logits."""
+    logits, labels = batch()
+    small = 0.1 * logits.sigmoid()
+    assert reliability_of(small, labels).ece() == pytest.approx(brute_force_ece(small, labels, 10), abs=1e-6)
+    guessed = multiclass_calibration_error(small, labels, 5, 10, ignore_index=255)
+    assert abs(reliability_of(small, labels).ece() - guessed.item()) > 0.05
+
+
 def test_histograms_are_kept_for_each_image() -> None:
     logits, labels = batch()
     histograms = columns(reliability_of(logits, labels))

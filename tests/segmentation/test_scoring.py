@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from segmentation.labels import Labels
 from segmentation.metrics import METRICS, is_better
 from segmentation.reliability import Reliability
 from segmentation.scoring import Scores, load_scores, score
+from tests.conftest import PROJECT
 
 LABELS = Labels.named("a", "b", "c", "absent")
 
@@ -188,6 +192,39 @@ def test_images_that_come_twice_or_in_any_order_count_once() -> None:
     parts.merge(second)
     assert parts.metrics() == pytest.approx(whole.metrics(), abs=1e-12)
     assert parts.intervals() == whole.intervals()
+
+
+PROCESS = """
+import sys, torch
+from pathlib import Path
+from torch.utils.data import DistributedSampler
+from segmentation.labels import Labels
+from segmentation.scoring import Scores
+logits, labels = torch.load("data.pt", weights_only=True)
+rank, scores = int(sys.argv[1]), Scores(Labels.named("a", "b", "c", "absent"))
+for index in DistributedSampler(range(len(logits)), num_replicas=2, rank=rank, shuffle=True, seed=3):
+    scores.update(logits[[index]], labels[[index]], [index])
+scores.save(Path(f"part{rank}.npz"), {})
+"""
+
+
+def test_several_processes_and_a_sampler_that_repeats_images_give_what_one_process_gives(tmp_path: Path) -> None:
+    """5 images on 2 processes: torch's distributed sampler gives one image to both, so that each has 3."""
+    logits, labels = batch()
+    torch.save((logits, labels), tmp_path / "data.pt")
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PROCESS, str(rank)], cwd=tmp_path, env=environment) for rank in (0, 1)
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    (first, _), (second, _) = (load_scores(tmp_path / f"part{rank}.npz", LABELS) for rank in (0, 1))
+    assert len(first) + len(second) == 6
+    first.merge(second)
+    whole = scores_of(logits, labels, 5)
+    assert len(first) == 5
+    assert first.metrics() == pytest.approx(whole.metrics(), abs=1e-12)
+    assert first.confusion.counts.tolist() == whole.confusion.counts.tolist()
+    np.testing.assert_allclose(first.image_ece(), whole.image_ece(), atol=1e-7)
 
 
 def perfectly_calibrated(random: np.random.Generator, images: int) -> Scores:

@@ -1,8 +1,11 @@
 """A real network calibrated on images it has not seen: what the run holds, and whether what is served is calibrated."""
 
+import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
@@ -13,6 +16,7 @@ from segmentation.batches import in_order
 from segmentation.config import CalibrateConfig, CompareConfig, EvaluateConfig
 from segmentation.datasets import load_split
 from segmentation.errors import InputError
+from segmentation.recalibration import METHODS, Fit
 from segmentation.scoring import score
 from studies import model_store
 from studies.calibration_run import run_calibration
@@ -20,48 +24,77 @@ from studies.comparison_run import run_comparison
 from studies.evaluation_run import run_evaluation
 from tests.studies.conftest import Trained
 
+pytestmark = pytest.mark.xdist_group("two seeds")
+
 
 def last_run() -> mlflow.entities.Run:
     return mlflow.last_active_run() or pytest.fail("no run was opened")
 
 
-def text(path: str) -> str:
-    return mlflow.artifacts.load_text(f"runs:/{last_run().info.run_id}/{path}")
+class Calibrated(NamedTuple):
+    """One finished calibration."""
+
+    fit: Fit
+    run_id: str
+    printed: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return dict(mlflow.get_run(self.run_id).data.metrics)
+
+    def artifact(self, path: str) -> Any:
+        return json.loads(mlflow.artifacts.load_text(f"runs:/{self.run_id}/{path}"))
 
 
-@pytest.mark.parametrize("method", ["temperature", "vector", "local"])
-def test_a_calibration_run_holds_before_and_after_and_the_calibrated_model(
-    method: str, two_seeds: Trained, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def calibrated(two_seeds: Trained, store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Calibrated]:
+    """The same network calibrated by every method."""
+    found = {}
+    for method in METHODS:
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+            patch.setenv("MLFLOW_TRACKING_URI", store)
+            patch.chdir(tmp_path_factory.mktemp(method))
+            fit = run_calibration(
+                CalibrateConfig(run_id=two_seeds.run_ids[0], method=method, register_as=f"mended-{method}", examples=1)
+            )
+            found[method] = Calibrated(fit, last_run().info.run_id, printed.getvalue())
+    return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_calibration_run_holds_before_and_after(
+    method: str, two_seeds: Trained, calibrated: dict[str, Calibrated]
 ) -> None:
-    fit = run_calibration(CalibrateConfig(run_id=two_seeds.run_ids[0], method=method, register_as=f"mended-{method}"))
-    run = last_run()
-    assert run.info.status == "FINISHED"
-    assert fit.nll_after <= fit.nll_before
-    assert run.data.metrics["fit/loss_after"] <= run.data.metrics["fit/loss_before"]
-    before = mlflow.get_run(two_seeds.run_ids[0]).data.metrics
+    this = calibrated[method]
+    assert mlflow.get_run(this.run_id).info.status == "FINISHED"
+    assert this.fit.nll_after <= this.fit.nll_before
+    metrics, before = this.metrics, mlflow.get_run(two_seeds.run_ids[0]).data.metrics
+    assert metrics["fit/loss_after"] <= metrics["fit/loss_before"]
     for name in ("ece", "loss", "pixel_accuracy", "mean_iou"):
-        assert run.data.metrics[f"before/{name}"] == pytest.approx(before[f"val/{name}"], abs=1e-5)
+        assert metrics[f"before/{name}"] == pytest.approx(before[f"val/{name}"], abs=1e-5)
     if method != "vector":
-        assert run.data.metrics["val/pixel_accuracy"] == run.data.metrics["before/pixel_accuracy"]
-        assert run.data.metrics["val/mean_iou"] == run.data.metrics["before/mean_iou"]
-    fitted = json.loads(text("calibration/fit.json"))
+        assert metrics["val/pixel_accuracy"] == metrics["before/pixel_accuracy"]
+        assert metrics["val/mean_iou"] == metrics["before/mean_iou"]
+    fitted = this.artifact("calibration/fit.json")
     assert (fitted["method"], fitted["split"], fitted["images"]) == (method, "held_out", 3)
-    changes = json.loads(text("calibration/changes.json"))
-    low, high = changes["loss"]["interval"]
-    assert low <= changes["loss"]["after"] - changes["loss"]["before"] <= high
-    folder = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "calibration")}
+    loss = this.artifact("calibration/changes.json")["loss"]
+    low, high = loss["interval"]
+    assert low <= loss["after"] - loss["before"] <= high
+    assert this.artifact("calibration/before.json")["metrics"]["ece"] == metrics["before/ece"]
+    folder = {file.path for file in mlflow.MlflowClient().list_artifacts(this.run_id, "calibration")}
     assert "calibration/before_and_after.png" in folder
-    printed = capsys.readouterr().out
-    assert "Before -> after" in printed
-    assert run.info.run_id in printed.splitlines()[-1]
+    assert "Before -> after" in this.printed
+    assert this.run_id in this.printed.splitlines()[-1]
 
-    # what is served is calibrated
-    config = two_seeds.configs[0]
-    val = load_split(config, "val")
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_served_is_calibrated(method: str, two_seeds: Trained, calibrated: dict[str, Calibrated]) -> None:
+    val = load_split(two_seeds.configs[0], "val")
     stored = model_store.load(f"models:/mended-{method}@latest-run")
     assert stored.run_id == two_seeds.run_ids[0]
     scores = score(stored.network(), in_order(val, 5, torch.device("cpu")), val.labels)
-    assert scores.metrics()["ece"] == pytest.approx(run.data.metrics["val/ece"], abs=1e-5)
+    assert scores.metrics()["ece"] == pytest.approx(calibrated[method].metrics["val/ece"], abs=1e-5)
     images, _ = val.gather(np.arange(2))
     served = mlflow.pyfunc.load_model(f"models:/mended-{method}@latest-run").predict(images.contiguous().numpy())
     with torch.no_grad():
@@ -72,18 +105,17 @@ def test_a_calibration_run_holds_before_and_after_and_the_calibrated_model(
 
 
 def test_a_calibrated_run_can_be_evaluated_compared_and_calibrated_anew(
-    two_seeds: Trained, capsys: pytest.CaptureFixture[str]
+    two_seeds: Trained, calibrated: dict[str, Calibrated], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = run_calibration(CalibrateConfig(run_id=two_seeds.run_ids[0]))
-    calibrated = last_run()
-    again = run_calibration(CalibrateConfig(run_id=calibrated.info.run_id))
-    assert again.temperature == pytest.approx(first.temperature, rel=1e-3)
+    mended = calibrated["temperature"]
+    again = run_calibration(CalibrateConfig(run_id=mended.run_id, examples=0))
+    assert again.temperature == pytest.approx(mended.fit.temperature, rel=1e-3)
     assert "is calibrated already" in capsys.readouterr().out
-    metrics = run_evaluation(EvaluateConfig(model_uri=calibrated.info.run_id, examples=0))
-    assert metrics["val/ece"] == pytest.approx(calibrated.data.metrics["val/ece"], abs=1e-5)
-    (pair,) = run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{calibrated.info.run_id}"))
+    metrics = run_evaluation(EvaluateConfig(model_uri=mended.run_id, examples=0))
+    assert metrics["val/ece"] == pytest.approx(mended.metrics["val/ece"], abs=1e-5)
+    (pair,) = run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{mended.run_id}"))
     assert pair.differences["pixel_accuracy"].value == 0
-    change = calibrated.data.metrics["before/loss"] - calibrated.data.metrics["val/loss"]
+    change = mended.metrics["before/loss"] - mended.metrics["val/loss"]
     assert pair.differences["loss"].value == pytest.approx(change, abs=1e-5)
 
 
