@@ -151,20 +151,22 @@ def brier_decomposition(
 
 
 def risk_coverage(count: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of wrong pixels among those kept, when the most confident pixels are kept; both `(..., n)`.
+    """Share of wrong pixels among those kept, when the most confident pixels are kept; both `(m,)`.
 
     El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010.
 
     Args:
-        count, correct: of fine equal-width bins.
+        count, correct: of fine equal-width bins, `(n,)`.
 
     Returns:
-        Coverage, the share of pixels with a confidence in the last 1, 2, ..., n bins, and the risk at each; NaN where
-        no pixel is kept.
+        Coverage, the share of pixels with at least some confidence, from 0 to 1, and the risk at each. The pixels of
+        one bin count as equally confident, so that the risk is constant up to the first that holds any.
     """
-    kept = np.cumsum(count[..., ::-1], -1, dtype=np.float64)
-    wrong = np.cumsum((count - correct)[..., ::-1], -1, dtype=np.float64)
-    return ratios(kept, np.broadcast_to(kept[..., -1:], kept.shape)), ratios(wrong, kept)
+    filled = count[::-1] > 0
+    kept = np.cumsum(count[::-1], dtype=np.float64)[filled]
+    wrong = np.cumsum((count - correct)[::-1], dtype=np.float64)[filled]
+    risk = wrong / kept
+    return np.concatenate([np.zeros_like(kept[:1]), kept / kept[-1:]]), np.concatenate([risk[:1], risk])
 
 
 def area_under_risk_coverage(count: np.ndarray, correct: np.ndarray) -> np.ndarray:

@@ -75,8 +75,10 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         rules, which = protocol(data, scored_on, after, "float32"), calibrated.described()
         changes = changed(before, after)
         tracking.log_json(_fit_record(fit) | about, "calibration/fit.json")
-        tracking.log_json({"metrics": before.metrics()} | bins_record(before, rules), "calibration/before.json")
-        tracking.log_json({name: change._asdict() for name, change in changes.items()}, "calibration/changes.json")
+        plain = {"metrics": before.metrics(), "intervals": before.intervals()}
+        tracking.log_json(plain | bins_record(before, rules), "calibration/before.json")
+        told = {"protocol": rules, "changes": {name: change._asdict() for name, change in changes.items()}}
+        tracking.log_json(told, "calibration/changes.json")
         tracking.log_metrics(_metrics(fit, changes, scored_on.name))
         title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{which}"
         both = {"before": before, "after": after}

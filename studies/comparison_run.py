@@ -36,7 +36,7 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
     """
     with tracking.tracked_run(config.experiment, config.run_name or "compare", {"compared": config.run_ids}) as run_id:
         tracking.log_config(config)
-        stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids)]
+        stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
         if len(stored) < 2:
             raise InputError(f"run_ids={config.run_ids} names {len(stored)} run; a comparison needs at least two")
         check_protocols(stored)

@@ -165,8 +165,8 @@ def reliability_figures(
             yield suffix, plots.reliability_lines(lines, title, note=note)
     fine = scores.reliability.bins(FINE_BINS)
     area = float(calibration.area_under_risk_coverage(fine.count, fine.correct))
-    series = {"this network": calibration.risk_coverage(fine.count, fine.correct)}
-    yield "_risk_coverage", plots.risk_coverage(series, title, {"this network": f"{area:.4f}"}, note=note)
+    curve = calibration.risk_coverage(fine.count, fine.correct)
+    yield "_risk_coverage", plots.risk_coverage({"network": curve}, title, {"network": f"area {area:.4f}"}, note=note)
 
 
 def log_examples(

@@ -113,10 +113,10 @@ class StoredScores:
         return mlflow.artifacts.download_artifacts(f"runs:/{self.run_id}/{path}", dst_path=self._folder)
 
 
-def find_runs(names: str) -> list[Run]:
+def find_runs(names: str, split: str) -> list[Run]:
     """The runs that a list with commas names: IDs, runs:/ID, registered models, or whole experiments.
 
-    Of an experiment these are its finished runs that have scored something, oldest first.
+    Of an experiment these are its finished runs that have scored the split, oldest first.
 
     Raises:
         InputError: a name is of nothing that is there.
@@ -125,14 +125,14 @@ def find_runs(names: str) -> list[Run]:
     found: dict[str, Run] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
         try:
-            runs = _named(client, name)
+            runs = _named(client, name, split)
         except MlflowException as error:
             raise InputError(f"run_ids: {name!r} cannot be found: {str(error).splitlines()[0]}") from error
         found |= {run.info.run_id: run for run in runs}
     return list(found.values())
 
 
-def _named(client: mlflow.MlflowClient, name: str) -> list[Run]:
+def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
     if re.fullmatch("(runs:/)?[0-9a-f]{32}", name):
         return [client.get_run(name.removeprefix("runs:/"))]
     if name.startswith("models:/"):
@@ -148,7 +148,11 @@ def _named(client: mlflow.MlflowClient, name: str) -> list[Run]:
     finished = client.search_runs(
         [experiment.experiment_id], "attributes.status = 'FINISHED'", order_by=["attributes.start_time ASC"]
     )
-    runs = [run for run in finished if "reliability" in {file.path for file in client.list_artifacts(run.info.run_id)}]
+    scored = f"reliability/{split}.json"
+    runs = [
+        run for run in finished
+        if scored in {file.path for file in client.list_artifacts(run.info.run_id, "reliability")}
+    ]  # fmt: skip
     if not runs:
-        raise InputError(f"run_ids: experiment {name!r} has no finished run that scored anything")
+        raise InputError(f"run_ids: experiment {name!r} has no finished run that scored split={split!r}")
     return runs

@@ -96,8 +96,9 @@ def test_area_under_risk_coverage_by_hand() -> None:
 
 def test_risk_coverage_curve_by_hand() -> None:
     coverage, risk = calibration.risk_coverage(np.array([2, 0, 4, 2, 0]), np.array([0, 0, 3, 2, 0]))
-    np.testing.assert_allclose(coverage, [0, 0.25, 0.75, 0.75, 1])
-    np.testing.assert_allclose(risk, [np.nan, 0, 1 / 6, 1 / 6, 3 / 8])
+    np.testing.assert_allclose(coverage, [0, 0.25, 0.75, 1])
+    np.testing.assert_allclose(risk, [0, 0, 1 / 6, 3 / 8])
+    assert calibration.risk_coverage(np.zeros(5), np.zeros(5))[0].size == 0
 
 
 def test_brier_decomposition_adds_up_when_probabilities_are_constant_inside_bins() -> None:

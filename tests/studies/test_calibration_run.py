@@ -78,7 +78,7 @@ def test_a_calibration_run_holds_before_and_after(
         assert metrics["val/mean_iou"] == metrics["before/mean_iou"]
     fitted = this.artifact("calibration/fit.json")
     assert (fitted["method"], fitted["split"], fitted["images"]) == (method, "held_out", 3)
-    loss = this.artifact("calibration/changes.json")["loss"]
+    loss = this.artifact("calibration/changes.json")["changes"]["loss"]
     low, high = loss["interval"]
     assert low <= loss["after"] - loss["before"] <= high
     assert this.artifact("calibration/before.json")["metrics"]["ece"] == metrics["before/ece"]
