@@ -36,10 +36,9 @@ def grouped(columns: Mapping[str, np.ndarray], labels: Labels) -> dict[Group, Bi
     `region` tells pixels near a boundary from the interior. `ground` tells the class called `background` from all
     others, where there is such a class.
     """
-    whole = Bins(*(coarse(columns[name]) for name in ("count", "confidence_sum", "correct")))
+    whole = Bins(*(coarse(columns[name]) for name in Bins.NAMES))
     boundary, true, predicted = (
-        Bins(*(columns[f"{prefix}_{name}"] for name in ("count", "confidence_sum", "correct")))
-        for prefix in ("boundary", "true", "predicted")
+        Bins(*(columns[f"{prefix}_{name}"] for name in Bins.NAMES)) for prefix in ("boundary", "true", "predicted")
     )
     found = {Group("region", "boundary"): boundary, Group("region", "interior"): whole.without(boundary)}
     if labels.background is not None:

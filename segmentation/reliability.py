@@ -7,6 +7,7 @@ figures, numbers and bars can never disagree. Counts are int64 and sums float64:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class Bins:
 
     Leading axes, `(..., n)`, hold several diagrams at once.
     """
+
+    NAMES: ClassVar = ("count", "confidence_sum", "correct")
 
     count: np.ndarray
     """Pixels in each bin, int64."""
@@ -60,21 +63,15 @@ class Bins:
 
     def of(self, index: int) -> "Bins":
         """One of several diagrams `(..., C, n)`."""
-        return Bins(*(part[..., index, :] for part in (self.count, self.confidence_sum, self.correct)))
+        return Bins(*(part[..., index, :] for part in self.named().values()))
 
     def each(self, *shape: int) -> "Bins":
         """Several diagrams in another shape, `(*shape, n)`."""
-        count, confidence_sum, correct = (
-            part.reshape(*shape, part.shape[-1]) for part in (self.count, self.confidence_sum, self.correct)
-        )
-        return Bins(count, confidence_sum, correct)
+        return Bins(*(part.reshape(*shape, part.shape[-1]) for part in self.named().values()))
 
     def named(self, prefix: str = "") -> dict[str, np.ndarray]:
         """The three arrays by name, each name with `prefix` before it."""
-        return {
-            f"{prefix}count": self.count, f"{prefix}confidence_sum": self.confidence_sum,
-            f"{prefix}correct": self.correct,
-        }  # fmt: skip
+        return {f"{prefix}{name}": getattr(self, name) for name in self.NAMES}
 
     def without(self, part: "Bins") -> "Bins":
         """The pixels that are not in a part of these."""

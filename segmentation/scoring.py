@@ -192,7 +192,9 @@ class Scores:
 
     def groups(self) -> dict[Group, GroupReliability]:
         """Reliability near boundaries and away from them, of foreground and background, and by class."""
-        found = resampled(lambda sums: group_figures(sums, self.labels), self.blocks(), len(self))
+        names = [f"{prefix}{name}" for prefix in ("", "boundary_", "true_", "predicted_") for name in Bins.NAMES]
+        blocks = ({name: coarse(block[name]) for name in names} for block in self.blocks())
+        found = resampled(lambda sums: group_figures(sums, self.labels), blocks, len(self))
         totals = self._table.totals | self.reliability.table.totals
         return {
             group: GroupReliability(bins, *(interval(found[name][:, place]) for name in ("ece", "confidence_gap")))

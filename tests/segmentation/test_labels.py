@@ -20,3 +20,8 @@ def test_colours_paint_classes_and_void() -> None:
 def test_classes_must_be_two_and_differ(names: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Labels.named(*names)
+
+
+def test_the_background_is_the_class_of_that_name() -> None:
+    assert Labels.named("road", "background").background == 1
+    assert Labels.named("road", "car").background is None

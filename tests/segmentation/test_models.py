@@ -5,7 +5,7 @@ import torch
 from torchvision.models import get_model_weights, mobilenet_v3_large, resnet50
 from torchvision.models.segmentation import fcn_resnet50, lraspp_mobilenet_v3_large
 
-from segmentation import models
+from segmentation import models, recalibration
 from segmentation.config import ModelConfig
 from segmentation.datasets.voc import LABELS as VOC
 from segmentation.errors import InputError
@@ -128,3 +128,13 @@ def test_a_damaged_weight_file_is_told(hub: Path) -> None:
 def test_weights_of_another_network_are_refused() -> None:
     with pytest.raises(InputError, match="none of their 1 tensors fits"):
         models.take(models.build(ModelConfig(model=LRASPP), 4), {"x": torch.zeros(3)}, same_classes=True)
+
+
+def test_a_calibrated_network_gives_the_calibrator_s_logits() -> None:
+    network, images = models.build(ModelConfig(model=LRASPP), 3).eval(), pictures()
+    with torch.no_grad():
+        plain = network(images)
+        network.calibrator = recalibration.build("temperature", 3)
+        network.calibrator.load_state_dict({"temperature": torch.tensor(2.0)})
+        torch.testing.assert_close(network(images).softmax(1), (plain / 2).softmax(1))
+        torch.testing.assert_close(network.outputs(images)["out"], plain)
