@@ -62,8 +62,8 @@ class Pair(NamedTuple):
     second: Contestant
     differences: dict[str, Difference]
 
-    def sentence(self) -> str:
-        """What the images show of the two."""
+    def sentence(self, spreads: Sequence["SeedSpread"] = ()) -> str:
+        """What the images show of the two, and whether other seeds might have shown something else."""
         a, b, ece = self.first.letter, self.second.letter, self.differences["ece"]
         if ece.shown:
             told = f"{a} is {'better' if ece.value < 0 else 'worse'} calibrated than {b}: {ece}"
@@ -77,7 +77,19 @@ class Pair(NamedTuple):
             verdict = ("better" if better else "worse") if difference.shown else "no difference shown"
             verdicts[verdict].append(words)
         rest = [f"{verdict} in {_and(words)}" for verdict, words in verdicts.items() if words]
-        return f"{told}; {a} against {b}: {', '.join(rest)}."
+        told = f"{told}; {a} against {b}: {', '.join(rest)}."
+        for spread in spreads:
+            if {a, b} <= set(spread.letters):
+                return f"{told} They differ in nothing but the seed."
+        near = [
+            spread for spread in spreads if {a, b} & set(spread.letters) and spread.largest["ece"] >= abs(ece.value)
+        ]
+        if ece.shown and near:
+            return (
+                f"{told} But seeds alone make {_and(near[0].letters)} differ by {near[0].largest['ece']:.4f}: this says "
+                f"something about these two networks, and nothing about their settings."
+            )
+        return told
 
 
 class SeedSpread(NamedTuple):
@@ -87,6 +99,8 @@ class SeedSpread(NamedTuple):
     mean: dict[str, float]
     deviation: dict[str, float]
     """Standard deviation over the seeds, by metric."""
+    largest: dict[str, float]
+    """Largest difference between two of the runs, by metric."""
     half_width: dict[str, float]
     """Half the mean width of the runs' own 95 % intervals over images, by metric."""
 
@@ -182,6 +196,7 @@ def seed_spreads(contestants: Sequence[Contestant]) -> list[SeedSpread]:
                 [each.letter for each in group],
                 {metric: float(value.mean()) for metric, value in values.items()},
                 {metric: float(value.std(ddof=1)) for metric, value in values.items()},
+                {metric: float(np.ptp(value)) for metric, value in values.items()},
                 {metric: float(np.mean(width)) / 2 for metric, width in widths.items()},
             )
         )

@@ -113,7 +113,7 @@ def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads:
     for each in contestants:
         cells = [f"{each.metrics[metric]:.4f} {interval(each.resampled[metric])}" for metric in COMPARED]
         yield f"| {each.letter} | {each.title} (`{each.stored.run_id}`) | {' | '.join(cells)} |"
-    yield from ("", *(f"- {pair.sentence()}" for pair in pairs), "")
+    yield from ("", *(f"- {pair.sentence(spreads)}" for pair in pairs), "")
     yield from ("| pair | " + " | ".join(COMPARED) + " |", "| --- |" + " --- |" * len(COMPARED))
     for pair in pairs:
         cells = [str(pair.differences[metric]) for metric in COMPARED]
@@ -158,7 +158,7 @@ def _record(
         ],
         "pairs": [
             {
-                "first": pair.first.letter, "second": pair.second.letter, "sentence": pair.sentence(),
+                "first": pair.first.letter, "second": pair.second.letter, "sentence": pair.sentence(spreads),
                 "differences": {metric: found._asdict() for metric, found in pair.differences.items()},
             }
             for pair in pairs
@@ -177,6 +177,6 @@ def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spre
             print(f"      {metric:15} {each.metrics[metric]:.4f} {interval(each.resampled[metric])}")
     print()
     for pair in pairs:
-        print(pair.sentence())
+        print(pair.sentence(spreads))
     for spread in spreads:
         print(spread.sentence())

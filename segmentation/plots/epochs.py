@@ -1,6 +1,7 @@
 """Curves over epochs, of one run and of several."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +22,8 @@ from segmentation.plots.style import (
 )
 
 TRAIN_AND_VAL = {"train": BLUE, "val": ORANGE}
+FAR = 10
+"""A largest value so many times the median makes the scale logarithmic."""
 STROKES = {"train": "--", "val": "-"}
 
 
@@ -49,7 +52,7 @@ def curves(
             draw_band(axes, epochs, low, high, colour)
     if best_epoch is not None:
         axes.axvline(best_epoch, color=GREY, ls=":", lw=1.2, zorder=1, label=f"best epoch ({best_epoch})")
-    _over_epochs(axes, title, ylabel, 6.0)
+    _over_epochs(axes, title, ylabel, 6.0, series.values())
     axes.legend(frameon=False)
     return figure
 
@@ -71,12 +74,15 @@ def curves_of_runs(title: str, ylabel: str, runs: Mapping[str, Mapping[str, Sequ
         handles.append(Line2D([], [], color=colour, lw=3, label=run))
     for name in dict.fromkeys(name for series in runs.values() for name in series):
         handles.append(Line2D([], [], color=GREY, lw=1.5, ls=STROKES.get(name, ":"), label=name))
-    _over_epochs(axes, title, ylabel, 6.8)
+    _over_epochs(axes, title, ylabel, 6.8, [each for run in runs.values() for each in run.values()])
     foot(figure, handles)
     return figure
 
 
-def _over_epochs(axes: Axes, title: str, ylabel: str, width: float) -> None:
+def _over_epochs(axes: Axes, title: str, ylabel: str, width: float, series: Iterable[Sequence[float]]) -> None:
     axes.set(title=wrapped(title, width, TITLE), xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.25)
+    values = np.array([value for each in series for value in each if math.isfinite(value)])
+    if len(values) and values.min() > 0 and values.max() > FAR * np.median(values):
+        axes.set_yscale("log")  # one bad epoch would otherwise flatten all the others

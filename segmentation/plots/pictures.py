@@ -86,6 +86,7 @@ def side_by_side(
 def _show(axes: Axes, picture: np.ndarray, name: str) -> AxesImage:
     axes.set_title(name, fontsize=LABEL)
     axes.set_axis_off()
+    axes.set_anchor("N")  # the layout makes room for a title above where a picture could end, not where it ends
     return axes.imshow(picture, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
 
 

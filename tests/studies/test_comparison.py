@@ -24,6 +24,7 @@ from studies.comparison import (
     Contestant,
     Difference,
     Pair,
+    SeedSpread,
     check_protocols,
     compare,
     seed_spreads,
@@ -113,6 +114,13 @@ def test_sentences_say_what_the_images_show() -> None:
     )
     none = Pair(a, b, dict.fromkeys(COMPARED, unclear))
     assert none.sentence().startswith("A and B: no difference in calibration can be shown on 4 images: +0.0010, 95 % [")
+    within = SeedSpread(["A", "D"], {}, {}, {"ece": 0.02}, {})
+    assert better.sentence([within]) == (
+        f"{better.sentence()} But seeds alone make A and D differ by 0.0200: this says something about these two "
+        f"networks, and nothing about their settings."
+    )
+    assert better.sentence([within._replace(largest={"ece": 0.01})]) == better.sentence()
+    assert better.sentence([within._replace(letters=["A", "B"])]).endswith("They differ in nothing but the seed.")
     worse = Pair(b, a, {"ece": Difference(0.019, Interval(0.01, 0.03), 0.001), **dict.fromkeys(COMPARED[1:], unclear)})
     assert worse.sentence().startswith("B is worse calibrated than A: +0.0190")
 
@@ -139,7 +147,7 @@ def test_a_comparison_holds_table_sentences_and_pictures(
     record = json.loads(text("comparison/table.json"))
     assert [each["run_id"] for each in record["runs"]] == list(two_seeds.run_ids)
     assert record["images"] == [str(index) for index in range(12)] or len(record["images"]) == 12
-    assert record["pairs"][0]["sentence"] == pair.sentence()
+    assert record["pairs"][0]["sentence"].startswith(pair.sentence())
     for each, run_id in zip(record["runs"], two_seeds.run_ids, strict=True):
         trained = mlflow.get_run(run_id).data.metrics
         assert each["metrics"]["ece"] == pytest.approx(trained["val/ece"], abs=1e-12)
@@ -248,6 +256,7 @@ def test_runs_that_differ_in_the_seed_alone_are_grouped_by_hand(two_seeds: Train
     assert spread.letters == ["A", "B"]
     values = [each.metrics["ece"] for each in found[:2]]
     assert spread.mean["ece"] == pytest.approx(sum(values) / 2)
+    assert spread.largest["ece"] == pytest.approx(abs(values[0] - values[1]))
     assert spread.deviation["ece"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert "A and B share everything but the seed" in spread.sentence()
     assert seed_spreads([found[0], found[2]]) == []

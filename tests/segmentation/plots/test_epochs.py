@@ -43,3 +43,10 @@ def test_runs_fit_whatever_their_number_and_names(count: int) -> None:
     figure = plots.curves_of_runs(RUNS[0], "nats", {name: {"val": [1.0, math.nan]} for name in names})
     assert len({line.get_color() for line in figure.axes[0].lines}) == count
     assert_fits(figure)
+
+
+def test_one_bad_epoch_does_not_flatten_the_others() -> None:
+    bad = plots.curves_of_runs("Loss", "nats", {"A": {"val": [160.0, 3.0, 1.0, 0.8, 0.7]}})
+    assert bad.axes[0].get_yscale() == "log"
+    usual = plots.curves("Loss", "nats", {"val": [3.0, 1.0, 0.8, 0.7]}, best_epoch=4)
+    assert usual.axes[0].get_yscale() == "linear"
