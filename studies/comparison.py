@@ -81,14 +81,11 @@ class Pair(NamedTuple):
         for spread in spreads:
             if {a, b} <= set(spread.letters):
                 return f"{told} They differ in nothing but the seed."
-        near = [
-            spread for spread in spreads if {a, b} & set(spread.letters) and spread.largest["ece"] >= abs(ece.value)
-        ]
-        if ece.shown and near:
-            return (
-                f"{told} But seeds alone make {_and(near[0].letters)} differ by {near[0].largest['ece']:.4f}: this says "
-                f"something about these two networks, and nothing about their settings."
-            )
+            if ece.shown and {a, b} & set(spread.letters) and spread.largest["ece"] >= abs(ece.value):
+                return (
+                    f"{told} But seeds alone make {_and(spread.letters)} differ by {spread.largest['ece']:.4f}: this "
+                    f"says something about these two networks, and nothing about their settings."
+                )
         return told
 
 
