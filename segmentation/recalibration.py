@@ -172,9 +172,8 @@ class LocalTemperature(Calibrator):
 
     WIDTH = 8
     DILATIONS = (1, 2, 4)
-    LEARNING_RATE = 0.01
-    STEPS = 400
-    """How many batches the fit takes in all, if that is 3 to 20 passes."""
+    ITERATIONS = 40
+    """Steps of the fit, each of one pass or a few."""
     CLIP = 16.0
     """Log-probabilities below minus this are all the same to the network."""
 
@@ -206,27 +205,29 @@ class LocalTemperature(Calibrator):
         assert self.field.bias is not None
         # at a bound itself, tanh has no slope that would lead away from it
         nn.init.constant_(self.field.bias, math.atanh(min(max(place, -0.999), 0.999)))
-        best_nll, best = _mean_nll(passes, self), deepcopy(self.state_dict())
-        rounds = min(max(math.ceil(self.STEPS / passes.length), 3), 20)
-        optimizer = torch.optim.Adam(self.parameters(), self.LEARNING_RATE)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, rounds)
-        for _ in range(rounds):
-            self._train(passes, optimizer)
-            schedule.step()
-            nll = _mean_nll(passes, self)
-            if nll < best_nll:
-                best_nll, best = nll, deepcopy(self.state_dict())
-        self.load_state_dict(best)
+        start, pixels = deepcopy(self.state_dict()), sum(int((labels != VOID).sum()) for _, _, labels in passes)
+        optimizer = torch.optim.LBFGS(self.parameters(), max_iter=self.ITERATIONS, line_search_fn="strong_wolfe")
 
-    def _train(self, passes: Passes, optimizer: torch.optim.Optimizer) -> None:
-        for logits, images, labels in passes:
-            with torch.enable_grad():
-                inverse = 1 / self.temperatures(logits, images)
-            # the NLL's slope is known, so only the small network is differentiated through
-            slope, _ = _derivatives(logits, labels, inverse.detach())
+        def nll_with_its_gradient() -> float:
             optimizer.zero_grad()
-            inverse.backward(slope[:, None] / (labels != VOID).sum())
-            optimizer.step()
+            return sum(self._add_gradient(*batch, pixels) for batch in passes)
+
+        before = nll_with_its_gradient()
+        optimizer.step(nll_with_its_gradient)
+        if not _mean_nll(passes, self) < before:
+            self.load_state_dict(start)
+
+    def _add_gradient(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor, pixels: int) -> float:
+        """A batch's part of the mean NLL over so many pixels; its gradient is added to that of the parameters."""
+        with torch.enable_grad():
+            temperatures = self.temperatures(logits, images)
+            inverse = 1 / temperatures
+        # the NLL's slope is known, so only the small network is differentiated through
+        slope, _ = _derivatives(logits, labels, inverse.detach())
+        inverse.backward(slope[:, None] / pixels)
+        corrected = _divided(logits, temperatures.detach())
+        nll = F.cross_entropy(corrected, labels, ignore_index=VOID, reduction="none")
+        return nll.double().sum().item() / pixels
 
     def summary(self, passes: Passes) -> tuple[Quantiles | None, float]:
         bins = 6000  # equal in log T, so that a quantile is right to 0.05 %
@@ -283,7 +284,7 @@ class Fit:
         elif self.temperature[1] > 1:
             reason = f"that is the highest allowed, {HIGHEST:g}: the network's confidence says next to nothing"
         else:
-            reason = f"that is the lowest allowed, {LOWEST:g}: hardly a pixel is wrong, as in images trained on"
+            reason = f"that is the lowest allowed, {LOWEST:g}: nearly constant logits, or hardly a wrong pixel"
         return f"{text}. Warning: {reason}; do not rely on this calibration."
 
     def _correction(self) -> str:

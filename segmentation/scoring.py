@@ -163,8 +163,9 @@ class Scores:
         return resampled(of_resamples, map(_additive, self.blocks()), len(self))
 
     def intervals(self) -> dict[str, Interval]:
-        """95 % interval over images of every metric, and of the ECE that chance alone gives, `noise_floor`."""
-        return {name: interval(values) for name, values in self.resampled().items()}
+        """95 % interval over images of every metric."""
+        resampled, metrics = self.resampled(), self.metrics()
+        return {name: interval(resampled[name], metrics[name]) for name in metrics if name in resampled}
 
     def ece_interval(self, resamples: int) -> Interval:
         """95 % interval over images of the ECE alone, which is quicker."""
@@ -174,7 +175,7 @@ class Scores:
             len(self),
             resamples,
         )
-        return interval(found["ece"])
+        return interval(found["ece"], self.reliability.ece()) if found else Interval(np.nan, np.nan)
 
     def accuracy_band(self) -> tuple[np.ndarray, np.ndarray]:
         """Ends of the 95 % interval over images of each bin's accuracy, `(10,)` each; NaN for an empty bin."""
@@ -183,7 +184,8 @@ class Scores:
             ({name: coarse(block[name]) for name in ("correct", "count")} for block in self.reliability.table.blocks()),
             len(self),
         )
-        ends = [interval(values) for values in found["accuracy"].T] if found else []
+        accuracy = self.reliability.bins().accuracy
+        ends = [interval(values, value) for values, value in zip(found["accuracy"].T, accuracy, strict=True)]
         return np.array([end.low for end in ends]), np.array([end.high for end in ends])
 
     def image_ece(self) -> np.ndarray:
@@ -197,7 +199,11 @@ class Scores:
         found = resampled(lambda sums: group_figures(sums, self.labels), blocks, len(self))
         totals = self._table.totals | self.reliability.table.totals
         return {
-            group: GroupReliability(bins, *(interval(found[name][:, place]) for name in ("ece", "confidence_gap")))
+            group: GroupReliability(
+                bins,
+                interval(found["ece"][:, place], bins.ece()),
+                interval(found["confidence_gap"][:, place], bins.signed_gap()),
+            )
             for place, (group, bins) in enumerate(grouped(totals, self.labels).items())
         }
 

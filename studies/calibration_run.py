@@ -1,5 +1,6 @@
 """A trained network's confidence mended on images it has not learnt from, as an MLflow run of its own."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,7 +12,8 @@ from segmentation.batches import in_order
 from segmentation.config import CalibrateConfig, TrainConfig
 from segmentation.datasets import HELD_OUT, Split, load_split
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, listed, one_of
+from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.recalibration import Fit
 from segmentation.resampling import Interval, interval
@@ -39,7 +41,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
-    name = config.run_name or f"calibrate · {config.method} · {config.run_id[-40:]}"
+    name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"calibrated": config.run_id}) as run_id:
         tracking.log_config(config)
         stored = model_store.load(config.run_id)
@@ -99,9 +101,10 @@ def run_calibration(config: CalibrateConfig) -> Fit:
 def changed(before: Scores, after: Scores) -> dict[str, Change]:
     """What a calibration has changed on the images of a split, metric by metric."""
     plain, mended = before.metrics(), after.metrics()
-    resampled = before.resampled(), after.resampled()
+    first, second = before.resampled(), after.resampled()
     return {
-        name: Change(plain[name], mended[name], interval(resampled[1][name] - resampled[0][name])) for name in plain
+        name: Change(plain[name], mended[name], interval(second[name] - first[name], mended[name] - plain[name]))
+        for name in plain
     }
 
 
@@ -112,7 +115,11 @@ def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
             f"calibration_split={config.calibration_split} is what the network was trained on, where it is surer than "
             f"elsewhere: name another split, or train with calibration_fraction=0.15 and take {HELD_OUT}"
         )
+    if difflib.get_close_matches(config.calibration_split, [HELD_OUT], cutoff=0.8):
+        one_of("calibration_split", config.calibration_split, [HELD_OUT])
     fitted_on, scored_on = load_split(data, config.calibration_split), load_split(data, config.split)
+    if config.split == data.train_split:
+        print(f"Note: split={config.split} is what the network was trained on, so its figures say little.")
     digests = set(fitted_on.digests)
     for other, what in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
         shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
@@ -170,10 +177,13 @@ def _print_changes(changes: Mapping[str, Change], images: int) -> None:
     for name in SHOWN:
         change = changes[name]
         print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
-    ece = changes["ece"]
-    if ece.interval.high < 0:
-        print(f"Better calibrated: ECE {ece.after - ece.before:+.4f}, 95 % {ece.interval}.")
-    elif ece.interval.low > 0:
-        print(f"Worse calibrated: ECE {ece.after - ece.before:+.4f}, 95 % {ece.interval}. Do not use this calibration.")
-    else:
-        print(f"No change in calibration can be shown on {images} images: ECE {ece.interval}.")
+    print("; ".join(_verdict(name, changes[name]) for name in ("ece", "loss", "mean_iou")) + ".")
+
+
+def _verdict(name: str, change: Change) -> str:
+    """Whether a metric got better, in words."""
+    words = {"ece": "calibration", "loss": "loss", "mean_iou": "mean IoU"}[name]
+    if change.interval.low <= 0 <= change.interval.high:
+        return f"{words} unchanged as far as the images can tell"
+    better = "better" if (change.after > change.before) is METRICS[name].higher_is_better else "worse"
+    return f"{words} {better} by {abs(change.after - change.before):.4f}, 95 % of the change {change.interval}"

@@ -37,6 +37,10 @@ class Contestant:
         """For legends."""
         return f"{self.letter} · {self.title}"
 
+    def interval(self, metric: str) -> Interval:
+        """95 % interval over images of one of its metrics."""
+        return interval(self.resampled[metric], self.metrics[metric])
+
 
 class Difference(NamedTuple):
     """First minus second, on the same images."""
@@ -78,6 +82,8 @@ class Pair(NamedTuple):
             verdicts[verdict].append(words)
         rest = [f"{verdict} in {_and(words)}" for verdict, words in verdicts.items() if words]
         told = f"{told}; {a} against {b}: {', '.join(rest)}."
+        if self.first.stored.network() == self.second.stored.network():
+            return f"{told} They are the same network."
         for spread in spreads:
             if {a, b} <= set(spread.letters):
                 return f"{told} They differ in nothing but the seed."
@@ -161,13 +167,14 @@ def compare(contestants: Sequence[Contestant]) -> list[Pair]:
     differences = {
         metric: [first.resampled[metric] - second.resampled[metric] for first, second in pairs] for metric in COMPARED
     }
-    adjusted = {metric: holm([p_value(values) for values in found]) for metric, found in differences.items()}
+    values = {
+        metric: [first.metrics[metric] - second.metrics[metric] for first, second in pairs] for metric in COMPARED
+    }
+    ends = {metric: list(map(interval, differences[metric], values[metric])) for metric in COMPARED}
+    adjusted = {metric: holm(list(map(p_value, differences[metric], values[metric]))) for metric in COMPARED}
     return [
         Pair(first, second, {
-            metric: Difference(
-                first.metrics[metric] - second.metrics[metric], interval(differences[metric][place]),
-                adjusted[metric][place],
-            )
+            metric: Difference(values[metric][place], ends[metric][place], adjusted[metric][place])
             for metric in COMPARED
         })
         for place, (first, second) in enumerate(pairs)
@@ -176,17 +183,18 @@ def compare(contestants: Sequence[Contestant]) -> list[Pair]:
 
 def seed_spreads(contestants: Sequence[Contestant]) -> list[SeedSpread]:
     """Of every setting that was trained with more than one seed, how much the seeds differ."""
-    settings: dict[str, list[Contestant]] = {}
+    settings: dict[str, dict[object, Contestant]] = {}
     for each in contestants:
-        settings.setdefault(json.dumps(each.stored.setting(), sort_keys=True), []).append(each)
+        by_network = settings.setdefault(json.dumps(each.stored.setting(), sort_keys=True), {})
+        by_network.setdefault(each.stored.network(), each)  # the same network may have been scored twice
     found = []
-    for group in settings.values():
+    for by_network in settings.values():
+        group = list(by_network.values())
         if len({each.stored.seed for each in group}) < 2:
             continue
         values = {metric: np.array([each.metrics[metric] for each in group]) for metric in COMPARED}
         widths = {
-            metric: [end.high - end.low for end in (interval(each.resampled[metric]) for each in group)]
-            for metric in COMPARED
+            metric: [end.high - end.low for end in (each.interval(metric) for each in group)] for metric in COMPARED
         }
         found.append(
             SeedSpread(

@@ -11,7 +11,6 @@ from segmentation import plots
 from segmentation.config import CompareConfig
 from segmentation.errors import InputError, listed
 from segmentation.metrics import METRICS
-from segmentation.resampling import interval
 from studies import tracking
 from studies.comparison import (
     COMPARED,
@@ -38,7 +37,7 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
         tracking.log_config(config)
         stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
         if len(stored) < 2:
-            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run; a comparison needs at least two")
+            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); comparing needs two different ones")
         check_protocols(stored)
         names = shared_images(stored)
         contestants = list(contestants_of(stored, names))
@@ -72,7 +71,7 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
     yield "reliability", plots.reliability_lines(bins, title, bands if len(contestants) <= 4 else None, note)
     for metric in COMPARED:
         rows = [
-            (f"{pair.first.letter} − {pair.second.letter}", difference.value, difference.interval)
+            (f"{pair.first.letter} − {pair.second.letter}", difference.value, difference.interval, difference.shown)
             for pair in pairs
             for difference in [pair.differences[metric]]
         ]
@@ -81,7 +80,8 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
             f"difference_{metric}",
             plots.differences(rows, title, f"difference of {metric} ({better} is better)", note),
         )
-    curves = {each.label: each.stored.curves() for each in contestants}
+    trainings = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
+    curves = {each.label: each.stored.curves() for each in contestants if each in trainings.values()}
     for name, heading, ylabel, metric in (
         ("loss", "Loss", "cross-entropy, nats per pixel", "loss"),
         ("accuracy", "Pixel accuracy", "share of pixels", "pixel_accuracy"),
@@ -111,7 +111,7 @@ def _log_side_by_side(contestants: Sequence[Contestant], count: int) -> int:
 def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> Iterator[str]:
     yield from ("| | run | " + " | ".join(COMPARED) + " |", "| --- | --- |" + " --- |" * len(COMPARED))
     for each in contestants:
-        cells = [f"{each.metrics[metric]:.4f} {interval(each.resampled[metric])}" for metric in COMPARED]
+        cells = [f"{each.metrics[metric]:.4f} {each.interval(metric)}" for metric in COMPARED]
         yield f"| {each.letter} | {each.title} (`{each.stored.run_id}`) | {' | '.join(cells)} |"
     yield from ("", *(f"- {pair.sentence(spreads)}" for pair in pairs), "")
     yield from ("| pair | " + " | ".join(COMPARED) + " |", "| --- |" + " --- |" * len(COMPARED))
@@ -135,7 +135,7 @@ def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
     writer.writerow(["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"])
     for each in contestants:
         for metric in METRICS:
-            ends = interval(each.resampled[metric])
+            ends = each.interval(metric)
             writer.writerow(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
     for pair in pairs:
         ids = pair.first.stored.run_id, pair.second.stored.run_id
@@ -152,7 +152,7 @@ def _record(
             {
                 "letter": each.letter, "run_id": each.stored.run_id, "name": each.title, "seed": each.stored.seed,
                 "metrics": each.metrics,
-                "intervals": {name: interval(values) for name, values in each.resampled.items()},
+                "intervals": {name: each.interval(name) for name in each.metrics},
             }
             for each in contestants
         ],
@@ -174,8 +174,8 @@ def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spre
     for each in contestants:
         print(f"  {each.label} ({each.stored.run_id})")
         for metric in COMPARED:
-            print(f"      {metric:15} {each.metrics[metric]:.4f} {interval(each.resampled[metric])}")
-    print()
+            print(f"      {metric:15} {each.metrics[metric]:.4f} {each.interval(metric)}")
+    print(f"\np-values allow for {len(pairs)} pair(s), by Holm's method; intervals are those of each pair alone.")
     for pair in pairs:
         print(pair.sentence(spreads))
     for spread in spreads:

@@ -9,6 +9,7 @@ from segmentation.devices import resolve_device
 from segmentation.errors import InputError
 from segmentation.scoring import score
 from studies import model_store, tracking
+from studies.run_names import run_name
 from studies.split_report import log_scores, protocol
 
 
@@ -22,6 +23,10 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
     with tracking.tracked_run(config.experiment, name, {"evaluated": config.model_uri}) as run_id:
         tracking.log_config(config)
         stored = model_store.load(config.model_uri)
+        if config.run_name is None:
+            size = ", original size" if config.score_at == "original" else ""
+            mended = f" · calibrated by {stored.calibration['method']}" if stored.calibration else ""
+            tracking.log_tags({"mlflow.runName": f"{run_name(stored.config)}{mended} · {config.split}{size}"})
         device = resolve_device(config.device)
         data = replace(
             stored.config,

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,24 @@ from segmentation.groups import Group, GroupReliability
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.reliability import FINE_BINS
-from segmentation.resampling import RESAMPLES, Interval, interval
+from segmentation.resampling import LEVEL, RESAMPLES, Interval, interval
 from segmentation.scoring import Scores, at_size_of, evaluating
 from segmentation.softmax import pixel_predictions
 from studies import tracking
 
 WORST = 3
 """Images shown for their high ECE."""
+FEW = 20
+"""Images below which a resampling knows too little of how images differ."""
 USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
+
+
+class NoiseFloor(NamedTuple):
+    """The ECE that a perfectly calibrated network with the same confidences would show on as many images."""
+
+    mean: float
+    highest: float
+    """Not exceeded in 95 % of cases."""
 
 
 def protocol(config: DataConfig, split: Split | Originals, scores: Scores, precision: str) -> dict[str, Any]:
@@ -42,7 +52,7 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores, preci
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
         "void": "255 is not counted", "precision": precision,
-        "intervals": f"95 % percentile, {RESAMPLES} resamples of the images",
+        "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
         "resolution": "each image's own" if isinstance(split, Originals) else list(split.masks.shape[1:]),
         "resize": config.resize, "crop": None if original else config.crop, "interpolation": config.interpolation,
@@ -77,12 +87,12 @@ def log_scores(
     scored = f"{split.dataset}/{split.name}, {len(split)} images"
     title, note = f"{scored}\n{which}", small_print(rules)
     metrics, resampled, groups = scores.metrics(), scores.resampled(), scores.groups()
-    intervals = {name: interval(values) for name, values in resampled.items()}
-    floor = float(np.mean(resampled["noise_floor"]))
+    intervals = {name: interval(resampled[name], value) for name, value in metrics.items()}
+    floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
     for name, figure in reliability_figures(scores, groups, intervals["ece"], title, note):
         tracking.log_figure(figure, f"reliability/{split.name}{name}.png")
     record = {
-        "metrics": metrics, "intervals": intervals, "noise_floor": floor,
+        "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
         "groups": [_group_record(*each) for each in groups.items()], "origin": dict(origin),
         "palette": split.labels.palette,
@@ -108,7 +118,7 @@ def log_scores(
     print(said)
 
 
-def in_words(metrics: Mapping[str, float], intervals: Mapping[str, Interval], floor: float, images: int) -> str:
+def in_words(metrics: Mapping[str, float], intervals: Mapping[str, Interval], floor: NoiseFloor, images: int) -> str:
     """Whether the network is over- or under-confident, and whether its ECE is more than chance."""
     gap, where = metrics["confidence_gap"], intervals["confidence_gap"]
     if math.isnan(gap):
@@ -117,11 +127,15 @@ def in_words(metrics: Mapping[str, float], intervals: Mapping[str, Interval], fl
         lean = f"Neither over- nor under-confident as far as {images} images can tell"
     else:
         lean = f"{'Over' if gap < 0 else 'Under'}-confident by {abs(gap):.4f} on average"
-    told = f"{lean} (accuracy - confidence {gap:+.4f} {where})."
-    chance = intervals["noise_floor"]
-    if metrics["ece"] > chance.high:
-        return f"{told} Its ECE is above the noise floor of {floor:.4f}, which {images} images alone would show."
-    return f"{told} Its ECE is no more than the noise floor of {floor:.4f} {chance}, which {images} images alone show."
+    place = "above" if metrics["ece"] > floor.highest else "within"
+    told = (
+        f"{lean} (accuracy - confidence {gap:+.4f} {where}). Its ECE of {metrics['ece']:.4f} is {place} the noise "
+        f"floor, what a perfectly calibrated network would show on {images} images: {floor.mean:.4f} on average, and "
+        f"at most {floor.highest:.4f} in 95 % of cases."
+    )
+    if images < FEW:
+        told += f" With only {images} images, all intervals are too narrow."
+    return told
 
 
 def small_print(rules: Mapping[str, Any]) -> str:
@@ -195,7 +209,8 @@ def log_examples(
             np.savez_compressed(file, allow_pickle=False, name=names, digest=digests, **arrays)
     errors = scores.image_ece()
     for place, index in enumerate(worst_first[: min(WORST, count)]):
-        title = f"{split.names[index]}, {which}\nnumber {place + 1} by its own ECE, {errors[index]:.4f}"
+        rank = "worst" if place == 0 else f"number {place + 1} of the worst"
+        title = f"{split.names[index]}, {which}\n{rank} calibrated by its own ECE, {errors[index]:.4f}"
         shown = _predicted(network, split, int(index), device)
         tracking.log_figure(plots.example(*shown, split.labels, title), f"examples/{split.name}_worst_{place}.png")
 

@@ -1,5 +1,6 @@
 """What runs have stored of their scores, read back from MLflow: enough to compare them without any network."""
 
+import difflib
 import json
 import re
 import shutil
@@ -101,8 +102,14 @@ class StoredScores:
             "register_as", "alias", "checkpoint_dir", "boundary_width",
         }  # fmt: skip
         config = {name: value for name, value in self.origin["config"].items() if name not in irrelevant}
-        method = (self.origin["calibration"] or {}).get("method")
-        return config | {"calibration": method}
+        about = self.origin["calibration"] or {}
+        return config | {"calibrated": about.get("method"), "calibrated_on": about.get("fingerprint")}
+
+    def network(self) -> tuple[object, ...]:
+        """What tells networks apart: the training, the epoch, and how the confidence was mended."""
+        about = self.origin["calibration"] or {}
+        trained_in = self.origin["trained_in_run"] or self.run_id
+        return trained_in, self.origin["epoch"], about.get("method"), about.get("fingerprint")
 
     @property
     def seed(self) -> int:
@@ -141,9 +148,10 @@ def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         known = [each.name for each in client.search_experiments()]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise InputError(
-            f"run_ids: {name!r} is no run ID (32 hexadecimal digits), no models:/NAME/1 and no experiment. "
-            f"Experiments: {listed(known, 10)}"
+            f"run_ids: {name!r} is no run ID (32 hexadecimal digits), no models:/NAME/1 and no experiment."
+            f"{f' Did you mean {nearest[0]!r}?' if nearest else ''} Experiments: {listed(known, 10)}"
         )
     finished = client.search_runs(
         [experiment.experiment_id], "attributes.status = 'FINISHED'", order_by=["attributes.start_time ASC"]

@@ -18,6 +18,7 @@ from segmentation.scoring import Scores
 from segmentation.training import Data, Epoch, train
 from studies import model_store, tracking
 from studies.model_store import Stored
+from studies.run_names import run_name
 from studies.split_report import example_figures, log_scores, protocol
 
 
@@ -54,12 +55,6 @@ def run_training(config: TrainConfig) -> TrainingResult:
         result = _train_and_record(network, data, config, run_id, device)
     print(tracking.where_to_look(run_id))
     return result
-
-
-def run_name(config: TrainConfig) -> str:
-    """Model, weights, data, learning rate and weight decay, so that runs can be told apart in a list."""
-    weights = config.weights if len(config.weights) <= 24 else f"…{config.weights[-20:]}"
-    return f"{config.model} · {weights} · {config.dataset} · lr {config.learning_rate:g} · wd {config.weight_decay:g}"
 
 
 def _starting_network(config: TrainConfig, split: Split) -> Segmenter:

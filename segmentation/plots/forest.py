@@ -11,22 +11,21 @@ from segmentation.resampling import Interval
 
 
 def differences(
-    rows: Sequence[tuple[str, float, Interval]], title: str, xlabel: str, note: str | None = None
+    rows: Sequence[tuple[str, float, Interval, bool]], title: str, xlabel: str, note: str | None = None
 ) -> Figure:
-    """Draw differences with their 95 % intervals, one a row from the top, coloured if the interval leaves 0 out.
+    """Draw differences with their 95 % intervals, one a row from the top, coloured if they are shown to be real.
 
     Args:
-        rows: name, such as `A − B`; difference; interval.
+        rows: name, such as `A − B`; difference; interval; whether it is shown to be real.
         title: above the plot.
         xlabel: what differs, with its unit.
         note: small print beneath, such as how it was measured.
     """
-    names = [_fitting(name) for name, _, _ in rows]
+    names = [_fitting(name) for name, *_ in rows]
     tallest = max((name.count("\n") + 1 for name in names), default=1)
     figure, axes = figure_with_axes(10.8, 0.8 + max(2, len(rows)) * (tallest * LABEL * LINE + 0.16))
     axes.axvline(0, color=GREY, ls="--", lw=1)
-    for row, (_, value, interval) in enumerate(rows):
-        real = _leaves_out_zero(interval)
+    for row, (_, value, interval, real) in enumerate(rows):
         colour = BLUE if real else GREY
         axes.hlines(row, interval.low, interval.high, color=colour, lw=2.2)
         axes.plot(value, row, "o", ms=7, color=colour, mfc=colour if real else "white", mew=1.5)
@@ -43,8 +42,8 @@ def differences(
     axes.tick_params(left=False)
     axes.grid(axis="x", alpha=0.25)
     keys = [
-        Line2D([], [], marker="o", color=BLUE, lw=2.2, label="95 % interval leaves out 0"),
-        Line2D([], [], marker="o", color=GREY, mfc="white", mew=1.5, lw=2.2, label="95 % interval contains 0"),
+        Line2D([], [], marker="o", color=BLUE, lw=2.2, label="difference shown: adjusted p < 0.05"),
+        Line2D([], [], marker="o", color=GREY, mfc="white", mew=1.5, lw=2.2, label="no difference shown"),
     ]
     head(figure, title)
     foot(figure, keys if rows else [], note)
@@ -55,7 +54,3 @@ def _fitting(name: str) -> str:
     """A name in lines that fit, the second network of a difference on a new one if both do not fit in one."""
     lines = wrapped(name, 4.1, LABEL)
     return wrapped(name.replace(" − ", " −\n"), 4.1, LABEL) if "\n" in lines else lines
-
-
-def _leaves_out_zero(interval: Interval) -> bool:
-    return interval.low > 0 or interval.high < 0

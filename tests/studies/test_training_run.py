@@ -23,8 +23,9 @@ from segmentation.reliability import Reliability
 from segmentation.scoring import load_scores, score
 from studies import model_store
 from studies.evaluation_run import run_evaluation
+from studies.run_names import run_name
 from studies.split_report import reliability_figures
-from studies.training_run import TrainingResult, run_name, run_training
+from studies.training_run import TrainingResult, run_training
 from tests.conftest import write_own_data
 
 pytestmark = pytest.mark.xdist_group("finished")
@@ -137,7 +138,8 @@ def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> N
             reliability.update(network(images), masks)
     record = json.loads(text(result.run_id, "reliability/val.json"))
     assert record["metrics"]["ece"] == pytest.approx(reliability.ece(), abs=1e-6)
-    assert record["intervals"].keys() == METRICS.keys() | {"noise_floor"}
+    assert record["intervals"].keys() == METRICS.keys()
+    assert 0 < record["noise_floor"]["mean"] <= record["noise_floor"]["highest"]
     assert record["ece_by_bins"]["15"] == pytest.approx(reliability.ece(15), abs=1e-6)
     low, high = record["intervals"]["pixel_accuracy"]
     assert low <= record["metrics"]["pixel_accuracy"] <= high

@@ -1,4 +1,4 @@
-"""A forest plot shows each difference, its interval, and whether the interval leaves 0 out."""
+"""A forest plot shows each difference, its interval, and whether it is shown to be real."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from segmentation.resampling import Interval
 from tests.segmentation.plots.drawn import NOTE, RUNS, assert_fits, strokes, texts
 
 ROWS = [
-    ("a − b", 0.03, Interval(0.02, 0.05)),
-    ("c − d", -0.01, Interval(-0.02, 0.01)),
-    ("e − f", -0.03, Interval(-0.04, -0.01)),
-    ("g − h", np.nan, Interval(np.nan, np.nan)),
+    ("a − b", 0.03, Interval(0.02, 0.05), True),
+    ("c − d", -0.01, Interval(-0.02, 0.01), False),
+    ("e − f", -0.03, Interval(-0.04, -0.01), True),
+    ("g − h", np.nan, Interval(np.nan, np.nan), False),
 ]
 
 
@@ -34,20 +34,15 @@ def test_each_row_is_a_difference_with_its_interval() -> None:
     assert bottom > top
 
 
-def test_colour_and_filling_tell_whether_zero_is_left_out() -> None:
+def test_colour_and_filling_tell_whether_a_difference_is_shown() -> None:
     _, above, around, below, undefined = plots.differences(ROWS, "t", "x").axes[0].lines
     assert above.get_color() == below.get_color() != around.get_color() == undefined.get_color()
     assert above.get_markerfacecolor() == below.get_markerfacecolor() == above.get_color()
     assert around.get_markerfacecolor() == undefined.get_markerfacecolor() == "white"
 
 
-def test_an_interval_that_ends_at_zero_contains_it() -> None:
-    _, point = plots.differences([("a − b", 0.1, Interval(0.0, 0.2))], "t", "x").axes[0].lines
-    assert point.get_markerfacecolor() == "white"
-
-
 def test_rows_fit_whatever_their_number_and_names() -> None:
-    pairs = [(f"{first} − {second}", 0.1, Interval(0.0, 0.2)) for first in RUNS[:3] for second in RUNS[5:]]
+    pairs = [(f"{first} − {second}", 0.1, Interval(0.0, 0.2), False) for first in RUNS[:3] for second in RUNS[5:]]
     for count in (0, 1, 9):
         figure = plots.differences(pairs[:count], RUNS[0], "x", NOTE)
         assert ("nothing to compare" in texts(figure)) == (count == 0)
