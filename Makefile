@@ -19,7 +19,7 @@ run: $(VENV)/installed  ## Train a small network in about a minute and record it
 	@echo 'Done. To look at the run: make ui'
 
 test: $(VENV)/installed-test  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses=logical --dist=loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint  ## Check style and types
 	$(BIN)/ruff check .

@@ -178,7 +178,7 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
 
 @dataclass(frozen=True, kw_only=True)
 class QuickStartConfig(TrainConfig):
-    """Train a small network on the generated `shapes` data: done in about a minute on two cores."""
+    """Train a small network on the generated `shapes` data: done in one to two minutes on two cores."""
 
     dataset: Dataset = "shapes"
     """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""

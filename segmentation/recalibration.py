@@ -291,9 +291,10 @@ class Fit:
         if self.temperature is None:
             return "a factor and an offset for each class"
         low, middle, high = self.temperature
+        if low < high:
+            return f"temperature {middle:.2f} in the middle, {low:.2f} to {high:.2f} for 90 % of pixels"
         was = "over" if middle > 1.005 else "under" if middle < 0.995 else "neither over- nor under"
-        spread = "" if low == high else f", {low:.2f} to {high:.2f} for 90 % of pixels"
-        return f"temperature {middle:.2f}{spread} ({was}-confident before)"
+        return f"temperature {middle:.2f} ({was}-confident before)"
 
 
 def build(method: str, classes: int) -> Calibrator:

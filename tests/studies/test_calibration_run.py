@@ -24,8 +24,6 @@ from studies.comparison_run import run_comparison
 from studies.evaluation_run import run_evaluation
 from tests.studies.conftest import Trained
 
-pytestmark = pytest.mark.xdist_group("two seeds")
-
 
 def last_run() -> mlflow.entities.Run:
     return mlflow.last_active_run() or pytest.fail("no run was opened")

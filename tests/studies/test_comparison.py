@@ -35,7 +35,6 @@ from studies.evaluation_run import run_evaluation
 from studies.stored_scores import StoredScores, find_runs
 from tests.studies.conftest import Trained
 
-pytestmark = pytest.mark.xdist_group("two seeds")
 LABELS = Labels.named("a", "b", "c")
 
 

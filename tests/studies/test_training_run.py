@@ -28,8 +28,6 @@ from studies.split_report import reliability_figures
 from studies.training_run import TrainingResult, run_training
 from tests.conftest import write_own_data
 
-pytestmark = pytest.mark.xdist_group("finished")
-
 
 def settings(root: Path, **more: Any) -> TrainConfig:
     values: dict[str, Any] = {
