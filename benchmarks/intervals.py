@@ -39,12 +39,12 @@ def main() -> None:
 
 
 def _scores() -> Scores:
-    random = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     scores = Scores(Labels.named(*(f"class {index}" for index in range(CLASSES))))
     for start in range(0, IMAGES, 63):
         size = min(63, IMAGES - start)
-        sharpness = 1 + 3 * torch.rand(size, 1, 1, 1, generator=random)
-        logits = sharpness * torch.randn(size, CLASSES, SIDE, SIDE, generator=random)
+        sharpness = 1 + 3 * torch.rand(size, 1, 1, 1)
+        logits = sharpness * torch.randn(size, CLASSES, SIDE, SIDE)
         scores.update(logits, torch.distributions.Categorical(logits=0.7 * logits.movedim(1, -1)).sample())
     assert len(scores) == IMAGES
     assert np.isfinite(scores.metrics()["ece"])
