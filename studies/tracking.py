@@ -36,6 +36,8 @@ REASON = "status_reason"
 """Tag that says why a run did not finish."""
 VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
 SYSTEM_METRICS_SECONDS = 5
+NOTE_LENGTH = 7900
+"""Characters that fit into a tag."""
 
 
 class SplitDataset(MetaDataset):
@@ -144,8 +146,15 @@ def log_tags(tags: Mapping[str, str]) -> None:
 
 
 def log_note(markdown: str) -> None:
-    """Set the description that the UI shows on the run's page."""
-    mlflow.set_tag("mlflow.note.content", markdown)
+    """Set the description that the UI shows on the run's page; lines for which MLflow has no room are left out."""
+    kept, room = [], NOTE_LENGTH
+    for line in markdown.splitlines():
+        room -= len(line) + 1
+        if room < 0:
+            kept.append("…")
+            break
+        kept.append(line)
+    mlflow.set_tag("mlflow.note.content", "\n".join(kept))
 
 
 def log_figure(figure: Figure, path: str) -> None:

@@ -103,3 +103,13 @@ def test_a_real_server_takes_metrics_artifacts_and_status(server: str) -> None:
     assert run.data.metrics["val/ece"] == 0.25
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/folder/file.txt") == "hello"
     assert tracking.where_to_look(run_id).startswith(f"Look at it: {server}/#/experiments/")
+
+
+def test_a_description_that_is_too_long_is_cut_at_the_end_of_a_line() -> None:
+    lines = [f"line {number} of many" for number in range(1000)]
+    with tracking.tracked_run("notes", "long", {}) as run_id:
+        tracking.log_note("\n".join(lines))
+    told = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
+    assert told[:-1] == lines[: len(told) - 1]
+    assert told[-1] == "…"
+    assert len(told) > 300
