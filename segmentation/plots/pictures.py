@@ -76,6 +76,7 @@ def side_by_side(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, picture) in zip(panels, pictures.items(), strict=False):
         _show(axes, picture, name)
+        axes.set_anchor("N")  # the layout makes room for a title above where a picture could end, not where it ends
     for axes in panels[len(pictures) :]:
         axes.set_axis_off()
     head(figure, title, 11)
@@ -86,7 +87,6 @@ def side_by_side(
 def _show(axes: Axes, picture: np.ndarray, name: str) -> AxesImage:
     axes.set_title(name, fontsize=LABEL)
     axes.set_axis_off()
-    axes.set_anchor("N")  # the layout makes room for a title above where a picture could end, not where it ends
     return axes.imshow(picture, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
 
 
