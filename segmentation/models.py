@@ -47,10 +47,10 @@ class Segmenter(nn.Module):
     mean: torch.Tensor
     deviation: torch.Tensor
 
-    def __init__(self, network: nn.Module, normalization: str, calibrator: Calibrator | None = None) -> None:
+    def __init__(self, network: nn.Module, normalization: str) -> None:
         super().__init__()
         self.network = network
-        self.calibrator = calibrator
+        self.calibrator: Calibrator | None = None
         for name, values in zip(("mean", "deviation"), NORMALIZATION[normalization], strict=True):
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
 

@@ -115,9 +115,10 @@ class Scores:
         fine = self.reliability.add_confidences(pixels.confidence, pixels.correct, pixels.valid, images)
         self.confusion.update(pixels.label, masks, pixels.valid, images)
 
+        bin_index = fine // (FINE_BINS // BINS)
+
         def by(group: torch.Tensor, groups: int, counts: torch.Tensor) -> Bins:
             row = torch.where(counts, numbered(masks) * groups + group, count * groups)
-            bin_index = fine // (FINE_BINS // BINS)
             found = histograms(row, bin_index, pixels.confidence, pixels.correct & counts, count * groups, BINS)
             return found.each(count, groups)
 
