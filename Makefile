@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 PORT ?= 5000
+DASHBOARD_PORT ?= 8080
+STORAGE ?= studies.journal
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui bench clean
+.PHONY: help install run test lint ui dashboard bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +30,9 @@ lint: $(VENV)/installed-lint  ## Check style and types
 
 ui: $(VENV)/installed  ## Open the MLflow UI on http://127.0.0.1:5000 (PORT=... for another)
 	mlflow server --host 127.0.0.1 --port $(PORT)
+
+dashboard: $(VENV)/installed-dashboard  ## Open Optuna's dashboard on http://127.0.0.1:8080 (STORAGE=... for other studies)
+	optuna-dashboard $(STORAGE) --host 127.0.0.1 --port $(DASHBOARD_PORT)
 
 bench: $(VENV)/installed-test  ## Measure time and memory beside other libraries
 	for benchmark in benchmarks/*.py; do echo "$$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark || exit 1; done

@@ -13,7 +13,9 @@ from segmentation.config import (
     CompareConfig,
     EvaluateConfig,
     QuickStartConfig,
+    StatusConfig,
     TrainConfig,
+    TuneConfig,
     choices,
 )
 from segmentation.errors import InputError, one_of
@@ -50,12 +52,26 @@ def _calibrate(config: CalibrateConfig) -> None:
     run_calibration(config)
 
 
+def _tune(config: TuneConfig) -> None:
+    from studies.search.study import run_study
+
+    run_study(config)
+
+
+def _status(config: StatusConfig) -> None:
+    from studies.search.study import show_status
+
+    show_status(config)
+
+
 COMMANDS = {
     "main": Command(QuickStartConfig, _train),
     "train": Command(TrainConfig, _train),
     "evaluate": Command(EvaluateConfig, _evaluate),
     "compare": Command(CompareConfig, _compare),
     "calibrate": Command(CalibrateConfig, _calibrate),
+    "tune": Command(TuneConfig, _tune),
+    "status": Command(StatusConfig, _status),
 }
 
 

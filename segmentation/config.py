@@ -4,6 +4,7 @@ A field `name` is the command line's `--name` and MLflow's `-P name=`.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -124,6 +125,8 @@ class RecordConfig:
     """Log reliability and example pictures every this many epochs."""
     examples: int = 6
     """Number of validation images to show."""
+    log_model: bool = True
+    """Log the network as an MLflow model; without it only the checkpoints hold it."""
     experiment: str = "segmentation"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
     run_name: str | None = None
@@ -200,6 +203,64 @@ class QuickStartConfig(TrainConfig):
     """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
     warmup_epochs: int = 1
     """Epochs over which the learning rate first rises linearly from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Which study, and where it is kept."""
+
+    study_name: str | None = None
+    """Name of the study; None says model, data and sampler."""
+    storage: str = "studies.journal"
+    """Where studies are kept: FILE.journal, postgresql://HOST/NAME (several machines), sqlite:///FILE (one worker)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(StudyConfig, TrainConfig):
+    """Search for the best learning rate, weight decay and whatever else: many trainings, one study."""
+
+    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
+    """How settings are chosen; grid is the original report's 4 x 4, or all combinations of the values in search."""
+    pruner: Literal["auto", "halving", "median", "none"] = "auto"
+    """When poor trainings are stopped early; auto is halving for tpe and random with one objective, else none."""
+    search: str = "learning_rate,weight_decay"
+    """Fields to search, with commas between: NAME, NAME=LOW..HIGH, NAME=A|B|C, or NAME=0|LOW..HIGH."""
+    objective: str = "val/loss"
+    """Metric to make as good as possible; its direction is known."""
+    objectives: str | None = None
+    """Several such metrics, with commas between, instead of objective; nothing is pruned then."""
+    constraint: str | None = None
+    """Limit on a metric, such as val/ece<=0.08: settings beyond it lose to all within."""
+    n_trials: int | None = None
+    """Number of trainings in the whole study, pruned ones included; None is no limit."""
+    max_epochs_total: int | None = None
+    """Training epochs in the whole study; None, with no n_trials and no timeout, is half of what 16 trainings take."""
+    timeout: float | None = None
+    """Seconds after which this call stops; what it interrupts goes on when the study is resumed."""
+    workers: int = 1
+    """Processes to start here."""
+    confirm_seeds: int = 0
+    """Further seeds to train the best setting with when the search is over."""
+    max_failures: int = 3
+    """A worker stops after this many failed trainings in a row."""
+    heartbeat: int = 60
+    """Seconds between signs of life in a database; a worker silent for twice as long is taken for dead."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_trials", "max_epochs_total"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 1)
+        for name in ("workers", "max_failures", "heartbeat"):
+            _at_least(self, name, 1)
+        _at_least(self, "confirm_seeds", 0)
+        if self.timeout is not None:
+            _within(self, "timeout", 0.0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig(StudyConfig):
+    """Tell how far a study has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +365,15 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, "examples", 0)
+
+
+def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values of a training's configuration that what it learns depends on, the seed among them."""
+    beside = {
+        "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "log_model", "experiment", "run_name",
+        "register_as", "alias", "checkpoint_dir", "boundary_width",
+    }  # fmt: skip
+    return {name: value for name, value in values.items() if name not in beside}
 
 
 def check_choices(config: Any) -> None:

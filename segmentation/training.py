@@ -78,13 +78,14 @@ class Epoch:
         }
 
 
-def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch]:
+def train(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint | None = None) -> Iterator[Epoch]:
     """Train a network and yield after every epoch.
 
     Args:
         network: trained in place, and moved to `config.device`.
         data: two splits with the same classes.
         config: all of its optimisation and augmentation fields, and `monitor` and `patience`.
+        start: the state after an earlier epoch of the same training; it goes on as if it had never stopped.
 
     Raises:
         DivergedError: the loss is no longer finite. The weights are those before the step that found it.
@@ -94,9 +95,16 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
     network.to(device).to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     optimizer = optimizers.build_optimizer(network, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
-    best_epoch, best_value = 0, math.nan
+    finished_epochs, best_epoch, best_value = 0, 0, math.nan
+    if start is not None:
+        finished_epochs, best_epoch, best_value = start.epoch, start.best_epoch, start.best_value
+        network.load_state_dict(start.network)
+        optimizer.load_state_dict(start.optimizer)
+        scaler.load_state_dict(start.scaler)
 
-    for number in range(1, config.epochs + 1):
+    for number in range(finished_epochs + 1, config.epochs + 1):
+        if config.patience is not None and best_epoch and number - 1 - best_epoch >= config.patience:
+            return
         started = time.perf_counter()
         train_loss, train_accuracy, rate = _one_pass(network, optimizer, scaler, data.train, config, number, context)
         trained = time.perf_counter()
@@ -139,8 +147,6 @@ def train(network: Segmenter, data: Data, config: TrainConfig) -> Iterator[Epoch
             is_best,
             checkpoint,
         )
-        if config.patience is not None and number - best_epoch >= config.patience:
-            return
 
 
 def _one_pass(

@@ -16,6 +16,7 @@ import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from segmentation.config import decisive
 from segmentation.errors import InputError, listed
 from segmentation.labels import Labels
 from segmentation.scoring import Scores, load_scores
@@ -97,11 +98,8 @@ class StoredScores:
 
     def setting(self) -> Mapping[str, Any]:
         """All that makes the network what it is but the seed."""
-        irrelevant = {
-            "seed", "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "experiment", "run_name",
-            "register_as", "alias", "checkpoint_dir", "boundary_width",
-        }  # fmt: skip
-        config = {name: value for name, value in self.origin["config"].items() if name not in irrelevant}
+        config = decisive(self.origin["config"])
+        config.pop("seed", None)
         about = self.origin["calibration"] or {}
         return config | {"calibrated": about.get("method"), "calibrated_on": about.get("fingerprint")}
 

@@ -32,6 +32,11 @@ from segmentation.datasets import Split
 from segmentation.errors import InputError
 from segmentation.models import Segmenter
 
+
+class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
+    """A training is to end before its last epoch; the message says why. Its run ends as KILLED."""
+
+
 REASON = "status_reason"
 """Tag that says why a run did not finish."""
 VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
@@ -59,16 +64,17 @@ class SplitDataset(MetaDataset):
 
 
 @contextmanager
-def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[str]:
     """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
 
     Args:
         experiment: its experiment, unless `mlflow run` has chosen one.
         name: its name.
         tags: further tags.
+        run_id: a run that is there already, to go on with.
 
     Yields:
-        The run's id. An exception inside ends the run as FAILED, an interruption as KILLED, and the tag
+        The run's id. An exception inside ends the run as FAILED, an interruption or `Stopped` as KILLED, and the tag
         `status_reason` says why.
 
     Raises:
@@ -80,9 +86,13 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator
         mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     mlflow.set_system_metrics_samples_before_logging(1)
     try:
-        chosen = None if "MLFLOW_RUN_ID" in os.environ else _experiment_id(experiment)
-        run = mlflow.start_run(experiment_id=chosen, run_name=name, log_system_metrics=True)
+        chosen = None if run_id or "MLFLOW_RUN_ID" in os.environ else _experiment_id(experiment)
+        run = mlflow.start_run(
+            run_id, experiment_id=chosen, run_name=name, nested=run_id is not None, log_system_metrics=True
+        )
         mlflow.set_tags({"mlflow.runName": name, "git_commit": _git_commit(), **_versions(), **tags})
+        if REASON in run.data.tags:
+            mlflow.delete_tag(REASON)
     except (MlflowException, OSError) as error:
         raise InputError(
             f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {str(error).splitlines()[0]}"
@@ -92,10 +102,67 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str]) -> Iterator
     except KeyboardInterrupt as error:
         _end(run.info.run_id, "KILLED", f"killed by {error}" if str(error) else "interrupted")
         raise
+    except Stopped as reason:
+        _end(run.info.run_id, "KILLED", str(reason))
+        raise
     except BaseException as error:
         _end(run.info.run_id, "FAILED", f"{type(error).__name__}: {error}")
         raise
     mlflow.end_run("FINISHED")
+
+
+def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+    """Make a run, nested in another one and in its experiment if that is given, and leave it open; returns its id."""
+    _check_store()
+    client = mlflow.MlflowClient()
+    chosen = _experiment_id(experiment)
+    more = {}
+    if parent is not None:
+        chosen = client.get_run(parent).info.experiment_id
+        more = {"mlflow.parentRunId": parent}
+    return str(client.create_run(chosen, tags={**tags, **more}, run_name=name).info.run_id)
+
+
+def describe_run(run_id: str, name: str, tags: Mapping[str, str]) -> None:
+    """Name and tag a run that this process does not have open."""
+    client = mlflow.MlflowClient()
+    for key, value in {"mlflow.runName": name, **tags}.items():
+        client.set_tag(run_id, key, value)
+
+
+def reopen_run(run_id: str) -> None:
+    """Mark a run as RUNNING."""
+    mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+
+
+def end_run(run_id: str, status: str, reason: str | None = None) -> None:
+    """Give a run that this process does not have open its last status, and the reason unless it is FINISHED."""
+    if reason is not None:
+        tag_reason(run_id, reason)
+    mlflow.MlflowClient().set_terminated(run_id, status)
+
+
+def open_children(parent: str) -> list[str]:
+    """The ids of the runs nested in a run that are still RUNNING."""
+    client = mlflow.MlflowClient()
+    found = client.search_runs(
+        [client.get_run(parent).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'RUNNING'",
+        max_results=10_000,
+    )
+    return [run.info.run_id for run in found]
+
+
+def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, float]]:
+    """The figures that a training run has logged, all or one, by name, for each of its epochs from the first."""
+    client = mlflow.MlflowClient()
+    epochs: dict[int, dict[str, float]] = {}
+    for name in client.get_run(run_id).data.metrics:
+        if name.startswith(("best/", "system/")) or metric not in (None, name):
+            continue
+        for point in client.get_metric_history(run_id, name):
+            epochs.setdefault(point.step, {})[name] = point.value
+    return [epochs[number] for number in sorted(epochs) if number > 0]
 
 
 def tag_reason(run_id: str, reason: str) -> None:
@@ -145,8 +212,11 @@ def log_tags(tags: Mapping[str, str]) -> None:
     mlflow.set_tags(dict(tags))
 
 
-def log_note(markdown: str) -> None:
-    """Set the description that the UI shows on the run's page; lines for which MLflow has no room are left out."""
+def log_note(markdown: str, run_id: str | None = None) -> None:
+    """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
+
+    The run is the one that is open here, unless another is named.
+    """
     kept, room = [], NOTE_LENGTH
     for line in markdown.splitlines():
         room -= len(line) + 1
@@ -154,7 +224,10 @@ def log_note(markdown: str) -> None:
             kept.append("…")
             break
         kept.append(line)
-    mlflow.set_tag("mlflow.note.content", "\n".join(kept))
+    if run_id is None:
+        mlflow.set_tag("mlflow.note.content", "\n".join(kept))
+    else:
+        mlflow.MlflowClient().set_tag(run_id, "mlflow.note.content", "\n".join(kept))
 
 
 def log_figure(figure: Figure, path: str) -> None:
@@ -173,9 +246,9 @@ def log_json(content: Any, path: str) -> None:
     mlflow.log_text(text, path)
 
 
-def log_text(text: str, path: str) -> None:
-    """Log a text artifact."""
-    mlflow.log_text(text, path)
+def log_text(text: str, path: str, run_id: str | None = None) -> None:
+    """Log a text artifact of the run that is open here, or of another one."""
+    mlflow.log_text(text, path, run_id)
 
 
 @contextmanager

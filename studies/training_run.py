@@ -1,6 +1,7 @@
 """One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,13 +9,15 @@ import numpy as np
 import torch
 
 from segmentation import checkpoints, models, plots
-from segmentation.config import TrainConfig
+from segmentation.batches import in_order
+from segmentation.checkpoints import Checkpoint
+from segmentation.config import TrainConfig, decisive
 from segmentation.datasets import Split, load_split
-from segmentation.devices import resolve_device, resolve_precision
-from segmentation.errors import listed
+from segmentation.devices import autocast, resolve_device, resolve_precision
+from segmentation.errors import InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
-from segmentation.scoring import Scores
+from segmentation.scoring import Scores, score
 from segmentation.training import Data, Epoch, train
 from studies import model_store, tracking
 from studies.model_store import Stored
@@ -30,20 +33,36 @@ class TrainingResult(NamedTuple):
     best_epoch: int
     best: dict[str, float]
     """Metrics of the best epoch, by the names they are logged under."""
+    kept_epoch: int
+    kept: dict[str, float]
+    """Metrics of the epoch whose weights became the run's model."""
 
 
-def run_training(config: TrainConfig) -> TrainingResult:
+def run_training(
+    config: TrainConfig,
+    run_id: str | None = None,
+    data: Data | None = None,
+    watch: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainingResult:
     """Train as configured, record everything in one MLflow run, and print where to look.
+
+    Args:
+        config: what to do.
+        run_id: an MLflow run to do it in; if a checkpoint of that run is there, the training goes on from it.
+        data: the splits that the configuration names, if they are loaded already.
+        watch: called after each epoch that is new, with its number and metrics; it may raise `tracking.Stopped`.
 
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+        tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
     name = config.run_name or run_name(config)
-    with tracking.tracked_run(config.experiment, name, {"dataset": config.dataset, "model": config.model}) as run_id:
+    tags = {"dataset": config.dataset, "model": config.model}
+    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id:
         print(f"Run {run_id}: {name}")
         tracking.log_config(config)
         device = resolve_device(config.device)
-        data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+        data = data or load_data(config)
         _mention_oddities(data)
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
@@ -51,10 +70,35 @@ def run_training(config: TrainConfig) -> TrainingResult:
             "device": _described(device), "dataset_fingerprint": data.train.fingerprint,
             "val_fingerprint": data.val.fingerprint,
         })  # fmt: skip
-        network = _starting_network(config, data.train)
-        result = _train_and_record(network, data, config, run_id, device)
+        start = _checkpoint(config, run_id, data.train)
+        network = _starting_network(config, data.train) if start is None else models.build(config, len(data.val.labels))
+        result = _train_and_record(network, data, config, run_id, device, start, watch)
     print(tracking.where_to_look(run_id))
     return result
+
+
+def load_data(config: TrainConfig) -> Data:
+    """Both splits that a training needs."""
+    return Data(load_split(config, config.train_split), load_split(config, config.val_split))
+
+
+def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:
+    """The last state of this very training, if there is one."""
+    file = Path(config.checkpoint_dir) / run_id / "last.pt"
+    if not file.is_file():
+        return None
+    checkpoint = checkpoints.load(file)
+    changed = [
+        f"{name}={checkpoint.config.get(name)!r}, now {value!r}"
+        for name, value in decisive(asdict(config)).items()
+        if checkpoint.config.get(name) != value
+    ]
+    if checkpoint.fingerprint != split.fingerprint:
+        changed.append("other training images")
+    if changed:
+        raise InputError(f"run {run_id} was begun with {listed(changed)}: it cannot go on with something else")
+    print(f"Going on after epoch {checkpoint.epoch} of {config.epochs}.")
+    return checkpoint
 
 
 def _starting_network(config: TrainConfig, split: Split) -> Segmenter:
@@ -70,24 +114,35 @@ def _starting_network(config: TrainConfig, split: Split) -> Segmenter:
 
 
 def _train_and_record(
-    network: Segmenter, data: Data, config: TrainConfig, run_id: str, device: torch.device
+    network: Segmenter,
+    data: Data,
+    config: TrainConfig,
+    run_id: str,
+    device: torch.device,
+    start: Checkpoint | None,
+    watch: Callable[[int, dict[str, float]], None] | None,
 ) -> TrainingResult:
     folder = Path(config.checkpoint_dir) / run_id
-    history: list[dict[str, float]] = []
-    best_epoch, kept, kept_epoch = 0, Scores(data.val.labels), 0
+    logged = 0 if start is None else len(tracking.logged_epochs(run_id))
+    history = [] if start is None else tracking.logged_epochs(run_id)[: start.epoch]
+    best_epoch = 0 if start is None else start.best_epoch
+    kept: Scores | None = None
     try:
-        for epoch in train(network, data, config):
+        for epoch in train(network, data, config, start):
             history.append(epoch.metrics())
-            tracking.log_metrics(history[-1], step=epoch.number)
-            checkpoints.save(epoch.checkpoint, folder / "last.pt")
+            if epoch.number > logged:
+                tracking.log_metrics(history[-1], step=epoch.number)
             if epoch.is_best:
                 checkpoints.save(epoch.checkpoint, folder / "best.pt")
                 best_epoch = epoch.number
+            checkpoints.save(epoch.checkpoint, folder / "last.pt")
             if epoch.is_best or config.keep == "last":
-                kept, kept_epoch = epoch.val, epoch.number
+                kept = epoch.val
             _print_epoch(epoch, history[-1], config)
             if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
                 _log_progress_pictures(network, epoch, data.val, config, device)
+            if watch is not None:
+                watch(epoch.number, history[-1])
     finally:
         if best_epoch:
             print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
@@ -96,19 +151,26 @@ def _train_and_record(
         print(f"Stopped early: no better {config.monitor} than epoch {best_epoch}'s for {config.patience} epoch(s).")
     best = history[best_epoch - 1]
     tracking.log_metrics({"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS})
+    kept_epoch = len(history) if config.keep == "last" else best_epoch
+    precision = resolve_precision(config.precision, device)
     if kept_epoch != len(history):
         network.load_state_dict(checkpoints.load(folder / "best.pt").network)
+    if kept is None:  # measured before the training was interrupted
+        batches = in_order(data.val, config.batch_size, device)
+        network.to(device)
+        kept = score(network, batches, data.val.labels, autocast(device, precision), config.boundary_width)
     which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
-    rules = protocol(config, data.val, kept, str(resolve_precision(config.precision, device)).removeprefix("torch."))
+    rules = protocol(config, data.val, kept, str(precision).removeprefix("torch."))
     trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
     log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which)
-    model_uri = tracking.log_network(network, data.val, trained.metadata(), config.register_as, config.alias)
+    if config.log_model:
+        model_uri = tracking.log_network(network, data.val, trained.metadata(), config.register_as, config.alias)
+        if model_uri:
+            print(f"Registered as {model_uri}, alias {config.alias}.")
     tracking.log_tags({"model_epoch": str(kept_epoch)})
-    if model_uri:
-        print(f"Registered as {model_uri}, alias {config.alias}.")
-    return TrainingResult(run_id, len(history), best_epoch, best)
+    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
 
 
 def _log_progress_pictures(

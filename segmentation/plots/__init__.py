@@ -6,6 +6,15 @@ from segmentation.plots.forest import differences
 from segmentation.plots.matrix import confusion
 from segmentation.plots.pictures import example, side_by_side
 from segmentation.plots.risk import risk_coverage
+from segmentation.plots.search import (
+    heat_maps,
+    importances,
+    pareto,
+    plane,
+    search_history,
+    share_reached,
+    trial_curves,
+)
 from segmentation.plots.style import pixels
 
 __all__ = [
@@ -14,10 +23,17 @@ __all__ = [
     "curves_of_runs",
     "differences",
     "example",
+    "heat_maps",
+    "importances",
+    "pareto",
     "pixels",
+    "plane",
     "reliability",
     "reliability_lines",
     "reliability_panels",
     "risk_coverage",
+    "search_history",
+    "share_reached",
     "side_by_side",
+    "trial_curves",
 ]

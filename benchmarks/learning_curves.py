@@ -1,0 +1,80 @@
+"""Learning curves over the plane of learning rate and weight decay: what search_cost.py replays. Takes about an hour.
+
+    python benchmarks/learning_curves.py path/to/camvid
+
+trains the small network at every point of a lattice that holds the original report's grid, on CamVid at 64 x 64, one
+process a core, and adds the points that learning_curves.csv does not have yet.
+"""
+
+import csv
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two processes of one thread are faster than one of two on pictures this small
+
+import torch
+
+from segmentation import models
+from segmentation.config import TrainConfig
+from segmentation.datasets import load_split
+from segmentation.errors import DivergedError
+from segmentation.training import Data, train
+
+GRID = (0.01, 0.05, 0.001, 0.0001), (0.0, 0.01, 0.05, 0.001)
+BETWEEN = (0.1, 0.003, 0.0225, 0.0003), (0.003, 0.0225, 0.0003)
+METRICS = "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/ece", "train/loss"
+FILE = Path(__file__).with_name("learning_curves.csv")
+
+
+def points() -> Iterator[tuple[float, float]]:
+    """Learning rate and weight decay: lines between and around those of the grid, then the grid itself."""
+    rates, decays = [*GRID[0], *BETWEEN[0]], [*GRID[1], *BETWEEN[1]]
+    seen = set(itertools.product(*GRID))
+    for known_rates, known_decays in ((6, 4), (6, 5), (7, 5), (7, 6), (8, 7)):
+        for point in itertools.product(rates[:known_rates], decays[:known_decays]):
+            if point not in seen:
+                seen.add(point)
+                yield point
+    yield from itertools.product(*GRID)
+
+
+def main(data_dir: str) -> None:
+    """Train the missing points, as many at a time as there are cores."""
+    if not FILE.exists():
+        FILE.write_text(",".join(("learning_rate", "weight_decay", "epoch", *METRICS)) + "\n")
+    with FILE.open() as stream:
+        done = {(float(row["learning_rate"]), float(row["weight_decay"])) for row in csv.DictReader(stream)}
+    missing = [(data_dir, *point) for point in points() if point not in done]
+    with multiprocessing.get_context("spawn").Pool() as pool:
+        for rows in pool.imap_unordered(curve, missing, chunksize=1):
+            with FILE.open("a", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerows(rows)
+            print(time.strftime("%H:%M:%S"), *rows[-1], flush=True)
+
+
+def curve(task: tuple[str, float, float]) -> list[list[object]]:
+    """One training; a row an epoch."""
+    data_dir, rate, decay = task
+    config = TrainConfig(
+        dataset="camvid", data_dir=data_dir, resize=64, crop=64, model="lraspp_mobilenet_v3_large",
+        batch_norm_momentum=0.1, epochs=20, batch_size=16, learning_rate=rate, weight_decay=decay,
+    )  # fmt: skip
+    data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+    torch.manual_seed(config.seed)
+    rows: list[list[object]] = []
+    try:
+        for epoch in train(models.build(config, len(data.train.labels)), data, config):
+            metrics = epoch.metrics()
+            rows.append([rate, decay, epoch.number, *(f"{metrics[name]:.6g}" for name in METRICS)])
+    except DivergedError:
+        rows.append([rate, decay, len(rows) + 1, *("nan" for _ in METRICS)])
+    return rows
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,40 @@
+"""The original report's figures, to stand beside ours where the data are the same."""
+
+from typing import NamedTuple
+
+
+class GridCell(NamedTuple):
+    """One training of its grid: FCN-ResNet-50 from scratch, VOC 2007, 50 epochs, batch 64, sgd with momentum 0.9."""
+
+    weight_decay: float
+    learning_rate: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+GRID_DATASET, GRID_MODEL = "voc2007", "fcn_resnet50"
+GRID = (
+    GridCell(0.0, 0.01, 0.098, 0.679, 0.817),
+    GridCell(0.0, 0.05, 0.040, 0.727, 0.819),
+    GridCell(0.0, 0.001, 0.034, 0.766, 0.819),
+    GridCell(0.0, 0.0001, 0.869, 1.410, 0.695),
+    GridCell(0.01, 0.01, 0.037, 0.733, 0.811),
+    GridCell(0.01, 0.05, 0.503, 1.417, 0.678),
+    GridCell(0.01, 0.001, 0.191, 1.101, 0.740),
+    GridCell(0.01, 0.0001, 0.860, 1.406, 0.693),
+    GridCell(0.05, 0.01, 0.215, 1.481, 0.708),
+    GridCell(0.05, 0.05, 1.306, 1.666, 0.504),
+    GridCell(0.05, 0.001, 1.212, 1.338, 0.698),
+    GridCell(0.05, 0.0001, 1.201, 1.331, 0.704),
+    GridCell(0.001, 0.01, 1.031, 1.446, 0.693),
+    GridCell(0.001, 0.05, 1.003, 1.503, 0.619),
+    GridCell(0.001, 0.001, 0.869, 1.409, 0.697),
+    GridCell(0.001, 0.0001, 0.865, 1.409, 0.695),
+)
+
+
+def grid_cell(learning_rate: float, weight_decay: float) -> GridCell | None:
+    """The report's figures for one setting; None if it has not tried it."""
+    cells = {(cell.learning_rate, cell.weight_decay): cell for cell in GRID}
+    return cells.get((learning_rate, weight_decay))

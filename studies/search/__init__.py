@@ -1,0 +1,1 @@
+"""Hyperparameter studies with Optuna: the only place that knows it."""

@@ -1,0 +1,146 @@
+"""What a study is to do, and how much of it is done."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from segmentation.config import TrainConfig, TuneConfig, decisive
+from segmentation.errors import InputError
+from segmentation.metrics import METRICS
+from studies.search import space as spaces
+from studies.search.goals import Goal, Limit, goals, limit
+from studies.search.samplers import RETRY_OF, build_pruner, first_rung
+from studies.search.space import Space
+
+EPOCHS = "epochs"
+"""Attribute of a trial: epochs that it has been trained for."""
+IDLE = "idle"
+"""Attribute of a trial that found nothing left to do."""
+REPORT_S_GRID = 16
+"""Trainings of the original report's grid."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One study: what it varies, what it is after, and when it is over."""
+
+    name: str
+    base: TrainConfig
+    """What every training shares."""
+    space: Space
+    goals: tuple[Goal, ...]
+    limit: Limit | None
+    sampler: str
+    pruner: str
+    n_trials: int | None
+    max_epochs: int | None
+    """Training epochs of all trials together."""
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether all combinations are tried, and nothing else."""
+        return self.sampler == "grid"
+
+    def settings(self) -> dict[str, Any]:
+        """All that may not change while the study goes on, as JSON knows it."""
+        shared = {name: value for name, value in decisive(asdict(self.base)).items() if name not in self.space}
+        return shared | {
+            "search": {name: repr(dimension) for name, dimension in self.space.items()},
+            "goals": [goal.metric for goal in self.goals], "constraint": str(self.limit) if self.limit else None,
+            "sampler": self.sampler, "pruner": self.pruner,
+        }  # fmt: skip
+
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What a trial varies."""
+        return spaces.values_of(trial.params, self.space)
+
+    def epochs_left(self, study: Study) -> int | None:
+        """Training epochs of the budget that are not used up; None without such a budget."""
+        return None if self.max_epochs is None else max(0, self.max_epochs - spent(study))
+
+    def may_start(self, study: Study) -> bool:
+        """Whether a training that is new, or waits to go on, may begin."""
+        if study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return True
+        if self.is_grid:
+            return False
+        left = self.epochs_left(study)
+        needed = self.base.epochs if self.pruner == "none" else first_rung(self.base.epochs)
+        if left is not None and left < needed:
+            return False
+        return self.n_trials is None or len(counted(study)) < self.n_trials
+
+    def most_epochs(self, study: Study) -> int:
+        """Training epochs that the whole study takes at most."""
+        if self.max_epochs is not None and not self.is_grid:
+            return self.max_epochs
+        trials = len(counted(study)) if self.n_trials is None or self.is_grid else self.n_trials
+        return trials * self.base.epochs
+
+
+def plan(config: TuneConfig) -> Plan:
+    """Read a study's plan from its configuration.
+
+    Raises:
+        InputError: what cannot be done.
+    """
+    wanted = goals(config)
+    build_pruner(config, len(wanted))
+    base = TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
+    (first, *more) = wanted
+    if not more and base.monitor == TrainConfig.monitor and first.metric.removeprefix("val/") in METRICS:
+        base = replace(base, monitor=first.metric)
+    pruner = config.pruner
+    if pruner == "auto":
+        pruner = "halving" if config.sampler in ("tpe", "random") and not more else "none"
+    budget = config.max_epochs_total
+    if config.sampler == "grid" and (budget is not None or config.n_trials is not None):
+        raise InputError("sampler=grid tries every combination: n_trials and max_epochs_total go with other samplers")
+    if budget is None and config.n_trials is None and config.timeout is None:
+        budget = REPORT_S_GRID * config.epochs // 2
+    if budget is not None and budget < config.epochs:
+        raise InputError(f"max_epochs_total={budget} is not even one training of epochs={config.epochs}")
+    return Plan(
+        name=config.study_name or f"{config.model}-{config.dataset}-{config.sampler}",
+        base=base,
+        space=spaces.parse(config.search, base, config.sampler == "grid"),
+        goals=wanted,
+        limit=limit(config),
+        sampler=config.sampler,
+        pruner=pruner,
+        n_trials=config.n_trials,
+        max_epochs=None if config.sampler == "grid" else budget,
+    )
+
+
+def counted(study: Study) -> list[FrozenTrial]:
+    """The trials, each training once: without those that another went on with, or that found nothing to do."""
+    trials = study.get_trials(deepcopy=False)
+    followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    return [trial for trial in trials if trial.number not in followed and IDLE not in trial.user_attrs]
+
+
+def spent(study: Study) -> int:
+    """Training epochs of all trials together."""
+    return sum(trial.user_attrs.get(EPOCHS, 0) for trial in counted(study))
+
+
+def in_state(trials: Sequence[FrozenTrial], *states: TrialState) -> list[FrozenTrial]:
+    """Those trials that are in one of the states."""
+    return [trial for trial in trials if trial.state in states]
+
+
+def best_trial(study: Study, wanted: Plan) -> FrozenTrial | None:
+    """The best completed trial, of those that keep the limit if any does; with several goals, by the first."""
+    done = in_state(counted(study), TrialState.COMPLETE)
+    goal = wanted.goals[0]
+
+    def badness(trial: FrozenTrial) -> tuple[float, float]:
+        assert trial.values
+        excess = max(0.0, *trial.constraints.values(), 0.0)
+        return excess, -trial.values[0] if goal.higher_is_better else trial.values[0]
+
+    return min(done, key=badness, default=None)

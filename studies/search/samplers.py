@@ -1,0 +1,90 @@
+"""How the next setting is chosen, and when a training is not worth finishing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from segmentation.config import TuneConfig
+from segmentation.errors import InputError
+
+STARTUP_TRIALS = 5
+"""Settings drawn at random before a sampler learns from those that are finished."""
+RETRY_OF = "retry_of"
+"""Attribute of a trial that goes on with another one: that one's number."""
+
+
+class SeededByTrial(BaseSampler):
+    """Another sampler, seeded anew for each trial, so that a study that was interrupted goes on as it would have."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self._kind, self._seed = kind, seed
+        self._sampler = self._seeded(0)
+
+    def _seeded(self, position: int) -> BaseSampler:
+        seed = int(np.random.SeedSequence([self._seed, position]).generate_state(1)[0])
+        if self._kind == "tpe":
+            return TPESampler(n_startup_trials=STARTUP_TRIALS, seed=seed)
+        if self._kind == "gp":
+            return GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed, deterministic_objective=False)
+        return RandomSampler(seed=seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        earlier = study.get_trials(deepcopy=False)[: trial.number]
+        self._sampler = self._seeded(sum(RETRY_OF not in each.user_attrs for each in earlier))
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def build_pruner(config: TuneConfig, objectives: int) -> BasePruner:
+    """The pruner that `pruner` names.
+
+    The default halves the field after a fifth of the epochs, after two fifths, and so on: later than Optuna's own
+    default, since the curves of low learning rates start slower and cross others.
+
+    Raises:
+        InputError: it cannot go with the sampler, or with several objectives.
+    """
+    if objectives > 1:
+        if config.pruner not in ("auto", "none"):
+            raise InputError(
+                f"pruner={config.pruner}: nothing can be pruned when there are several objectives; name one objective "
+                f"and make the others a constraint, or leave pruner out"
+            )
+        return NopPruner()
+    if config.sampler == "gp" and config.pruner not in ("auto", "none"):
+        raise InputError(f"pruner={config.pruner}: sampler=gp learns nothing from pruned trainings; leave pruner out")
+    kind = config.pruner
+    if kind == "auto":
+        kind = "halving" if config.sampler in ("tpe", "random") else "none"
+    if kind == "none":
+        return NopPruner()
+    first = first_rung(config.epochs)
+    if kind == "median":
+        return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=first)
+    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
+
+
+def first_rung(epochs: int) -> int:
+    """The epoch after which a training can first be pruned."""
+    return max(1, epochs // 5)

@@ -1,0 +1,216 @@
+"""What a study may change, and between which values."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from optuna import Trial
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from segmentation.config import TrainConfig, decisive
+from segmentation.errors import InputError, listed, one_of
+
+RANGES = {
+    "learning_rate": "0.0001..0.1",
+    "weight_decay": "0|0.0001..0.05",
+    "momentum": "0.8..0.99",
+    "batch_size": "16|32|64",
+    "model": "fcn_resnet50|fcn_resnet101|deeplabv3_resnet50|deeplabv3_resnet101",
+    "optimizer": "sgd|adamw",
+    "schedule": "constant|polynomial",
+    "warmup_epochs": "0..3",
+    "head_learning_rate_factor": "1..10",
+    "auxiliary_loss": "0..0.5",
+    "flip": "0..0.5",
+    "scale_max": "1..2",
+    "color_jitter": "0..0.5",
+}
+"""Where a field is searched when `search` names it alone."""
+GRID = {"learning_rate": "0.01|0.05|0.001|0.0001", "weight_decay": "0|0.01|0.05|0.001"}
+"""The values of the original report's grid."""
+LOGARITHMIC = {"learning_rate", "weight_decay", "head_learning_rate_factor"}
+"""Fields of which equal ratios count alike, not equal differences."""
+NOT_SEARCHED = {"epochs", "dataset", "train_split", "val_split", "keep", "monitor", "seed"}
+"""Fields that trainings must share to be compared; budgets count epochs, and further seeds confirm the best."""
+ZERO_DECADE = 10
+"""A range that may be 0, too, is prolonged by this factor downwards, and all that lies there is 0."""
+DIGITS = 3
+"""Significant digits of a drawn value, so that it can be read and typed."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A closed list of values."""
+
+    values: tuple[Any, ...]
+
+    def distribution(self) -> BaseDistribution:
+        """As Optuna knows it."""
+        return CategoricalDistribution(self.values)
+
+    def drawn(self, value: Any) -> Any:
+        """The field's value for one that Optuna has drawn."""
+        return value
+
+
+@dataclass(frozen=True)
+class Range:
+    """All values between two, and perhaps 0."""
+
+    low: float
+    high: float
+    whole: bool = False
+    logarithmic: bool = False
+    or_zero: bool = False
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Its ends."""
+        kind = int if self.whole else float
+        return tuple(kind(end) for end in ((0, self.low, self.high) if self.or_zero else (self.low, self.high)))
+
+    def distribution(self) -> BaseDistribution:
+        """As Optuna knows it; 0 has no logarithm, so a stretch below the low end stands for it."""
+        if self.whole:
+            return IntDistribution(int(self.low), int(self.high), log=self.logarithmic)
+        low = self.low / ZERO_DECADE if self.or_zero else self.low
+        return FloatDistribution(low, self.high, log=self.logarithmic)
+
+    def drawn(self, value: float) -> float:
+        """The field's value for one that Optuna has drawn."""
+        if self.whole:
+            return int(value)
+        if self.or_zero and value < self.low:
+            return 0.0
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+
+Space = Mapping[str, Choices | Range]
+"""Every field that is searched, with its values."""
+
+
+def parse(search: str, base: TrainConfig, grid: bool) -> Space:
+    """Read `search`, which names fields with their values or ranges.
+
+    Args:
+        search: as `TuneConfig.search` explains it.
+        base: the configuration that is varied; the ends of every range must fit it.
+        grid: whether all values are to be combined, so that each field needs a list of them.
+
+    Raises:
+        InputError: what is not understood, or not possible.
+    """
+    space = {}
+    for part in filter(None, (part.strip() for part in search.split(","))):
+        name, equals, text = (each.strip() for each in part.partition("="))
+        name = one_of("search", name, set(decisive(asdict(base))) - NOT_SEARCHED)
+        if name in space:
+            raise InputError(f"search={search} names {name} twice")
+        if not equals:
+            known = GRID if grid else RANGES
+            if name not in known:
+                raise InputError(
+                    f"search={name}: say which values, as {name}={'A|B|C' if grid else 'LOW..HIGH or A|B|C'} "
+                    f"(known by name alone: {', '.join(known)})"
+                )
+            text = known[name]
+        space[name] = _dimension(name, text)
+        if grid and isinstance(space[name], Range):
+            raise InputError(f"search={name}={text}: sampler=grid needs a list of values, such as {name}=A|B|C")
+        default = TrainConfig.__dataclass_fields__[name].default
+        if getattr(base, name) != default:
+            raise InputError(
+                f"{name}={getattr(base, name)} is given, and {name} is searched, too: leave it out of search, or do "
+                f"not give it"
+            )
+    if not space:
+        raise InputError(f"search={search!r} names no field, such as learning_rate")
+    for ends in itertools.product(*(dimension.values for dimension in space.values())):
+        varied(base, dict(zip(space, ends, strict=True)))
+    return space
+
+
+def varied(base: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with other values.
+
+    Raises:
+        InputError: they are not possible together.
+    """
+    try:
+        return replace(base, **values)
+    except InputError as error:
+        raise InputError(f"search: {described(values)} is not possible: {error}") from None
+
+
+def points(space: Space) -> list[dict[str, Any]]:
+    """Every combination of the values, the first field's changing fastest."""
+    combinations = itertools.product(*(dimension.values for dimension in reversed(list(space.values()))))
+    return [dict(zip(space, reversed(combination), strict=True)) for combination in combinations]
+
+
+def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+    """The values of the fields for a trial."""
+    return {name: dimension.drawn(_suggested(trial, name, dimension)) for name, dimension in space.items()}
+
+
+def values_of(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """The values of the fields for what Optuna has recorded of a trial."""
+    return {name: dimension.drawn(params[name]) for name, dimension in space.items() if name in params}
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """Values in one line, spelled as they are typed."""
+    return listed(
+        (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()), 20
+    )
+
+
+def _suggested(trial: Trial, name: str, dimension: Choices | Range) -> Any:
+    distribution = dimension.distribution()
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, CategoricalDistribution)
+    return trial.suggest_categorical(name, distribution.choices)
+
+
+def _dimension(name: str, text: str) -> Choices | Range:
+    parts = [part.strip() for part in text.split("|")]
+    if ".." not in text:
+        values = tuple(_value(name, part) for part in parts)
+        if len(set(values)) < len(values):
+            raise InputError(f"search={name}={text} lists a value twice")
+        return Choices(values)
+    or_zero = len(parts) == 2 and _value(name, parts[0]) == 0
+    low, high = (_value(name, end.strip()) for end in ([*parts[-1].split(".."), ""])[:2])
+    if (len(parts) > 1 and not or_zero) or not isinstance(low, int | float) or not isinstance(high, int | float):
+        raise InputError(f"search={name}={text} is not understood; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
+    logarithmic = name in LOGARITHMIC
+    if low >= high or (logarithmic and low <= 0):
+        more = f"; {name} is searched by ratios, so write 0|LOW..HIGH if 0 is to be tried" if logarithmic else ""
+        raise InputError(
+            f"search={name}={text}: the low end must be {'above 0 and ' if more else ''}below the high{more}"
+        )
+    if or_zero and not logarithmic:
+        raise InputError(f"search={name}={text}: write 0..{high:g}, which holds 0 anyway")
+    return Range(low, high, isinstance(low, int), logarithmic, or_zero)
+
+
+def _value(name: str, text: str) -> Any:
+    hint = get_type_hints(TrainConfig)[name]
+    kinds: Sequence[Any] = get_args(hint) if NoneType in get_args(hint) else [hint]
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if kind is bool:
+        return one_of(f"search={name}", text.lower(), ("true", "false")) == "true"
+    if get_origin(kind) is not None or kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise InputError(f"search={name}={text}: {text!r} is not {wanted}") from None

@@ -1,0 +1,183 @@
+"""Where studies are kept, and what happens to the trials of workers that died."""
+
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import optuna
+import psutil
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, fail_stale_trials
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
+
+from segmentation.config import StudyConfig
+from segmentation.errors import InputError, listed
+from studies.search.samplers import RETRY_OF
+
+WORKER = "worker"
+"""Attribute of a trial: host, process and start of the worker that does it."""
+REASON = "reason"
+"""Attribute of a trial that did not complete: why."""
+DEATHS = "deaths"
+"""Attribute of a trial: how many workers have died over it."""
+MAX_DEATHS = 3
+"""A training that so many workers died over is not tried again."""
+CLAIMING_SECONDS = 60
+"""A trial without a worker's name after this time was claimed by one that died at once."""
+
+
+def open_storage(config: StudyConfig, heartbeat: int) -> BaseStorage:
+    """Open or make the place that `storage` names.
+
+    Args:
+        config: names it.
+        heartbeat: seconds between the signs of life that workers leave in a database.
+
+    Raises:
+        InputError: it cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    place = config.storage
+    if "://" not in place:
+        return JournalStorage(JournalFileBackend(_writable(Path(place))))
+    parts = urlsplit(place)
+    if parts.password:
+        raise InputError(
+            "storage holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
+            "environment as PGPASSWORD, or in ~/.pgpass"
+        )
+    if parts.scheme.startswith("sqlite"):
+        _writable(Path(parts.path.removeprefix("/")))
+    elif not parts.scheme.startswith("postgresql"):
+        raise InputError(f"storage={place} is not known; name FILE.journal, postgresql://HOST/NAME or sqlite:///FILE")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            if parts.scheme.startswith("sqlite"):
+                return RDBStorage(place)
+            return RDBStorage(
+                place.replace("postgresql://", "postgresql+psycopg://", 1),
+                heartbeat_interval=heartbeat,
+                grace_period=2 * heartbeat,
+                heartbeat_stale_trial_callback=retry_after_death,
+            )
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def one_process_only(storage: BaseStorage) -> bool:
+    """Whether the storage bears one worker only."""
+    return isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite"
+
+
+def studies_beside(study: Study) -> list[Study]:
+    """Every study of a study's storage."""
+    storage = study._storage
+    return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+
+
+def me() -> dict[str, Any]:
+    """What tells this process from every other one."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+
+
+def running(study: Study) -> list[FrozenTrial]:
+    """The trials that a worker is at."""
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
+def reap(study: Study) -> None:
+    """Put the trials of dead workers back into the queue.
+
+    Workers on this machine are looked for among its processes; those on others, in a database, by their heartbeat.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        fail_stale_trials(study)
+    for trial in running(study):
+        if _is_dead(trial):
+            try:
+                study.tell(trial.number, state=TrialState.FAIL)
+            except (UpdateFinishedTrialError, ValueError):  # another worker was faster
+                continue
+            retry_after_death(study, trial)
+
+
+def repair(study: Study) -> None:
+    """Put back into the queue what was taken from a dead worker by another that died before it had put it there."""
+    trials = study.get_trials(deepcopy=False)
+    followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    for trial in trials:
+        if trial.state == TrialState.FAIL and REASON not in trial.user_attrs and trial.number not in followed:
+            retry_after_death(study, trial)
+
+
+def retry_after_death(study: Study, trial: FrozenTrial) -> None:
+    """Queue a trial again, unless it has cost too many workers."""
+    deaths = trial.user_attrs.get(DEATHS, 0) + 1
+    if deaths < MAX_DEATHS:
+        retry(study, trial, deaths)
+
+
+def retry(study: Study, trial: FrozenTrial, deaths: int = 0) -> None:
+    """Queue a trial again; who takes it goes on from its checkpoint in its MLflow run."""
+    kept = {name: value for name, value in trial.user_attrs.items() if name not in (WORKER, REASON)}
+    study.add_trial(
+        create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=kept | {RETRY_OF: trial.number, DEATHS: deaths},
+            system_attrs=dict(trial.system_attrs),
+            intermediate_values=trial.intermediate_values,
+        )
+    )
+
+
+@contextmanager
+def told_as_input_errors(place: str) -> Iterator[None]:
+    """A storage that goes away is the user's to mend."""
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(
+            f"storage={place} does not answer any more: {str(error).splitlines()[0]}. Nothing is lost: the same "
+            f"command goes on with the study"
+        ) from error
+
+
+def not_found(name: str, known: list[str], place: str) -> InputError:
+    """The error of a study that is not there."""
+    return InputError(
+        f"study_name={name} is not in storage={place}; it has {listed(known, 10) if known else 'no study at all'}"
+    )
+
+
+def _is_dead(trial: FrozenTrial) -> bool:
+    worker = trial.user_attrs.get(WORKER)
+    if worker is None:
+        assert trial.datetime_start is not None
+        return time.time() - trial.datetime_start.timestamp() > CLAIMING_SECONDS
+    if worker["host"] != socket.gethostname():
+        return False
+    try:
+        process = psutil.Process(worker["pid"])
+        return process.create_time() != worker["started"] or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _writable(file: Path) -> str:
+    if not os.access(file if file.exists() else file.absolute().parent, os.W_OK) or file.is_dir():
+        raise InputError(f"storage={file} cannot be written; name a file in a folder that can be")
+    return str(file)

@@ -1,0 +1,222 @@
+"""One worker of a study: takes a trial, trains it in a run of its own, tells how it went, takes the next."""
+
+import io
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from optuna import Study, Trial, TrialPruned
+from optuna.trial import FrozenTrial, TrialState
+
+from segmentation.config import TrainConfig
+from segmentation.errors import DivergedError, InputError
+from segmentation.training import Data
+from studies import tracking
+from studies.run_names import run_name
+from studies.search import space as spaces
+from studies.search.goals import FAR
+from studies.search.plan import EPOCHS, IDLE, Plan, counted, spent
+from studies.search.storage import REASON, WORKER, me, reap, retry, running
+from studies.training_run import TrainingResult, load_data, run_training
+
+RUN = "mlflow_run_id"
+"""Attribute of a trial: its MLflow run."""
+METRICS_KEPT = "metrics"
+"""Attribute of a trial: the metrics of the epoch that its value is of; of the last epoch if it was pruned."""
+POLL_SECONDS = 2.0
+
+
+class Postponed(tracking.Stopped):
+    """A training that is to go on later."""
+
+
+@dataclass
+class Worker:
+    """What one process needs to work on a study."""
+
+    study: Study
+    plan: Plan
+    parent: str
+    """The study's MLflow run."""
+    role: str
+    """`search`, or `confirmation`."""
+    max_failures: int
+    deadline: float = float("inf")
+    """Time, as of `time.monotonic()`, after which nothing is begun or gone on with."""
+    seen: Callable[[], None] = lambda: None
+    """Called after each epoch and while waiting."""
+    data: dict[tuple[object, ...], Data] = field(default_factory=dict)
+    """Splits loaded so far, by what they depend on."""
+
+    def work(self) -> None:
+        """Take trials until there is nothing left to do here or elsewhere, or the time is over.
+
+        Raises:
+            InputError: too many trials in a row have failed.
+            KeyboardInterrupt: the process was told to stop; its trial waits to be gone on with.
+        """
+        failures: list[str] = []
+        while time.monotonic() < self.deadline:
+            reap(self.study)
+            self.seen()
+            if not self.plan.may_start(self.study):
+                if not running(self.study):
+                    return
+                time.sleep(POLL_SECONDS)  # what others are at may yet come back into the queue
+                continue
+            failure = self._one_trial()
+            failures = [*failures, failure] if failure else []
+            if len(failures) >= self.max_failures:
+                raise InputError(
+                    f"{len(failures)} trainings in a row have failed, the last one with: {failures[-1]}. Mend that; "
+                    f"the same command then goes on with the study"
+                )
+
+    def _one_trial(self) -> str | None:
+        """Do one trial; returns why it failed, if it did."""
+        taken: list[Trial] = []
+
+        def objective(trial: Trial) -> float | Sequence[float]:
+            taken.append(trial)
+            return self._train(trial)
+
+        try:
+            self.study.optimize(objective, n_trials=1, catch=(Exception,))
+        except KeyboardInterrupt:
+            if taken:
+                retry(self.study, self._frozen(taken[0]))
+            raise
+        except ValueError:
+            if not taken or self._frozen(taken[0]).state != TrialState.FAIL:
+                raise
+            return None  # it was taken for dead meanwhile, and another worker goes on with it
+        done = self._frozen(taken[0])
+        if done.state == TrialState.FAIL and REASON not in done.user_attrs:
+            retry(self.study, done)
+        elif done.state == TrialState.FAIL and IDLE not in done.user_attrs:
+            return str(done.user_attrs[REASON])
+        return None
+
+    def _train(self, trial: Trial) -> float | Sequence[float]:
+        trial.set_user_attr(WORKER, me())
+        self._leave_if_nothing_is_left(trial)
+        config = spaces.varied(self.plan.base, spaces.suggest(trial, self.plan.space))
+        config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
+        run_id = self._run_of(trial, config)
+        printed = io.StringIO()
+        try:
+            with redirect_stdout(printed):
+                result = run_training(config, run_id, self._data(config), lambda *epoch: self._after(trial, *epoch))
+        except Postponed:
+            raise
+        except tracking.Stopped as reason:
+            trial.set_user_attr(REASON, str(reason))
+            raise TrialPruned(str(reason)) from None
+        except DivergedError as error:
+            trial.set_user_attr(REASON, str(error))
+            if len(self.plan.goals) == 1:
+                trial.report(float("nan"), trial.user_attrs.get(EPOCHS, 0) + 1)
+            tracking.end_run(run_id, "KILLED", f"pruned: {error}")
+            raise TrialPruned(str(error)) from None
+        except Exception as error:
+            trial.set_user_attr(REASON, f"{type(error).__name__}: {error}"[:2000])
+            if not isinstance(error, InputError):
+                printed.write(traceback.format_exc())
+            raise
+        finally:
+            tracking.log_text(printed.getvalue(), "training.log", run_id)
+        return self._values(trial, result)
+
+    def _leave_if_nothing_is_left(self, trial: Trial) -> None:
+        """Two workers may have taken the last place at once."""
+        frozen = self._frozen(trial)
+        prescribed = frozen.params or "fixed_params" in frozen.system_attrs
+        before = [each for each in counted(self.study) if each.number < trial.number]
+        if prescribed or not (
+            self.plan.is_grid or (self.plan.n_trials is not None and len(before) >= self.plan.n_trials)
+        ):
+            return
+        trial.set_user_attr(IDLE, True)
+        trial.set_user_attr(REASON, "nothing was left to do")
+        raise RuntimeError("nothing was left to do")
+
+    def _run_of(self, trial: Trial, config: TrainConfig) -> str:
+        """The trial's MLflow run: the one it had, if its checkpoint is here, or else a new one."""
+        had = trial.user_attrs.get(RUN)
+        if had is not None:
+            if (Path(config.checkpoint_dir) / had / "last.pt").is_file() or not tracking.logged_epochs(had):
+                return str(had)
+            tracking.end_run(
+                had, "KILLED", "its worker died, and its checkpoint is out of reach: another run began anew"
+            )
+        tags = {
+            "study": self.plan.name, "trial": str(trial.number), "sampler": self.plan.sampler, "role": self.role,
+        }  # fmt: skip
+        run_id = tracking.create_run(config.experiment, str(config.run_name), tags, self.parent)
+        trial.set_user_attr(RUN, run_id)
+        return run_id
+
+    def _data(self, config: TrainConfig) -> Data:
+        key = (config.train_split, config.val_split, config.resize, config.crop, config.interpolation)
+        if key not in self.data:
+            self.data[key] = load_data(config)
+        return self.data[key]
+
+    def _after(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        """Tell the study about an epoch; raises what ends the training."""
+        if self._frozen(trial).state != TrialState.RUNNING:
+            raise Postponed("this worker was taken for dead, and another one goes on")
+        trial.set_user_attr(EPOCHS, epoch)
+        trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _shown(metrics))
+        self.seen()
+        if epoch == self.plan.base.epochs:
+            return
+        if len(self.plan.goals) == 1:
+            if epoch not in self._frozen(trial).intermediate_values:
+                trial.report(self._reported(metrics), epoch)
+            if trial.should_prune():
+                goal = self.plan.goals[0]
+                self._set_constraint(trial, metrics)
+                raise tracking.Stopped(
+                    f"pruned at epoch {epoch}: {goal.metric}={goal.value(metrics):.4g} is not among the better half "
+                    f"of the trainings at this epoch" if self.plan.pruner == "halving"
+                    else f"pruned at epoch {epoch}: {goal.metric}={goal.value(metrics):.4g} is behind the median"
+                )  # fmt: skip
+        if self.plan.max_epochs is not None and spent(self.study) >= self.plan.max_epochs:
+            self._set_constraint(trial, metrics)
+            raise tracking.Stopped(f"pruned at epoch {epoch}: the study's {self.plan.max_epochs} epochs are used up")
+        if time.monotonic() >= self.deadline:
+            raise Postponed("the time of this call was over; it goes on when the study is resumed")
+
+    def _reported(self, metrics: dict[str, float]) -> float:
+        """What is compared with other trainings at the same epoch: whatever breaks the limit is behind all others."""
+        goal = self.plan.goals[0]
+        excess = 0.0 if self.plan.limit is None else self.plan.limit.excess(metrics)
+        if excess <= 0:
+            return goal.value(metrics)
+        return -FAR * (1 + excess) if goal.higher_is_better else FAR * (1 + excess)
+
+    def _set_constraint(self, trial: Trial, metrics: dict[str, float]) -> None:
+        if self.plan.limit is not None:
+            trial.set_constraint(str(self.plan.limit), self.plan.limit.excess(metrics))
+
+    def _values(self, trial: Trial, result: TrainingResult) -> float | Sequence[float]:
+        trial.set_user_attr(EPOCHS, result.epochs)
+        trial.set_user_attr(METRICS_KEPT, {"epoch": result.kept_epoch} | _shown(result.kept))
+        self._set_constraint(trial, result.kept)
+        values = [goal.value(result.kept) for goal in self.plan.goals]
+        return values[0] if len(values) == 1 else values
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[trial.number]
+
+
+def _shown(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that a study's table shows, without those of single classes, and without what is not a number."""
+    return {
+        name: value for name, value in metrics.items()
+        if name.startswith(("train/", "val/")) and not name.startswith("val/iou/") and value == value
+    }  # fmt: skip
