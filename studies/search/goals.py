@@ -84,7 +84,7 @@ def limit(config: TuneConfig) -> Limit | None:
             f"constraint={config.constraint!r} is not understood; write METRIC<=NUMBER or METRIC>=NUMBER, such as "
             f"val/ece<=0.08"
         ) from None
-    if metric.removeprefix("val/") not in METRICS:  # those that have no better end can be limited, too
+    if metric not in {f"val/{name}" for name in METRICS}:  # those that have no better end can be limited, too
         _higher_is_better("constraint", metric)
     return Limit(metric, sign == "<=", number)
 

@@ -95,7 +95,9 @@ def test_panels_share_their_colours_and_better_is_brighter() -> None:
         images = [axes.images[0] for axes in figure.axes[:2]]
         assert [image.get_clim() for image in images] == [(0, 19), (0, 19)]
         best, worst = (19, 0) if higher_is_better else (0, 19)
-        assert sum(images[0].cmap(images[0].norm(best))[:3]) > sum(images[0].cmap(images[0].norm(worst))[:3])
+        assert sum(images[0].cmap(images[0].norm(np.array(best)))[:3]) > sum(
+            images[0].cmap(images[0].norm(np.array(worst)))[:3]
+        )
 
 
 @pytest.mark.parametrize(("higher_is_better", "far"), [(False, 87.3), (True, -87.3), (None, 87.3), (None, -87.3)])

@@ -1,0 +1,118 @@
+"""What a study may change is read as it is written, and drawn as it is read."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from segmentation.config import TrainConfig
+from segmentation.errors import InputError
+from studies import published
+from studies.search.samplers import SeededByTrial
+from studies.search.space import GRID, RANGES, Choices, Range, parse, points, suggest, values_of
+
+BASE = TrainConfig()
+
+
+def test_the_grid_is_that_of_the_original_report() -> None:
+    found = points(parse("learning_rate,weight_decay", BASE, grid=True))
+    assert len(found) == 16
+    expected = itertools.product((0.0, 0.01, 0.05, 0.001), (0.01, 0.05, 0.001, 0.0001))
+    assert [(point["weight_decay"], point["learning_rate"]) for point in found] == list(expected)
+    assert {(cell.weight_decay, cell.learning_rate) for cell in published.GRID} == {
+        (point["weight_decay"], point["learning_rate"]) for point in found
+    }
+
+
+def test_the_default_ranges_hold_the_grid() -> None:
+    space = parse("learning_rate,weight_decay", BASE, grid=False)
+    for name, text in GRID.items():
+        dimension = space[name]
+        assert isinstance(dimension, Range)
+        for value in map(float, text.split("|")):
+            assert dimension.low <= value <= dimension.high or (value == 0 and dimension.or_zero)
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_every_field_that_is_known_by_name_can_be_searched(name: str) -> None:
+    assert list(parse(name, TrainConfig(schedule="constant"), grid=False)) == [name]
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ("learning_rate=0.001..0.5", {"learning_rate": Range(0.001, 0.5, logarithmic=True)}),
+        ("weight_decay = 0 | 1e-5..1e-2", {"weight_decay": Range(1e-5, 1e-2, logarithmic=True, or_zero=True)}),
+        ("momentum=0..0.9, warmup_epochs=0..4", {"momentum": Range(0.0, 0.9), "warmup_epochs": Range(0, 4, whole=True)}),
+        ("batch_size=8|16", {"batch_size": Choices((8, 16))}),
+        ("channels_last=true|False", {"channels_last": Choices((True, False))}),
+        ("crop=64|none", {"crop": Choices((64, None))}),
+        ("model=fcn_resnet50|deeplabv3_resnet50", {"model": Choices(("fcn_resnet50", "deeplabv3_resnet50"))}),
+        ("batch_norm_momentum=0.01..0.1", {"batch_norm_momentum": Range(0.01, 0.1)}),
+    ],
+)
+def test_ranges_and_lists_are_read(search: str, expected: dict[str, Any]) -> None:
+    assert parse(search, BASE, grid=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ("learning_rat", "search='learning_rat' is not known. Did you mean 'learning_rate'?"),
+        ("epochs=10|20", "search='epochs' is not known"),
+        ("learning_rate,learning_rate", "names learning_rate twice"),
+        ("interpolation", "search=interpolation: say which values"),
+        ("learning_rate=0..0.1", "searched by ratios, so write 0|LOW..HIGH"),
+        ("momentum=0.9..0.1", "the low end must be below the high"),
+        ("momentum=0|0.1..0.9", "write 0..0.9, which holds 0 anyway"),
+        ("momentum=0.1..x", "'x' is not a number"),
+        ("warmup_epochs=0..2.5", "'2.5' is not a whole number"),
+        ("batch_size=8|8", "lists a value twice"),
+        ("momentum=0.5..2", "search: momentum=2 is not possible: momentum=2.0 is out of range"),
+        ("model=fcn_resnet50|fcn_resnet5", "model='fcn_resnet5' is not known. Did you mean 'fcn_resnet50'?"),
+        ("model=lraspp_mobilenet_v3_large,auxiliary_loss=0..1", "has no auxiliary head"),
+        ("", "names no field"),
+    ],
+)
+def test_what_cannot_be_searched_is_told(search: str, message: str) -> None:
+    with pytest.raises(InputError) as told:
+        parse(search, BASE, grid=False)
+    assert message in str(told.value)
+
+
+def test_a_grid_needs_lists() -> None:
+    with pytest.raises(InputError, match="sampler=grid needs a list of values"):
+        parse("learning_rate=0.001..0.1", BASE, grid=True)
+    with pytest.raises(InputError, match="momentum=A|B|C"):
+        parse("momentum", BASE, grid=True)
+
+
+def test_what_is_given_cannot_be_searched_too() -> None:
+    with pytest.raises(InputError, match="learning_rate=0.5 is given, and learning_rate is searched"):
+        parse("learning_rate", TrainConfig(learning_rate=0.5), grid=False)
+
+
+def test_no_weight_decay_is_reached_on_a_logarithmic_range() -> None:
+    """A stretch of one decade of 2.7 + 1 stands for 0, so 27 % of random draws are 0; the others spread evenly."""
+    space = parse("weight_decay", BASE, grid=False)
+    study = optuna.create_study(sampler=SeededByTrial("random", 0))
+    drawn = []
+    for _ in range(300):
+        trial = study.ask()
+        drawn.append(suggest(trial, space)["weight_decay"])
+        study.tell(trial, 0.0)
+    values = np.array(drawn)
+    assert 0.2 < (values == 0).mean() < 0.35
+    positive = values[values > 0]
+    assert positive.min() >= 0.0001
+    assert positive.max() <= 0.05
+    assert 0.3 < (positive < 0.0001 * np.sqrt(500)).mean() < 0.7
+    recorded = [values_of(trial.params, space)["weight_decay"] for trial in study.trials]
+    assert recorded == drawn
+
+
+def test_drawn_values_can_be_typed() -> None:
+    assert Range(0.0001, 0.1, logarithmic=True).drawn(0.012345678) == 0.0123
+    assert Range(0.0001, 0.0999, logarithmic=True).drawn(0.09996) == 0.0999

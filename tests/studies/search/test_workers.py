@@ -1,0 +1,95 @@
+"""Four real workers, two of them killed in mid-training: nothing is lost, nothing is done twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from segmentation.config import StudyConfig
+from studies.search.plan import counted
+from studies.search.samplers import RETRY_OF
+from studies.search.storage import open_storage
+from studies.search.worker import RUN
+from tests.conftest import PROJECT
+from tests.studies.search.conftest import tiny
+
+GRID = "learning_rate=0.01|0.05|0.1,weight_decay=0|0.01"
+
+
+@pytest.mark.parametrize("kind", ["postgres", "journal"])
+def test_every_point_is_finished_once_though_two_of_four_workers_are_killed(
+    kind: str, request: pytest.FixtureRequest, own_data: Path, tmp_path: Path
+) -> None:
+    storage = request.getfixturevalue("postgres") if kind == "postgres" else str(tmp_path / "studies.journal")
+    fields = tiny(own_data, sampler="grid", search=GRID, workers=4, storage=storage, study_name="killed", epochs=5)
+    command = [sys.executable, str(PROJECT / "mlproject.py"), "tune"]
+    command += [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        study = _study(storage)
+        killed = [_kill_one(study) for _ in range(2)]
+        printed, _ = process.communicate(timeout=500)
+    finally:
+        process.kill()
+    assert process.returncode == 0, printed
+    assert printed.count("died by signal 9") == 2
+    assert "6 done, 0 pruned, 0 failed" in printed
+
+    trials = counted(study)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert len({tuple(trial.params.values()) for trial in trials}) == 6
+    assert len(study.trials) == 8
+    client = MlflowClient()
+    for dead in killed:
+        (successor,) = [trial for trial in trials if trial.user_attrs.get(RETRY_OF) == dead.number]
+        run_id = dead.user_attrs[RUN]
+        assert successor.user_attrs[RUN] == run_id
+        assert successor.params == dead.params
+        log = mlflow.artifacts.load_text(f"runs:/{run_id}/training.log")
+        assert "Going on after epoch" in log
+    for trial in trials:
+        run = client.get_run(trial.user_attrs[RUN])
+        assert run.info.status == "FINISHED"
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/loss")]
+        assert sorted(steps) == [1, 2, 3, 4, 5]
+        assert run.data.tags["mlflow.parentRunId"] == study.user_attrs["mlflow_run_id"]
+    experiment = client.get_experiment_by_name("studies")
+    assert experiment is not None
+    left_open = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING' AND tags.study = 'killed'")
+    assert not left_open
+    assert client.get_run(study.user_attrs["mlflow_run_id"]).info.status == "FINISHED"
+    optuna.delete_study(study_name="killed", storage=study._storage)
+
+
+def _study(storage: str) -> Study:
+    """The study, as soon as it is there."""
+    opened = open_storage(StudyConfig(storage=storage), heartbeat=60)
+    patience = time.monotonic() + 200
+    while "killed" not in optuna.get_all_study_names(opened):
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+    return optuna.load_study(study_name="killed", storage=opened)
+
+
+def _kill_one(study: Study) -> FrozenTrial:
+    """Kill a worker between its first and its last epoch; returns what it was at."""
+    patience = time.monotonic() + 200
+    while time.monotonic() < patience:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if 1 <= trial.user_attrs.get("epochs", 0) <= 3 and RETRY_OF not in trial.user_attrs:
+                os.kill(trial.user_attrs["worker"]["pid"], signal.SIGKILL)
+                time.sleep(1)
+                again = study.get_trials(deepcopy=True)[trial.number]
+                assert again.state in (TrialState.RUNNING, TrialState.FAIL)
+                return again
+        time.sleep(0.05)
+    raise AssertionError("no worker was caught in mid-training")
