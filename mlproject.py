@@ -59,7 +59,7 @@ def _tune(config: TuneConfig) -> None:
 
 
 def _status(config: StatusConfig) -> None:
-    from studies.search.study import show_status
+    from studies.search.status import show_status
 
     show_status(config)
 
@@ -97,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.run(config)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        _tag_the_run(str(error))
         return 1
     except KeyboardInterrupt as reason:
         print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)

@@ -13,8 +13,10 @@ from segmentation.metrics import METRICS
 from studies.search import space as spaces
 from studies.search.goals import Goal, Limit, goals, limit
 from studies.search.samplers import RETRY_OF, build_pruner, first_rung
-from studies.search.space import Space
+from studies.search.space import Choices, Space
 
+SETTINGS = "settings"
+"""Attribute of a study: all that may not change while it goes on."""
 EPOCHS = "epochs"
 """Attribute of a trial: epochs that it has been trained for."""
 IDLE = "idle"
@@ -52,6 +54,29 @@ class Plan:
             "goals": [goal.metric for goal in self.goals], "constraint": str(self.limit) if self.limit else None,
             "sampler": self.sampler, "pruner": self.pruner,
         }  # fmt: skip
+
+    def in_words(self) -> str:
+        """What is varied, after what, by which sampler and with how much of it."""
+        over = ", ".join(
+            f"{name} {' | '.join(str(value) for value in dimension.values)}" if isinstance(dimension, Choices)
+            else f"{name} {'0 | ' if dimension.or_zero else ''}{dimension.low:g} to {dimension.high:g}"
+            for name, dimension in self.space.items()
+        )  # fmt: skip
+        after = " and ".join(f"{'highest' if goal.higher_is_better else 'lowest'} {goal.metric}" for goal in self.goals)
+        if self.limit:
+            after += f" with {self.limit}"
+        bounds = []
+        if self.n_trials is not None and not self.is_grid:
+            bounds.append(f"{self.n_trials} trainings")
+        if self.max_epochs is not None:
+            bounds.append(f"{self.max_epochs} training epochs")
+        until = f", until {' or '.join(bounds)}" if bounds else ""
+        prune = {
+            "none": "nothing is pruned",
+            "halving": "the worse half is pruned",
+            "median": "pruned below the median",
+        }
+        return f"{after} over {over}; sampler {self.sampler}, {prune[self.pruner]}{until}."
 
     def values(self, trial: FrozenTrial) -> dict[str, Any]:
         """What a trial varies."""

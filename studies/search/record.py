@@ -21,7 +21,7 @@ from segmentation.metrics import METRICS
 from studies import published, tracking
 from studies.search import space as spaces
 from studies.search.live import progress_in_words
-from studies.search.plan import EPOCHS, Plan, best_trial, counted, in_state, spent
+from studies.search.plan import EPOCHS, SETTINGS, Plan, best_trial, counted, in_state, spent
 from studies.search.space import Choices, Range
 from studies.search.storage import REASON, studies_beside
 from studies.search.worker import METRICS_KEPT, RUN
@@ -293,7 +293,7 @@ def _grid_beside(study: Study, plan: Plan) -> dict[str, tuple[np.ndarray, np.nda
         return {}
     ours = plan.settings()
     for other in studies_beside(study):
-        theirs = other.user_attrs.get("settings", {})
+        theirs = other.user_attrs.get(SETTINGS, {})
         same = all(theirs.get(key) == ours[key] for key in ours if key not in ("search", "sampler", "pruner"))
         if theirs.get("sampler") == "grid" and same and set(theirs["search"]) == set(ours["search"]):
             return {other.study_name: _history(other, plan)}

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 import optuna
 import psutil
 from optuna import Study
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation.config import StudyConfig
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError
 from studies.search.samplers import RETRY_OF
 
 WORKER = "worker"
@@ -35,43 +35,58 @@ CLAIMING_SECONDS = 60
 """A trial without a worker's name after this time was claimed by one that died at once."""
 
 
-def open_storage(config: StudyConfig, heartbeat: int) -> BaseStorage:
-    """Open or make the place that `storage` names.
+@contextmanager
+def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
+    """Open or make the place that `storage` names, and close it afterwards.
 
     Args:
         config: names it.
         heartbeat: seconds between the signs of life that workers leave in a database.
 
     Raises:
-        InputError: it cannot be used.
+        InputError: it cannot be used, or no longer answers.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     place = config.storage
     if "://" not in place:
-        return JournalStorage(JournalFileBackend(_writable(Path(place))))
+        yield JournalStorage(JournalFileBackend(_writable(Path(place))))
+        return
+    try:
+        storage = _database(place, heartbeat)
+    except (SQLAlchemyError, RuntimeError) as error:
+        raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
+    try:
+        yield storage
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise InputError(
+            f"storage={place} does not answer any more: {str(error).splitlines()[0]}. Nothing is lost: the same "
+            f"command goes on with the study"
+        ) from error
+    finally:
+        storage.scoped_session.remove()
+        storage.engine.dispose()
+
+
+def _database(place: str, heartbeat: int) -> RDBStorage:
     parts = urlsplit(place)
     if parts.password:
         raise InputError(
             "storage holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
             "environment as PGPASSWORD, or in ~/.pgpass"
         )
-    if parts.scheme.startswith("sqlite"):
+    if parts.scheme == "sqlite":
         _writable(Path(parts.path.removeprefix("/")))
-    elif not parts.scheme.startswith("postgresql"):
+        return RDBStorage(place)
+    if parts.scheme != "postgresql":
         raise InputError(f"storage={place} is not known; name FILE.journal, postgresql://HOST/NAME or sqlite:///FILE")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            if parts.scheme.startswith("sqlite"):
-                return RDBStorage(place)
-            return RDBStorage(
-                place.replace("postgresql://", "postgresql+psycopg://", 1),
-                heartbeat_interval=heartbeat,
-                grace_period=2 * heartbeat,
-                heartbeat_stale_trial_callback=retry_after_death,
-            )
-    except (SQLAlchemyError, RuntimeError) as error:
-        raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(
+            place.replace("postgresql://", "postgresql+psycopg://", 1),
+            heartbeat_interval=heartbeat,
+            grace_period=2 * heartbeat,
+            heartbeat_stale_trial_callback=retry_after_death,
+        )
 
 
 def one_process_only(storage: BaseStorage) -> bool:
@@ -141,25 +156,6 @@ def retry(study: Study, trial: FrozenTrial, deaths: int = 0) -> None:
             system_attrs=dict(trial.system_attrs),
             intermediate_values=trial.intermediate_values,
         )
-    )
-
-
-@contextmanager
-def told_as_input_errors(place: str) -> Iterator[None]:
-    """A storage that goes away is the user's to mend."""
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InputError(
-            f"storage={place} does not answer any more: {str(error).splitlines()[0]}. Nothing is lost: the same "
-            f"command goes on with the study"
-        ) from error
-
-
-def not_found(name: str, known: list[str], place: str) -> InputError:
-    """The error of a study that is not there."""
-    return InputError(
-        f"study_name={name} is not in storage={place}; it has {listed(known, 10) if known else 'no study at all'}"
     )
 
 

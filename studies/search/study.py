@@ -1,19 +1,9 @@
 """A study as a whole: opened or joined, worked on by one process or several, confirmed, and told about."""
 
-import io
-import multiprocessing
 import os
-import signal
-import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import optuna
 from optuna import Study
@@ -22,137 +12,61 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from segmentation.config import StatusConfig, TuneConfig
+from segmentation.config import TuneConfig
 from segmentation.errors import InputError, listed
 from studies import tracking
 from studies.search import space as spaces
 from studies.search.live import Live, progress_in_words
-from studies.search.plan import EPOCHS, Plan, best_trial, counted, in_state, plan
+from studies.search.plan import SETTINGS, Plan, best_trial, counted, plan
+from studies.search.processes import work_together
 from studies.search.record import best_in_words, confirmation_in_words, log_progress, log_study, train_command
 from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.space import Choices
-from studies.search.storage import (
-    REASON,
-    WORKER,
-    not_found,
-    one_process_only,
-    open_storage,
-    reap,
-    repair,
-    running,
-    told_as_input_errors,
-)
+from studies.search.storage import one_process_only, open_storage, reap, repair, running
 from studies.search.worker import RUN, Worker
 from studies.training_run import load_data
 
-SETTINGS, PARENT, READY = "settings", "mlflow_run_id", "ready"
-"""Attributes of a study: what may not change, its MLflow run, and whether its grid is queued."""
+PARENT, READY = "mlflow_run_id", "ready"
+"""Attributes of a study: its MLflow run, and whether its grid is queued."""
 READY_SECONDS = 30
 """So long another process may take to queue the grid before this one takes over."""
 
 
-def run_study(config: TuneConfig) -> Study:
-    """Search as configured, or go on with or join the study of that name, and print the best setting; returns it.
+def run_study(config: TuneConfig) -> None:
+    """Search as configured, or go on with or join the study of that name, and print the best setting.
 
     Raises:
         InputError: what the user can mend.
         KeyboardInterrupt: told to stop. The same command goes on.
     """
     wanted = plan(config)
-    storage = open_storage(config, config.heartbeat)
-    if config.workers > 1 and one_process_only(storage):
-        raise InputError(
-            f"storage={config.storage}: sqlite takes one worker only; use a file that ends in .journal for "
-            f"workers={config.workers} on this machine, or PostgreSQL"
-        )
-    load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
-    given_run = os.environ.pop("MLFLOW_RUN_ID", None)
-    with told_as_input_errors(config.storage):
+    with open_storage(config, config.heartbeat) as storage:
+        if config.workers > 1 and one_process_only(storage):
+            raise InputError(
+                f"storage={config.storage}: sqlite takes one worker only; use a file that ends in .journal for "
+                f"workers={config.workers} on this machine, or PostgreSQL"
+            )
+        load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
+        given_run = os.environ.get("MLFLOW_RUN_ID")
         study = _open(storage, wanted, config, lambda: _parent(config, wanted, given_run))
         reap(study)
         if one_process_only(storage) and running(study):
             raise InputError(
-                f"storage={config.storage}: another worker is at this study, and sqlite takes one only; "
-                f"wait for it, or begin a study with storage=studies.journal"
+                f"storage={config.storage}: another worker is at this study, and sqlite takes one only; wait for it, "
+                f"or begin a study with storage=studies.journal"
             )
         repair(study)
         parent = str(study.user_attrs[PARENT])
-        if given_run not in (None, parent):
-            assert given_run is not None
-            tracking.describe_run(
-                given_run, f"worker of {wanted.name}", {"study": wanted.name, "study_run": parent, "role": "worker"}
-            )
+        os.environ.pop("MLFLOW_RUN_ID", None)
+        if given_run is not None and given_run != parent:
+            tags = {"study": wanted.name, "study_run": parent, "role": "worker"}
+            tracking.describe_run(given_run, f"worker of {wanted.name}", tags)
         new = all(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
         verb = "Beginning" if new else "Joining" if running(study) else "Going on with"
-        print(f"{verb} study {wanted.name!r} in {config.storage}: {spaces_in_words(wanted)}")
+        print(f"{verb} study {wanted.name!r} in {config.storage}: {wanted.in_words()}")
         if not new:
             print(progress_in_words(study, wanted))
         _carry_out(study, wanted, config, storage, parent)
-    return study
-
-
-def show_status(config: StatusConfig) -> None:
-    """Print how far a study, or every study of a storage, has come.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    if "://" not in config.storage and not Path(config.storage).exists():
-        raise InputError(f"storage={config.storage} is not there: no study has been begun in it")
-    storage = open_storage(config, heartbeat=60)
-    known = optuna.get_all_study_names(storage)
-    names = known if config.study_name is None else [config.study_name]
-    for name in names:
-        if name not in known:
-            raise not_found(name, known, config.storage)
-    if not names:
-        print(f"No study is in {config.storage} yet.")
-    for name in names:
-        study = optuna.load_study(study_name=name, storage=storage)
-        trials = counted(study)
-        states = {state.name.lower(): len(in_state(trials, state)) for state in TrialState}
-        print(f"{name}: " + ", ".join(f"{count} {state}" for state, count in states.items() if count))
-        for trial in in_state(trials, TrialState.RUNNING):
-            worker, epochs = trial.user_attrs.get(WORKER, {}), trial.user_attrs.get(EPOCHS, 0)
-            print(
-                f"    trial {trial.number}, {spaces.described(trial.params)}: {epochs} epochs so far, process "
-                f"{worker.get('pid', '?')} on {worker.get('host', '?')}"
-            )
-        for trial in in_state(trials, TrialState.FAIL):
-            print(f"    trial {trial.number} failed: {trial.user_attrs.get(REASON, 'its worker died')}")
-        done = in_state(trials, TrialState.COMPLETE)
-        if done:
-            best = study.best_trials
-            for trial in best[:5]:
-                values = ", ".join(
-                    f"{metric} {value:.4f}" for metric, value in zip(_goals(study), trial.values, strict=True)
-                )
-                print(f"    best: trial {trial.number}, {spaces.described(trial.params)}: {values}")
-    print(f"To look at them: make dashboard STORAGE={config.storage}")
-
-
-def spaces_in_words(wanted: Plan) -> str:
-    """What is varied, after what, by which sampler and with how much of it."""
-    over = ", ".join(
-        f"{name} {' | '.join(str(value) for value in dimension.values)}" if isinstance(dimension, Choices)
-        else f"{name} {'0 | ' if dimension.or_zero else ''}{dimension.low:g} to {dimension.high:g}"
-        for name, dimension in wanted.space.items()
-    )  # fmt: skip
-    after = " and ".join(f"{'highest' if goal.higher_is_better else 'lowest'} {goal.metric}" for goal in wanted.goals)
-    if wanted.limit:
-        after += f" with {wanted.limit}"
-    bounds = []
-    if wanted.n_trials is not None and not wanted.is_grid:
-        bounds.append(f"{wanted.n_trials} trainings")
-    if wanted.max_epochs is not None:
-        bounds.append(f"{wanted.max_epochs} training epochs")
-    until = f", until {' or '.join(bounds)}" if bounds else ""
-    prune = {"none": "nothing is pruned", "halving": "the worse half is pruned", "median": "pruned below the median"}
-    return f"{after} over {over}; sampler {wanted.sampler}, {prune[wanted.pruner]}{until}."
-
-
-def _goals(study: Study) -> list[str]:
-    return list(study.user_attrs[SETTINGS]["goals"])
 
 
 def _parent(config: TuneConfig, wanted: Plan, given_run: str | None) -> str:
@@ -279,80 +193,7 @@ def _work(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str
         with Live(study, wanted, lambda: log_progress(study, wanted, parent)) as live:
             Worker(study, wanted, parent, role, config.max_failures, deadline, live.show).work()
     else:
-        _work_together(study, wanted, config, parent, role, deadline)
-
-
-def _work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
-    """Start the workers, watch them, and stop them when this process is stopped."""
-    threads = str(max(1, (os.cpu_count() or 1) // config.workers))
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
-    context = multiprocessing.get_context("spawn")
-    workers: list[tuple[SpawnProcess, Connection]] = []
-    failed = []
-    try:
-        for _ in range(config.workers):
-            ours, theirs = context.Pipe(duplex=False)
-            left = None if deadline == float("inf") else deadline - time.monotonic()
-            process = context.Process(target=_worker_process, args=(theirs, config, wanted, parent, role, left))
-            process.start()
-            theirs.close()
-            workers.append((process, ours))
-        with Live(study, wanted, lambda: log_progress(study, wanted, parent)) as live:
-            while any(process.is_alive() for process, _ in workers):
-                live.show()
-                time.sleep(0.5)
-            live.show()
-    except BaseException:
-        for process, _ in workers:
-            if process.is_alive():
-                process.terminate()
-        raise
-    finally:
-        if before is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        for process, _ in workers:
-            process.join()
-    for number, (process, ours) in enumerate(workers, 1):
-        if process.exitcode:
-            reason = f"died by signal {-process.exitcode}" if process.exitcode < 0 else "stopped"
-            with suppress(EOFError):
-                reason = ours.recv()
-            failed.append(f"worker {number} {reason}")
-            print(f"Worker {number} {reason}.", file=sys.stderr)
-    reap(study)
-    if len(failed) == len(workers):
-        raise InputError(f"every worker has stopped: {failed[-1]}")
-
-
-def _worker_process(
-    told: Connection, config: TuneConfig, wanted: Plan, parent: str, role: str, left: float | None
-) -> None:
-    """What a worker of its own process does; it says nothing, but for why it stopped."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_once)
-    sys.stderr = io.StringIO()
-    try:
-        study = optuna.load_study(
-            study_name=wanted.name,
-            storage=open_storage(config, config.heartbeat),
-            sampler=SeededByTrial(wanted.sampler, wanted.base.seed),
-            pruner=build_pruner(config, len(wanted.goals)),
-        )
-        deadline = float("inf") if left is None else time.monotonic() + left
-        with told_as_input_errors(config.storage):
-            Worker(study, wanted, parent, role, config.max_failures, deadline).work()
-    except InputError as error:
-        told.send(f"stopped: {error}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _stop_once(number: int, frame: FrameType | None) -> NoReturn:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda number, frame: None)
-    raise KeyboardInterrupt(signal.Signals(number).name)
+        work_together(study, wanted, config, parent, role, deadline)
 
 
 def _close_forgotten(study: Study, confirmed: Study | None, parent: str) -> None:

@@ -45,7 +45,10 @@ def test_every_field_that_is_known_by_name_can_be_searched(name: str) -> None:
     [
         ("learning_rate=0.001..0.5", {"learning_rate": Range(0.001, 0.5, logarithmic=True)}),
         ("weight_decay = 0 | 1e-5..1e-2", {"weight_decay": Range(1e-5, 1e-2, logarithmic=True, or_zero=True)}),
-        ("momentum=0..0.9, warmup_epochs=0..4", {"momentum": Range(0.0, 0.9), "warmup_epochs": Range(0, 4, whole=True)}),
+        (
+            "momentum=0..0.9, warmup_epochs=0..4",
+            {"momentum": Range(0.0, 0.9), "warmup_epochs": Range(0, 4, whole=True)},
+        ),
         ("batch_size=8|16", {"batch_size": Choices((8, 16))}),
         ("channels_last=true|False", {"channels_last": Choices((True, False))}),
         ("crop=64|none", {"crop": Choices((64, None))}),

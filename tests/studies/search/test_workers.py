@@ -64,7 +64,9 @@ def test_every_point_is_finished_once_though_two_of_four_workers_are_killed(
         assert run.data.tags["mlflow.parentRunId"] == study.user_attrs["mlflow_run_id"]
     experiment = client.get_experiment_by_name("studies")
     assert experiment is not None
-    left_open = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING' AND tags.study = 'killed'")
+    left_open = client.search_runs(
+        [experiment.experiment_id], "attributes.status = 'RUNNING' AND tags.study = 'killed'"
+    )
     assert not left_open
     assert client.get_run(study.user_attrs["mlflow_run_id"]).info.status == "FINISHED"
     optuna.delete_study(study_name="killed", storage=study._storage)

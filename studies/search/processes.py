@@ -1,0 +1,98 @@
+"""Several workers of a study, each a process of this machine."""
+
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from types import FrameType
+from typing import NoReturn
+
+import optuna
+from optuna import Study
+
+from segmentation.config import TuneConfig
+from segmentation.errors import InputError
+from studies.search.live import Live
+from studies.search.plan import Plan
+from studies.search.record import log_progress
+from studies.search.samplers import SeededByTrial, build_pruner
+from studies.search.storage import open_storage, reap
+from studies.search.worker import Worker
+
+
+def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
+    """Start the workers, watch them, and stop them when this process is stopped."""
+    threads = str(max(1, (os.cpu_count() or 1) // config.workers))
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", threads)
+    context = multiprocessing.get_context("spawn")
+    workers: list[tuple[SpawnProcess, Connection]] = []
+    failed = []
+    try:
+        for _ in range(config.workers):
+            ours, theirs = context.Pipe(duplex=False)
+            left = None if deadline == float("inf") else deadline - time.monotonic()
+            process = context.Process(target=_worker_process, args=(theirs, config, wanted, parent, role, left))
+            process.start()
+            theirs.close()
+            workers.append((process, ours))
+        with Live(study, wanted, lambda: log_progress(study, wanted, parent)) as live:
+            while any(process.is_alive() for process, _ in workers):
+                live.show()
+                time.sleep(0.5)
+            live.show()
+    except BaseException:
+        for process, _ in workers:
+            if process.is_alive():
+                process.terminate()
+        raise
+    finally:
+        if before is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+        for process, _ in workers:
+            process.join()
+    for number, (process, ours) in enumerate(workers, 1):
+        if process.exitcode:
+            reason = f"died by signal {-process.exitcode}" if process.exitcode < 0 else "stopped"
+            with suppress(EOFError):
+                reason = ours.recv()
+            failed.append(f"worker {number} {reason}")
+            print(f"Worker {number} {reason}.", file=sys.stderr)
+    reap(study)
+    if len(failed) == len(workers):
+        raise InputError(f"every worker has stopped: {failed[-1]}")
+
+
+def _worker_process(
+    told: Connection, config: TuneConfig, wanted: Plan, parent: str, role: str, left: float | None
+) -> None:
+    """What a worker of its own process does; it says nothing, but for why it stopped."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop_once)
+    sys.stderr = io.StringIO()
+    try:
+        deadline = float("inf") if left is None else time.monotonic() + left
+        with open_storage(config, config.heartbeat) as storage:
+            study = optuna.load_study(
+                study_name=wanted.name,
+                storage=storage,
+                sampler=SeededByTrial(wanted.sampler, wanted.base.seed),
+                pruner=build_pruner(config, len(wanted.goals)),
+            )
+            Worker(study, wanted, parent, role, config.max_failures, deadline).work()
+    except InputError as error:
+        told.send(f"stopped: {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _stop_once(number: int, frame: FrameType | None) -> NoReturn:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda number, frame: None)
+    raise KeyboardInterrupt(signal.Signals(number).name)
