@@ -52,7 +52,11 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
         yield JournalStorage(JournalFileBackend(_writable(Path(place))))
         return
     try:
-        storage = _database(place, heartbeat)
+        try:
+            storage = _database(place, heartbeat)
+        except SQLAlchemyError:  # another process may be making the tables
+            time.sleep(1)
+            storage = _database(place, heartbeat)
     except (SQLAlchemyError, RuntimeError) as error:
         raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
     try:
