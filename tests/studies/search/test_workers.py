@@ -12,6 +12,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from optuna import Study
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.config import StudyConfig
@@ -34,13 +35,19 @@ def test_every_point_is_finished_once_though_two_of_four_workers_are_killed(
     command = [sys.executable, str(PROJECT / "mlproject.py"), "tune"]
     command += [word for name, value in fields.items() for word in (f"--{name}", str(value))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        study = _study(storage)
-        killed = [_kill_one(study) for _ in range(2)]
-        printed, _ = process.communicate(timeout=500)
-    finally:
-        process.kill()
-    assert process.returncode == 0, printed
+    with open_storage(StudyConfig(storage=storage), heartbeat=60) as opened:
+        try:
+            study = _study(opened)
+            killed = [_kill_one(study) for _ in range(2)]
+            printed, _ = process.communicate(timeout=500)
+        finally:
+            process.kill()
+        assert process.returncode == 0, printed
+        _check(study, killed, printed)
+        optuna.delete_study(study_name="killed", storage=opened)
+
+
+def _check(study: Study, killed: list[FrozenTrial], printed: str) -> None:
     assert printed.count("died by signal 9") == 2
     assert "6 done, 0 pruned, 0 failed" in printed
 
@@ -64,17 +71,13 @@ def test_every_point_is_finished_once_though_two_of_four_workers_are_killed(
         assert run.data.tags["mlflow.parentRunId"] == study.user_attrs["mlflow_run_id"]
     experiment = client.get_experiment_by_name("studies")
     assert experiment is not None
-    left_open = client.search_runs(
-        [experiment.experiment_id], "attributes.status = 'RUNNING' AND tags.study = 'killed'"
-    )
-    assert not left_open
+    still_open = "attributes.status = 'RUNNING' AND tags.study = 'killed'"
+    assert not client.search_runs([experiment.experiment_id], still_open)
     assert client.get_run(study.user_attrs["mlflow_run_id"]).info.status == "FINISHED"
-    optuna.delete_study(study_name="killed", storage=study._storage)
 
 
-def _study(storage: str) -> Study:
+def _study(opened: BaseStorage) -> Study:
     """The study, as soon as it is there."""
-    opened = open_storage(StudyConfig(storage=storage), heartbeat=60)
     patience = time.monotonic() + 200
     while "killed" not in optuna.get_all_study_names(opened):
         assert time.monotonic() < patience

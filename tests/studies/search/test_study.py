@@ -1,0 +1,293 @@
+"""Studies with real tiny trainings: what they leave in MLflow, and how they end and go on."""
+
+import csv
+import io
+import os
+import shlex
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna import Study
+from optuna.trial import TrialState
+
+import mlproject
+from segmentation.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
+from segmentation.errors import InputError
+from studies.search.plan import counted, plan
+from studies.search.status import show_status
+from studies.search.storage import open_storage
+from studies.search.study import run_study
+from studies.search.worker import RUN
+from studies.training_run import run_training
+from tests.studies.search.conftest import tiny
+
+
+def search(root: Path, **more: Any) -> TuneConfig:
+    return TuneConfig(**tiny(root, **{"epochs": 2, "study_name": "s"} | more))
+
+
+def opened(config: StudyConfig, name: str = "s") -> Study:
+    with open_storage(config, heartbeat=60) as storage:
+        return optuna.load_study(study_name=name, storage=storage)
+
+
+def parent_of(study: Study) -> Run:
+    return MlflowClient().get_run(study.user_attrs["mlflow_run_id"])
+
+
+def children(study: Study) -> list[Run]:
+    run = parent_of(study)
+    query = f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    return MlflowClient().search_runs([run.info.experiment_id], query, order_by=["attributes.start_time ASC"])
+
+
+def artifacts(run: Run) -> set[str]:
+    return {file.path for file in MlflowClient().list_artifacts(run.info.run_id, "study")}
+
+
+def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = search(
+        own_data,
+        sampler="grid",
+        search="learning_rate=0.01|0.1,weight_decay=0|0.05",
+        confirm_seeds=2,
+        monitor="val/ece",
+    )
+    run_study(config)
+    printed = capsys.readouterr().out
+    study = opened(config)
+    trials = counted(study)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    parent = parent_of(study)
+    assert parent.info.status == "FINISHED"
+    assert {"study/trials.csv", "study/trials.md", "study/loss.png", "study/pixel_accuracy.png", "study/ece.png"} <= (
+        artifacts(parent)
+    )
+
+    # the very figures that the runs have logged, and those that `train` logs for the same setting
+    rows = list(csv.DictReader(io.StringIO(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/study/trials.csv"))))
+    assert len(rows) == 4
+    for row, trial in zip(rows, trials, strict=True):
+        run = MlflowClient().get_run(row["run_id"])
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert (run.data.tags["trial"], run.data.tags["sampler"]) == (str(trial.number), "grid")
+        assert float(run.data.params["learning_rate"]) == float(row["learning_rate"]) == trial.params["learning_rate"]
+        history = MlflowClient().get_metric_history(run.info.run_id, "val/loss")
+        kept = {point.step: point.value for point in history}[int(row["epoch"])]
+        assert float(row["val/loss"]) == kept == trial.value
+        ece = {point.step: point.value for point in MlflowClient().get_metric_history(run.info.run_id, "val/ece")}
+        assert int(row["epoch"]) == min(ece, key=lambda step: ece[step])  # the monitor decides
+    best = study.best_trial
+    assert f"Best: trial {best.number}," in printed
+    assert parent.data.metrics["best/val/loss"] == best.value
+    assert parent.data.tags["best_run"] == best.user_attrs[RUN]
+
+    # the line that is printed trains it again
+    (line,) = [line.strip() for line in printed.splitlines() if "mlflow run . -e train" in line]
+    words = [word.partition("=") for word in shlex.split(line) if "=" in word]
+    arguments = [part for name, _, value in words for part in (f"--{name}", value)]
+    again = run_training(mlproject.parse(TrainConfig, arguments, "train"))
+    assert again.kept["val/loss"] == best.value
+
+    # further seeds
+    with open_storage(config, heartbeat=60) as storage:
+        confirmed = optuna.load_study(study_name=f"s · trial {best.number} confirmed", storage=storage)
+    values = [trial.value for trial in confirmed.trials]
+    assert [trial.params for trial in confirmed.trials] == [{"seed": 1}, {"seed": 2}]
+    assert len({*values, best.value}) == 3
+    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in capsys.readouterr().out + printed
+    roles = [run.data.tags["role"] for run in children(study)]
+    assert sorted(roles) == ["confirmation"] * 2 + ["search"] * 4
+    assert "further seed" in parent.data.tags["mlflow.note.content"]
+
+    # once more: nothing is left to do, and nothing is done
+    run_study(config)
+    assert len(children(study)) == 6
+    assert parent_of(study).info.status == "FINISHED"
+
+
+def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = search(own_data, epochs=4, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1")
+    run_study(config)
+    study = opened(config)
+    assert sum(trial.user_attrs["epochs"] for trial in study.trials) <= 9
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    for trial in pruned:
+        run = MlflowClient().get_run(trial.user_attrs[RUN])
+        assert run.info.status == "KILLED"
+        assert f"pruned at epoch {trial.user_attrs['epochs']}" in run.data.tags["status_reason"]
+        assert len(MlflowClient().get_metric_history(run.info.run_id, "val/loss")) == trial.user_attrs["epochs"] < 4
+    assert {"study/history.png", "study/trials.png", "study/reliability.png"} <= artifacts(parent_of(study))
+
+    before = len(study.trials)
+    run_study(search(own_data, epochs=4, n_trials=before + 1, search="learning_rate=0.0001..0.1,flip=0..1"))
+    assert len(opened(config).trials) == before + 1
+    assert "Going on with study 's'" in capsys.readouterr().out
+
+    with pytest.raises(InputError, match=r"was begun with epochs=4 \(now 3\)"):
+        run_study(search(own_data, epochs=3, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1"))
+
+    show_status(StatusConfig(study_name="s"))
+    printed = capsys.readouterr().out
+    assert printed.startswith("s: ")
+    assert f"{len(pruned)} pruned" in printed
+    with pytest.raises(InputError, match="study_name=t is not in storage=studies.journal, which holds s"):
+        show_status(StatusConfig(study_name="t"))
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by a signal in mid-training: the same settings and figures in the end, to the last digit."""
+    more = {"epochs": 3, "n_trials": 2, "search": "learning_rate", "pruner": "none"}
+    run_study(search(own_data, **more))
+    whole = opened(search(own_data))
+
+    config = search(own_data, **more, study_name="t")
+    arguments = [
+        part for name, value in tiny(own_data, **more, study_name="t").items() for part in (f"--{name}", str(value))
+    ]
+    stopper = threading.Thread(target=_stop_in_mid_training, args=(config,))
+    stopper.start()
+    assert mlproject.main(["tune", *arguments]) == 130
+    stopper.join()
+    assert "The same command goes on with the study." in capsys.readouterr().out
+    broken = opened(config, "t")
+    assert parent_of(broken).info.status == "KILLED"
+    assert [trial.state for trial in broken.trials] == [TrialState.FAIL, TrialState.WAITING]
+    (run,) = children(broken)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["status_reason"] == "killed by SIGTERM"
+
+    assert mlproject.main(["tune", *arguments]) == 0
+    mended = opened(config, "t")
+    assert [trial.params for trial in counted(mended)] == [trial.params for trial in counted(whole)]
+    for ours, theirs in zip(counted(mended), counted(whole), strict=True):
+        assert ours.value == theirs.value
+        ours_run, theirs_run = (MlflowClient().get_run(trial.user_attrs[RUN]) for trial in (ours, theirs))
+        assert ours_run.info.status == "FINISHED"
+        assert "status_reason" not in ours_run.data.tags
+        timed = {"epoch_seconds", "images_per_second"}
+        for name in set(theirs_run.data.metrics) - timed:
+            if not name.startswith("system/"):
+                points = [MlflowClient().get_metric_history(each.info.run_id, name) for each in (ours_run, theirs_run)]
+                histories = [sorted((point.step, point.value) for point in each) for each in points]
+                assert histories[0] == histories[1], name
+    assert parent_of(mended).info.status == "FINISHED"
+    assert len(children(mended)) == 2
+
+
+def _stop_in_mid_training(config: TuneConfig) -> None:
+    patience = time.monotonic() + 120
+    while time.monotonic() < patience:
+        time.sleep(0.05)
+        if Path(config.storage).exists():
+            with open_storage(config, heartbeat=60) as storage:
+                if "t" in optuna.get_all_study_names(storage):
+                    trials = optuna.load_study(study_name="t", storage=storage).trials
+                    if trials and trials[0].user_attrs.get("epochs") == 1:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
+
+
+def test_trainings_that_fail_stop_the_worker_with_the_reason(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batch norm cannot learn from one image of this size."""
+    config = search(own_data, micro_batch=1, max_failures=2, n_trials=5)
+    with pytest.raises(InputError, match="2 trainings in a row have failed, the last one with: InputError: batch norm"):
+        run_study(config)
+    study = opened(config)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    assert parent_of(study).info.status == "FAILED"
+    for run in children(study):
+        assert run.info.status == "FAILED"
+        assert "batch norm" in run.data.tags["status_reason"]
+    assert "failed: InputError: batch norm" in capsys.readouterr().out
+
+
+def test_a_training_that_diverges_is_pruned_so_that_the_search_learns_from_it(own_data: Path) -> None:
+    config = search(own_data, search="learning_rate=1e30|1e31", sampler="grid")
+    run_study(config)
+    study = opened(config)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 2
+    for run in children(study):
+        assert run.info.status == "KILLED"
+        assert "the loss became" in run.data.tags["status_reason"]
+
+
+def test_several_objectives_leave_a_front(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = search(own_data, objectives="val/mean_iou,val/ece", n_trials=3, search="learning_rate,momentum")
+    run_study(config)
+    study = opened(config)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    for trial in study.trials:
+        history = MlflowClient().get_metric_history(trial.user_attrs[RUN], "val/ece")
+        assert trial.values[1] == {point.step: point.value for point in history}[trial.user_attrs["metrics"]["epoch"]]
+    assert "study/pareto.png" in artifacts(parent_of(study))
+    assert all(f"trial {trial.number}" in capsys.readouterr().out for trial in study.best_trials[:1])
+
+
+def test_settings_that_break_the_limit_lose(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = search(
+        own_data, sampler="grid", search="learning_rate=0.0001|0.02|0.1", constraint="val/pixel_accuracy>=0.2",
+        objective="val/ece",
+    )  # fmt: skip
+    run_study(config)
+    study = opened(config)
+    for trial in study.trials:
+        accuracy = trial.user_attrs["metrics"]["val/pixel_accuracy"]
+        assert trial.constraints == {"val/pixel_accuracy>=0.2": pytest.approx(0.2 - accuracy)}
+    within = [trial for trial in study.trials if trial.constraints["val/pixel_accuracy>=0.2"] <= 0]
+    best = min(within or study.trials, key=lambda trial: trial.values[0])
+    if within:
+        assert f"Best: trial {best.number}," in capsys.readouterr().out
+
+
+def test_what_cannot_be_is_told_before_anything_is_trained(own_data: Path, tmp_path: Path) -> None:
+    for values, message in (
+        ({"storage": "sqlite:///s.db", "workers": 2}, "sqlite takes one worker only"),
+        ({"storage": "mysql://a/b"}, "storage=mysql://a/b is not known"),
+        ({"storage": "postgresql://me:secret@localhost/x"}, "storage holds a password"),
+        ({"storage": "postgresql://me@127.0.0.1:1/x"}, "cannot be used"),
+        ({"storage": str(tmp_path)}, "cannot be written"),
+        ({"sampler": "grid", "n_trials": 3}, "tries every combination"),
+        ({"max_epochs_total": 1}, "is not even one training of epochs=2"),
+        ({"sampler": "gp", "pruner": "halving"}, "learns nothing from pruned trainings"),
+        ({"objectives": "val/loss,val/ece", "pruner": "median"}, "nothing can be pruned"),
+        ({"learning_rate": 0.5}, "learning_rate=0.5 is given"),
+        ({"data_dir": str(tmp_path / "nowhere")}, "nowhere"),
+    ):
+        with pytest.raises(InputError) as told:
+            run_study(search(own_data, **values))
+        assert message in str(told.value)
+        assert "secret" not in str(told.value)
+
+
+def test_a_sqlite_file_is_enough_for_one_worker(own_data: Path) -> None:
+    config = search(own_data, storage="sqlite:///s.db", n_trials=1, search="learning_rate")
+    run_study(config)
+    assert [trial.state for trial in opened(config).trials] == [TrialState.COMPLETE]
+
+
+def test_a_study_runs_for_half_of_the_grid_s_epochs_unless_told_otherwise() -> None:
+    assert plan(TuneConfig()).max_epochs == 8 * 50
+    assert plan(TuneConfig(n_trials=3)).max_epochs is None
+    assert plan(TuneConfig(sampler="grid")).max_epochs is None
+    assert plan(TuneConfig(objective="val/ece")).base.monitor == "val/ece"
+    assert plan(TuneConfig(objective="val/ece", monitor="val/mean_iou")).base.monitor == "val/mean_iou"
