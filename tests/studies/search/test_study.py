@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import optuna
 import pytest
 from mlflow import MlflowClient
@@ -19,12 +20,14 @@ from optuna import Study
 from optuna.trial import TrialState
 
 import mlproject
-from segmentation.config import StudyConfig, TuneConfig
+from segmentation.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
 from studies.search.plan import counted, plan
+from studies.search.status import show_status
 from studies.search.storage import open_storage
 from studies.search.study import run_study
 from studies.search.worker import RUN
+from studies.training_run import run_training
 from tests.studies.search.conftest import tiny
 
 
@@ -89,6 +92,68 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
     # the line that is printed trains it again
     (line,) = [line.strip() for line in printed.splitlines() if "mlflow run . -e train" in line]
     words = [word.partition("=") for word in shlex.split(line) if "=" in word]
+    arguments = [part for name, _, value in words for part in (f"--{name}", value)]
+    again = run_training(mlproject.parse(TrainConfig, arguments, "train"))
+    assert again.kept["val/loss"] == best.value
+
+    # further seeds
+    with open_storage(config, heartbeat=60) as storage:
+        confirmed = optuna.load_study(study_name=f"s · trial {best.number} confirmed", storage=storage)
+    values = [trial.value for trial in confirmed.trials]
+    assert [trial.params for trial in confirmed.trials] == [{"seed": 1}, {"seed": 2}]
+    assert len({*values, best.value}) == 3
+    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in capsys.readouterr().out + printed
+    roles = [run.data.tags["role"] for run in children(study)]
+    assert sorted(roles) == ["confirmation"] * 2 + ["search"] * 4
+    assert "further seed" in parent.data.tags["mlflow.note.content"]
+
+    # once more: nothing is left to do, and nothing is done
+    run_study(config)
+    assert len(children(study)) == 6
+    assert parent_of(study).info.status == "FINISHED"
+
+
+def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = search(own_data, epochs=4, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1")
+    run_study(config)
+    study = opened(config)
+    assert sum(trial.user_attrs["epochs"] for trial in study.trials) <= 9
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    for trial in pruned:
+        run = MlflowClient().get_run(trial.user_attrs[RUN])
+        assert run.info.status == "KILLED"
+        assert f"pruned at epoch {trial.user_attrs['epochs']}" in run.data.tags["status_reason"]
+        assert len(MlflowClient().get_metric_history(run.info.run_id, "val/loss")) == trial.user_attrs["epochs"] < 4
+    assert {"study/history.png", "study/trials.png", "study/reliability.png"} <= artifacts(parent_of(study))
+
+    before = len(study.trials)
+    run_study(search(own_data, epochs=4, n_trials=before + 1, search="learning_rate=0.0001..0.1,flip=0..1"))
+    assert len(opened(config).trials) == before + 1
+    assert "Going on with study 's'" in capsys.readouterr().out
+
+    with pytest.raises(InputError, match=r"was begun with epochs=4 \(now 3\)"):
+        run_study(search(own_data, epochs=3, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1"))
+
+    show_status(StatusConfig(study_name="s"))
+    printed = capsys.readouterr().out
+    assert printed.startswith("s: ")
+    assert f"{len(pruned)} pruned" in printed
+    with pytest.raises(InputError, match="study_name=t is not in storage=studies.journal, which holds s"):
+        show_status(StatusConfig(study_name="t"))
+
+
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped by a signal in mid-training: the same settings and figures in the end, to the last digit."""
+    more = {"epochs": 3, "n_trials": 2, "search": "learning_rate", "pruner": "none"}
+    run_study(search(own_data, **more))
+    whole = opened(search(own_data))
+
+    config = search(own_data, **more, study_name="t")
     fields = tiny(own_data, **more, study_name="t")
     arguments = [part for name, value in fields.items() for part in (f"--{name}", str(value))]
     stopper = threading.Thread(target=_stop_in_mid_training, args=(config,))
@@ -137,9 +202,7 @@ def _stop_in_mid_training(config: TuneConfig) -> None:
 def test_trainings_that_fail_stop_the_worker(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Checkpoints cannot be written into a folder that is a file."""
     config = search(own_data, checkpoint_dir=str(own_data / "classes.txt"), max_failures=2, n_trials=5)
-    with pytest.raises(
-        InputError, match="2 trainings in a row have failed, the last one with: InputError: the checkpoint"
-    ):
+    with pytest.raises(InputError, match="2 trainings in a row have failed, .*: the checkpoint"):
         run_study(config)
     study = opened(config)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
