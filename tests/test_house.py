@@ -78,6 +78,11 @@ def test_only_tracking_writes_to_mlflow() -> None:
         assert not re.search(r"(mlflow|client)\.(log|set|start|end)_", modules()[reader].read_text()), reader
 
 
+def test_only_the_search_knows_optuna() -> None:
+    for name, path in modules().items():
+        assert "optuna" not in tops(path) or name.startswith("studies.search"), name
+
+
 def test_mlproject_is_a_module_and_not_a_folder() -> None:
     """MLflow takes any entry whose name is `mlproject` in whatever case for its project file."""
     names = [path.name for path in PROJECT.iterdir() if path.name.lower() == "mlproject"]
@@ -182,4 +187,6 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_the_makefile_documents_its_targets() -> None:
     listed = subprocess.run(["make", "help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
-    assert {"install", "run", "test", "lint", "ui"} <= {line.split()[0] for line in listed.splitlines()}
+    assert {"install", "run", "test", "lint", "ui", "dashboard", "bench"} <= {
+        line.split()[0] for line in listed.splitlines()
+    }

@@ -86,7 +86,7 @@ def _database(place: str, heartbeat: int) -> RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(
-            place.replace("postgresql://", "postgresql+psycopg://", 1),
+            place,
             heartbeat_interval=heartbeat,
             grace_period=2 * heartbeat,
             heartbeat_stale_trial_callback=retry_after_death,

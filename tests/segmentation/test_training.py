@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,37 @@ def test_a_loss_that_is_no_longer_finite_names_epoch_step_and_rate(settings: dic
     network, data = prepared(TrainConfig(**settings))
     with pytest.raises(DivergedError, match=r"in epoch \d+, step \d+ of 2 \(learning_rate=1e\+30\)|after epoch \d"):
         list(train(network, data, TrainConfig(**settings | {"learning_rate": 1e30})))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_training_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(
+    settings: dict[str, Any], tmp_path: Path, optimizer: str
+) -> None:
+    config = TrainConfig(**settings | {
+        "epochs": 3, "flip": 0.5, "optimizer": optimizer, "schedule": "polynomial", "monitor": "val/ece",
+    })  # fmt: skip
+    whole, network = trained(config)
+    broken, data = prepared(config)
+    for epoch in train(broken, data, config):
+        if epoch.number == 2:
+            checkpoints.save(epoch.checkpoint, tmp_path / "last.pt")
+            break
+    other, _ = prepared(TrainConfig(**settings | {"seed": 5}))
+    rest = list(train(other, data, config, checkpoints.load(tmp_path / "last.pt")))
+    assert [epoch.number for epoch in rest] == [3]
+    assert figures(rest) == figures(whole[2:])
+    assert rest[0].is_best == whole[2].is_best
+    assert rest[0].checkpoint.best_epoch == whole[2].checkpoint.best_epoch
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_a_training_that_had_run_out_of_patience_does_not_go_on(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"epochs": 9, "patience": 1})
+    network, data = prepared(config)
+    checkpoint = next(train(network, data, config)).checkpoint
+    done = replace(checkpoint, epoch=2, best_epoch=1)
+    assert list(train(network, data, config, done)) == []
 
 
 def test_early_stopping_waits_for_its_patience(settings: dict[str, Any]) -> None:

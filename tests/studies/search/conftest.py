@@ -6,7 +6,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ def _programs() -> Path | None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """Address of a server that trusts whoever comes from this machine."""
+    with postgres_server() as (address, _):
+        yield address
+
+
+@contextmanager
+def postgres_server() -> Iterator[tuple[str, Callable[[], None]]]:
+    """A server's address, and what stops it."""
     programs = _programs()
     if programs is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
@@ -35,13 +43,17 @@ def postgres() -> Iterator[str]:
     def run(*command: str) -> None:
         subprocess.run(command, user=user, cwd=place, check=True, stdout=subprocess.DEVNULL)
 
+    def stop() -> None:
+        if (place / "data/postmaster.pid").exists():
+            run(f"{programs}/pg_ctl", "-D", f"{place}/data", "-m", "immediate", "stop")
+
     run(f"{programs}/initdb", "-D", f"{place}/data", "-U", "postgres", "--auth=trust", "--no-sync")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place} -c fsync=off"
     run(f"{programs}/pg_ctl", "-D", f"{place}/data", "-w", "-l", f"{place}/log", "-o", options, "start")
     try:
-        yield f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        yield f"postgresql://postgres@127.0.0.1:{port}/postgres", stop
     finally:
-        run(f"{programs}/pg_ctl", "-D", f"{place}/data", "-m", "immediate", "stop")
+        stop()
         shutil.rmtree(place)
 
 
