@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, PatientPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PatientPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -69,9 +69,8 @@ class Curves:
             for row, across in _neighbours(_places(self.rates), _places(self.rates, learning_rate))
             for column, along in _neighbours(_places(self.decays), _places(self.decays, weight_decay))
         ]
-        if len(corners) == 1:
-            losses = self.losses[corners[0][:2]]
-        else:
+        losses: np.ndarray = self.losses[corners[0][:2]]
+        if len(corners) > 1:
             losses = np.exp(sum(weight * np.log(self.losses[row, column]) for row, column, weight in corners))
         diverged = np.flatnonzero(np.isnan(losses))
         return losses[: diverged[0] + 1] if len(diverged) else losses
@@ -227,8 +226,8 @@ MAIN = {
     "tpe, hyperband": Method(_tpe, lambda epochs: HyperbandPruner(first_rung(epochs), epochs)),
     "gp": _ours("gp"),
 }
-TRAINING_S_DEFAULTS = {"learning_rate": 0.01, "weight_decay": 0.00001}
-"""As Optuna knows them: the lowest weight decay stands for 0."""
+DEFAULTS = {"learning_rate": TrainConfig.learning_rate, "weight_decay": 0.00001}
+"""Those of a training, as Optuna knows them: the lowest weight decay stands for 0."""
 VARIANTS = {
     "tpe, halving, one seed": Method(_tpe, _halving),
     "tpe, halving from a tenth on": Method(_tpe, lambda epochs: _halving(epochs, 10)),
@@ -243,14 +242,24 @@ VARIANTS = {
     "tpe, halving, univariate": Method(lambda seed: _tpe(seed, multivariate=False), _halving),
     "tpe, halving by best so far": Method(_tpe, _halving, reports_best=True),
     "tpe, patient halving": Method(_tpe, lambda epochs: PatientPruner(_halving(epochs), 1)),
-    "tpe, halving, defaults first": Method(_tpe, _halving, TRAINING_S_DEFAULTS),
-    "tpe, median, defaults first": Method(
-        _tpe, lambda epochs: build_pruner(TuneConfig(pruner="median", epochs=epochs), 1), TRAINING_S_DEFAULTS
+    "tpe, halving, defaults first": Method(_tpe, _halving, DEFAULTS),
+    "tpe, halving, defaults first, 3 at random": Method(lambda seed: _tpe(seed, 3), _halving, DEFAULTS),
+    "tpe, halving to a third, 3 at random": Method(
+        lambda seed: _tpe(seed, 3), lambda epochs: _halving(epochs, factor=3)
     ),
-    "tpe, no pruning, defaults first": Method(_tpe, lambda epochs: NopPruner(), TRAINING_S_DEFAULTS),
+    "tpe, halving to a third, defaults first": Method(_tpe, lambda epochs: _halving(epochs, factor=3), DEFAULTS),
+    "tpe, halving to a third, defaults first, 3 at random": Method(
+        lambda seed: _tpe(seed, 3), lambda epochs: _halving(epochs, factor=3), DEFAULTS
+    ),
+    "tpe, halving to a third by best so far, defaults first, 3 at random": Method(
+        lambda seed: _tpe(seed, 3), lambda epochs: _halving(epochs, factor=3), DEFAULTS, reports_best=True
+    ),
+    "tpe, median after 1": Method(_tpe, lambda epochs: MedianPruner(1, first_rung(epochs))),
+    "tpe, median, defaults first": Method(_tpe, lambda epochs: MedianPruner(5, first_rung(epochs)), DEFAULTS),
+    "tpe, no pruning, defaults first": Method(_tpe, lambda epochs: NopPruner(), DEFAULTS),
     "sobol, halving": Method(lambda seed: QMCSampler(scramble=True, seed=seed), _halving),
     "gp, defaults first": Method(
-        lambda seed: SeededByTrial("gp", seed), lambda epochs: NopPruner(), TRAINING_S_DEFAULTS, slow=True
+        lambda seed: SeededByTrial("gp", seed), lambda epochs: NopPruner(), DEFAULTS, slow=True
     ),
     "gp, halving": Method(lambda seed: GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed), _halving, slow=True),
 }
@@ -302,8 +311,8 @@ def _draw(costs: Mapping[str, np.ndarray], goal: float, most: int, file: Path) -
         shares, [share * most for share in SHARES[:2]],
         f"Searches that are as good as the grid's best: val/loss {goal:.3f} or less",
         "training epochs spent", "share of searches",
-        f"Dotted: a quarter and half of the grid's {most} epochs. Replayed on measured learning curves; searches differ "
-        f"in their seeds.",
+        f"Dotted: a quarter and half of the grid's {most} epochs. Replayed on measured learning curves; the searches of "
+        f"a method differ in their seeds.",
     )  # fmt: skip
     figure.savefig(file)
 

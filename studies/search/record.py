@@ -20,6 +20,7 @@ from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies import published, tracking
 from studies.search import space as spaces
+from studies.search.goals import Goal
 from studies.search.live import progress_in_words
 from studies.search.plan import EPOCHS, SETTINGS, Plan, best_trial, counted, in_state, spent
 from studies.search.space import Choices, Range
@@ -54,6 +55,12 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     if best is not None:
         shown = {f"best/{goal.metric}": value for goal, value in zip(plan.goals, best.values, strict=True)}
         tracking.log_metrics(shown | {"study/trials": len(counted(study)), "study/epochs": spent(study)})
+        if confirmed is not None:
+            shown = {}
+            for goal, values in _confirmed(confirmed, plan):
+                shown |= {f"confirmed/{goal.metric}": values.mean()}
+                shown |= {f"confirmed/{goal.metric}_deviation": values.std(ddof=1)} if len(values) > 1 else {}
+            tracking.log_metrics(shown)
         tracking.log_tags({"best_trial": str(best.number), "best_run": str(best.user_attrs[RUN])})
 
 
@@ -83,15 +90,21 @@ def best_in_words(study: Study, plan: Plan) -> Iterator[str]:
 
 def confirmation_in_words(confirmed: Study, plan: Plan) -> str:
     """Mean and spread of the objectives over further seeds."""
-    done = in_state(counted(confirmed), TrialState.COMPLETE)
-    if not done:
-        return "No further seed was completed."
-    parts = []
-    for place, goal in enumerate(plan.goals):
-        values = np.array([trial.values[place] for trial in done])
+    parts, seeds = [], 0
+    for goal, values in _confirmed(confirmed, plan):
+        seeds = len(values)
         spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
         parts.append(f"{goal.metric} {values.mean():.4f}{spread} ({', '.join(f'{value:.4f}' for value in values)})")
-    return f"With {len(done)} further seed(s), mean ± standard deviation: {'; '.join(parts)}."
+    if not parts:
+        return "No further seed was completed."
+    return f"With {seeds} further seed(s), mean ± standard deviation: {'; '.join(parts)}."
+
+
+def _confirmed(confirmed: Study, plan: Plan) -> Iterator[tuple[Goal, np.ndarray]]:
+    """Each objective with its values over the further seeds."""
+    done = in_state(counted(confirmed), TrialState.COMPLETE)
+    for place, goal in enumerate(plan.goals if done else ()):
+        yield goal, np.array([trial.values[place] for trial in done])
 
 
 def train_command(plan: Plan, trial: FrozenTrial) -> str:

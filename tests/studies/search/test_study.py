@@ -114,8 +114,12 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
 
 
 def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
-    own_data: Path, capsys: pytest.CaptureFixture[str]
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Both times inside a run that `mlflow run` has opened: the first one becomes the study's, the second a worker's."""
+    client = MlflowClient()
+    given = [client.create_run("0").info.run_id for _ in range(2)]
+    monkeypatch.setenv("MLFLOW_RUN_ID", given[0])
     config = search(own_data, epochs=4, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1")
     run_study(config)
     study = opened(config)
@@ -129,10 +133,16 @@ def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
         assert len(MlflowClient().get_metric_history(run.info.run_id, "val/loss")) == trial.user_attrs["epochs"] < 4
     assert {"study/history.png", "study/trials.png", "study/reliability.png"} <= artifacts(parent_of(study))
 
+    assert parent_of(study).info.run_id == given[0]
+
     before = len(study.trials)
+    monkeypatch.setenv("MLFLOW_RUN_ID", given[1])
     run_study(search(own_data, epochs=4, n_trials=before + 1, search="learning_rate=0.0001..0.1,flip=0..1"))
     assert len(opened(config).trials) == before + 1
     assert "Going on with study 's'" in capsys.readouterr().out
+    assert parent_of(opened(config)).info.run_id == given[0]
+    assert client.get_run(given[1]).info.run_name == "worker of s"
+    assert client.get_run(given[1]).data.tags["study_run"] == given[0]
 
     with pytest.raises(InputError, match=r"was begun with epochs=4 \(now 3\)"):
         run_study(search(own_data, epochs=3, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1"))
