@@ -268,7 +268,9 @@ def test_evaluation_repeats_the_training_run_s_figures_in_a_run_of_its_own(
 
 def test_a_run_can_start_from_another_run_s_weights(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run_training(settings(own_data, epochs=1))
-    again = run_training(settings(own_data, epochs=1, learning_rate=0.0, weights=first.run_id, keep="last"))
+    again = run_training(
+        settings(own_data, epochs=1, learning_rate=0.0, weights=first.run_id, keep="last", log_model=False)
+    )
     taken = json.loads(text(again.run_id, "starting_weights.json"))
     assert not taken["fresh"]
     assert not taken["left"]
@@ -279,7 +281,7 @@ def test_a_run_can_start_from_another_run_s_weights(own_data: Path, capsys: pyte
     )
 
     (own_data / "classes.txt").write_text("other\nnames\nhere\n")
-    other = run_training(settings(own_data, epochs=1, weights=f"checkpoints/{first.run_id}/best.pt"))
+    other = run_training(settings(own_data, epochs=1, weights=f"checkpoints/{first.run_id}/best.pt", log_model=False))
     fresh = json.loads(text(other.run_id, "starting_weights.json"))["fresh"]
     assert fresh
     assert all("low_classifier" in name or "high_classifier" in name for name in fresh)
@@ -298,7 +300,7 @@ def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
 
 
 def test_the_same_configuration_logs_identical_numbers(own_data: Path) -> None:
-    config = settings(own_data, epochs=2)
+    config = settings(own_data, epochs=2, log_model=False)
     first, second = (mlflow.get_run(run_training(config).run_id).data.metrics for _ in range(2))
     timed = ("epoch_seconds", "images_per_second")
     ours = {name: v for name, v in first.items() if name not in timed and not name.startswith("system/")}
@@ -321,5 +323,7 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
 
 def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_data / "classes.txt").write_text("red\ngreen\nblue\nnever\n")
-    run_training(settings(own_data, epochs=1))
+    result = run_training(settings(own_data, epochs=1, log_model=False))
+    assert not [path for path in artifacts(result.run_id) if path.startswith("model")]
+    assert not mlflow.get_run(result.run_id).outputs.model_outputs
     assert "no pixel of folder/train is of class never" in capsys.readouterr().out

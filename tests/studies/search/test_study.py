@@ -116,7 +116,7 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
 def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
     own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both times inside a run that `mlflow run` has opened: the first one becomes the study's, the second a worker's."""
+    """Each time in a run that `mlflow run` has opened: the first becomes the study's own, the second a worker's."""
     client = MlflowClient()
     given = [client.create_run("0").info.run_id for _ in range(2)]
     monkeypatch.setenv("MLFLOW_RUN_ID", given[0])
