@@ -73,7 +73,7 @@ class Plan:
         until = f", until {' or '.join(bounds)}" if bounds else ""
         prune = {
             "none": "nothing is pruned",
-            "halving": "the worse half is pruned",
+            "halving": "all but the best third are pruned",
             "median": "pruned below the median",
         }
         return f"{after} over {over}; sampler {self.sampler}, {prune[self.pruner]}{until}."

@@ -54,6 +54,14 @@ class Choices:
         """The field's value for one that Optuna has drawn."""
         return value
 
+    def holds(self, value: Any) -> bool:
+        """Whether a field's value is among them."""
+        return value in self.values
+
+    def encoded(self, value: Any) -> Any:
+        """What Optuna would have drawn for a field's value."""
+        return value
+
 
 @dataclass(frozen=True)
 class Range:
@@ -85,6 +93,14 @@ class Range:
         if self.or_zero and value < self.low:
             return 0.0
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a field's value lies in it."""
+        return value is not None and (self.low <= value <= self.high or (self.or_zero and value == 0))
+
+    def encoded(self, value: float) -> float:
+        """What Optuna would have drawn for a field's value."""
+        return self.low / ZERO_DECADE if self.or_zero and value == 0 else value
 
 
 Space = Mapping[str, Choices | Range]
@@ -148,6 +164,16 @@ def points(space: Space) -> list[dict[str, Any]]:
     """Every combination of the values, the first field's changing fastest."""
     combinations = itertools.product(*(dimension.values for dimension in reversed(list(space.values()))))
     return [dict(zip(space, reversed(combination), strict=True)) for combination in combinations]
+
+
+def first_guess(space: Space) -> dict[str, Any]:
+    """The defaults of `train`, as Optuna knows them, as far as they lie in the space."""
+    guess = {}
+    for name, dimension in space.items():
+        default: Any = TrainConfig.__dataclass_fields__[name].default
+        if dimension.holds(default):
+            guess[name] = dimension.encoded(default)
+    return guess
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:

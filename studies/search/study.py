@@ -95,7 +95,7 @@ def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callab
         )  # fmt: skip
         study.set_user_attr(SETTINGS, settings)
         study.set_user_attr(PARENT, parent())
-        _queue_grid(study, wanted)
+        _queue(study, wanted)
         study.set_user_attr(READY, True)
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner)
@@ -117,14 +117,17 @@ def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callab
             study.set_user_attr(SETTINGS, settings)
             if PARENT not in study.user_attrs:
                 study.set_user_attr(PARENT, parent())
-        _queue_grid(study, wanted)
+        _queue(study, wanted)
         study.set_user_attr(READY, True)
     return study
 
 
-def _queue_grid(study: Study, wanted: Plan) -> None:
-    """Queue every point of the grid that is not there; one that has failed is tried again."""
+def _queue(study: Study, wanted: Plan) -> None:
+    """Queue every point of a grid that is not there; one that has failed is tried again. Others begin with a guess."""
     if not wanted.is_grid:
+        guess = spaces.first_guess(wanted.space)
+        if guess and not study.get_trials(deepcopy=False):
+            study.enqueue_trial(guess)
         return
     trials = [trial for trial in counted(study) if trial.state != TrialState.FAIL]
     there = [trial.params or trial.system_attrs.get("fixed_params") for trial in trials]

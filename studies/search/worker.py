@@ -181,7 +181,7 @@ class Worker:
                 goal = self.plan.goals[0]
                 self._set_constraint(trial, metrics)
                 raise tracking.Stopped(
-                    f"pruned at epoch {epoch}: {goal.metric}={goal.value(metrics):.4g} is not among the better half "
+                    f"pruned at epoch {epoch}: {goal.metric}={goal.value(metrics):.4g} is not among the best third "
                     f"of the trainings at this epoch" if self.plan.pruner == "halving"
                     else f"pruned at epoch {epoch}: {goal.metric}={goal.value(metrics):.4g} is behind the median"
                 )  # fmt: skip

@@ -11,7 +11,7 @@ from segmentation.config import TrainConfig
 from segmentation.errors import InputError
 from studies import published
 from studies.search.samplers import SeededByTrial
-from studies.search.space import GRID, RANGES, Choices, Range, parse, points, suggest, values_of
+from studies.search.space import GRID, RANGES, Choices, Range, first_guess, parse, points, suggest, values_of
 
 BASE = TrainConfig()
 
@@ -114,6 +114,14 @@ def test_no_weight_decay_is_reached_on_a_logarithmic_range() -> None:
     assert 0.3 < (positive < 0.0001 * np.sqrt(500)).mean() < 0.7
     recorded = [values_of(trial.params, space)["weight_decay"] for trial in study.trials]
     assert recorded == drawn
+
+
+def test_a_search_begins_with_the_defaults_as_far_as_they_lie_in_it() -> None:
+    space = parse("learning_rate,weight_decay,momentum=0.5..0.8,batch_size=32|64,crop=64|96", BASE, grid=False)
+    guess = first_guess(space)
+    assert values_of(guess, space) == {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
+    for name, value in guess.items():
+        assert space[name].distribution()._contains(space[name].distribution().to_internal_repr(value))
 
 
 def test_drawn_values_can_be_typed() -> None:

@@ -1,9 +1,10 @@
-"""Learning curves over the plane of learning rate and weight decay: what search_cost.py replays. Takes about an hour.
+"""Learning curves over the plane of learning rate and weight decay: what search_cost.py replays. Takes two hours.
 
-    python benchmarks/learning_curves.py path/to/camvid
+    python benchmarks/learning_curves/measure.py path/to/camvid [RUN_ID]
 
 trains the small network at every point of a lattice that holds the original report's grid, on CamVid at 64 x 64, one
-process a core, and adds the points that learning_curves.csv does not have yet.
+process a core, and adds the points that camvid.csv does not have yet. What a grid study has trained already, in the run
+of this ID, is taken from there: the figures are the same.
 """
 
 import csv
@@ -17,6 +18,7 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two processes of one thread are faster than one of two on pictures this small
 
+import mlflow
 import torch
 
 from segmentation import models
@@ -24,11 +26,12 @@ from segmentation.config import TrainConfig
 from segmentation.datasets import load_split
 from segmentation.errors import DivergedError
 from segmentation.training import Data, train
+from studies import tracking
 
 GRID = (0.01, 0.05, 0.001, 0.0001), (0.0, 0.01, 0.05, 0.001)
 BETWEEN = (0.1, 0.003, 0.0225, 0.0003), (0.003, 0.0225, 0.0003)
 METRICS = "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/ece", "train/loss"
-FILE = Path(__file__).with_name("learning_curves.csv")
+FILE = Path(__file__).with_name("camvid.csv")
 
 
 def points() -> Iterator[tuple[float, float]]:
@@ -43,18 +46,39 @@ def points() -> Iterator[tuple[float, float]]:
     yield from itertools.product(*GRID)
 
 
-def main(data_dir: str) -> None:
+def main(data_dir: str, study: str | None) -> None:
     """Train the missing points, as many at a time as there are cores."""
     if not FILE.exists():
         FILE.write_text(",".join(("learning_rate", "weight_decay", "epoch", *METRICS)) + "\n")
-    with FILE.open() as stream:
-        done = {(float(row["learning_rate"]), float(row["weight_decay"])) for row in csv.DictReader(stream)}
-    missing = [(data_dir, *point) for point in points() if point not in done]
+    for rows in [] if study is None else trained_in(study):
+        add(rows)
     with multiprocessing.get_context("spawn").Pool() as pool:
-        for rows in pool.imap_unordered(curve, missing, chunksize=1):
-            with FILE.open("a", newline="") as stream:
-                csv.writer(stream, lineterminator="\n").writerows(rows)
-            print(time.strftime("%H:%M:%S"), *rows[-1], flush=True)
+        for rows in pool.imap_unordered(curve, [(data_dir, *point) for point in points() if point not in there()]):
+            add(rows)
+
+
+def there() -> set[tuple[float, float]]:
+    """The points that the file has."""
+    with FILE.open() as stream:
+        return {(float(row["learning_rate"]), float(row["weight_decay"])) for row in csv.DictReader(stream)}
+
+
+def add(rows: list[list[object]]) -> None:
+    """Append a curve that the file does not have."""
+    if tuple(rows[0][:2]) not in there():
+        with FILE.open("a", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows(rows)
+        print(time.strftime("%H:%M:%S"), *rows[-1], flush=True)
+
+
+def trained_in(study: str) -> Iterator[list[list[object]]]:
+    """The curves of a study's finished trainings."""
+    parent = mlflow.get_run(study)
+    query = f"tags.`mlflow.parentRunId` = '{study}' AND attributes.status = 'FINISHED'"
+    for run in mlflow.MlflowClient().search_runs([parent.info.experiment_id], query):
+        point = [float(run.data.params[name]) for name in ("learning_rate", "weight_decay")]
+        epochs = tracking.logged_epochs(run.info.run_id)
+        yield [[*point, number, *(f"{epoch[name]:.6g}" for name in METRICS)] for number, epoch in enumerate(epochs, 1)]
 
 
 def curve(task: tuple[str, float, float]) -> list[list[object]]:
@@ -77,4 +101,4 @@ def curve(task: tuple[str, float, float]) -> list[list[object]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
