@@ -2,7 +2,7 @@
 
     python benchmarks/search_cost.py
 
-trains nothing: it replays the curves of learning_curves.csv, interpolated between their learning rates and weight
+trains nothing: it replays the curves of learning_curves/camvid.csv, interpolated over learning rates and weight
 decays. A search is as good when a training that it finished has a validation loss, at the best of its epochs, of at
 most 0.01 above that of the best of the grid's 16 trainings. Searches differ in their seeds.
 """
@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, PatientPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, PatientPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -31,9 +31,9 @@ from segmentation import plots
 from segmentation.config import TrainConfig, TuneConfig
 from studies.search import space as spaces
 from studies.search.plan import REPORT_S_GRID
-from studies.search.samplers import STARTUP_TRIALS, SeededByTrial, build_pruner, first_rung
+from studies.search.samplers import REDUCTION_FACTOR, STARTUP_TRIALS, SeededByTrial, build_pruner, first_rung
 
-FILE = Path(__file__).with_name("learning_curves.csv")
+FILE = Path(__file__).parent / "learning_curves" / "camvid.csv"
 SEARCHED = "learning_rate,weight_decay"
 MARGIN = 0.01
 SHARES = 0.25, 0.5, 0.75
@@ -82,8 +82,8 @@ class Method:
     """Made with a seed."""
     pruner: Callable[[int], BasePruner]
     """Made with the epochs of a training."""
-    first: Mapping[str, float] | None = None
-    """What is tried first."""
+    begins_with_defaults: bool = True
+    """Whether the defaults of `train` are tried first."""
     reports_best: bool = False
     """Whether trainings are compared by their best loss so far, not by their current one."""
 
@@ -97,7 +97,7 @@ def read_curves(file: Path) -> Curves:
     grid = _grid()
     missing = [point for point in grid if point not in found]
     if missing:
-        sys.exit(f"{file} lacks cells of the grid, which learning_curves.py can add: {missing}")
+        sys.exit(f"{file} lacks cells of the grid, which learning_curves/measure.py can add: {missing}")
     rates, decays = (sorted({point[axis] for point in grid}) for axis in (0, 1))
     others = sorted({rate for rate, _ in found} - set(rates))
     lattices = []
@@ -132,8 +132,8 @@ def search_cost(curves: Curves, goal: float, method: Method, seed: int) -> float
     most = REPORT_S_GRID * curves.epochs
     sampler, pruner = method.sampler(seed), method.pruner(curves.epochs)
     study = optuna.create_study(study_name=str(seed), sampler=sampler, pruner=pruner)  # Hyperband hashes the name
-    if method.first is not None:
-        study.enqueue_trial(dict(method.first))
+    if method.begins_with_defaults:
+        study.enqueue_trial(spaces.first_guess(_space()))
     spent = 0
     while spent < most:
         trial = study.ask()
@@ -202,12 +202,20 @@ def _ours(
     )
 
 
-def _halving(epochs: int, share: int = 5, factor: int = 2) -> BasePruner:
+def _halving(epochs: int, share: int = 5, factor: int = REDUCTION_FACTOR) -> BasePruner:
     return SuccessiveHalvingPruner(min_resource=max(1, epochs // share), reduction_factor=factor)
 
 
 def _tpe(seed: int, startup: int = STARTUP_TRIALS, multivariate: bool = True) -> BaseSampler:
     return TPESampler(n_startup_trials=startup, multivariate=multivariate, seed=seed)
+
+
+def _gp(seed: int, startup: int) -> BaseSampler:
+    return GPSampler(n_startup_trials=startup, seed=seed)
+
+
+def _unpruned(epochs: int) -> BasePruner:
+    return NopPruner()
 
 
 DEFAULT = "tpe, halving (the default)"
@@ -222,44 +230,27 @@ MAIN = {
     "tpe, hyperband": Method(_tpe, lambda epochs: HyperbandPruner(first_rung(epochs), epochs)),
     "gp": _ours("gp"),
 }
-DEFAULTS = {"learning_rate": TrainConfig.learning_rate, "weight_decay": 0.00001}
-"""Those of a training, as Optuna knows them: the lowest weight decay stands for 0."""
 VARIANTS = {
-    "tpe, halving, one seed": Method(_tpe, _halving),
-    "tpe, halving from a tenth on": Method(_tpe, lambda epochs: _halving(epochs, 10)),
-    "tpe, halving from a quarter on": Method(_tpe, lambda epochs: _halving(epochs, 4)),
-    "tpe, halving from a third on": Method(_tpe, lambda epochs: _halving(epochs, 3)),
-    "tpe, halving to a third": Method(_tpe, lambda epochs: _halving(epochs, factor=3)),
-    "tpe, halving to a quarter": Method(_tpe, lambda epochs: _halving(epochs, factor=4)),
-    "tpe, halving to a quarter from a tenth on": Method(_tpe, lambda epochs: _halving(epochs, 10, 4)),
-    "tpe, halving, 3 at random": Method(lambda seed: _tpe(seed, 3), _halving),
-    "tpe, halving, 8 at random": Method(lambda seed: _tpe(seed, 8), _halving),
-    "tpe, halving, 10 at random": Method(lambda seed: _tpe(seed, 10), _halving),
-    "tpe, halving, univariate": Method(lambda seed: _tpe(seed, multivariate=False), _halving),
-    "tpe, halving by best so far": Method(_tpe, _halving, reports_best=True),
-    "tpe, patient halving": Method(_tpe, lambda epochs: PatientPruner(_halving(epochs), 1)),
-    "tpe, halving, defaults first": Method(_tpe, _halving, DEFAULTS),
-    "tpe, halving, defaults first, 3 at random": Method(lambda seed: _tpe(seed, 3), _halving, DEFAULTS),
-    "tpe, halving to a third, 3 at random": Method(
-        lambda seed: _tpe(seed, 3), lambda epochs: _halving(epochs, factor=3)
+    "default, one seed for all": Method(_tpe, _halving),
+    "default, without train's defaults first": Method(_tpe, _halving, begins_with_defaults=False),
+    "default, 5 at random": Method(lambda seed: _tpe(seed, 5), _halving),
+    "default, 10 at random": Method(lambda seed: _tpe(seed, 10), _halving),
+    "default, to a half": Method(_tpe, lambda epochs: _halving(epochs, factor=2)),
+    "default, to a quarter": Method(_tpe, lambda epochs: _halving(epochs, factor=4)),
+    "default, to a half, 5 at random, without train's defaults first": Method(
+        lambda seed: _tpe(seed, 5), lambda epochs: _halving(epochs, factor=2), begins_with_defaults=False
     ),
-    "tpe, halving to a third, defaults first": Method(_tpe, lambda epochs: _halving(epochs, factor=3), DEFAULTS),
-    "tpe, halving to a third, defaults first, 3 at random": Method(
-        lambda seed: _tpe(seed, 3), lambda epochs: _halving(epochs, factor=3), DEFAULTS
-    ),
-    "tpe, halving to a third by best so far, defaults first, 3 at random": Method(
-        lambda seed: _tpe(seed, 3), lambda epochs: _halving(epochs, factor=3), DEFAULTS, reports_best=True
-    ),
-    "tpe, median after 1": Method(_tpe, lambda epochs: MedianPruner(1, first_rung(epochs))),
-    "tpe, median, defaults first": Method(_tpe, lambda epochs: MedianPruner(5, first_rung(epochs)), DEFAULTS),
-    "tpe, no pruning, defaults first": Method(_tpe, lambda epochs: NopPruner(), DEFAULTS),
+    "default, from a tenth on": Method(_tpe, lambda epochs: _halving(epochs, 10)),
+    "default, from a third on": Method(_tpe, lambda epochs: _halving(epochs, 3)),
+    "default, by best so far": Method(_tpe, _halving, reports_best=True),
+    "default, patient": Method(_tpe, lambda epochs: PatientPruner(_halving(epochs), 1)),
+    "default, univariate": Method(lambda seed: _tpe(seed, multivariate=False), _halving),
     "sobol, halving": Method(lambda seed: QMCSampler(scramble=True, seed=seed), _halving),
-    "gp, defaults first": Method(lambda seed: SeededByTrial("gp", seed), lambda epochs: NopPruner(), DEFAULTS),
-    "gp, 3 at random": Method(lambda seed: GPSampler(n_startup_trials=3, seed=seed), lambda epochs: NopPruner()),
-    "gp, defaults first, 3 at random": Method(
-        lambda seed: GPSampler(n_startup_trials=3, seed=seed), lambda epochs: NopPruner(), DEFAULTS
+    "gp, 5 at random": Method(lambda seed: _gp(seed, 5), _unpruned),
+    "gp, without train's defaults first": Method(
+        lambda seed: _gp(seed, STARTUP_TRIALS), _unpruned, begins_with_defaults=False
     ),
-    "gp, halving": Method(lambda seed: GPSampler(n_startup_trials=STARTUP_TRIALS, seed=seed), _halving),
+    "gp, halving": Method(lambda seed: _gp(seed, STARTUP_TRIALS), _halving),
 }
 PICTURED = (GRID, "random", "random, halving", "tpe, no pruning", DEFAULT, "gp")
 

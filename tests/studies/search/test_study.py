@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import shlex
 import signal
 import threading
@@ -293,3 +294,15 @@ def test_a_study_runs_for_half_of_the_grid_s_epochs_unless_told_otherwise() -> N
     assert plan(TuneConfig(sampler="grid")).max_epochs is None
     assert plan(TuneConfig(objective="val/ece")).base.monitor == "val/ece"
     assert plan(TuneConfig(objective="val/ece", monitor="val/mean_iou")).base.monitor == "val/mean_iou"
+
+
+def test_the_report_s_own_figures_stand_beside_ours_on_its_own_data(voc: Path) -> None:
+    config = TuneConfig(**tiny(voc) | {
+        "dataset": "voc2007", "model": "fcn_resnet50", "batch_norm_momentum": None, "epochs": 1, "batch_size": 2,
+        "sampler": "grid", "search": "learning_rate=0.01,weight_decay=0", "study_name": "s",
+    })  # fmt: skip
+    run_study(config)
+    parent = parent_of(opened(config))
+    (row,) = re.findall(r"^\| 0 \|.*", mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/study/trials.md"), re.M)
+    assert "| 0.679 | 0.817 |" in row
+    assert "the report's val/loss" in parent.data.tags["mlflow.note.content"]
