@@ -58,13 +58,13 @@ def artifacts(run: Run) -> set[str]:
 def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
     own_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    grid = "learning_rate=0.01|0.1,weight_decay=0|0.05"
+    grid = "learning_rate=0.01|0.1,weight_decay=0"
     config = search(own_data, sampler="grid", search=grid, confirm_seeds=2, monitor="val/ece")
     run_study(config)
     printed = capsys.readouterr().out
     study = opened(config)
     trials = counted(study)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     parent = parent_of(study)
     assert parent.info.status == "FINISHED"
     assert {"study/trials.csv", "study/trials.md", "study/loss.png", "study/pixel_accuracy.png", "study/ece.png"} <= (
@@ -73,7 +73,7 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
 
     # the very figures that the runs have logged, and those that `train` logs for the same setting
     rows = list(csv.DictReader(io.StringIO(mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/study/trials.csv"))))
-    assert len(rows) == 4
+    assert len(rows) == 2
     for row, trial in zip(rows, trials, strict=True):
         run = MlflowClient().get_run(row["run_id"])
         assert run.info.status == "FINISHED"
@@ -105,12 +105,12 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
     assert len({*values, best.value}) == 3
     assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in capsys.readouterr().out + printed
     roles = [run.data.tags["role"] for run in children(study)]
-    assert sorted(roles) == ["confirmation"] * 2 + ["search"] * 4
+    assert sorted(roles) == ["confirmation"] * 2 + ["search"] * 2
     assert "further seed" in parent.data.tags["mlflow.note.content"]
 
     # once more: nothing is left to do, and nothing is done
     run_study(config)
-    assert len(children(study)) == 6
+    assert len(children(study)) == 4
     assert parent_of(study).info.status == "FINISHED"
 
 
@@ -121,32 +121,32 @@ def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
     client = MlflowClient()
     given = [client.create_run("0").info.run_id for _ in range(2)]
     monkeypatch.setenv("MLFLOW_RUN_ID", given[0])
-    config = search(own_data, epochs=4, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1")
+    config = search(own_data, max_epochs_total=4, search="learning_rate=0.0001..0.1,flip=0..1")
     run_study(config)
     study = opened(config)
-    assert sum(trial.user_attrs["epochs"] for trial in study.trials) <= 9
+    assert sum(trial.user_attrs["epochs"] for trial in study.trials) <= 4
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
     assert pruned
     for trial in pruned:
         run = MlflowClient().get_run(trial.user_attrs[RUN])
         assert run.info.status == "KILLED"
         assert f"pruned at epoch {trial.user_attrs['epochs']}" in run.data.tags["status_reason"]
-        assert len(MlflowClient().get_metric_history(run.info.run_id, "val/loss")) == trial.user_attrs["epochs"] < 4
+        assert len(MlflowClient().get_metric_history(run.info.run_id, "val/loss")) == trial.user_attrs["epochs"] == 1
     assert {"study/history.png", "study/trials.png", "study/reliability.png"} <= artifacts(parent_of(study))
 
     assert parent_of(study).info.run_id == given[0]
 
     before = len(study.trials)
     monkeypatch.setenv("MLFLOW_RUN_ID", given[1])
-    run_study(search(own_data, epochs=4, n_trials=before + 1, search="learning_rate=0.0001..0.1,flip=0..1"))
+    run_study(search(own_data, n_trials=before + 1, search="learning_rate=0.0001..0.1,flip=0..1"))
     assert len(opened(config).trials) == before + 1
     assert "Going on with study 's'" in capsys.readouterr().out
     assert parent_of(opened(config)).info.run_id == given[0]
     assert client.get_run(given[1]).info.run_name == "worker of s"
     assert client.get_run(given[1]).data.tags["study_run"] == given[0]
 
-    with pytest.raises(InputError, match=r"was begun with epochs=4 \(now 3\)"):
-        run_study(search(own_data, epochs=3, max_epochs_total=9, search="learning_rate=0.0001..0.1,flip=0..1"))
+    with pytest.raises(InputError, match=r"was begun with epochs=2 \(now 3\)"):
+        run_study(search(own_data, epochs=3, max_epochs_total=4, search="learning_rate=0.0001..0.1,flip=0..1"))
 
     show_status(StatusConfig(study_name="s"))
     printed = capsys.readouterr().out
@@ -235,7 +235,7 @@ def test_a_training_that_diverges_is_pruned_so_that_the_search_learns_from_it(ow
 
 
 def test_several_objectives_leave_a_front(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = search(own_data, objectives="val/mean_iou,val/ece", n_trials=3, search="learning_rate,momentum")
+    config = search(own_data, objectives="val/mean_iou,val/ece", n_trials=2, search="learning_rate,momentum")
     run_study(config)
     study = opened(config)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
@@ -248,7 +248,7 @@ def test_several_objectives_leave_a_front(own_data: Path, capsys: pytest.Capture
 
 def test_settings_that_break_the_limit_lose(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = search(
-        own_data, sampler="grid", search="learning_rate=0.0001|0.02|0.1", constraint="val/pixel_accuracy>=0.2",
+        own_data, sampler="grid", search="learning_rate=0.0001|0.1", constraint="val/pixel_accuracy>=0.2",
         objective="val/ece",
     )  # fmt: skip
     run_study(config)

@@ -23,7 +23,7 @@ from studies.search.worker import RUN
 from tests.conftest import PROJECT
 from tests.studies.search.conftest import tiny
 
-GRID = "learning_rate=0.01|0.05|0.1,weight_decay=0|0.01"
+GRID = "learning_rate=0.01|0.1,weight_decay=0|0.01"
 
 
 @pytest.mark.parametrize("kind", ["postgres", "journal"])
@@ -38,7 +38,8 @@ def test_every_point_is_finished_once_though_two_of_four_workers_are_killed(
     with open_storage(StudyConfig(storage=storage), heartbeat=60) as opened:
         try:
             study = _study(opened)
-            killed = [_kill_one(study) for _ in range(2)]
+            first = _kill_one(study)
+            killed = [first, _kill_one(study, first)]
             printed, _ = process.communicate(timeout=500)
         finally:
             process.kill()
@@ -49,12 +50,12 @@ def test_every_point_is_finished_once_though_two_of_four_workers_are_killed(
 
 def _check(study: Study, killed: list[FrozenTrial], printed: str) -> None:
     assert printed.count("died by signal 9") == 2
-    assert "6 done, 0 pruned, 0 failed" in printed
+    assert "4 done, 0 pruned, 0 failed" in printed
 
     trials = counted(study)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
-    assert len({tuple(trial.params.values()) for trial in trials}) == 6
-    assert len(study.trials) == 8
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
+    assert len({tuple(trial.params.values()) for trial in trials}) == 4
+    assert len(study.trials) == 6
     client = MlflowClient()
     for dead in killed:
         (successor,) = [trial for trial in trials if trial.user_attrs.get(RETRY_OF) == dead.number]
@@ -85,11 +86,13 @@ def _study(opened: BaseStorage) -> Study:
     return optuna.load_study(study_name="killed", storage=opened)
 
 
-def _kill_one(study: Study) -> FrozenTrial:
-    """Kill a worker between its first and its last epoch; returns what it was at."""
+def _kill_one(study: Study, but: FrozenTrial | None = None) -> FrozenTrial:
+    """Kill a worker between its first and its last epoch, another than that of a trial; returns what it was at."""
     patience = time.monotonic() + 200
     while time.monotonic() < patience:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if but is not None and trial.number == but.number:
+                continue
             if 1 <= trial.user_attrs.get("epochs", 0) <= 3 and RETRY_OF not in trial.user_attrs:
                 os.kill(trial.user_attrs["worker"]["pid"], signal.SIGKILL)
                 time.sleep(1)
