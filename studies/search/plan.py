@@ -19,6 +19,8 @@ SETTINGS = "settings"
 """Attribute of a study: all that may not change while it goes on."""
 EPOCHS = "epochs"
 """Attribute of a trial: epochs that it has been trained for."""
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+"""How trials that have ended are called."""
 IDLE = "idle"
 """Attribute of a trial that found nothing left to do."""
 REPORT_S_GRID = 16

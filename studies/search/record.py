@@ -2,38 +2,28 @@
 
 import csv
 import io
-import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from optuna import Study
-from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation import plots
 from segmentation.config import TrainConfig
-from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies import published, tracking
 from studies.search import space as spaces
 from studies.search.goals import Goal
 from studies.search.live import progress_in_words
-from studies.search.plan import EPOCHS, SETTINGS, Plan, best_trial, counted, in_state, spent
-from studies.search.space import Choices, Range
-from studies.search.storage import REASON, studies_beside
+from studies.search.pictures import has_published, search_figures
+from studies.search.plan import EPOCHS, STATES, Plan, best_trial, counted, in_state, spent
+from studies.search.space import typed
+from studies.search.storage import REASON
 from studies.search.worker import METRICS_KEPT, RUN
-from studies.split_report import small_print
-from studies.stored_scores import StoredScores, find_runs
 
 COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/ece")
 """Figures of a trial in the table: the original report's, mean IoU, and the ECE with its interval."""
-HEAT_MAPS = ("val/loss", "val/pixel_accuracy", "val/ece")
-BEST_SHOWN = 5
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def log_progress(study: Study, plan: Plan, parent: str) -> None:
@@ -49,7 +39,7 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     tracking.log_text(markdown, "study/trials.md")
     tracking.log_note(markdown)
     tracking.log_text(_csv(study, plan), "study/trials.csv")
-    for name, figure in _figures(study, plan):
+    for name, figure in search_figures(study, plan):
         tracking.log_figure(figure, f"study/{name}.png")
     best = best_trial(study, plan)
     if best is not None:
@@ -111,7 +101,7 @@ def train_command(plan: Plan, trial: FrozenTrial) -> str:
     """What trains a trial's setting again."""
     config = spaces.varied(plan.base, plan.values(trial))
     given = " ".join(
-        f"-P {field.name}={shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+        f"-P {field.name}={shlex.quote(str(value))}"
         for field in fields(TrainConfig)
         if (value := getattr(config, field.name)) != field.default and field.name not in ("run_name", "experiment")
     )
@@ -132,15 +122,6 @@ def _columns(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*COLUMNS, *wanted]))
 
 
-def _has_published(plan: Plan) -> bool:
-    return (
-        plan.base.dataset == published.GRID_DATASET
-        and plan.base.model == published.GRID_MODEL
-        and plan.is_grid
-        and set(plan.space) == {"learning_rate", "weight_decay"}
-    )
-
-
 def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str]:
     yield from (f"**{plan.name}** — {progress_in_words(study, plan)}", "")
     for line in best_in_words(study, plan):
@@ -150,7 +131,7 @@ def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str
     best = best_trial(study, plan)
     if best is not None:
         yield from ("", f"`{train_command(plan, best)}`")
-    theirs = ("the report's val/loss", "the report's val/pixel_accuracy") if _has_published(plan) else ()
+    theirs = ("the report's val/loss", "the report's val/pixel_accuracy") if has_published(plan) else ()
     fields_of = sorted(plan.space, key=lambda name: name != "weight_decay")
     columns = _columns(plan)
     header = ["trial", *fields_of, *columns, *theirs, "epoch", "state"]
@@ -159,7 +140,7 @@ def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str
         if trial.state not in STATES and trial.state != TrialState.RUNNING:
             continue
         values, figures = plan.values(trial), trial.user_attrs.get(METRICS_KEPT, {})
-        cells = [str(trial.number), *(_typed(values.get(name, "")) for name in fields_of)]
+        cells = [str(trial.number), *(typed(values.get(name, "")) for name in fields_of)]
         cells += [_figure(figures, metric) for metric in columns]
         if theirs:
             cell = published.grid_cell(values.get("learning_rate", -1.0), values.get("weight_decay", -1.0))
@@ -189,160 +170,3 @@ def _csv(study: Study, plan: Plan) -> str:
             trial.user_attrs.get(RUN, ""),
         ])  # fmt: skip
     return text.getvalue()
-
-
-def _typed(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _figures(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
-    trials = [trial for trial in counted(study) if trial.state in STATES and METRICS_KEPT in trial.user_attrs]
-    if not trials:
-        return
-    title = f"{plan.name}: {plan.base.dataset}, {plan.base.epochs} epochs"
-    goal = plan.goals[0]
-    yield from _over_the_plane(trials, plan, title)
-    searches = {plan.name: _history(study, plan)} | _grid_beside(study, plan)
-    yield "history", plots.search_history(searches, title, goal.metric, goal.higher_is_better)
-    done = in_state(trials, TrialState.COMPLETE)
-    shares = _importances(study, plan)
-    if shares:
-        yield "importances", plots.importances(shares, f"What {goal.metric} depends on\n{title}")
-    curves = [
-        (f"trial {trial.number}", [epoch[goal.metric] for epoch in epochs if goal.metric in epoch], STATES[trial.state])
-        for trial in trials
-        if (epochs := tracking.logged_epochs(trial.user_attrs[RUN], goal.metric))
-    ]
-    yield "trials", plots.trial_curves(curves, title, goal.metric)
-    if len(plan.goals) == 2 and done:
-        front = {trial.number for trial in study.best_trials}
-        yield (
-            "pareto",
-            plots.pareto(
-                np.array([trial.values[0] for trial in done]), np.array([trial.values[1] for trial in done]),
-                np.array([trial.number in front for trial in done]), [f"trial {trial.number}" for trial in done],
-                plan.goals[0].metric, plan.goals[1].metric, title,
-                (plan.goals[0].higher_is_better, plan.goals[1].higher_is_better),
-            ),
-        )  # fmt: skip
-    yield from _reliability_of_the_best(study, plan, done)
-
-
-def _over_the_plane(trials: Sequence[FrozenTrial], plan: Plan, title: str) -> Iterator[tuple[str, Figure]]:
-    """Learning rate and weight decay, or the first two numbers that are searched, with each metric."""
-    numbers = [name for name, dimension in plan.space.items() if _is_numeric(dimension)]
-    if len(numbers) < 2:
-        return
-    x, y = ("learning_rate", "weight_decay") if {"learning_rate", "weight_decay"} <= set(numbers) else numbers[:2]
-    for metric in dict.fromkeys([*HEAT_MAPS, plan.goals[0].metric]):
-        short = metric.removeprefix("val/")
-        higher = METRICS[short].higher_is_better if short in METRICS else plan.goals[0].higher_is_better
-        figures = [trial.user_attrs[METRICS_KEPT].get(metric, math.nan) for trial in trials]
-        name = metric.removeprefix("val/").replace("/", "_")
-        if plan.is_grid and len(plan.space) == 2:
-            xs, ys = (sorted(plan.space[axis].values) for axis in (x, y))
-            ours = np.full((len(ys), len(xs)), np.nan)
-            for trial, figure in zip(trials, figures, strict=True):
-                values = plan.values(trial)
-                ours[ys.index(values[y]), xs.index(values[x])] = figure
-            panels = {"": ours} | ({} if not _has_published(plan) else _published_panel(metric, xs, ys))
-            if len(panels) > 1:
-                panels = {"ours": panels.pop(""), **panels}
-            yield name, plots.heat_maps(
-                panels, [_typed(each) for each in xs], [_typed(each) for each in ys], x.replace("_", " "),
-                y.replace("_", " "), title, metric, higher,
-            )  # fmt: skip
-        else:
-            first, second = (np.array([float(plan.values(trial)[axis]) for trial in trials]) for axis in (x, y))
-            pruned = np.array([trial.state != TrialState.COMPLETE for trial in trials])
-            yield (
-                name,
-                plots.plane(
-                    first,
-                    second,
-                    np.array(figures),
-                    pruned,
-                    x.replace("_", " "),
-                    y.replace("_", " "),
-                    title,
-                    metric,
-                    bool(higher),
-                ),
-            )
-
-
-def _published_panel(metric: str, xs: Sequence[float], ys: Sequence[float]) -> dict[str, np.ndarray]:
-    attribute = {"val/loss": "val_loss", "val/pixel_accuracy": "val_accuracy"}.get(metric)
-    if attribute is None:
-        return {}
-    cells = [[published.grid_cell(x, y) for x in xs] for y in ys]
-    values = [[math.nan if cell is None else float(getattr(cell, attribute)) for cell in row] for row in cells]
-    return {"the report": np.array(values)}
-
-
-def _is_numeric(dimension: Choices | Range) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in dimension.values)
-
-
-def _history(study: Study, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs spent when each trial ended, and its value; NaN unless it was completed and keeps the limit."""
-    ended = sorted(
-        (trial for trial in counted(study) if trial.datetime_complete is not None),
-        key=lambda trial: trial.datetime_complete or 0,
-    )
-    epochs = np.cumsum([trial.user_attrs.get(EPOCHS, 0) for trial in ended])
-    values = [
-        trial.values[0]
-        if trial.state == TrialState.COMPLETE and all(excess <= 0 for excess in trial.constraints.values())
-        else math.nan
-        for trial in ended
-    ]
-    return epochs, np.array(values, float)
-
-
-def _grid_beside(study: Study, plan: Plan) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The history of a grid study that differs in nothing but how it searches, if the storage has one."""
-    if plan.is_grid:
-        return {}
-    ours = plan.settings()
-    for other in studies_beside(study):
-        theirs = other.user_attrs.get(SETTINGS, {})
-        same = all(theirs.get(key) == ours[key] for key in ours if key not in ("search", "sampler", "pruner"))
-        if theirs.get("sampler") == "grid" and same and set(theirs["search"]) == set(ours["search"]):
-            return {other.study_name: _history(other, plan)}
-    return {}
-
-
-def _importances(study: Study, plan: Plan) -> dict[str, float]:
-    """Share of each field in what makes the first objective vary; empty where that cannot be told."""
-    done = in_state(study.get_trials(deepcopy=False), TrialState.COMPLETE)
-    if len(plan.space) < 2 or len(done) < 4 or len({trial.values[0] for trial in done}) < 2:
-        return {}
-    try:
-        return get_param_importances(study, target=None if len(plan.goals) == 1 else lambda trial: trial.values[0])
-    except (ValueError, RuntimeError):
-        return {}
-
-
-def _reliability_of_the_best(study: Study, plan: Plan, done: Sequence[FrozenTrial]) -> Iterator[tuple[str, Figure]]:
-    goal = plan.goals[0]
-    ranked = sorted(done, key=lambda trial: -trial.values[0] if goal.higher_is_better else trial.values[0])[:BEST_SHOWN]
-    if len(plan.goals) > 1:
-        ranked = study.best_trials[:BEST_SHOWN]
-    bins, protocol = {}, None
-    for trial in ranked:
-        try:
-            (run,) = find_runs(trial.user_attrs[RUN], plan.base.val_split)
-            stored = StoredScores(run, plan.base.val_split)
-        except InputError:
-            continue
-        scores = stored.scores(list(stored.digests))
-        protocol = stored.protocol | {"pixels": int(scores.reliability.bins().count.sum())}
-        bins[f"trial {trial.number}: {spaces.described(plan.values(trial))}"] = scores.reliability.bins()
-    if protocol is not None:
-        yield (
-            "reliability",
-            plots.reliability_lines(
-                bins, f"{plan.name}: the best {len(bins)} of {len(done)}", None, small_print(protocol)
-            ),
-        )

@@ -188,9 +188,12 @@ def values_of(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
 
 def described(values: Mapping[str, Any]) -> str:
     """Values in one line, spelled as they are typed."""
-    return listed(
-        (f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()), 20
-    )
+    return listed((f"{name}={typed(value)}" for name, value in values.items()), 20)
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _suggested(trial: Trial, name: str, dimension: Choices | Range) -> Any:
