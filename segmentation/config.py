@@ -260,7 +260,10 @@ class TuneConfig(StudyConfig, TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig(StudyConfig):
-    """Tell how far a study has come."""
+    """Tell how far studies have come."""
+
+    study_name: str | None = None
+    """Name of a study; None tells of every one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
@@ -178,14 +178,14 @@ def _end(run_id: str, status: str, reason: str) -> None:
     mlflow.end_run(status)
 
 
-def log_config(config: Any) -> None:
-    """Log the resolved configuration as params and as `config.json`.
+def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
+    """Log the resolved configuration as params and as `config.json`, without the fields that are to be left out.
 
     `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
     """
     run = mlflow.active_run()
     assert run is not None
-    values = asdict(config)
+    values = {name: value for name, value in asdict(config).items() if name not in leave_out}
     client = mlflow.MlflowClient()
     logged = client.get_run(run.info.run_id).data.params
     params = [Param(name, str(value)) for name, value in values.items() if name not in logged]

@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from studies.search import space as spaces
-from studies.search.plan import Plan, best_trial, counted, in_state, spent
+from studies.search.plan import EPOCHS, Plan, best_trial, counted, in_state, spent
+from studies.search.samplers import RETRY_OF
 from studies.search.storage import REASON
 
 ENDED = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -54,6 +55,8 @@ class Live:
 
     def _line(self, trial: FrozenTrial) -> str:
         line = f"trial {trial.number}, {spaces.described(self._plan.values(trial))}: "
+        if RETRY_OF in trial.user_attrs:
+            line = line.replace(",", f" (going on with trial {trial.user_attrs[RETRY_OF]}),", 1)
         if trial.state != TrialState.COMPLETE:
             reason = trial.user_attrs.get(REASON, "its worker died")
             return line + (reason if trial.state == TrialState.PRUNED else f"failed: {reason}")
@@ -75,6 +78,9 @@ def progress_in_words(study: Study, plan: Plan) -> str:
 def _counts(study: Study, plan: Plan) -> str:
     trials = counted(study)
     words = [f"{len(in_state(trials, state))} {word}" for state, word in ENDED.items()]
+    waiting = [trial for trial in in_state(trials, TrialState.WAITING) if trial.user_attrs.get(EPOCHS)]
+    if waiting:
+        words.append(f"{len(waiting)} waiting to go on")
     if at_work := len(in_state(trials, TrialState.RUNNING)):
         words.append(f"{at_work} running")
     best = best_trial(study, plan)

@@ -139,7 +139,7 @@ def _grid_beside(study: Study, plan: Plan) -> dict[str, tuple[np.ndarray, np.nda
     for other in studies_beside(study):
         theirs = other.user_attrs.get(SETTINGS, {})
         same = all(theirs.get(key) == ours[key] for key in ours if key not in ("search", "sampler", "pruner"))
-        if theirs.get("sampler") == "grid" and same and set(theirs["search"]) == set(ours["search"]):
+        if theirs.get("sampler") == "grid" and same:
             return {other.study_name: _history(other, plan)}
     return {}
 

@@ -17,6 +17,8 @@ from studies.search.space import Choices, Space
 
 SETTINGS = "settings"
 """Attribute of a study: all that may not change while it goes on."""
+VALUES = "values"
+"""Attribute of a trial: the values of the fields that are searched."""
 EPOCHS = "epochs"
 """Attribute of a trial: epochs that it has been trained for."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -52,7 +54,7 @@ class Plan:
         """All that may not change while the study goes on, as JSON knows it."""
         shared = {name: value for name, value in decisive(asdict(self.base)).items() if name not in self.space}
         return shared | {
-            "search": {name: repr(dimension) for name, dimension in self.space.items()},
+            "search": ",".join(f"{name}={dimension}" for name, dimension in self.space.items()),
             "goals": [goal.metric for goal in self.goals], "constraint": str(self.limit) if self.limit else None,
             "sampler": self.sampler, "pruner": self.pruner,
         }  # fmt: skip
@@ -69,7 +71,7 @@ class Plan:
             after += f" with {self.limit}"
         bounds = []
         if self.n_trials is not None and not self.is_grid:
-            bounds.append(f"{self.n_trials} trainings")
+            bounds.append(f"{self.n_trials} training(s)")
         if self.max_epochs is not None:
             bounds.append(f"{self.max_epochs} training epochs")
         until = f", until {' or '.join(bounds)}" if bounds else ""
@@ -118,7 +120,7 @@ def plan(config: TuneConfig) -> Plan:
     build_pruner(config, len(wanted))
     base = TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
     (first, *more) = wanted
-    if not more and base.monitor == TrainConfig.monitor and first.metric.removeprefix("val/") in METRICS:
+    if base.monitor == TrainConfig.monitor and first.metric.removeprefix("val/") in METRICS:
         base = replace(base, monitor=first.metric)
     pruner = config.pruner
     if pruner == "auto":

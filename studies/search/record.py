@@ -28,14 +28,14 @@ COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/
 
 def log_progress(study: Study, plan: Plan, parent: str) -> None:
     """Write the table of trials and the description of the study's run, which may be another process's."""
-    markdown = "\n".join(_markdown(study, plan, None))
+    markdown = "\n".join(_markdown(study, plan, None)) + "\n"
     tracking.log_text(markdown, "study/trials.md", parent)
     tracking.log_note(markdown, parent)
 
 
 def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     """Write everything about a study into the run that is open."""
-    markdown = "\n".join(_markdown(study, plan, confirmed))
+    markdown = "\n".join(_markdown(study, plan, confirmed)) + "\n"
     tracking.log_text(markdown, "study/trials.md")
     tracking.log_note(markdown)
     tracking.log_text(_csv(study, plan), "study/trials.csv")
@@ -103,7 +103,8 @@ def train_command(plan: Plan, trial: FrozenTrial) -> str:
     given = " ".join(
         f"-P {field.name}={shlex.quote(str(value))}"
         for field in fields(TrainConfig)
-        if (value := getattr(config, field.name)) != field.default and field.name not in ("run_name", "experiment")
+        if ((value := getattr(config, field.name)) != field.default or field.name in plan.space)
+        and field.name not in ("run_name", "experiment")
     )
     return f"mlflow run . -e train {given}"
 
@@ -137,7 +138,7 @@ def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str
     header = ["trial", *fields_of, *columns, *theirs, "epoch", "state"]
     yield from ("", f"| {' | '.join(header)} |", "|" + " --- |" * len(header))
     for trial in counted(study):
-        if trial.state not in STATES and trial.state != TrialState.RUNNING:
+        if trial.state == TrialState.WAITING and METRICS_KEPT not in trial.user_attrs:
             continue
         values, figures = plan.values(trial), trial.user_attrs.get(METRICS_KEPT, {})
         cells = [str(trial.number), *(typed(values.get(name, "")) for name in fields_of)]
@@ -145,7 +146,7 @@ def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str
         if theirs:
             cell = published.grid_cell(values.get("learning_rate", -1.0), values.get("weight_decay", -1.0))
             cells += ["–", "–"] if cell is None else [f"{cell.val_loss:.3f}", f"{cell.val_accuracy:.3f}"]
-        cells += [str(figures.get("epoch", "–")), STATES.get(trial.state, "running")]
+        cells += [str(figures.get("epoch", "–")), STATES.get(trial.state, trial.state.name.lower())]
         yield f"| {' | '.join(cells)} |"
     yield from (
         "",

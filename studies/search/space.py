@@ -36,6 +36,8 @@ NOT_SEARCHED = {"epochs", "dataset", "train_split", "val_split", "keep", "monito
 """Fields that trainings must share to be compared; budgets count epochs, and further seeds confirm the best."""
 ZERO_DECADE = 10
 """A range that may be 0, too, is prolonged by this factor downwards, and all that lies there is 0."""
+CORNERS_TRIED = 1000
+"""So many combinations of the values and ends are checked before anything is trained."""
 DIGITS = 3
 """Significant digits of a drawn value, so that it can be read and typed."""
 
@@ -45,6 +47,9 @@ class Choices:
     """A closed list of values."""
 
     values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return "|".join(map(typed, self.values))
 
     def distribution(self) -> BaseDistribution:
         """As Optuna knows it."""
@@ -72,6 +77,9 @@ class Range:
     whole: bool = False
     logarithmic: bool = False
     or_zero: bool = False
+
+    def __str__(self) -> str:
+        return f"{'0|' if self.or_zero else ''}{self.low:g}..{self.high:g}"
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -121,7 +129,9 @@ def parse(search: str, base: TrainConfig, grid: bool) -> Space:
     space = {}
     for part in filter(None, (part.strip() for part in search.split(","))):
         name, equals, text = (each.strip() for each in part.partition("="))
-        name = one_of("search", name, set(decisive(asdict(base))) - NOT_SEARCHED)
+        if name in NOT_SEARCHED:
+            raise InputError(f"search={name}: all trainings of a study must share {name}")
+        name = one_of("search", name, sorted(set(decisive(asdict(base))) - NOT_SEARCHED))
         if name in space:
             raise InputError(f"search={search} names {name} twice")
         if not equals:
@@ -143,8 +153,9 @@ def parse(search: str, base: TrainConfig, grid: bool) -> Space:
             )
     if not space:
         raise InputError(f"search={search!r} names no field, such as learning_rate")
-    for ends in itertools.product(*(dimension.values for dimension in space.values())):
-        varied(base, dict(zip(space, ends, strict=True)))
+    corners = itertools.product(*(dimension.values for dimension in space.values()))
+    for corner in itertools.islice(corners, CORNERS_TRIED):
+        varied(base, dict(zip(space, corner, strict=True)))
     return space
 
 
@@ -218,10 +229,12 @@ def _dimension(name: str, text: str) -> Choices | Range:
     if (len(parts) > 1 and not or_zero) or not isinstance(low, int | float) or not isinstance(high, int | float):
         raise InputError(f"search={name}={text} is not understood; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
     logarithmic = name in LOGARITHMIC
-    if low >= high or (logarithmic and low <= 0):
-        more = f"; {name} is searched by ratios, so write 0|LOW..HIGH if 0 is to be tried" if logarithmic else ""
+    if low >= high:
+        raise InputError(f"search={name}={text}: the low end must be below the high end")
+    if logarithmic and low <= 0:
         raise InputError(
-            f"search={name}={text}: the low end must be {'above 0 and ' if more else ''}below the high{more}"
+            f"search={name}={text}: {name} is searched by ratios, so the low end must be above 0; write 0|LOW..HIGH if "
+            f"0 is to be tried, too"
         )
     if or_zero and not logarithmic:
         raise InputError(f"search={name}={text}: write 0..{high:g}, which holds 0 anyway")

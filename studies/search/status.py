@@ -1,16 +1,14 @@
 """How far studies have come, told from their storage alone."""
 
-from pathlib import Path
-
 import optuna
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.config import StatusConfig
 from segmentation.errors import InputError, listed
 from studies.search import space as spaces
-from studies.search.plan import EPOCHS, SETTINGS, counted, in_state
-from studies.search.storage import REASON, WORKER, open_storage
+from studies.search.plan import EPOCHS, SETTINGS, VALUES, counted, in_state
+from studies.search.storage import REASON, WORKER, is_missing, open_storage
 
 BEST_SHOWN = 5
 
@@ -21,7 +19,7 @@ def show_status(config: StatusConfig) -> None:
     Raises:
         InputError: there is none of that name.
     """
-    if "://" not in config.storage and not Path(config.storage).exists():
+    if is_missing(config.storage):
         raise InputError(f"storage={config.storage} is not there: no study has been begun in it")
     with open_storage(config, heartbeat=60) as storage:
         known = optuna.get_all_study_names(storage)
@@ -43,12 +41,19 @@ def _show(study: Study) -> None:
     for trial in in_state(trials, TrialState.RUNNING):
         worker, epochs = trial.user_attrs.get(WORKER, {}), trial.user_attrs.get(EPOCHS, 0)
         print(
-            f"    trial {trial.number}, {spaces.described(trial.params)}: {epochs} epochs so far, process "
+            f"    trial {trial.number}, {_values(trial)}: {epochs} epochs so far, process "
             f"{worker.get('pid', '?')} on {worker.get('host', '?')}"
         )
+    for trial in in_state(trials, TrialState.WAITING):
+        if epochs := trial.user_attrs.get(EPOCHS, 0):
+            print(f"    trial {trial.number}, {_values(trial)}: waits to go on after {epochs} epochs")
     for trial in in_state(trials, TrialState.FAIL):
         print(f"    trial {trial.number} failed: {trial.user_attrs.get(REASON, 'its worker died')}")
     goals = study.user_attrs.get(SETTINGS, {}).get("goals", [])
     for trial in study.best_trials[:BEST_SHOWN]:
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(goals, trial.values, strict=True))
-        print(f"    best: trial {trial.number}, {spaces.described(trial.params)}: {values}")
+        print(f"    best: trial {trial.number}, {_values(trial)}: {values}")
+
+
+def _values(trial: FrozenTrial) -> str:
+    return spaces.described(trial.user_attrs.get(VALUES, trial.params))

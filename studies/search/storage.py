@@ -93,9 +93,15 @@ def _database(place: str, heartbeat: int) -> RDBStorage:
         )
 
 
-def one_process_only(storage: BaseStorage) -> bool:
-    """Whether the storage bears one worker only."""
-    return isinstance(storage, RDBStorage) and storage.engine.dialect.name == "sqlite"
+def one_process_only(place: str) -> bool:
+    """Whether a storage bears one worker only."""
+    return place.startswith("sqlite")
+
+
+def is_missing(place: str) -> bool:
+    """Whether a storage is a file that is not there."""
+    file = place.removeprefix("sqlite:///")
+    return "://" not in file and not Path(file).exists()
 
 
 def studies_beside(study: Study) -> list[Study]:
@@ -178,6 +184,8 @@ def _is_dead(trial: FrozenTrial) -> bool:
 
 
 def _writable(file: Path) -> str:
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"storage={file}: the folder {file.absolute().parent} is not there")
     if not os.access(file if file.exists() else file.absolute().parent, os.W_OK) or file.is_dir():
         raise InputError(f"storage={file} cannot be written; name a file in a folder that can be")
     return str(file)

@@ -40,17 +40,17 @@ def run_study(config: TuneConfig) -> None:
         KeyboardInterrupt: told to stop. The same command goes on.
     """
     wanted = plan(config)
+    if config.workers > 1 and one_process_only(config.storage):
+        raise InputError(
+            f"storage={config.storage}: sqlite takes one worker only; use a file that ends in .journal for "
+            f"workers={config.workers} on this machine, or PostgreSQL"
+        )
     with open_storage(config, config.heartbeat) as storage:
-        if config.workers > 1 and one_process_only(storage):
-            raise InputError(
-                f"storage={config.storage}: sqlite takes one worker only; use a file that ends in .journal for "
-                f"workers={config.workers} on this machine, or PostgreSQL"
-            )
         load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
         given_run = os.environ.get("MLFLOW_RUN_ID")
         study = _open(storage, wanted, config, lambda: _parent(config, wanted, given_run))
         reap(study)
-        if one_process_only(storage) and running(study):
+        if one_process_only(config.storage) and running(study):
             raise InputError(
                 f"storage={config.storage}: another worker is at this study, and sqlite takes one only; wait for it, "
                 f"or begin a study with storage=studies.journal"
@@ -106,7 +106,7 @@ def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callab
         changed = [
             f"{name}={begun.get(name)!r} (now {value!r})"
             for name, value in settings.items()
-            if begun.get(name) != value
+            if name in begun and begun[name] != value
         ]
         if changed:
             raise InputError(
@@ -143,7 +143,7 @@ def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStor
     confirmed = None
     try:
         with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent):
-            tracking.log_config(config)
+            tracking.log_config(config, leave_out=wanted.space)
             try:
                 confirmed = _search_and_confirm(study, wanted, config, storage, parent, deadline)
             except BaseException:

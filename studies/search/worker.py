@@ -18,7 +18,7 @@ from studies import tracking
 from studies.run_names import run_name
 from studies.search import space as spaces
 from studies.search.goals import FAR
-from studies.search.plan import EPOCHS, IDLE, Plan, counted, spent
+from studies.search.plan import EPOCHS, IDLE, VALUES, Plan, counted, spent
 from studies.search.storage import REASON, WORKER, me, reap, retry, running
 from studies.training_run import TrainingResult, load_data, run_training
 
@@ -103,7 +103,9 @@ class Worker:
     def _train(self, trial: Trial) -> float | Sequence[float]:
         trial.set_user_attr(WORKER, me())
         self._leave_if_nothing_is_left(trial)
-        config = spaces.varied(self.plan.base, spaces.suggest(trial, self.plan.space))
+        values = spaces.suggest(trial, self.plan.space)
+        trial.set_user_attr(VALUES, values)
+        config = spaces.varied(self.plan.base, values)
         config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
         run_id = self._run_of(trial, config)
         printed = io.StringIO()

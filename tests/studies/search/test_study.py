@@ -67,6 +67,8 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     parent = parent_of(study)
     assert parent.info.status == "FINISHED"
+    assert "learning_rate" not in parent.data.params  # it is what was searched
+    assert parent.data.params["momentum"] == "0.9"
     assert {"study/trials.csv", "study/trials.md", "study/loss.png", "study/pixel_accuracy.png", "study/ece.png"} <= (
         artifacts(parent)
     )
@@ -152,6 +154,10 @@ def test_a_search_prunes_within_its_budget_and_can_be_prolonged(
     printed = capsys.readouterr().out
     assert printed.startswith("s: ")
     assert f"{len(pruned)} pruned" in printed
+    for place in ("other.journal", "sqlite:///other.db"):
+        with pytest.raises(InputError, match="is not there"):
+            show_status(StatusConfig(storage=place))
+        assert not Path(place.removeprefix("sqlite:///")).exists()
     with pytest.raises(InputError, match="study_name=t is not in storage=studies.journal, which holds s"):
         show_status(StatusConfig(study_name="t"))
 
@@ -269,6 +275,7 @@ def test_what_cannot_be_is_told_before_anything_is_trained(own_data: Path, tmp_p
         ({"storage": "postgresql://me:secret@localhost/x"}, "storage holds a password"),
         ({"storage": "postgresql://me@127.0.0.1:1/x"}, "cannot be used"),
         ({"storage": str(tmp_path)}, "cannot be written"),
+        ({"storage": "nowhere/s.journal"}, "nowhere is not there"),
         ({"sampler": "grid", "n_trials": 3}, "tries every combination"),
         ({"max_epochs_total": 1}, "is not even one training of epochs=2"),
         ({"sampler": "gp", "pruner": "halving"}, "learns nothing from pruned trainings"),
@@ -293,6 +300,7 @@ def test_a_study_runs_for_half_of_the_grid_s_epochs_unless_told_otherwise() -> N
     assert plan(TuneConfig(n_trials=3)).max_epochs is None
     assert plan(TuneConfig(sampler="grid")).max_epochs is None
     assert plan(TuneConfig(objective="val/ece")).base.monitor == "val/ece"
+    assert plan(TuneConfig(objectives="val/ece,val/loss")).base.monitor == "val/ece"
     assert plan(TuneConfig(objective="val/ece", monitor="val/mean_iou")).base.monitor == "val/mean_iou"
 
 
