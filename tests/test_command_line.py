@@ -15,7 +15,7 @@ import mlproject
 from tests.conftest import PROJECT
 
 SMALL = ["--resize", "32", "--crop", "32", "--epochs", "1", "--batch_size", "4", "--examples", "1",
-         "--model", "lraspp_mobilenet_v3_large"]  # fmt: skip
+         "--model", "lraspp_mobilenet_v3_large", "--log_model", "false"]  # fmt: skip
 
 
 def called(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
