@@ -45,9 +45,9 @@ $(VENV)/bin/python:
 		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ...'; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The exact versions of conda.yaml, so that every machine runs what was tested.
+# The exact versions of conda.yaml, so that every machine runs what was tested; constraints bear no [extras].
 $(VENV)/constraints.txt: $(VENV)/bin/python conda.yaml
-	@sed -n 's/^ *- \(.*==.*\)/\1/p' conda.yaml > $@
+	@sed -n 's/\[.*\]//; s/^ *- \(.*==.*\)/\1/p' conda.yaml > $@
 
 $(VENV)/installed: $(VENV)/constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable .
