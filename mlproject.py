@@ -5,8 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from segmentation.config import (
     CalibrateConfig,
@@ -19,6 +18,7 @@ from segmentation.config import (
     choices,
 )
 from segmentation.errors import InputError, one_of
+from studies import interruption
 
 
 class Command(NamedTuple):
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stop.code:
             _tag_the_run(f"wrongly called: {' '.join(arguments)}")
         raise
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interruption.stop) for number in interruption.SIGNALS}
     try:
         command.run(config)
     except InputError as error:
@@ -143,14 +143,6 @@ def _tag_the_run(reason: str) -> None:
         from studies.tracking import tag_reason
 
         tag_reason(os.environ["MLFLOW_RUN_ID"], reason)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Stop once; a second signal must not disturb the run that is being closed (Ctrl-C reaches `mlflow run` too,
-    which then terminates us)."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda number, frame: None)  # SIG_IGN would trip over a signal that is already pending
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _overview() -> str:

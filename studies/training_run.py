@@ -123,14 +123,13 @@ def _train_and_record(
     watch: Callable[[int, dict[str, float]], None] | None,
 ) -> TrainingResult:
     folder = Path(config.checkpoint_dir) / run_id
-    logged = 0 if start is None else len(tracking.logged_epochs(run_id))
-    history = [] if start is None else tracking.logged_epochs(run_id)[: start.epoch]
-    best_epoch = 0 if start is None else start.best_epoch
+    logged = [] if start is None else tracking.logged_epochs(run_id)
+    history, best_epoch = ([], 0) if start is None else (logged[: start.epoch], start.best_epoch)
     kept: Scores | None = None
     try:
         for epoch in train(network, data, config, start):
             history.append(epoch.metrics())
-            if epoch.number > logged:
+            if epoch.number > len(logged):
                 tracking.log_metrics(history[-1], step=epoch.number)
             if epoch.is_best:
                 checkpoints.save(epoch.checkpoint, folder / "best.pt")

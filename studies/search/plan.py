@@ -12,7 +12,7 @@ from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies.search import space as spaces
 from studies.search.goals import Goal, Limit, goals, limit
-from studies.search.samplers import RETRY_OF, build_pruner, first_rung
+from studies.search.samplers import RETRY_OF, chosen_pruner, first_rung
 from studies.search.space import Choices, Space
 
 SETTINGS = "settings"
@@ -70,7 +70,7 @@ class Plan:
         if self.limit:
             after += f" with {self.limit}"
         bounds = []
-        if self.n_trials is not None and not self.is_grid:
+        if self.n_trials is not None:
             bounds.append(f"{self.n_trials} training(s)")
         if self.max_epochs is not None:
             bounds.append(f"{self.max_epochs} training epochs")
@@ -104,9 +104,9 @@ class Plan:
 
     def most_epochs(self, study: Study) -> int:
         """Training epochs that the whole study takes at most."""
-        if self.max_epochs is not None and not self.is_grid:
+        if self.max_epochs is not None:
             return self.max_epochs
-        trials = len(counted(study)) if self.n_trials is None or self.is_grid else self.n_trials
+        trials = len(counted(study)) if self.n_trials is None else self.n_trials
         return trials * self.base.epochs
 
 
@@ -117,14 +117,10 @@ def plan(config: TuneConfig) -> Plan:
         InputError: what cannot be done.
     """
     wanted = goals(config)
-    build_pruner(config, len(wanted))
+    pruner = chosen_pruner(config, len(wanted))
     base = TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
-    (first, *more) = wanted
-    if base.monitor == TrainConfig.monitor and first.metric.removeprefix("val/") in METRICS:
-        base = replace(base, monitor=first.metric)
-    pruner = config.pruner
-    if pruner == "auto":
-        pruner = "halving" if config.sampler in ("tpe", "random") and not more else "none"
+    if base.monitor == TrainConfig.monitor and wanted[0].metric.removeprefix("val/") in METRICS:
+        base = replace(base, monitor=wanted[0].metric)
     budget = config.max_epochs_total
     if config.sampler == "grid" and (budget is not None or config.n_trials is not None):
         raise InputError("sampler=grid tries every combination: n_trials and max_epochs_total go with other samplers")
@@ -169,7 +165,7 @@ def best_trial(study: Study, wanted: Plan) -> FrozenTrial | None:
 
     def badness(trial: FrozenTrial) -> tuple[float, float]:
         assert trial.values
-        excess = max(0.0, *trial.constraints.values(), 0.0)
+        excess = max([0.0, *trial.constraints.values()])
         return excess, -trial.values[0] if goal.higher_is_better else trial.values[0]
 
     return min(done, key=badness, default=None)

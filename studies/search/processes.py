@@ -9,14 +9,13 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from types import FrameType
-from typing import NoReturn
 
 import optuna
 from optuna import Study
 
 from segmentation.config import TuneConfig
 from segmentation.errors import InputError
+from studies import interruption
 from studies.search.live import Live
 from studies.search.plan import Plan
 from studies.search.record import log_progress
@@ -72,8 +71,8 @@ def _worker_process(
     told: Connection, config: TuneConfig, wanted: Plan, parent: str, role: str, left: float | None
 ) -> None:
     """What a worker of its own process does; it says nothing, but for why it stopped."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop_once)
+    for number in interruption.SIGNALS:
+        signal.signal(number, interruption.stop)
     sys.stderr = io.StringIO()
     try:
         deadline = float("inf") if left is None else time.monotonic() + left
@@ -90,9 +89,3 @@ def _worker_process(
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _stop_once(number: int, frame: FrameType | None) -> NoReturn:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda number, frame: None)
-    raise KeyboardInterrupt(signal.Signals(number).name)

@@ -1,7 +1,7 @@
 """How the next setting is chosen, and when a training is not worth finishing."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from optuna import Study
@@ -58,8 +58,26 @@ class SeededByTrial(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
 
+def chosen_pruner(config: TuneConfig, objectives: int) -> Literal["halving", "median", "none"]:
+    """Which pruner `pruner` comes to.
+
+    Raises:
+        InputError: it cannot go with the sampler, or with several objectives.
+    """
+    if config.pruner == "auto":
+        return "halving" if config.sampler in ("tpe", "random") and objectives == 1 else "none"
+    if config.pruner != "none" and objectives > 1:
+        raise InputError(
+            f"pruner={config.pruner}: nothing can be pruned when there are several objectives; name one objective "
+            f"and make the others a constraint, or leave pruner out"
+        )
+    if config.pruner != "none" and config.sampler == "gp":
+        raise InputError(f"pruner={config.pruner}: sampler=gp learns nothing from pruned trainings; leave pruner out")
+    return config.pruner
+
+
 def build_pruner(config: TuneConfig, objectives: int) -> BasePruner:
-    """The pruner that `pruner` names.
+    """The pruner that `pruner` comes to.
 
     The default lets the best third go on after a fifth of the epochs, and again after three fifths: later than Optuna's
     own default, since the curves of low learning rates start slower and cross others.
@@ -67,21 +85,9 @@ def build_pruner(config: TuneConfig, objectives: int) -> BasePruner:
     Raises:
         InputError: it cannot go with the sampler, or with several objectives.
     """
-    if objectives > 1:
-        if config.pruner not in ("auto", "none"):
-            raise InputError(
-                f"pruner={config.pruner}: nothing can be pruned when there are several objectives; name one objective "
-                f"and make the others a constraint, or leave pruner out"
-            )
-        return NopPruner()
-    if config.sampler == "gp" and config.pruner not in ("auto", "none"):
-        raise InputError(f"pruner={config.pruner}: sampler=gp learns nothing from pruned trainings; leave pruner out")
-    kind = config.pruner
-    if kind == "auto":
-        kind = "halving" if config.sampler in ("tpe", "random") else "none"
+    kind, first = chosen_pruner(config, objectives), first_rung(config.epochs)
     if kind == "none":
         return NopPruner()
-    first = first_rung(config.epochs)
     if kind == "median":
         return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=first)
     return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION_FACTOR)
