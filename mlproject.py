@@ -11,7 +11,10 @@ from segmentation.config import (
     CalibrateConfig,
     CompareConfig,
     EvaluateConfig,
+    ModelsConfig,
+    PredictConfig,
     QuickStartConfig,
+    ReportConfig,
     StatusConfig,
     TrainConfig,
     TuneConfig,
@@ -52,6 +55,24 @@ def _calibrate(config: CalibrateConfig) -> None:
     run_calibration(config)
 
 
+def _predict(config: PredictConfig) -> None:
+    from studies.prediction_run import run_prediction
+
+    run_prediction(config)
+
+
+def _models(config: ModelsConfig) -> None:
+    from studies.models_run import run_models
+
+    run_models(config)
+
+
+def _report(config: ReportConfig) -> None:
+    from studies.report.report_run import run_report
+
+    run_report(config)
+
+
 def _tune(config: TuneConfig) -> None:
     from studies.search.study import run_study
 
@@ -70,8 +91,11 @@ COMMANDS = {
     "evaluate": Command(EvaluateConfig, _evaluate),
     "compare": Command(CompareConfig, _compare),
     "calibrate": Command(CalibrateConfig, _calibrate),
+    "predict": Command(PredictConfig, _predict),
+    "models": Command(ModelsConfig, _models),
     "tune": Command(TuneConfig, _tune),
     "status": Command(StatusConfig, _status),
+    "report": Command(ReportConfig, _report),
 }
 
 

@@ -71,8 +71,12 @@ class ModelConfig:
     """Starting weights: none, imagenet (backbone), coco, a checkpoint file, runs:/ID, or a model as models:/NAME/1."""
     batch_norm_momentum: float | None = None
     """Share of a batch in batch norm's running statistics; None is the network's own: 0.1, but 0.01 for mobilenet."""
+    recipe: Literal["none", "head_first", "slow_backbone", "frozen_batch_norm", "careful"] = "none"
+    """How to fine-tune: a name for values of the fields that spare the starting weights; see docs/fine-tuning.md."""
     freeze_backbone: int = 0
     """Number of first epochs in which the backbone, its batch norm included, does not change."""
+    freeze_batch_norm: bool = False
+    """Keep the backbone's batch norm as it starts: its statistics, scales and shifts."""
     auxiliary_loss: float = 0.0
     """Weight of the loss on an auxiliary head (not for lraspp_mobilenet_v3_large); 0 builds no such head."""
 
@@ -97,6 +101,8 @@ class OptimizationConfig:
     """Weight decay, applied to every parameter."""
     head_learning_rate_factor: float = 1.0
     """Learning rate of everything but the backbone, as a multiple of learning_rate."""
+    backbone_learning_rate_factor: float = 1.0
+    """Learning rate of the backbone, as a multiple of learning_rate."""
     schedule: Literal["constant", "polynomial"] = "constant"
     """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
     warmup_epochs: int = 0
@@ -127,7 +133,7 @@ class RecordConfig:
     """Number of validation images to show."""
     log_model: bool = True
     """Log the network as an MLflow model; without it only the checkpoints hold it."""
-    experiment: str = "segmentation"
+    experiment: str = "training"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
     run_name: str | None = None
     """Name of the MLflow run; None says model, weights, data, learning rate and weight decay."""
@@ -141,12 +147,26 @@ class RecordConfig:
     """Pixels on either side of a boundary that are reported apart from the interior, at the size they are scored at."""
 
 
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "none": {},
+    "head_first": {"freeze_backbone": 3},
+    "slow_backbone": {"backbone_learning_rate_factor": 0.1},
+    "frozen_batch_norm": {"freeze_batch_norm": True},
+    "careful": {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1, "freeze_batch_norm": True},
+}
+"""What a recipe sets; a field that was given another value than its default keeps it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
     """Train a network and record it. The defaults are the original report's protocol."""
 
     def __post_init__(self) -> None:
         check_choices(self)
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) == defaults[name]:
+                object.__setattr__(self, name, value)
         for name in ("epochs", "batch_size", "plot_every"):
             _at_least(self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
@@ -155,7 +175,13 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
         for name in ("freeze_backbone", "warmup_epochs", "examples", "seed", "dataset_seed", "boundary_width"):
             _at_least(self, name, 0)
         _within(self, "calibration_fraction", 0.0, 0.9)
-        for name in ("learning_rate", "weight_decay", "auxiliary_loss", "head_learning_rate_factor"):
+        for name in (
+            "learning_rate",
+            "weight_decay",
+            "auxiliary_loss",
+            "head_learning_rate_factor",
+            "backbone_learning_rate_factor",
+        ):
             _within(self, name, 0.0, math.inf)
         for name in ("flip", "color_jitter", "momentum"):
             _within(self, name, 0.0, 1.0)
@@ -206,6 +232,24 @@ class QuickStartConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelsConfig(TrainConfig):
+    """Train several settings side by side, and tell which differences are real."""
+
+    variants: str = "fcn_resnet50, fcn_resnet50 weights=coco, fcn_resnet101, fcn_resnet101 weights=coco"
+    """Settings, with commas between: a network, then fields that differ, as in fcn_resnet50 weights=coco epochs=20."""
+    seeds: int = 1
+    """Trainings of each setting: with seed, seed + 1 and so on."""
+    retrain: bool = False
+    """Train anew even what a finished run has trained with the same configuration, data and code."""
+    experiment: str = "models"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, "seeds", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StudyConfig:
     """Which study, and where it is kept."""
 
@@ -239,6 +283,8 @@ class TuneConfig(StudyConfig, TrainConfig):
     """Seconds after which this call stops; what it interrupts goes on when the study is resumed."""
     workers: int = 1
     """Processes to start here."""
+    experiment: str = "search"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
     confirm_seeds: int = 0
     """Further seeds to train the best setting with when the search is over."""
     max_failures: int = 3
@@ -292,7 +338,7 @@ class EvaluateConfig:
     """Number of images to show."""
     cache_dir: str | None = None
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
-    experiment: str = "segmentation"
+    experiment: str = "evaluation"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
     run_name: str | None = None
     """Name of the MLflow run; None says what was scored on which split."""
@@ -330,7 +376,7 @@ class CalibrateConfig:
     """Number of images to show."""
     cache_dir: str | None = None
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
-    experiment: str = "segmentation"
+    experiment: str = "calibration"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
     run_name: str | None = None
     """Name of the MLflow run; None says what was calibrated, and how."""
@@ -361,7 +407,7 @@ class CompareConfig:
     """Split whose scores to compare, as the runs stored them."""
     examples: int = 4
     """Number of images to show, segmented by every model."""
-    experiment: str = "segmentation"
+    experiment: str = "comparison"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
     run_name: str | None = None
     """Name of the MLflow run; None lists what is compared."""
@@ -370,11 +416,58 @@ class CompareConfig:
         _at_least(self, "examples", 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write what MLflow holds of an experiment, of runs or of a study as one page, HTML and Markdown."""
+
+    experiment: str | None = None
+    """Experiment whose runs to report; the page is recorded in it, too."""
+    run_ids: str | None = None
+    """Runs to report instead, with commas between: of trainings, evaluations, comparisons, studies."""
+    study_name: str | None = None
+    """Study to report, instead or besides."""
+    split: str = "val"
+    """Split whose scores to show."""
+    output: str = "report"
+    """Folder for report.html, report.md and its pictures."""
+    run_name: str | None = None
+    """Name of the MLflow run; None says what is reported."""
+
+    def __post_init__(self) -> None:
+        if not (self.experiment or self.run_ids or self.study_name):
+            raise InputError("name what to report: experiment=NAME, run_ids=ID,ID or study_name=NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Predict pictures: a mask, a confidence map and an overlay of each, at its own size, and a table."""
+
+    model_uri: str
+    """What predicts: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
+    images: str
+    """A picture, or a folder of pictures, with all folders in it."""
+    output: str = "predictions"
+    """Folder for the masks, confidence maps, overlays and predictions.csv."""
+    flip: bool = False
+    """Predict each picture's mirror image, too, and average both: somewhat better, at twice the time."""
+    batch_size: int = 16
+    """Most pictures per forward pass; only pictures of equal size go together."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    experiment: str = "predictions"
+    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    run_name: str | None = None
+    """Name of the MLflow run; None says what predicted which pictures."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, "batch_size", 1)
+
+
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those values of a training's configuration that what it learns depends on, the seed among them."""
     beside = {
         "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "log_model", "experiment", "run_name",
-        "register_as", "alias", "checkpoint_dir", "boundary_width",
+        "register_as", "alias", "checkpoint_dir", "boundary_width", "recipe",
     }  # fmt: skip
     return {name: value for name, value in values.items() if name not in beside}
 

@@ -12,7 +12,10 @@ def build_optimizer(network: Segmenter, config: OptimizationConfig) -> torch.opt
     backbone = list(network.backbone.parameters())
     inside = {id(parameter) for parameter in backbone}
     head = [parameter for parameter in network.parameters() if id(parameter) not in inside]
-    groups = [{"params": backbone, "factor": 1.0}, {"params": head, "factor": config.head_learning_rate_factor}]
+    groups = [
+        {"params": backbone, "factor": config.backbone_learning_rate_factor},
+        {"params": head, "factor": config.head_learning_rate_factor},
+    ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from segmentation import optimizers
 from segmentation.batches import in_order, index_batches
@@ -172,6 +173,11 @@ def _one_pass(
     network.train()
     network.backbone.train(not frozen)
     optimizers.trainable(network.backbone, not frozen)
+    if config.freeze_batch_norm:
+        for module in network.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+                optimizers.trainable(module, False)
 
     batches = index_batches(order, config.batch_size)
     loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0

@@ -42,7 +42,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
     name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
-    with tracking.tracked_run(config.experiment, name, {"calibrated": config.run_id}) as run_id:
+    with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
         tracking.log_config(config)
         stored = model_store.load(config.run_id)
         if stored.calibration:

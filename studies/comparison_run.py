@@ -33,7 +33,9 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
-    with tracking.tracked_run(config.experiment, config.run_name or "compare", {"compared": config.run_ids}) as run_id:
+    with tracking.tracked_run(
+        config.experiment, config.run_name or "compare", {"kind": "compare", "compared": config.run_ids}
+    ) as run_id:
         tracking.log_config(config)
         stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
         if len(stored) < 2:

@@ -20,7 +20,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
     name = config.run_name or f"evaluate · {config.model_uri[-40:]} · {config.split}"
-    with tracking.tracked_run(config.experiment, name, {"evaluated": config.model_uri}) as run_id:
+    with tracking.tracked_run(config.experiment, name, {"kind": "evaluate", "evaluated": config.model_uri}) as run_id:
         tracking.log_config(config)
         stored = model_store.load(config.model_uri)
         if config.run_name is None:

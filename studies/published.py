@@ -13,6 +13,15 @@ class GridCell(NamedTuple):
     val_accuracy: float
 
 
+class PublishedModel(NamedTuple):
+    """One of its four models, trained like the grid's."""
+
+    model: str
+    pretrained: bool
+    """Whether it was fine-tuned from pretrained weights, rather than trained from scratch."""
+    ece: float
+
+
 GRID_DATASET, GRID_MODEL = "voc2007", "fcn_resnet50"
 GRID = (
     GridCell(0.0, 0.01, 0.098, 0.679, 0.817),
@@ -38,3 +47,12 @@ def grid_cell(learning_rate: float, weight_decay: float) -> GridCell | None:
     """The report's figures for one setting; None if it has not tried it."""
     cells = {(cell.learning_rate, cell.weight_decay): cell for cell in GRID}
     return cells.get((learning_rate, weight_decay))
+
+
+MODELS = (
+    PublishedModel("fcn_resnet50", False, 0.0733),
+    PublishedModel("fcn_resnet50", True, 0.0543),
+    PublishedModel("fcn_resnet101", False, 0.0741),
+    PublishedModel("fcn_resnet101", True, 0.0685),
+)
+"""Trained on VOC 2007 and scored on its validation images, in 10 bins."""

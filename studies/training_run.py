@@ -57,7 +57,7 @@ def run_training(
         tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
     name = config.run_name or run_name(config)
-    tags = {"dataset": config.dataset, "model": config.model}
+    tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
     with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id:
         print(f"Run {run_id}: {name}")
         tracking.log_config(config)

@@ -102,7 +102,8 @@ def test_entry_points_repeat_the_defaults_of_their_configuration(entry_point: st
     for name, parameter in declared["parameters"].items():
         assert name in config_fields, f"{entry_point} declares {name}, which no field is called"
         if isinstance(parameter, dict):
-            assert parameter["default"] == config_fields[name].default, name
+            default = config_fields[name].default
+            assert parameter["default"] == ("none" if default is None else default), name
         assert f"--{name} {{{name}}}" in declared["command"]
     assert declared["command"].startswith(f"python mlproject.py {entry_point} ")
     assert set(re.findall(r"{(\w+)}", declared["command"])) == set(declared["parameters"])
@@ -170,7 +171,13 @@ def test_the_readme_speaks_of_real_fields_and_their_real_defaults() -> None:
         for name, value in told.items():
             default = config_fields[name].default
             assert value == (
-                "required" if default is MISSING else f"{default:g}" if isinstance(default, float) else str(default)
+                "none"
+                if default is None
+                else "required"
+                if default is MISSING
+                else f"{default:g}"
+                if isinstance(default, float)
+                else str(default)
             ), name
 
 

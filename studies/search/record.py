@@ -2,17 +2,16 @@
 
 import csv
 import io
-import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict
 
 import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import TrainConfig
 from segmentation.metrics import METRICS
 from studies import published, tracking
+from studies.commands import command
 from studies.search import space as spaces
 from studies.search.goals import Goal
 from studies.search.live import progress_in_words
@@ -100,13 +99,7 @@ def _confirmed(confirmed: Study, plan: Plan) -> Iterator[tuple[Goal, np.ndarray]
 def train_command(plan: Plan, trial: FrozenTrial) -> str:
     """What trains a trial's setting again."""
     config = spaces.varied(plan.base, plan.values(trial))
-    given = " ".join(
-        f"-P {field.name}={shlex.quote(str(value))}"
-        for field in fields(TrainConfig)
-        if ((value := getattr(config, field.name)) != field.default or field.name in plan.space)
-        and field.name not in ("run_name", "experiment")
-    )
-    return f"mlflow run . -e train {given}"
+    return command("train", asdict(config), always=plan.space)
 
 
 def _figure(figures: Mapping[str, float], metric: str) -> str:

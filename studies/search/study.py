@@ -59,7 +59,7 @@ def run_study(config: TuneConfig) -> None:
         parent = str(study.user_attrs[PARENT])
         os.environ.pop("MLFLOW_RUN_ID", None)
         if given_run is not None and given_run != parent:
-            tags = {"study": wanted.name, "study_run": parent, "role": "worker"}
+            tags = {"kind": "tune", "study": wanted.name, "study_run": parent, "role": "worker"}
             tracking.describe_run(given_run, f"worker of {wanted.name}", tags)
         new = all(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
         verb = "Beginning" if new else "Joining" if running(study) else "Going on with"
@@ -72,7 +72,7 @@ def run_study(config: TuneConfig) -> None:
 def _parent(config: TuneConfig, wanted: Plan, given_run: str | None) -> str:
     """The study's own MLflow run: the one that `mlflow run` has opened, or a new one."""
     name = config.run_name or f"study · {wanted.name}"
-    tags = {"study": wanted.name, "role": "study", "sampler": wanted.sampler}
+    tags = {"kind": "tune", "study": wanted.name, "role": "study", "sampler": wanted.sampler}
     if given_run is None:
         return tracking.create_run(config.experiment, name, tags)
     tracking.describe_run(given_run, name, tags)

@@ -1,0 +1,1 @@
+"""What MLflow holds of runs, written as one page."""

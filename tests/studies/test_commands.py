@@ -1,0 +1,36 @@
+import shlex
+from dataclasses import asdict
+
+import mlproject
+from segmentation.config import CompareConfig, TrainConfig
+from studies.commands import CONFIGS, command
+
+
+def arguments(text: str) -> list[str]:
+    """What MLflow makes of a command's `-P name=value`."""
+    words = shlex.split(text)
+    given = [word.partition("=") for before, word in zip(words, words[1:], strict=False) if before == "-P"]
+    return [part for name, _, value in given for part in (f"--{name}", value)]
+
+
+def test_only_what_differs_from_the_defaults_is_told() -> None:
+    config = TrainConfig(dataset="camvid", data_dir="my data", learning_rate=0.05, run_name="mine", resize=None)
+    assert command("train", asdict(config)) == (
+        "mlflow run . -e train -P dataset=camvid -P 'data_dir=my data' -P resize=None -P learning_rate=0.05"
+    ).replace("'data_dir=my data'", "data_dir='my data'")
+    assert command("train", {}, always=["learning_rate"]) == "mlflow run . -e train"
+    assert command("train", asdict(TrainConfig()), always=["learning_rate"]).endswith("-P learning_rate=0.01")
+
+
+def test_the_command_gives_the_same_configuration_again() -> None:
+    for kind, config in (
+        ("train", TrainConfig(crop=None, resize=64, epochs=3, recipe="careful", patience=2, flip=0.5)),
+        ("compare", CompareConfig(run_ids="a,b", examples=0)),
+    ):
+        assert mlproject.parse(type(config), arguments(command(kind, asdict(config))), "test") == config
+
+
+def test_every_kind_is_an_entry_point() -> None:
+    assert CONFIGS.keys() <= mlproject.COMMANDS.keys()
+    for kind, config in CONFIGS.items():
+        assert mlproject.COMMANDS[kind].config is config
