@@ -1,5 +1,6 @@
 import shlex
 from dataclasses import asdict
+from itertools import pairwise
 
 import mlproject
 from segmentation.config import CompareConfig, TrainConfig
@@ -9,7 +10,7 @@ from studies.commands import CONFIGS, command
 def arguments(text: str) -> list[str]:
     """What MLflow makes of a command's `-P name=value`."""
     words = shlex.split(text)
-    given = [word.partition("=") for before, word in zip(words, words[1:], strict=False) if before == "-P"]
+    given = [word.partition("=") for before, word in pairwise(words) if before == "-P"]
     return [part for name, _, value in given for part in (f"--{name}", value)]
 
 
