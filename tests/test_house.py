@@ -172,7 +172,7 @@ def test_the_readme_speaks_of_real_fields_and_their_real_defaults() -> None:
             default = config_fields[name].default
             spelled = {MISSING: "required", None: "none"}
             shown = f"{default:g}" if isinstance(default, float) else str(default)
-            assert value == (spelled[default] if default in spelled else shown), name
+            assert value == spelled.get(default, shown), name
 
 
 def test_help_imports_nothing_heavy() -> None:
