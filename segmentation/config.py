@@ -6,6 +6,7 @@ A field `name` is the command line's `--name` and MLflow's `-P name=`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from segmentation.errors import InputError, one_of
@@ -489,6 +490,34 @@ def choices(config_class: type) -> dict[str, tuple[str, ...]]:
             if get_origin(hint) is Literal:
                 found[field.name] = get_args(hint)
     return found
+
+
+def read_value(config_class: type, name: str, text: str, where: str) -> Any:
+    """The value of a field for what was typed.
+
+    Args:
+        config_class: has the field.
+        name: of the field.
+        text: as typed.
+        where: which option holds it, for the message.
+
+    Raises:
+        InputError: it is none of that type.
+    """
+    hint = get_type_hints(config_class)[name]
+    kinds: tuple[Any, ...] = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if kind is bool:
+        return one_of(f"{where}={name}", text.lower(), ("true", "false")) == "true"
+    if get_origin(kind) is not None or kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise InputError(f"{where}={name}={text}: {text!r} is not {wanted}") from None
 
 
 def _at_least(config: Any, name: str, lowest: int) -> None:

@@ -11,7 +11,7 @@ from segmentation import plots
 from segmentation.config import CompareConfig
 from segmentation.errors import InputError, listed
 from segmentation.metrics import METRICS
-from studies import tracking
+from studies import published, tracking
 from studies.comparison import (
     COMPARED,
     Contestant,
@@ -33,33 +33,46 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
-    with tracking.tracked_run(
-        config.experiment, config.run_name or "compare", {"kind": "compare", "compared": config.run_ids}
-    ) as run_id:
+    tags = {"kind": "compare", "compared": config.run_ids}
+    with tracking.tracked_run(config.experiment, config.run_name or "compare", tags) as run_id:
         tracking.log_config(config)
         stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
         if len(stored) < 2:
             raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); comparing needs two different ones")
-        check_protocols(stored)
-        names = shared_images(stored)
-        contestants = list(contestants_of(stored, names))
-        pairs, spreads = compare(contestants), seed_spreads(contestants)
-        tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
+        contestants, pairs = record_comparison(stored, config.examples)
         if config.run_name is None:
             tracking.log_tags({"mlflow.runName": f"compare · {listed((each.title for each in contestants), 3)}"[:250]})
-        markdown = "\n".join(_markdown(contestants, pairs, spreads))
-        tracking.log_text(markdown, "comparison/table.md")
-        tracking.log_note(markdown)
-        tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
-        tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
-        for name, figure in _figures(contestants, pairs):
-            tracking.log_figure(figure, f"comparison/{name}.png")
-        shown = _log_side_by_side(contestants, config.examples)
-    _print_result(contestants, pairs, spreads)
-    if not shown and config.examples:
-        print("No image is shown side by side: the runs have stored no example that all share.")
     print(tracking.where_to_look(run_id))
     return pairs
+
+
+def record_comparison(stored: Sequence[StoredScores], examples: int) -> tuple[list[Contestant], list[Pair]]:
+    """Compare runs, record it in the MLflow run that is open, and print it.
+
+    Args:
+        stored: what at least two runs have measured on the same split.
+        examples: number of images to show, segmented by every model.
+
+    Raises:
+        InputError: they were not scored alike.
+    """
+    check_protocols(stored)
+    names = shared_images(stored)
+    contestants = list(contestants_of(stored, names))
+    pairs, spreads = compare(contestants), seed_spreads(contestants)
+    tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
+    markdown = "\n".join(_markdown(contestants, pairs, spreads))
+    tracking.log_text(markdown, "comparison/table.md")
+    tracking.log_note(markdown)
+    tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
+    tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
+    for name, figure in _figures(contestants, pairs):
+        tracking.log_figure(figure, f"comparison/{name}.png")
+    shown = _log_side_by_side(contestants, examples)
+    _print_result(contestants, pairs, spreads)
+    if not shown and examples:
+        print("No image is shown side by side: the runs have stored no example that all share.")
+    return contestants, pairs
 
 
 def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterator[tuple[str, Figure]]:
@@ -120,6 +133,9 @@ def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads:
     for pair in pairs:
         cells = [str(pair.differences[metric]) for metric in COMPARED]
         yield f"| {pair.first.letter} − {pair.second.letter} | {' | '.join(cells)} |"
+    beside = list(beside_published(contestants))
+    if beside:
+        yield from ("", *beside)
     for spread in spreads:
         yield from ("", spread.sentence())
     images = len(contestants[0].scores)
@@ -129,6 +145,20 @@ def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads:
         f"for both runs of a pair; p-values: of no difference, for each metric adjusted for {len(pairs)} pair(s) by "
         f"Holm's method.",
     )
+
+
+def beside_published(contestants: Sequence[Contestant]) -> Iterator[str]:
+    """A table of our ECEs beside the original report's, where data and protocol are the same; else nothing."""
+    protocol = contestants[0].stored.protocol
+    if (protocol["dataset"], protocol["split"], protocol["resolution"]) != published.PROTOCOL:
+        return
+    known = {(each.model, each.pretrained): each.ece for each in published.MODELS}
+    yield from ("| run | ECE | the original report's |", "| --- | --- | --- |")
+    for each in contestants:
+        trained = each.stored.origin["config"]
+        theirs = known.get((trained["model"], trained["weights"] != "none"))
+        shown = "–" if theirs is None else f"{theirs:.4f}"
+        yield f"| {each.label} | {each.metrics['ece']:.4f} {each.interval('ece')} | {shown} |"
 
 
 def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
@@ -182,3 +212,5 @@ def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spre
         print(pair.sentence(spreads))
     for spread in spreads:
         print(spread.sentence())
+    for line in beside_published(contestants):
+        print(line)

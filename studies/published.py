@@ -22,6 +22,8 @@ class PublishedModel(NamedTuple):
     ece: float
 
 
+PROTOCOL = ("voc2007", "val", [128, 128])
+"""Data set, split and size in pixels that all its figures are of."""
 GRID_DATASET, GRID_MODEL = "voc2007", "fcn_resnet50"
 GRID = (
     GridCell(0.0, 0.01, 0.098, 0.679, 0.817),

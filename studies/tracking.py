@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import mlflow
@@ -151,6 +151,22 @@ def open_children(parent: str) -> list[str]:
         max_results=10_000,
     )
     return [run.info.run_id for run in found]
+
+
+class FoundRun(NamedTuple):
+    """A run that is there."""
+
+    run_id: str
+    name: str
+    status: str
+
+
+def runs_tagged(key: str, value: str) -> list[FoundRun]:
+    """The runs of any experiment that have a tag of this value, newest first."""
+    client = mlflow.MlflowClient()
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    found = client.search_runs(experiments, f"tags.`{key}` = '{value}'", order_by=["attributes.start_time DESC"])
+    return [FoundRun(run.info.run_id, run.info.run_name or "", run.info.status) for run in found]
 
 
 def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, float]]:

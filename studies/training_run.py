@@ -16,10 +16,11 @@ from segmentation.datasets import Split, load_split
 from segmentation.devices import autocast, resolve_device, resolve_precision
 from segmentation.errors import InputError, listed
 from segmentation.metrics import METRICS
-from segmentation.models import Segmenter
+from segmentation.models import Segmenter, WeightsTaken
 from segmentation.scoring import Scores, score
 from segmentation.training import Data, Epoch, train
 from studies import model_store, tracking
+from studies.identity import IDENTITY, identity
 from studies.model_store import Stored
 from studies.run_names import run_name
 from studies.split_report import example_figures, log_scores, protocol
@@ -71,7 +72,12 @@ def run_training(
             "val_fingerprint": data.val.fingerprint,
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train)
-        network = _starting_network(config, data.train) if start is None else models.build(config, len(data.val.labels))
+        if start is None:
+            network, taken = starting_network(config, data.train)
+            tracking.log_tags({IDENTITY: identity(config, data, network)})
+            _tell_start(network, taken, config, data.train)
+        else:
+            network = models.build(config, len(data.val.labels))
         result = _train_and_record(network, data, config, run_id, device, start, watch)
     print(tracking.where_to_look(run_id))
     return result
@@ -101,16 +107,23 @@ def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | 
     return checkpoint
 
 
-def _starting_network(config: TrainConfig, split: Split) -> Segmenter:
+def starting_network(config: TrainConfig, split: Split) -> tuple[Segmenter, WeightsTaken | None]:
+    """The network as it is before the first step, and which tensors it has taken from elsewhere.
+
+    Raises:
+        InputError: the starting weights are not there, or are of another network.
+    """
     torch.manual_seed(config.seed)
     network = models.build(config, len(split.labels))
-    taken = model_store.start_from(network, config, split.labels)
+    return network, model_store.start_from(network, config, split.labels)
+
+
+def _tell_start(network: Segmenter, taken: WeightsTaken | None, config: TrainConfig, split: Split) -> None:
     if taken is not None:
         print(f"Starting weights {config.weights}: {taken}.")
         tracking.log_json(taken._asdict(), "starting_weights.json")
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
-    return network
 
 
 def _train_and_record(

@@ -1,15 +1,14 @@
 """What a study may change, and between which values."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from segmentation.config import TrainConfig, decisive
+from segmentation.config import TrainConfig, decisive, read_value
 from segmentation.errors import InputError, listed, one_of
 
 RANGES = {
@@ -220,12 +219,12 @@ def _suggested(trial: Trial, name: str, dimension: Choices | Range) -> Any:
 def _dimension(name: str, text: str) -> Choices | Range:
     parts = [part.strip() for part in text.split("|")]
     if ".." not in text:
-        values = tuple(_value(name, part) for part in parts)
+        values = tuple(read_value(TrainConfig, name, part, "search") for part in parts)
         if len(set(values)) < len(values):
             raise InputError(f"search={name}={text} lists a value twice")
         return Choices(values)
-    or_zero = len(parts) == 2 and _value(name, parts[0]) == 0
-    low, high = (_value(name, end.strip()) for end in ([*parts[-1].split(".."), ""])[:2])
+    or_zero = len(parts) == 2 and read_value(TrainConfig, name, parts[0], "search") == 0
+    low, high = (read_value(TrainConfig, name, end.strip(), "search") for end in ([*parts[-1].split(".."), ""])[:2])
     if (len(parts) > 1 and not or_zero) or not isinstance(low, int | float) or not isinstance(high, int | float):
         raise InputError(f"search={name}={text} is not understood; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
     logarithmic = name in LOGARITHMIC
@@ -239,20 +238,3 @@ def _dimension(name: str, text: str) -> Choices | Range:
     if or_zero and not logarithmic:
         raise InputError(f"search={name}={text}: write 0..{high:g}, which holds 0 anyway")
     return Range(low, high, isinstance(low, int), logarithmic, or_zero)
-
-
-def _value(name: str, text: str) -> Any:
-    hint = get_type_hints(TrainConfig)[name]
-    kinds: Sequence[Any] = get_args(hint) if NoneType in get_args(hint) else [hint]
-    if NoneType in kinds and text.lower() == "none":
-        return None
-    kind = next(kind for kind in kinds if kind is not NoneType)
-    if kind is bool:
-        return one_of(f"search={name}", text.lower(), ("true", "false")) == "true"
-    if get_origin(kind) is not None or kind is str:
-        return text
-    try:
-        return kind(text)
-    except ValueError:
-        wanted = "a whole number" if kind is int else "a number"
-        raise InputError(f"search={name}={text}: {text!r} is not {wanted}") from None
