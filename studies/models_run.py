@@ -121,7 +121,8 @@ def _differing(text: str) -> dict[str, object]:
             name, value = "model", word
         if name in changes:
             raise InputError(f"{name} is given twice")
-        changes[one_of("field", name, MAY_DIFFER)] = read_value(TrainConfig, name, value, "variants")
+        name = one_of("field", name, sorted(MAY_DIFFER))
+        changes[name] = read_value(TrainConfig, name, value, "variants")
     return changes
 
 

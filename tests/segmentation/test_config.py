@@ -1,10 +1,10 @@
 import math
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
 
-from segmentation.config import EvaluateConfig, QuickStartConfig, TrainConfig
+from segmentation.config import RECIPES, EvaluateConfig, QuickStartConfig, TrainConfig, choices, decisive
 from segmentation.errors import InputError
 
 
@@ -56,3 +56,14 @@ def test_the_quick_start_has_the_same_fields() -> None:
 def test_evaluation_checks_its_values_too() -> None:
     with pytest.raises(InputError, match="dataset='camvit' is not known. Did you mean 'camvid'"):
         EvaluateConfig(model_uri="x", dataset="camvit")
+
+
+def test_a_recipe_is_a_name_for_values() -> None:
+    careful = TrainConfig(recipe="careful")
+    by_hand = TrainConfig(freeze_backbone=3, backbone_learning_rate_factor=0.1, freeze_batch_norm=True)
+    assert decisive(asdict(careful)) == decisive(asdict(by_hand)) != decisive(asdict(TrainConfig()))
+    assert replace(careful, seed=1).freeze_batch_norm
+    assert TrainConfig(recipe="careful", freeze_backbone=7).freeze_backbone == 7
+    assert tuple(RECIPES) == choices(TrainConfig)["recipe"]
+    with pytest.raises(InputError, match="Did you mean 'careful'"):
+        TrainConfig(recipe="carefull")

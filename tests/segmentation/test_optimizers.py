@@ -6,15 +6,16 @@ from segmentation.models import build
 from segmentation.optimizers import build_optimizer, learning_rate, set_learning_rate
 
 
-def test_every_parameter_is_in_one_group_and_the_head_has_its_own_rate() -> None:
+def test_every_parameter_is_in_one_group_and_each_group_has_its_own_rate() -> None:
     network = build(ModelConfig(model="lraspp_mobilenet_v3_large"), 4)
-    optimizer = build_optimizer(network, OptimizationConfig(head_learning_rate_factor=10))
+    config = OptimizationConfig(head_learning_rate_factor=10, backbone_learning_rate_factor=0.5)
+    optimizer = build_optimizer(network, config)
     backbone, head = optimizer.param_groups
     assert {id(p) for p in backbone["params"]} == {id(p) for p in network.backbone.parameters()}
     everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(everything) == sorted(id(p) for p in network.parameters())
     set_learning_rate(optimizer, 0.02)
-    assert (backbone["lr"], head["lr"]) == (0.02, 0.2)
+    assert (backbone["lr"], head["lr"]) == (0.01, 0.2)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

@@ -146,6 +146,23 @@ def test_a_frozen_backbone_does_not_change_until_its_epochs_are_over(settings: d
     assert any("backbone" in name and "weight" in name for name in changed[1])
 
 
+def test_frozen_batch_norm_stays_as_it_starts_while_the_rest_learns(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"freeze_batch_norm": True, "freeze_backbone": 1, "weight_decay": 0.01})
+    network, data = prepared(config)
+    start = copy.deepcopy(network.state_dict())
+    inside = [
+        f"network.backbone.{name}."
+        for name, module in network.backbone.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    ]
+    list(train(network, data, config))
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(start[name], tensor)}
+    assert inside
+    assert not [name for name in changed if name.startswith(tuple(inside))]
+    assert any("backbone" in name for name in changed)
+    assert any("backbone" not in name and "running_mean" in name for name in changed)
+
+
 def test_an_auxiliary_head_learns_too(settings: dict[str, Any]) -> None:
     config = TrainConfig(**settings | {"model": "fcn_resnet50", "auxiliary_loss": 0.5, "epochs": 1})
     network, data = prepared(config)
