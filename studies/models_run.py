@@ -69,6 +69,9 @@ def run_models(config: ModelsConfig) -> list[str]:
             except DivergedError as error:
                 print(f"Diverged: {error}")
                 diverged.append(f"{each.config.run_name}: {error}")
+            except KeyboardInterrupt:
+                print(f"Stopped in training {place + 1} of {len(wanted)}. The same command goes on from here.")
+                raise
         if len(run_ids) > 1:
             stored = [StoredScores(run, config.val_split) for run in find_runs(",".join(run_ids), config.val_split)]
             record_comparison(stored, min(config.examples, EXAMPLES))
