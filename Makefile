@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 PORT ?= 5000
+STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 DASHBOARD_PORT ?= 8080
 STORAGE ?= studies.journal
 
@@ -29,7 +30,12 @@ lint: $(VENV)/installed-lint  ## Check style and types
 	$(BIN)/mypy
 
 ui: $(VENV)/installed  ## Open the MLflow UI on http://127.0.0.1:5000 (PORT=... for another)
-	mlflow server --host 127.0.0.1 --port $(PORT)
+	@case '$(STORE)' in http*) echo 'The runs are on a server, open $(STORE)'; exit 1;; esac
+	@$(BIN)/python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2> /dev/null || \
+		{ echo 'Port $(PORT) cannot be used, by another UI perhaps; take another: make ui PORT=5001'; exit 1; }
+	@echo 'The runs in $(STORE) are soon on http://127.0.0.1:$(PORT), under "Model training"; Ctrl+C ends it.'
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri '$(STORE)'
 
 dashboard: $(VENV)/installed-dashboard  ## Open Optuna's dashboard on http://127.0.0.1:8080 (STORAGE=... for other studies)
 	optuna-dashboard $(STORAGE) --host 127.0.0.1 --port $(DASHBOARD_PORT)

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+STRIP = 2**17
+"""Logits that are resized at a time: few enough for a core's cache, so that memory does not grow with the picture."""
+
 
 class Prediction(NamedTuple):
     """What a network says about one picture of `W` x `H` pixels."""
@@ -64,34 +67,62 @@ class Predictor:
         sizes = [(picture.height, picture.width) for picture in pictures]
         return self.predict([self.prepare(picture) for picture in pictures], sizes)
 
-    @torch.inference_mode()
     def predict(self, prepared: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Predict prepared pictures `(3, h, w)` at the given sizes `(H, W)`; those of equal `h` and `w` go together."""
-        found: list[Prediction | None] = [None] * len(prepared)
+        return [at_size(logits, size) for logits, size in zip(self.logits(prepared), sizes, strict=True)]
+
+    @torch.inference_mode()
+    def logits(self, prepared: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+        """For each prepared picture its logits `(1, C, h, w)`, and with `flip` those of the mirrored one, put back."""
+        found: list[list[torch.Tensor]] = [[] for _ in prepared]
         for places in _alike(prepared):
             batch = torch.stack([prepared[place] for place in places]).to(self.device)
             batch = batch.contiguous(memory_format=torch.channels_last)
-            logits = [self.network(batch)]
+            views = [self.network(batch)]
             if self.flip:
-                logits.append(self.network(batch.flip(-1)).flip(-1))
+                views.append(self.network(batch.flip(-1)).flip(-1))
             for row, place in enumerate(places):
-                found[place] = at_size([each[row : row + 1].float() for each in logits], sizes[place])
-        return [prediction for prediction in found if prediction is not None]
+                found[place] = [view[row : row + 1] for view in views]
+        return found
 
 
+@torch.inference_mode()
 def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction:
     """The prediction at `(H, W)` from logits `(1, C, h, w)`; of several, their probabilities are averaged."""
-    resized = [
-        each if each.shape[2:] == size else F.interpolate(each, size, mode="bilinear", align_corners=False)
-        for each in logits
-    ]
-    if len(resized) == 1:
-        highest, label = resized[0].max(1)
-        confidence = 1 / (resized[0] - highest[:, None]).exp_().sum(1)
-    else:
-        probabilities = torch.stack([each.softmax(1) for each in resized]).mean(0)
-        confidence, label = probabilities.max(1)
-    return Prediction(label[0].to(torch.uint8).cpu().numpy(), confidence[0].cpu().numpy())
+    height, width = size
+    wide = [_widened(each.float(), width) for each in logits]
+    classes = torch.empty(size, dtype=torch.uint8, device=wide[0].device)
+    confidence = torch.empty(size, device=wide[0].device)
+    rows = max(1, STRIP // (len(wide[0]) * width))
+    for top in range(0, height, rows):
+        strip = slice(top, min(top + rows, height))
+        resized = [_rows(each, strip, height) for each in wide]
+        if len(resized) == 1:
+            highest, classes[strip] = resized[0].max(0)  # not argmax, which is slower over a strided dimension
+            confidence[strip] = resized[0].sub_(highest).exp_().sum(0).reciprocal_()
+        else:
+            confidence[strip], classes[strip] = torch.stack([each.softmax(0) for each in resized]).mean(0).max(0)
+    return Prediction(classes.cpu().numpy(), confidence.cpu().numpy())
+
+
+def _widened(logits: torch.Tensor, width: int) -> torch.Tensor:
+    """Logits `(1, C, h, w)` resized to `(C, h, W)`."""
+    logits = logits.contiguous()
+    if logits.shape[3] != width:
+        logits = F.interpolate(logits, (logits.shape[2], width), mode="bilinear", align_corners=False)
+    return logits[0]
+
+
+def _rows(wide: torch.Tensor, strip: slice, height: int) -> torch.Tensor:
+    """Some rows of logits `(C, h, W)` resized to `(C, H, W)`, copied; as `F.interpolate` without aligned corners."""
+    own = wide.shape[1]
+    if own == height:
+        return wide[:, strip].clone()
+    place = torch.arange(strip.start, strip.stop, dtype=torch.float32, device=wide.device)
+    place = ((place + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
+    above = place.long()
+    below = (above + 1).clamp(max=own - 1)
+    return wide.index_select(1, above).lerp_(wide.index_select(1, below), (place - above)[:, None])
 
 
 def _alike(prepared: Sequence[torch.Tensor]) -> list[list[int]]:

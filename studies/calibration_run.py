@@ -20,6 +20,7 @@ from segmentation.resampling import Interval, interval
 from segmentation.scoring import Scores, evaluating
 from segmentation.stored_logits import StoredLogits
 from studies import model_store, tracking
+from studies.run_names import run_name
 from studies.split_report import bins_record, log_scores, protocol, small_print
 
 SHOWN = ("ece", "confidence_gap", "loss", "brier", "classwise_ece", "image_ece", "pixel_accuracy", "mean_iou")
@@ -64,6 +65,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         tracking.log_split(scored_on, "evaluation")
         tags = {"model": data.model, "dataset": data.dataset, "method": config.method}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
+        if config.run_name is None:
+            tracking.log_tags({"mlflow.runName": f"calibrated by {config.method} · {run_name(stored.config)}"})
         about = {
             "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
             "fingerprint": fitted_on.fingerprint,
@@ -71,7 +74,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         calibrated = stored._replace(calibration=about)
         network = stored._replace(calibration=None).network().to(device)
         fit = _fit(network, fitted_on, config, device)
-        print(f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}")
+        found = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
+        print(found)
         before, after = _scored_both_ways(network, fit, scored_on, config, device)
         network.calibrator = fit.calibrator
         rules, which = protocol(data, scored_on, after, "float32"), calibrated.described()
@@ -89,7 +93,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             {name: scores.accuracy_band() for name, scores in both.items()}, small_print(rules),
         )  # fmt: skip
         tracking.log_figure(picture, "calibration/before_and_after.png")
-        log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which)
+        first = f"{found}\n\n{_change_table(changes, scored_on)}", "calibration/before_and_after.png"
+        log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
         _print_changes(changes, len(scored_on))
         registered = tracking.log_network(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
         if registered:
@@ -170,6 +175,15 @@ def _metrics(fit: Fit, changes: Mapping[str, Change], split: str) -> dict[str, f
     for name, change in changes.items():
         found |= {f"before/{name}": change.before, f"{split}/{name}": change.after}
     return found
+
+
+def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
+    where = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images"
+    rows = [
+        f"| {name} | {changes[name].before:.4f} | {changes[name].after:.4f} | {changes[name].interval} |"
+        for name in SHOWN
+    ]
+    return "\n".join([f"| {where} | before | after | 95 % of the change |", "| --- | --- | --- | --- |", *rows])
 
 
 def _print_changes(changes: Mapping[str, Change], images: int) -> None:

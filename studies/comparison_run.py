@@ -63,7 +63,7 @@ def record_comparison(stored: Sequence[StoredScores], examples: int) -> tuple[li
     tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
     markdown = "\n".join(_markdown(contestants, pairs, spreads))
     tracking.log_text(markdown, "comparison/table.md")
-    tracking.log_note(markdown)
+    tracking.log_note(markdown, ["comparison/reliability.png"])
     tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
     tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
     for name, figure in _figures(contestants, pairs):

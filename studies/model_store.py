@@ -107,13 +107,16 @@ def _from_mlflow(uri: str) -> Stored:
 
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     try:
-        info = mlflow.models.get_model_info(uri)
-        if info.metadata is None or "class_names" not in info.metadata:
+        folder = mlflow.artifacts.download_artifacts(uri)
+        model = mlflow.models.Model.load(folder)
+        if model.metadata is None or "class_names" not in model.metadata:
             raise InputError(f"{uri} was not made by this program: its metadata holds no classes")
-        program = mlflow.pytorch.load_model(uri)
+        if model.flavors.get("pytorch", {}).get("code"):
+            raise InputError(f"{uri} was not made by this program: its network comes with code, which is not run here")
+        program = mlflow.pytorch.load_model(folder)
     except (MlflowException, OSError) as error:
         raise InputError(f"{uri} cannot be loaded: {error}") from error
-    return _stored(info.metadata, program.state_dict(), info.metadata.get("trained_in_run") or info.run_id, uri)
+    return _stored(model.metadata, program.state_dict(), model.metadata.get("trained_in_run") or model.run_id, uri)
 
 
 def _stored(about: dict[str, Any], state: dict[str, torch.Tensor], run_id: str | None, name: str) -> Stored:

@@ -58,3 +58,6 @@ MODELS = (
     PublishedModel("fcn_resnet101", True, 0.0685),
 )
 """Trained on VOC 2007 and scored on its validation images, in 10 bins."""
+TRAINING_IMAGES, VALIDATION_IMAGES = 209, 213
+FINAL_ACCURACY = 0.817
+"""Share of the pixels of the validation images that its ResNet-50, trained from scratch, has right."""

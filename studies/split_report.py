@@ -26,6 +26,8 @@ from studies import tracking
 
 WORST = 3
 """Images shown for their high ECE."""
+KEY = ("loss", "pixel_accuracy", "mean_iou", "ece")
+"""Metrics that a description begins with."""
 FEW = 20
 """Images below which a resampling knows too little of how images differ."""
 USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
@@ -71,6 +73,7 @@ def log_scores(
     device: torch.device,
     examples: int,
     which: str,
+    first: tuple[str, str] | None = None,
 ) -> None:
     """Log every picture of a split and its numbers, set the run's description, and print the figures.
 
@@ -83,6 +86,7 @@ def log_scores(
         device: where to compute the examples.
         examples: number of images to show.
         which: which state of which network, for the titles.
+        first: what the description begins with instead of the figures, in Markdown, and the artifact to show with it.
     """
     scored = f"{split.dataset}/{split.name}, {len(split)} images"
     title, note = f"{scored}\n{which}", small_print(rules)
@@ -106,12 +110,16 @@ def log_scores(
     tracking.log_text(_confusion_csv(scores), f"confusion/{split.name}.csv")
     log_examples(network, split, scores, order, device, examples, which)
     said = in_words(metrics, intervals, floor, len(split))
-    tracking.log_note(
-        "\n".join([
-            f"**{scored}: {which}**", "", f"{said}", "", *_metric_table(metrics, intervals), "",
-            *_class_table(scores, groups), "", *_region_table(groups), "", note,
-        ])
-    )  # fmt: skip
+    figures = f"**{scored}: {which}**\n\n{_key_figures(metrics, intervals)}\n\n{said}"
+    tables = "\n\n".join([
+        _metric_table(metrics, intervals), "**Classes**", _class_table(scores, groups), "**Parts of the images**",
+        _region_table(groups), note,
+    ])  # fmt: skip
+    if first is None:
+        pictures = [f"reliability/{split.name}.png"] + [f"examples/{split.name}_0.png"] * (examples > 0)
+        tracking.log_note(figures, pictures, tables)
+    else:
+        tracking.log_note(first[0], [first[1]], f"{figures}\n\n{tables}")
     print(f"\n{scored}: {which}. In brackets, 95 % intervals over images.")
     for name, metric in METRICS.items():
         print(f"  {name:20} {metrics[name]:7.4f} {intervals[name]}   {metric.meaning}")
@@ -254,33 +262,37 @@ def _group_record(group: Group, found: GroupReliability) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> list[str]:
+def _key_figures(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
+    return " · ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f} {intervals[name]}" for name in KEY)
+
+
+def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
     rows = [
         f"| {name} | {metrics[name]:.4f} | {intervals[name]} | {metric.meaning} |" for name, metric in METRICS.items()
     ]
-    return ["| metric | value | 95 % over images | meaning |", "| --- | --- | --- | --- |", *rows]
+    return "\n".join(["| metric | value | 95 % over images | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
-def _class_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> list[str]:
+def _class_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> str:
     rows = []
     by_class = zip(scores.labels.names, scores.confusion.iou(), scores.confusion.class_accuracy(), strict=True)
     for name, iou, accuracy in by_class:
         true, predicted = (groups[Group(kind, name)] for kind in ("true class", "predicted class"))
         rows.append(f"| {name} | {iou:.3f} | {accuracy:.3f} | {_gap_cell(true)} | {_gap_cell(predicted)} |")
-    return [
+    return "\n".join([
         "| class | IoU | accuracy | accuracy - confidence where it is true | where it is predicted |",
         "| --- | --- | --- | --- | --- |",
         *rows,
-    ]
+    ])  # fmt: skip
 
 
-def _region_table(groups: Mapping[Group, GroupReliability]) -> list[str]:
+def _region_table(groups: Mapping[Group, GroupReliability]) -> str:
     rows = [
         f"| {group.name} | {found.bins.ece():.4f} {found.ece} | {_gap_cell(found)} |"
         for group, found in groups.items()
         if group.kind in ("region", "ground")
     ]
-    return ["| part | ECE | accuracy - confidence |", "| --- | --- | --- |", *rows]
+    return "\n".join(["| part | ECE | accuracy - confidence |", "| --- | --- | --- |", *rows])
 
 
 def _gap_cell(found: GroupReliability) -> str:

@@ -8,13 +8,13 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import mlflow
 import numpy as np
@@ -24,13 +24,13 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import Model
 
 from segmentation import plots
 from segmentation.datasets import Split
 from segmentation.errors import InputError
 from segmentation.models import Segmenter
+from studies import serving
 
 
 class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
@@ -80,7 +80,7 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
     Raises:
         InputError: the tracking store cannot be reached.
     """
-    _check_store()
+    check_store()
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     if "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL" not in os.environ:
         mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
@@ -113,7 +113,7 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
 
 def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
     """Make a run, nested in another one and in its experiment if that is given, and leave it open; returns its id."""
-    _check_store()
+    check_store()
     client = mlflow.MlflowClient()
     chosen = _experiment_id(experiment)
     more = {}
@@ -184,7 +184,7 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
 def tag_reason(run_id: str, reason: str) -> None:
     """Say on a run why it did not finish, as far as the store can be reached."""
     with suppress(MlflowException, InputError):
-        _check_store()
+        check_store()
         mlflow.MlflowClient().set_tag(run_id, REASON, reason[:5000])
 
 
@@ -228,22 +228,36 @@ def log_tags(tags: Mapping[str, str]) -> None:
     mlflow.set_tags(dict(tags))
 
 
-def log_note(markdown: str, run_id: str | None = None) -> None:
+def log_note(said: str, pictures: Sequence[str] = (), details: str = "", run_id: str | None = None) -> None:
     """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
 
-    The run is the one that is open here, unless another is named.
+    Args:
+        said: Markdown; the UI shows its first lines at once, all else on a click.
+        pictures: artifacts of the run that are shown below it.
+        details: Markdown below the pictures.
+        run_id: the run; None is the one that is open here.
     """
+    if run_id is None:
+        run = mlflow.active_run()
+        assert run is not None
+        run_id = run.info.run_id
+    # relative, so that it holds wherever the UI is served
+    shown = [f"![{path}](get-artifact?path={quote(path)}&run_uuid={run_id})\n" for path in pictures]
     kept, room = [], NOTE_LENGTH
-    for line in markdown.splitlines():
+    for line in "\n".join([said, "", *shown, details]).strip().splitlines():
+        line = _spaced(line)
         room -= len(line) + 1
         if room < 0:
             kept.append("…")
             break
         kept.append(line)
-    if run_id is None:
-        mlflow.set_tag("mlflow.note.content", "\n".join(kept))
-    else:
-        mlflow.MlflowClient().set_tag(run_id, "mlflow.note.content", "\n".join(kept))
+    mlflow.MlflowClient().set_tag(run_id, "mlflow.note.content", "\n".join(kept))
+
+
+def _spaced(line: str) -> str:
+    """A row of a table with a space after each cell: the UI leaves none, and trims those it knows as spaces."""
+    is_row = line.startswith("|") and set(line) - set("|- ")
+    return line.replace(" | ", "\u2003\u200b | ") if is_row else line
 
 
 def log_figure(figure: Figure, path: str) -> None:
@@ -267,6 +281,11 @@ def log_text(text: str, path: str, run_id: str | None = None) -> None:
     mlflow.log_text(text, path, run_id)
 
 
+def log_folder(folder: str | Path, path: str) -> None:
+    """Log a folder with all that is in it as the artifact folder `path`."""
+    mlflow.log_artifacts(str(folder), path)
+
+
 @contextmanager
 def artifact_file(path: str) -> Iterator[Path]:
     """A file to write, logged as the artifact `path` afterwards."""
@@ -281,12 +300,12 @@ def log_network(
 ) -> str | None:
     """Log a network as the run's model, and register it if a name is given; it is moved to the CPU for that.
 
-    It is stored as an exported program (`pt2`), which loads without unpickling code.
+    It is stored as an exported program (`pt2`), which loads without unpickling code, and can be served.
 
     Args:
         network: takes images `(B, 3, H, W)` uint8 of any size and gives logits `(B, C, H, W)`.
         split: images to show how it is called.
-        metadata: what is needed to use it: configuration, classes, epoch.
+        metadata: what is needed to use it: configuration, classes, palette, calibration, epoch.
         register_as: name in the model registry, or None.
         alias: alias that will point to the registered version.
 
@@ -294,22 +313,16 @@ def log_network(
         The registered version's URI, or None.
     """
     network.cpu().to(memory_format=torch.contiguous_format).eval()
-    # two images, since a dimension of size 1 would be fixed by the export
-    example, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
-    classes = len(metadata["class_names"])
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1), name=None)]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1), name=None)]),
-    )
-    info = mlflow.pytorch.log_model(
-        network,
+    images, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
+    info = Model.log(
+        None,
         name="model",
-        signature=signature,
-        input_example=example.contiguous().numpy(),
+        flavor=serving,
         registered_model_name=register_as,
-        pip_requirements=[f"{package}=={version(package)}" for package in ("mlflow", "torch", "torchvision", "numpy")],
         metadata=metadata,
-        serialization_format="pt2",
+        network=network,
+        images=images.contiguous(),
+        validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
     )
     if register_as is None:
         return None
@@ -327,8 +340,8 @@ def where_to_look(run_id: str) -> str:
     return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {_shown(uri)}`), http://127.0.0.1:5000{page}"
 
 
-def _check_store() -> None:
-    """Fail at once where MLflow would retry for minutes."""
+def check_store() -> None:
+    """Raise an `InputError` at once where MLflow would retry for minutes."""
     uri = mlflow.get_tracking_uri()
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))

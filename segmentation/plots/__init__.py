@@ -5,6 +5,7 @@ from segmentation.plots.epochs import curves, curves_of_runs
 from segmentation.plots.forest import differences
 from segmentation.plots.matrix import confusion
 from segmentation.plots.pictures import example, side_by_side
+from segmentation.plots.prediction import legend, prediction
 from segmentation.plots.risk import risk_coverage
 from segmentation.plots.search import (
     heat_maps,
@@ -25,9 +26,11 @@ __all__ = [
     "example",
     "heat_maps",
     "importances",
+    "legend",
     "pareto",
     "pixels",
     "plane",
+    "prediction",
     "reliability",
     "reliability_lines",
     "reliability_panels",

@@ -27,19 +27,22 @@ COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/
 
 def log_progress(study: Study, plan: Plan, parent: str) -> None:
     """Write the table of trials and the description of the study's run, which may be another process's."""
-    markdown = "\n".join(_markdown(study, plan, None)) + "\n"
-    tracking.log_text(markdown, "study/trials.md", parent)
-    tracking.log_note(markdown, parent)
+    said, table = "\n".join(_said(study, plan, None)), "\n".join(_table(study, plan))
+    tracking.log_text(f"{said}\n\n{table}\n", "study/trials.md", parent)
+    tracking.log_note(said, details=table, run_id=parent)
 
 
 def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     """Write everything about a study into the run that is open."""
-    markdown = "\n".join(_markdown(study, plan, confirmed)) + "\n"
-    tracking.log_text(markdown, "study/trials.md")
-    tracking.log_note(markdown)
+    said, table = "\n".join(_said(study, plan, confirmed)), "\n".join(_table(study, plan))
+    tracking.log_text(f"{said}\n\n{table}\n", "study/trials.md")
     tracking.log_text(_csv(study, plan), "study/trials.csv")
+    drawn = []
     for name, figure in search_figures(study, plan):
         tracking.log_figure(figure, f"study/{name}.png")
+        drawn.append(name)
+    plane = plan.goals[0].metric.removeprefix("val/").replace("/", "_")
+    tracking.log_note(said, [f"study/{name}.png" for name in (plane, "trials") if name in drawn], table)
     best = best_trial(study, plan)
     if best is not None:
         shown = {f"best/{goal.metric}": value for goal, value in zip(plan.goals, best.values, strict=True)}
@@ -116,7 +119,7 @@ def _columns(plan: Plan) -> list[str]:
     return list(dict.fromkeys([*COLUMNS, *wanted]))
 
 
-def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str]:
+def _said(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str]:
     yield from (f"**{plan.name}** — {progress_in_words(study, plan)}", "")
     for line in best_in_words(study, plan):
         yield f"- {line}" if line.startswith("  ") else line
@@ -125,11 +128,14 @@ def _markdown(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str
     best = best_trial(study, plan)
     if best is not None:
         yield from ("", f"`{train_command(plan, best)}`")
+
+
+def _table(study: Study, plan: Plan) -> Iterator[str]:
     theirs = ("the report's val/loss", "the report's val/pixel_accuracy") if has_published(plan) else ()
     fields_of = sorted(plan.space, key=lambda name: name != "weight_decay")
     columns = _columns(plan)
     header = ["trial", *fields_of, *columns, *theirs, "epoch", "state"]
-    yield from ("", f"| {' | '.join(header)} |", "|" + " --- |" * len(header))
+    yield from (f"| {' | '.join(header)} |", "|" + " --- |" * len(header))
     for trial in counted(study):
         if trial.state == TrialState.WAITING and METRICS_KEPT not in trial.user_attrs:
             continue

@@ -1,0 +1,93 @@
+"""Pictures as people have them: found below a folder, read upright, refused by name."""
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from segmentation.errors import InputError
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Endings of files that are taken for pictures, in any case."""
+TABLE, LEGEND = "predictions.csv", "legend.png"
+"""What lies in every folder of predictions."""
+PREDICTED = ("masks", "confidence", "overlays", LEGEND)
+"""The pictures in a folder of predictions, and the folders of them."""
+
+
+def find_pictures(place: Path, output: Path) -> dict[str, Path]:
+    """The pictures in a folder and all folders in it, by their path below it; or the one file.
+
+    Hidden files are left out, and so is what predictions have written: `PREDICTED` beside a `TABLE`, or in `output`.
+
+    Raises:
+        InputError: there is no such place, or no picture in it.
+    """
+    if place.is_file():
+        return {place.name: place}
+    if not place.is_dir():
+        raise InputError(f"images={place} does not exist; name a picture or a folder of pictures")
+    found = {}
+    for name, folders, files in os.walk(place, onerror=_refuse):
+        folder = Path(name)
+        written = TABLE in files or folder.resolve() == output.resolve()
+        folders[:], files = (
+            [each for each in names if not each.startswith(".") and not (written and each in PREDICTED)]
+            for names in (folders, files)
+        )
+        for each in files:
+            if each.lower().endswith(SUFFIXES):
+                found[(folder / each).relative_to(place).as_posix()] = folder / each
+    if not found:
+        raise InputError(
+            f"images={place} holds no picture: none of its files ends in {', '.join(SUFFIXES)}, predictions left out"
+        )
+    return dict(sorted(found.items()))
+
+
+def read_picture(file: Path) -> Image.Image:
+    """The picture in RGB, turned as its camera says; of several frames the first.
+
+    Transparency is dropped, as in training. `Image.DecompressionBombWarning` should be an error, so that a picture of
+    absurd size is not decoded.
+
+    Raises:
+        InputError: why it cannot be read.
+    """
+    try:
+        with Image.open(file) as image:
+            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                raise InputError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            # straight to RGB, Pillow would warn of a palette's transparency
+            return (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+    except InputError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(f"it is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
+    except UnidentifiedImageError as error:
+        raise InputError("it is empty, or of no known format") from error
+    except Exception as error:  # decoders of damaged files raise nearly anything
+        raise InputError(f"it cannot be read, it may be damaged or cut off: {error or type(error).__name__}") from error
+
+
+def output_names(pictures: list[str]) -> dict[str, str]:
+    """What to call the files made from each picture: its path without the ending, unless two would then be the same.
+
+    Those keep their endings: `a.jpg` and `a.png` become `a.jpg` and `a.png`, `b.jpg` becomes `b`.
+    """
+    names = {picture: PurePosixPath(picture).with_suffix("").as_posix() for picture in pictures}
+    while True:
+        users: dict[str, list[str]] = {}
+        for picture, name in names.items():
+            users.setdefault(name.casefold(), []).append(picture)
+        shared = [each for group in users.values() if len(group) > 1 for each in group if names[each] != each]
+        if not shared:
+            return names
+        names |= {picture: picture for picture in shared}
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise InputError(f"folder {error.filename} cannot be read: {error.strerror}") from error

@@ -1,0 +1,108 @@
+"""Markdown and its pictures as one HTML file that needs nothing else: no script, no font, no address."""
+
+import base64
+import html
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+
+from markdown import Markdown
+from markdown.extensions.tables import TableExtension
+from markdown.extensions.toc import TocExtension
+from markdown.treeprocessors import Treeprocessor
+
+from studies.report.markup import is_wide
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2733; --faint: #5c6b7a; --line: #d5dce3; --paper: #fff; --box: #f3f6f9;
+  --link: #1b5fa8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e3e8ed; --faint: #9fadba; --line: #3a4652; --paper: #14191f;
+  --box: #1e262e; --link: #7db8f2; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
+body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 54rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0; }
+h2 { font-size: 1.3rem; line-height: 1.25; margin: 3rem 0 .8rem; padding-top: .8rem;
+  border-top: 2px solid var(--line); }
+h3 { font-size: 1.05rem; margin: 1.8rem 0 .4rem; }
+p, ul { margin: .7rem 0; }
+ul { padding-left: 1.3rem; }
+a { color: var(--link); }
+code { font: .85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { margin: .6rem 0 1.2rem; padding: .6rem .8rem; background: var(--box); border-left: 3px solid var(--line); }
+pre code { white-space: pre-wrap; overflow-wrap: anywhere; }
+.box { overflow-x: auto; margin: .8rem 0 1.2rem; }
+table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
+  overflow-wrap: normal; }
+th { border-bottom-width: 2px; color: var(--faint); font-weight: 600; }
+td:first-child, th:first-child { padding-left: 0; }
+figure { margin: 1rem 0; overflow-x: auto; }
+figure img { display: block; max-width: min(100%, 40rem); height: auto; background: #fff; }
+figure.wide img { max-width: 100%; }
+@media (max-width: 44rem) {
+  figure.wide img { max-width: none; width: 52rem; }
+  table { font-size: .8rem; }
+  th, td { padding: .25rem .4rem; }
+}
+@media print {
+  @page { size: A4; margin: 16mm; }
+  :root { color-scheme: light; --ink: #000; --faint: #333; --line: #bbb; --paper: #fff; --box: #f3f3f3; --link: #000; }
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  h2, h3, p:has(+ figure), p:has(+ pre) { break-after: avoid; }
+  h2 { margin-top: 1.6rem; }
+  p, li { orphans: 3; widows: 3; }
+  figure, tr, pre { break-inside: avoid; }
+  figure, .box { overflow: visible; }
+  figure img, figure.wide img { width: auto; max-width: 100%; max-height: 11.5cm; }
+  table { font-size: 8pt; }
+  th, td { padding: .2rem .4rem; }
+  pre code { font-size: 8pt; }
+}
+"""
+
+
+class SelfContained(Treeprocessor):
+    """Puts every picture into the page, and gives tables and wide pictures a box of their own to scroll in."""
+
+    def __init__(self, markdown: Markdown, pictures: Mapping[str, bytes]) -> None:
+        super().__init__(markdown)
+        self.pictures = pictures
+
+    def run(self, root: ElementTree.Element) -> None:
+        """Change the tree in place."""
+        for above in list(root.iter()):
+            for place, each in enumerate(list(above)):
+                if each.tag == "table":
+                    above[place] = ElementTree.Element("div", {"class": "box", "tabindex": "0"})
+                    above[place].append(each)
+                elif each.tag == "p" and len(each) == 1 and each[0].tag == "img":
+                    content = self.pictures[each[0].attrib["src"]]
+                    each[0].set("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")
+                    each.tag = "figure"
+                    each.text = None
+                    if is_wide(content):
+                        each.attrib.update({"class": "wide", "tabindex": "0"})
+
+
+def to_html(text: str, pictures: Mapping[str, bytes], title: str) -> str:
+    """Render a page.
+
+    Args:
+        text: Markdown; HTML in it is not let through.
+        pictures: PNG files by the path that the Markdown gives them; each stands in a paragraph of its own.
+        title: plain text.
+    """
+    markdown = Markdown(extensions=["fenced_code", TableExtension(), TocExtension(marker="")], output_format="html")
+    markdown.preprocessors.deregister("html_block")
+    for pattern in ("html", "autolink", "automail"):
+        markdown.inlinePatterns.deregister(pattern)
+    markdown.treeprocessors.register(SelfContained(markdown, pictures), "self_contained", 1)
+    body = markdown.convert(text)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )

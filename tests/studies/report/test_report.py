@@ -1,0 +1,413 @@
+"""The page against what MLflow holds: figures, pictures, commands, and what is missing."""
+
+import contextlib
+import copy
+import io
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import mlproject
+from segmentation.config import CalibrateConfig, CompareConfig, EvaluateConfig, ReportConfig, TrainConfig, TuneConfig
+from segmentation.errors import InputError
+from studies import published, tracking
+from studies.commands import command
+from studies.comparison_run import run_comparison
+from studies.report.collected import Collected, collect, kind_of
+from studies.report.html import to_html
+from studies.report.markup import Page
+from studies.report.page import write
+from studies.report.report_run import run_report
+from tests.studies.conftest import Trained
+from tests.studies.report.read import Read, pixels
+from tests.studies.test_commands import arguments
+
+NASTY = "<script>alert(1)</script> | **x** [a](javascript:alert(1)) `b`"
+
+
+@pytest.fixture(scope="module")
+def comparison(two_seeds: Trained, store: str) -> str:
+    """The run that compares them."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=1, experiment="told side by side"))
+        return newest("told side by side")
+
+
+@pytest.fixture(scope="module")
+def study(two_seeds: Trained, store: str) -> str:
+    """A study's run, as the search leaves it, whose best training is the second seed's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        return study_run("a small study", two_seeds.run_ids[1], two_seeds.configs[1].dataset)
+
+
+class Told(NamedTuple):
+    """What a page was written from, and how another program reads it."""
+
+    reported: Collected
+    page: Page
+    read: Read
+
+
+@pytest.fixture(scope="module")
+def told(two_seeds: Trained, comparison: str, study: str, store: str) -> Told:
+    """A page of both trainings, their comparison and the study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        return written(run_ids=",".join([*two_seeds.run_ids, comparison]), study_name="a small study")
+
+
+def newest(experiment: str) -> str:
+    (run,) = mlflow.search_runs(experiment_names=[experiment], max_results=1, output_format="list")
+    return str(run.info.run_id)
+
+
+def picture() -> Figure:
+    figure = Figure(figsize=(1, 1))
+    figure.add_axes((0, 0, 1, 1))
+    return figure
+
+
+def study_run(name: str, best: str, dataset: str, model: str = "fcn_resnet50") -> str:
+    tags = {"kind": "tune", "role": "study", "study": name, "best_trial": "1", "best_run": best}
+    with tracking.tracked_run("studies to report", f"study · {name}", tags) as run_id:
+        config: Any = {"dataset": dataset, "model": model, "sampler": "grid", "study_name": name}
+        tracking.log_config(TuneConfig(**config), leave_out=("learning_rate", "weight_decay"))
+        tracking.log_text(
+            "trial,state,reason,learning_rate,weight_decay,epoch,epochs,train/loss,val/loss,val/pixel_accuracy,"
+            "val/mean_iou,val/ece,val/ece_low,val/ece_high,run_id\n"
+            f"0,pruned,poor,0.0001,0.01,2,2,1.2,1.31,0.5,0.25,0.2,0.15,0.26,{'0' * 32}\n"
+            f"1,complete,,0.05,0.0,4,4,0.61,0.6789,0.7123,0.41,0.0519,0.0401,0.0605,{best}\n",
+            "study/trials.csv",
+        )
+        tracking.log_figure(picture(), "study/loss.png")
+        tracking.log_figure(picture(), "study/ece.png")
+    return run_id
+
+
+def voc_run(two_seeds: Trained, name: str, ece: tuple[float, float, float], **values: Any) -> str:
+    """A training that MLflow holds as if it were of the original report's data."""
+    record = scores_of(two_seeds.run_ids[0])
+    record["protocol"] |= {"dataset": "voc2007", "split": "val", "images": 213}
+    record["metrics"] |= {"ece": ece[0], "pixel_accuracy": 0.8}
+    record["intervals"] |= {"ece": ece[1:], "pixel_accuracy": [0.79, 0.81]}
+    with tracking.tracked_run("voc", name, {"kind": "train", "dataset": "voc2007", "device": "<b>cpu"}) as run_id:
+        tracking.log_config(TrainConfig(**values))
+        tracking.log_metrics({"train/loss": 0.5, "val/loss": 0.9}, step=1)
+        tracking.log_metrics({"best/loss": 0.9})
+        tracking.log_json(record, "reliability/val.json")
+    return run_id
+
+
+def scores_of(run_id: str, split: str = "val") -> dict[str, Any]:
+    return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/reliability/{split}.json"))
+
+
+def written(**values: Any) -> Told:
+    config = ReportConfig(**values)
+    reported = collect(config)
+    page = write(reported, command("report", asdict(config)), {"mlflow": "3"})
+    return Told(reported, page, Read(to_html("\n".join(page.lines), page.pictures, reported.title)))
+
+
+def numbers(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"[-+]?\d+\.\d{4}\b", text)]
+
+
+def rounded(*values: float) -> list[float]:
+    return [float(f"{value:.4f}") for value in values]
+
+
+def of(record: dict[str, Any], metric: str) -> list[float]:
+    return rounded(record["metrics"][metric], *record["intervals"][metric])
+
+
+def kinds_of(commands: list[str]) -> Iterator[str]:
+    """The entry points of commands, each of which must parse."""
+    for each in commands:
+        words = shlex.split(each)
+        assert words[:4] == ["mlflow", "run", ".", "-e"]
+        mlproject.parse(mlproject.COMMANDS[words[4]].config, arguments(each), "test")
+        yield words[4]
+
+
+def test_every_figure_is_the_one_that_mlflow_holds(two_seeds: Trained, comparison: str, told: Told) -> None:
+    reported, page, read = told
+    first = two_seeds.run_ids[0]
+    assert reported.main is not None
+    assert reported.main.run_id == first
+    record, client = scores_of(first), mlflow.MlflowClient()
+
+    for name in ("loss", "pixel_accuracy", "ece", "mean_iou"):
+        assert set(of(record, name)) <= set(numbers("".join(read.text).split("Protocol")[0])), name
+    assert of(record, "pixel_accuracy") == numbers(read.sections["(c) Pixel accuracy"].split("Final")[1])[:3]
+    assert of(record, "ece") == numbers(read.sections["(f) Expected calibration error"])[:3]
+    assert "noise floor" in read.sections["(f) Expected calibration error"]
+    for row in read.table("", "value [95 %]"):
+        assert numbers(row["value [95 %]"]) == of(record, row[""])
+    bins = read.table("confidence", "pixels")
+    assert len(bins) == 10
+    for place, row in enumerate(bins):
+        assert int(row["pixels"].split(" ")[0].replace(",", "")) == record["count"][place]
+        for column, key in (("mean confidence", "confidence"), ("accuracy", "accuracy")):
+            held = record[key][place]
+            assert row[column] == ("–" if held is None else f"{held:.4f}")
+
+    epochs = read.table("epoch", "train/loss")
+    assert [int(row["epoch"]) for row in epochs] == [1, 2, 3, 4]
+    for name in ("train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy", "val/mean_iou", "val/ece"):
+        history = sorted(client.get_metric_history(first, name), key=lambda point: point.step)
+        assert [numbers(row[name])[0] for row in epochs] == rounded(*(point.value for point in history)), name
+    assert [row["val/loss"] for row in read.table("epoch", "", "train/loss")] == [epochs[-1]["val/loss"]]
+
+    table = json.loads(mlflow.artifacts.load_text(f"runs:/{comparison}/comparison/table.json"))
+    rows = read.table("", "model")
+    assert [row[""] for row in rows] == ["A", "B"]
+    for row, held in zip(rows, table["runs"], strict=True):
+        for name in ("ece", "loss", "pixel_accuracy", "mean_iou"):
+            assert numbers(row[name]) == of(held, name)
+    sentences = " ".join(read.sections["(h) Models side by side"].split())
+    assert all(pair["sentence"] in sentences for pair in table["pairs"])
+    assert "share everything but the seed" in sentences
+
+    trials = read.table("trial", "learning_rate", "weight_decay")
+    assert [row["state"] for row in trials] == ["pruned", "complete"]
+    assert (trials[1]["learning_rate"], trials[1]["weight_decay"], trials[1]["val/loss"]) == ("0.05", "0", "0.6789")
+    assert numbers(trials[1]["val/ece"]) == [0.0519, 0.0401, 0.0605]
+    assert (
+        f"pixel accuracy {of(scores_of(two_seeds.run_ids[1]), 'pixel_accuracy')[0]:.4f}"
+        in read.sections["(h) Settings"]
+    )
+    assert not page.missing
+
+
+def test_every_picture_is_embedded_as_the_run_holds_it(
+    two_seeds: Trained, comparison: str, study: str, told: Told
+) -> None:
+    _, page, read = told
+    first = two_seeds.run_ids[0]
+    shown = [
+        (first, "curves/loss.png"), (first, "curves/accuracy.png"), (first, "examples/val_1.png"),
+        (first, "examples/val_worst_0.png"), (first, "reliability/val.png"), (comparison, "comparison/reliability.png"),
+        (comparison, "comparison/loss.png"), (comparison, "comparison/accuracy.png"),
+        (comparison, "comparison/difference_ece.png"), (comparison, "comparison/example_0.png"),
+        (study, "study/loss.png"), (study, "study/ece.png"),
+    ]  # fmt: skip
+    # other tests may have calibrated these networks
+    parts = zip(page.pictures, read.pictures(), strict=True)
+    embedded = [content for name, content in parts if "before-and-after" not in name]
+    for content, (run_id, path) in zip(embedded, shown, strict=True):
+        held = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{path}")).read_bytes()
+        assert np.array_equal(pixels(content), pixels(held)), path
+    assert all(read.attributes("alt"))
+
+
+def test_every_section_carries_its_command_and_every_run_its_origin(
+    two_seeds: Trained, comparison: str, study: str, told: Told
+) -> None:
+    _, page, read = told
+    parts = "\n".join(page.lines).split("\n## ")
+    for title in ("(b)", "(c)", "(d)", "(e)", "(f)"):
+        (part,) = [part for part in parts if part.startswith(title)]
+        assert "mlflow run . -e train -P dataset=folder" in part
+    assert f"mlflow run . -e compare -P run_ids={','.join(two_seeds.run_ids)}" in "\n".join(page.lines)
+    config = mlproject.parse(TrainConfig, arguments(read.commands[0]), "test")
+    beside = {"experiment": "training", "run_name": None}
+    assert config == TrainConfig(**(vars(two_seeds.configs[0]) | beside))
+    assert len(list(kinds_of(read.commands))) == len(read.commands)
+    runs = read.sections["Runs"]
+    for run_id in (*two_seeds.run_ids, comparison, study):
+        run = mlflow.get_run(run_id)
+        for known in (run_id, run.data.tags["git_commit"], f"torch {run.data.tags['version.torch']}"):
+            assert known in runs
+    for key in ("dataset_fingerprint", "val_fingerprint", "device"):
+        assert mlflow.get_run(two_seeds.run_ids[0]).data.tags[key] in runs
+    assert "seed 1" in runs
+    assert {link.removeprefix("#") for link in read.attributes("href")} <= set(read.attributes("id"))
+
+
+def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(two_seeds: Trained) -> None:
+    _, page, _ = written(run_ids=two_seeds.run_ids[0])
+    assert list(kinds_of([part.command for part in page.missing])) == ["models", "tune"]
+    _, page, read = written(run_ids=two_seeds.run_ids[0], split="elsewhere")
+    assert list(kinds_of([part.command for part in page.missing])) == ["evaluate"] * 4 + ["models", "tune"]
+    wanted = mlproject.parse(EvaluateConfig, arguments(page.missing[0].command), "test")
+    assert (wanted.model_uri, wanted.split) == (two_seeds.run_ids[0], "elsewhere")
+    assert "final accuracy on split elsewhere" in "".join(read.text).split("Protocol")[0]
+
+
+def test_trainings_without_a_comparison_ask_for_it(two_seeds: Trained, tmp_path: Path) -> None:
+    ids = [voc_run(two_seeds, name, (0.05, 0.04, 0.06)) for name in ("one", "other")]
+    _, page, read = written(run_ids=",".join(ids))
+    (asked,) = [part for part in page.missing if "comparison" in part.what]
+    assert asked.command == f"mlflow run . -e compare -P run_ids={','.join(ids)}"
+    assert [row["model"] for row in read.table("model", "ece")] == ["one", "other"]
+
+
+def test_published_figures_stand_beside_ours_on_their_data_alone(two_seeds: Trained) -> None:
+    scratch = voc_run(two_seeds, "scratch", (0.0610, 0.0520, 0.0700))
+    tuned = voc_run(two_seeds, "tuned", (0.0540, 0.0500, 0.0580), weights="imagenet")
+    best = study_run("their grid", scratch, "voc2007")
+    _, _, read = written(run_ids=f"{scratch},{tuned},{best}")
+    accuracy, ece = read.sections["(c) Pixel accuracy"], read.sections["(f) Expected calibration error"]
+    assert "The original report's pixel accuracy is 0.817, ours 0.8000 [0.7900, 0.8100]. It lies outside" in accuracy
+    assert "ours is worse" in accuracy
+    assert "The original report's ECE is 0.0733, ours 0.0610 [0.0520, 0.0700]. It lies outside" in ece
+    assert "ours is better" in ece
+    theirs = read.table("model", "trained")
+    assert [float(row["its ECE"]) for row in theirs] == [0.0733, 0.0543, 0.0741, 0.0685]
+    assert [numbers(row["our ECE"]) for row in theirs] == [[0.0610, 0.0520, 0.0700], [0.0540, 0.0500, 0.0580], [], []]
+    # 0.0733, 0.0741 and 0.0685: within 0.009 of each other
+    assert "Half of our interval's width is 0.0090: of its 6 differences, 3 are smaller" in "".join(read.text)
+    rows = read.table("trial", "learning_rate", "weight_decay")
+    assert [(row["its val/loss"], row["its val/pixel_accuracy"]) for row in rows] == [
+        ("1.406", "0.693"),
+        ("0.727", "0.819"),
+    ]
+    assert "0.05 with weight decay 0 and 0.001 with weight decay 0" in read.sections["(h) Settings"]
+    _, _, read = written(run_ids=tuned)
+    assert "The original report's ECE is 0.0543, ours 0.0540" in "".join(read.text)
+    assert "these images show no difference" in "".join(read.text)
+    assert "0.817" not in "".join(read.text)
+
+    _, _, read = written(run_ids=two_seeds.run_ids[0])
+    text = "".join(read.text)
+    assert "are not comparable" in text
+    assert not [model.ece for model in published.MODELS if f"{model.ece:.4f}" in text]
+
+
+def test_names_from_outside_cannot_become_html(two_seeds: Trained) -> None:
+    run_id = voc_run(two_seeds, NASTY, (0.05, 0.04, 0.06), data_dir=f"/{NASTY}")
+    reported, page, read = written(run_ids=run_id)
+    assert read.names.isdisjoint({"script", "img", "b"})
+    assert NASTY in read.sections["Runs"]
+    assert NASTY in "".join(read.text).split("Protocol")[0]
+    assert "<b>cpu" in read.sections["Runs"]
+    assert not [link for link in read.attributes("href") if not link.startswith("#")]
+    assert mlproject.parse(TrainConfig, arguments(read.commands[0]), "test").data_dir == f"/{NASTY}"
+    assert reported.title == f"Report on run {NASTY}"
+    assert page.missing
+
+
+def test_the_best_of_an_experiment_is_shown_and_reports_are_not(two_seeds: Trained, comparison: str) -> None:
+    reported, _, read = written(experiment=two_seeds.experiment)
+    best = min(two_seeds.run_ids, key=lambda run_id: mlflow.get_run(run_id).data.metrics["best/loss"])
+    assert reported.main is not None
+    assert reported.main.run_id == best
+    assert "the one with the lowest val/loss of 2 finished trainings" in "".join(read.text)
+    assert {each.run_id for each in reported.trainings} == set(two_seeds.run_ids)
+    assert reported.comparison is not None
+    assert set(reported.comparison.tags["compared_runs"].split(",")) >= set(two_seeds.run_ids)
+    assert reported.experiment == two_seeds.experiment
+
+
+def test_a_study_or_a_comparison_brings_its_runs(two_seeds: Trained, comparison: str, study: str) -> None:
+    reported, page, _ = written(study_name="a small study")
+    assert reported.main is not None
+    assert reported.main.run_id == two_seeds.run_ids[1]
+    assert reported.experiment == "studies to report"
+    assert list(kinds_of([part.command for part in page.missing])) == ["models"]
+    reported, page, _ = written(run_ids=comparison)
+    assert [each.run_id for each in reported.trainings] == list(two_seeds.run_ids)
+    assert reported.comparison is not None
+    assert reported.comparison.run_id == comparison
+
+
+def test_a_calibration_is_told_where_there_is_one(two_seeds: Trained) -> None:
+    run_id = voc_run(two_seeds, "over-confident", (0.05, 0.04, 0.06))
+    assert "Confidence, mended" not in written(run_ids=run_id)[2].sections
+    tags = {"kind": "calibrate", "calibrated": run_id, "trained_in_run": run_id}
+    with tracking.tracked_run("voc", "calibrated", tags):
+        tracking.log_config(CalibrateConfig(run_id=run_id))
+        change = {"before": 0.0512, "after": 0.0123, "interval": [-0.0421, -0.0333]}
+        tracking.log_json({"changes": {"ece": change}, "protocol": {}}, "calibration/changes.json")
+        tracking.log_json({"split": "held_out", "images": 7}, "calibration/fit.json")
+    (row,) = written(run_ids=run_id)[2].table("method", "of run")
+    assert row["method"] == "temperature"
+    assert row["fitted on"] == "held_out, 7 images"
+    assert numbers(row["ece"]) == [0.0512, 0.0123]
+    assert numbers(row["change of ece"]) == [-0.0421, -0.0333]
+    assert row["change of loss"] == "–"
+
+
+def test_the_run_holds_the_page_and_the_folder_is_replaced(
+    two_seeds: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "to hand in"
+    config = ReportConfig(run_ids=two_seeds.run_ids[1], output=str(output))
+    (output / "images").mkdir(parents=True)
+    (output / "images" / "mine.png").write_bytes(b"mine")
+    (output / "report.md").write_text("![old](images/old.png) ![mine](../mine.png)")
+    (output / "images" / "old.png").write_bytes(b"old")
+    (tmp_path / "mine.png").write_bytes(b"mine, too")
+    assert run_report(config) == output / "report.html"
+    said = capsys.readouterr().out
+    assert str(output / "report.html") in said
+    assert "Missing: a study" in said
+    assert "Look at it" in said.splitlines()[-1]
+    assert (output / "images" / "mine.png").read_bytes() == b"mine"
+    assert (tmp_path / "mine.png").is_file()
+    assert not (output / "images" / "old.png").exists()
+
+    (run,) = mlflow.search_runs(
+        experiment_names=[two_seeds.experiment], filter_string="tags.kind = 'report'", output_format="list"
+    )
+    assert run.info.status == "FINISHED"
+    held = Path(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/report"))
+    names = {path.relative_to(held).as_posix() for path in held.rglob("*") if path.is_file()}
+    linked = set(re.findall(r"\]\((images/[^)]+)\)", (held / "report.md").read_text()))
+    assert names == {"report.html", "report.md"} | linked
+    for name in names:
+        assert (held / name).read_bytes() == (output / name).read_bytes()
+    read = Read((held / "report.html").read_text())
+    assert {bytes(content) for content in read.pictures()} == {(held / name).read_bytes() for name in linked}
+    assert of(scores_of(two_seeds.run_ids[1]), "ece") == numbers(
+        re.search(r"ECE [^.]*\.\d{4}[^\]]*\]", run.data.tags["mlflow.note.content"].replace("\u00a0", " "))[0]  # type: ignore[index]
+    )
+    # the report is not itself reported
+    assert {each.kind for each in collect(ReportConfig(experiment=two_seeds.experiment)).trainings} == {"train"}
+    with pytest.raises(InputError, match="nothing to report"):
+        collect(ReportConfig(run_ids=run.info.run_id))
+
+
+def test_mistakes_are_told(two_seeds: Trained, study: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="experiment='two sedes' is not known. Did you mean 'two seeds'"):
+        collect(ReportConfig(experiment="two sedes"))
+    with pytest.raises(InputError, match="study_name='a smal study' is not known. Did you mean 'a small study'"):
+        collect(ReportConfig(study_name="a smal study"))
+    with pytest.raises(InputError, match=f"'{'0' * 32}' cannot be found"):
+        collect(ReportConfig(run_ids="0" * 32))
+    with tracking.tracked_run("nothing done", "still at it", {"kind": "train"}) as run_id:
+        with pytest.raises(InputError, match="'nothing done' has no finished run to report"):
+            collect(ReportConfig(experiment="nothing done"))
+        with pytest.raises(InputError, match="is not finished"):
+            collect(ReportConfig(run_ids=run_id))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="output=.*file/report.*name another folder"):
+        run_report(ReportConfig(run_ids=two_seeds.run_ids[0], output=str(tmp_path / "file" / "report")))
+
+
+def test_the_kind_of_a_run_that_does_not_say_is_guessed(two_seeds: Trained, study: str) -> None:
+    client = mlflow.MlflowClient()
+    first = two_seeds.run_ids[0]
+    for run_id, tags, kind in (
+        (first, {}, "train"),
+        (study, {}, "tune"),
+        (first, {"compared": "x"}, "compare"),
+        (first, {"calibrated": "x"}, "calibrate"),
+        (first, {"evaluated": "x"}, "evaluate"),
+    ):
+        run = copy.deepcopy(client.get_run(run_id))
+        del run.data.tags["kind"]
+        run.data.tags.update(tags)
+        assert kind_of(run) == kind
