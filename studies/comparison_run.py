@@ -63,11 +63,12 @@ def record_comparison(stored: Sequence[StoredScores], examples: int) -> tuple[li
     tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
     markdown = "\n".join(_markdown(contestants, pairs, spreads))
     tracking.log_text(markdown, "comparison/table.md")
-    tracking.log_note(markdown, ["comparison/reliability.png"])
     tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
     tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
     for name, figure in _figures(contestants, pairs):
         tracking.log_figure(figure, f"comparison/{name}.png")
+        if name == "reliability":
+            tracking.log_note(markdown, [figure])
     shown = _log_side_by_side(contestants, examples)
     _print_result(contestants, pairs, spreads)
     if not shown and examples:

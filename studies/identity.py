@@ -14,7 +14,7 @@ from segmentation.training import Data
 IDENTITY = "identity"
 """Tag of a training run: equal where configuration, seed, data, starting weights and code are."""
 LIBRARIES = ("numpy", "torch", "torchvision")
-NOT_LEARNING = ("config.py", "errors.py", "plots", "prediction.py", "progress.py", "served")
+NOT_LEARNING = ("config.py", "errors.py", "pictures.py", "plots", "predict", "progress.py")
 """Parts of `segmentation/` that neither learn nor score, each the beginning of a path; the configuration counts by its
 values."""
 

@@ -70,7 +70,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
                 tracking.log_figure(figure, f"examples/{place}.png")
             tracking.log_figure(plots.legend(stored.labels), "legend.png")
         tracking.log_metrics(metrics)
-        tracking.log_note(_note(folder, stored, config))
+        tracking.log_note(_note(folder, stored, config), pictures=("examples/0.png",) if folder.rows else ())
         done = f"{len(folder.rows)} of {len(pictures)} pictures predicted in {seconds:.1f} s"
         print(f"{done} ({len(folder.rows) / seconds:.1f} a second). They are in {output}")
         print(tracking.where_to_look(run_id))

@@ -26,8 +26,8 @@ from studies import tracking
 
 WORST = 3
 """Images shown for their high ECE."""
-KEY = ("loss", "pixel_accuracy", "mean_iou", "ece")
-"""Metrics that a description begins with."""
+KEY = {"loss": "loss", "pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "ece": "ECE"}
+"""Metrics that a description begins with, and what they are called there."""
 FEW = 20
 """Images below which a resampling knows too little of how images differ."""
 USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
@@ -73,7 +73,7 @@ def log_scores(
     device: torch.device,
     examples: int,
     which: str,
-    first: tuple[str, str] | None = None,
+    first: tuple[str, Figure] | None = None,
 ) -> None:
     """Log every picture of a split and its numbers, set the run's description, and print the figures.
 
@@ -86,14 +86,15 @@ def log_scores(
         device: where to compute the examples.
         examples: number of images to show.
         which: which state of which network, for the titles.
-        first: what the description begins with instead of the figures, in Markdown, and the artifact to show with it.
+        first: what the description begins with instead of the figures, in Markdown, and the picture to show with it.
     """
     scored = f"{split.dataset}/{split.name}, {len(split)} images"
     title, note = f"{scored}\n{which}", small_print(rules)
     metrics, resampled, groups = scores.metrics(), scores.resampled(), scores.groups()
     intervals = {name: interval(resampled[name], value) for name, value in metrics.items()}
     floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
-    for name, figure in reliability_figures(scores, groups, intervals["ece"], title, note):
+    drawn = dict(reliability_figures(scores, groups, intervals["ece"], title, note))
+    for name, figure in drawn.items():
         tracking.log_figure(figure, f"reliability/{split.name}{name}.png")
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
@@ -116,8 +117,7 @@ def log_scores(
         _region_table(groups), note,
     ])  # fmt: skip
     if first is None:
-        pictures = [f"reliability/{split.name}.png"] + [f"examples/{split.name}_0.png"] * (examples > 0)
-        tracking.log_note(figures, pictures, tables)
+        tracking.log_note(figures, [drawn[""]], tables)
     else:
         tracking.log_note(first[0], [first[1]], f"{figures}\n\n{tables}")
     print(f"\n{scored}: {which}. In brackets, 95 % intervals over images.")
@@ -263,7 +263,7 @@ def _group_record(group: Group, found: GroupReliability) -> dict[str, object]:
 
 
 def _key_figures(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
-    return " · ".join(f"{name.replace('_', ' ')} {metrics[name]:.4f} {intervals[name]}" for name in KEY)
+    return " · ".join(f"{words} {metrics[name]:.4f} {intervals[name]}" for name, words in KEY.items())
 
 
 def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:

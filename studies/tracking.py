@@ -25,6 +25,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from PIL import Image
 
 from segmentation import plots
 from segmentation.datasets import Split
@@ -43,6 +44,8 @@ VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
 SYSTEM_METRICS_SECONDS = 5
 NOTE_LENGTH = 7900
 """Characters that fit into a tag."""
+NOTE_WIDTH = 560
+"""Pixels; wider pictures push aside what the UI shows beside a description."""
 
 
 class SplitDataset(MetaDataset):
@@ -228,12 +231,12 @@ def log_tags(tags: Mapping[str, str]) -> None:
     mlflow.set_tags(dict(tags))
 
 
-def log_note(said: str, pictures: Sequence[str] = (), details: str = "", run_id: str | None = None) -> None:
+def log_note(said: str, pictures: Sequence[Figure | str] = (), details: str = "", run_id: str | None = None) -> None:
     """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
 
     Args:
         said: Markdown; the UI shows its first lines at once, all else on a click.
-        pictures: artifacts of the run that are shown below it.
+        pictures: shown below it; figures, which become as narrow as the page needs them, or artifacts of the run.
         details: Markdown below the pictures.
         run_id: the run; None is the one that is open here.
     """
@@ -241,8 +244,15 @@ def log_note(said: str, pictures: Sequence[str] = (), details: str = "", run_id:
         run = mlflow.active_run()
         assert run is not None
         run_id = run.info.run_id
-    # relative, so that it holds wherever the UI is served
-    shown = [f"![{path}](get-artifact?path={quote(path)}&run_uuid={run_id})\n" for path in pictures]
+    client, shown = mlflow.MlflowClient(), []
+    for place, picture in enumerate(pictures):
+        path = picture if isinstance(picture, str) else f"description/{place}.png"
+        if isinstance(picture, Figure):
+            image = Image.fromarray(plots.pixels(picture))
+            image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
+            client.log_image(run_id, image, path)
+        # relative, so that it holds wherever the UI is served
+        shown.append(f"![{path}](get-artifact?path={quote(path)}&run_uuid={run_id})\n")
     kept, room = [], NOTE_LENGTH
     for line in "\n".join([said, "", *shown, details]).strip().splitlines():
         line = _spaced(line)
@@ -251,7 +261,7 @@ def log_note(said: str, pictures: Sequence[str] = (), details: str = "", run_id:
             kept.append("…")
             break
         kept.append(line)
-    mlflow.MlflowClient().set_tag(run_id, "mlflow.note.content", "\n".join(kept))
+    client.set_tag(run_id, "mlflow.note.content", "\n".join(kept))
 
 
 def _spaced(line: str) -> str:

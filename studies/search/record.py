@@ -37,12 +37,12 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     said, table = "\n".join(_said(study, plan, confirmed)), "\n".join(_table(study, plan))
     tracking.log_text(f"{said}\n\n{table}\n", "study/trials.md")
     tracking.log_text(_csv(study, plan), "study/trials.csv")
-    drawn = []
+    plane, described = plan.goals[0].metric.removeprefix("val/").replace("/", "_"), []
     for name, figure in search_figures(study, plan):
         tracking.log_figure(figure, f"study/{name}.png")
-        drawn.append(name)
-    plane = plan.goals[0].metric.removeprefix("val/").replace("/", "_")
-    tracking.log_note(said, [f"study/{name}.png" for name in (plane, "trials") if name in drawn], table)
+        if name in (plane, "trials"):
+            described.append(figure)
+    tracking.log_note(said, described, table)
     best = best_trial(study, plan)
     if best is not None:
         shown = {f"best/{goal.metric}": value for goal, value in zip(plan.goals, best.values, strict=True)}
