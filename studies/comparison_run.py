@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from segmentation import plots
 from segmentation.config import CompareConfig
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies import published, tracking
 from studies.comparison import (
@@ -39,14 +39,15 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
         stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
         if len(stored) < 2:
             raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); comparing needs two different ones")
-        contestants, pairs = record_comparison(stored, config.examples)
+        pairs = record_comparison(stored, config.examples)
         if config.run_name is None:
-            tracking.log_tags({"mlflow.runName": f"compare · {listed((each.title for each in contestants), 3)}"[:250]})
+            rules = stored[0].protocol
+            tracking.log_tags({"mlflow.runName": f"compare · {len(stored)} runs · {rules['dataset']}/{config.split}"})
     print(tracking.where_to_look(run_id))
     return pairs
 
 
-def record_comparison(stored: Sequence[StoredScores], examples: int) -> tuple[list[Contestant], list[Pair]]:
+def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pair]:
     """Compare runs, record it in the MLflow run that is open, and print it.
 
     Args:
@@ -73,7 +74,7 @@ def record_comparison(stored: Sequence[StoredScores], examples: int) -> tuple[li
     _print_result(contestants, pairs, spreads)
     if not shown and examples:
         print("No image is shown side by side: the runs have stored no example that all share.")
-    return contestants, pairs
+    return pairs
 
 
 def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterator[tuple[str, Figure]]:

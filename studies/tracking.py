@@ -14,7 +14,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
@@ -231,12 +231,14 @@ def log_tags(tags: Mapping[str, str]) -> None:
     mlflow.set_tags(dict(tags))
 
 
-def log_note(said: str, pictures: Sequence[Figure | str] = (), details: str = "", run_id: str | None = None) -> None:
+def log_note(
+    said: str, pictures: Sequence[Figure | Image.Image] = (), details: str = "", run_id: str | None = None
+) -> None:
     """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
 
     Args:
         said: Markdown; the UI shows its first lines at once, all else on a click.
-        pictures: shown below it; figures, which become as narrow as the page needs them, or artifacts of the run.
+        pictures: shown below it, made as narrow as the page needs them.
         details: Markdown below the pictures.
         run_id: the run; None is the one that is open here.
     """
@@ -246,13 +248,12 @@ def log_note(said: str, pictures: Sequence[Figure | str] = (), details: str = ""
         run_id = run.info.run_id
     client, shown = mlflow.MlflowClient(), []
     for place, picture in enumerate(pictures):
-        path = picture if isinstance(picture, str) else f"description/{place}.png"
-        if isinstance(picture, Figure):
-            image = Image.fromarray(plots.pixels(picture))
-            image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
-            client.log_image(run_id, image, path)
+        path = f"description/{place}.png"
+        image = Image.fromarray(plots.pixels(picture)) if isinstance(picture, Figure) else picture.convert("RGB")
+        image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
+        client.log_image(run_id, image, path)
         # relative, so that it holds wherever the UI is served
-        shown.append(f"![{path}](get-artifact?path={quote(path)}&run_uuid={run_id})\n")
+        shown.append(f"![{path}](get-artifact?path={path}&run_uuid={run_id})\n")
     kept, room = [], NOTE_LENGTH
     for line in "\n".join([said, "", *shown, details]).strip().splitlines():
         line = _spaced(line)
@@ -344,7 +345,8 @@ def where_to_look(run_id: str) -> str:
     """The line that tells how to see a run: its address, or the command that opens the UI."""
     uri = mlflow.get_tracking_uri()
     run = mlflow.get_run(run_id)
-    page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}"
+    # without what is asked for, the UI opens with its pages for language models
+    page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"Look at it: {_shown(uri).rstrip('/')}{page}"
     return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {_shown(uri)}`), http://127.0.0.1:5000{page}"

@@ -196,10 +196,15 @@ class Browser:
         search.send_keys(Keys.CONTROL, "a")
         search.send_keys(pattern)
 
-    def picture(self, name: str) -> None:
-        """Keep what is seen, in as many colours as a file of modest size holds."""
+    def hide(self, xpath: str) -> None:
+        """Leave the place empty where something is shown that says nothing to others."""
+        self.driver.execute_script("arguments[0].style.visibility = 'hidden'", self.the(xpath))
+
+    def picture(self, name: str, height: int = 2000) -> None:
+        """Keep what is seen down to a height in pixels, in as many colours as a file of modest size holds."""
         file = self.pictures / f"ui-{name}.png"
         seen = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
+        seen = seen.crop((0, 0, seen.width, min(height, seen.height)))
         seen.quantize(192, dither=Image.Dither.NONE).save(file, optimize=True)
 
 
@@ -215,16 +220,15 @@ def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser,
     browser.open(f"{shown.address}/#/experiments/{shown.experiment_id}/runs?workflowType=machine_learning")
     browser.wait_for_text(*names)
     browser.the("//button[normalize-space()='Columns']").click()
-    for metric in ("val/ece", "val/loss", "val/mean_iou"):
+    for column in ("Dataset", "Source", "val/ece", "val/loss", "val/mean_iou"):
         search = browser.the("//input[@placeholder='Search columns']")
         search.send_keys(Keys.CONTROL, "a")
-        search.send_keys(metric)
-        browser.the(
-            f"//*[contains(@class, 'treenode')][normalize-space()='{metric}']//*[contains(@class, 'checkbox')]"
-        ).click()
+        search.send_keys(column)
+        line = f"//*[contains(@class, 'treenode')][normalize-space()='{column}']"
+        browser.the(f"{line}//*[contains(@class, 'checkbox')]").click()
     search.send_keys(Keys.ESCAPE)
     browser.wait_for_text("Metrics", "val/ece", "val/loss", "val/mean_iou")
-    browser.picture("runs")
+    browser.picture("runs", height=420)
     search = browser.the("//input[contains(@placeholder, 'metrics.rmse')]")
     search.send_keys("tags.kind = 'train' and metrics.`val/ece` < 1", Keys.ENTER)
     browser.wait(lambda: names[2] not in browser.text(), "shorter list")
@@ -294,7 +298,6 @@ def test_the_comparison_shows_all_runs_in_one_diagram(browser: Browser, shown: S
     browser.the("//button[normalize-space()='Show more']").click()
     (diagram,) = browser.rendered("//img[contains(@src, 'get-artifact')]")
     assert diagram.rect["width"] > 500
-    browser.picture("comparison")
 
 
 def test_the_report_opens_with_its_pictures(browser: Browser, shown: Shown) -> None:
@@ -307,4 +310,5 @@ def test_the_report_opens_with_its_pictures(browser: Browser, shown: Shown) -> N
         assert all(str(each.get_attribute("src")).startswith("data:image/") for each in pictures)
     finally:
         browser.driver.switch_to.default_content()
+    browser.hide("//*[starts-with(normalize-space(text()), 'Path:')]")  # the place on this machine
     browser.picture("report")

@@ -5,7 +5,10 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from segmentation.config import ReportConfig
 from segmentation.errors import InputError
@@ -37,7 +40,8 @@ def run_report(config: ReportConfig) -> Path:
         _put(Path(folder), output)
         tracking.log_folder(folder, "report")
         lines = ["The page: artifact `report/report.html`.", "", *(f"- {line}" for line in summary(reported, page))]
-        tracking.log_note("\n".join(lines))
+        diagrams = [content for path, content in page.pictures.items() if "reliability" in path][:1]
+        tracking.log_note("\n".join(lines), [Image.open(BytesIO(content)) for content in diagrams])
     size = (output / "report.html").stat().st_size / 1e6
     print(f"{reported.title}: {output / 'report.html'} ({size:.1f} MB, {len(page.pictures)} pictures), and report.md")
     for part in page.missing:

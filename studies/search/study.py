@@ -72,7 +72,10 @@ def run_study(config: TuneConfig) -> None:
 def _parent(config: TuneConfig, wanted: Plan, given_run: str | None) -> str:
     """The study's own MLflow run: the one that `mlflow run` has opened, or a new one."""
     name = config.run_name or f"study · {wanted.name}"
-    tags = {"kind": "tune", "study": wanted.name, "role": "study", "sampler": wanted.sampler}
+    tags = {
+        "kind": "tune", "study": wanted.name, "role": "study", "sampler": wanted.sampler,
+        "model": wanted.base.model, "dataset": wanted.base.dataset,
+    }  # fmt: skip
     if given_run is None:
         return tracking.create_run(config.experiment, name, tags)
     tracking.describe_run(given_run, name, tags)

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from segmentation.config import TrainConfig
 from segmentation.errors import InputError
@@ -119,13 +120,16 @@ def test_a_description_that_is_too_long_is_cut_at_the_end_of_a_line() -> None:
 def test_a_description_shows_pictures_between_what_is_said_and_the_details() -> None:
     figure = Figure((9, 6), dpi=100)
     with tracking.tracked_run("notes", "pictures", {}) as run_id:
-        tracking.log_note("said", [figure, "a folder/b.png"], "| name | value |\n| --- | --- |\n| a | 1 |")
+        tracking.log_note(
+            "said", [figure, Image.new("RGBA", (1120, 100))], "| name | value |\n| --- | --- |\n| a | 1 |"
+        )
     told = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
     gap = "\u2003\u200b"
     assert list(filter(None, told)) == [
         "said",
         f"![description/0.png](get-artifact?path=description/0.png&run_uuid={run_id})",
-        f"![a folder/b.png](get-artifact?path=a%20folder/b.png&run_uuid={run_id})",
+        f"![description/1.png](get-artifact?path=description/1.png&run_uuid={run_id})",
         f"| name{gap} | value |", "| --- | --- |", f"| a{gap} | 1 |",
     ]  # fmt: skip
     assert mlflow.artifacts.load_image(f"runs:/{run_id}/description/0.png").size == (560, 373)
+    assert mlflow.artifacts.load_image(f"runs:/{run_id}/description/1.png").size == (560, 50)
