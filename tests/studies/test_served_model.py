@@ -92,7 +92,18 @@ def test_a_picture_in_any_form_is_predicted_at_its_own_size(form: str) -> None:
         pd.DataFrame([[PIXELS], [SMALL]]),
         pd.Series([ONE, OTHER]),
     ],
-    ids=str,
+    ids=[
+        "base64",
+        "pixels",
+        "lists",
+        "tuple",
+        "array of texts",
+        "dict",
+        "rows",
+        "data frame",
+        "data frame of pixels",
+        "column",
+    ],  # fmt: skip
 )
 def test_several_pictures_keep_their_order_and_sizes(both: Any) -> None:
     check(model().predict(both), PIXELS, SMALL)
