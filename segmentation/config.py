@@ -492,14 +492,14 @@ def choices(config_class: type) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def read_value(config_class: type, name: str, text: str, where: str) -> Any:
+def read_value(config_class: type, name: str, text: str, where: str = "") -> Any:
     """The value of a field for what was typed.
 
     Args:
         config_class: has the field.
         name: of the field.
         text: as typed.
-        where: which option holds it, for the message.
+        where: what stands before it, for the message.
 
     Raises:
         InputError: it is none of that type.
@@ -510,14 +510,14 @@ def read_value(config_class: type, name: str, text: str, where: str) -> Any:
         return None
     kind = next(kind for kind in kinds if kind is not NoneType)
     if kind is bool:
-        return one_of(f"{where}={name}", text.lower(), ("true", "false")) == "true"
+        return one_of(f"{where}{name}", text.lower(), ("true", "false")) == "true"
     if get_origin(kind) is not None or kind is str:
         return text
     try:
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise InputError(f"{where}={name}={text}: {text!r} is not {wanted}") from None
+        raise InputError(f"{where}{name}={text}: {text!r} is not {wanted}") from None
 
 
 def _at_least(config: Any, name: str, lowest: int) -> None:

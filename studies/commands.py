@@ -21,6 +21,8 @@ CONFIGS: Mapping[str, type] = {
     "predict": PredictConfig, "models": ModelsConfig, "tune": TuneConfig, "report": ReportConfig,
 }  # fmt: skip
 """What configures a run of each kind; a run's tag `kind` is the entry point that made it."""
+RUN = "mlflow run . --env-manager local"
+"""What every command begins with; without the manager, MLflow looks for conda."""
 NAMES = ("run_name", "experiment")
 """Fields that say only where a run is found."""
 
@@ -40,4 +42,4 @@ def command(kind: str, values: Mapping[str, Any], always: Collection[str] = ()) 
         and (field.name not in NAMES or kind == "report")
         and (field.name in always or values[field.name] != field.default)
     ]
-    return " ".join([f"mlflow run . -e {kind}", *given])
+    return " ".join([f"{RUN} -e {kind}", *given])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -116,6 +117,20 @@ class SeedSpread(NamedTuple):
         return (
             f"{_and(self.letters)} share everything but the seed. Mean ± standard deviation over {len(self.letters)} "
             f"seeds, beside half of a run's 95 % interval over images: {'; '.join(parts)}."
+        )
+
+
+def between_settings(spreads: Sequence[SeedSpread]) -> Iterator[str]:
+    """Of every two settings that were trained with several seeds, one sentence on the difference of their means."""
+    for first, second in itertools.combinations(spreads, 2):
+        parts = []
+        for metric in COMPARED:
+            errors = (each.deviation[metric] / math.sqrt(len(each.letters)) for each in (first, second))
+            difference = first.mean[metric] - second.mean[metric]
+            parts.append(f"{metric} {difference:+.4f} ± {math.hypot(*errors):.4f}")
+        yield (
+            f"The setting of {_and(first.letters)} against that of {_and(second.letters)}, difference of the means over "
+            f"seeds ± its standard error: {'; '.join(parts)}."
         )
 
 

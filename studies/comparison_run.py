@@ -17,6 +17,7 @@ from studies.comparison import (
     Contestant,
     Pair,
     SeedSpread,
+    between_settings,
     check_protocols,
     compare,
     contestants_of,
@@ -138,8 +139,8 @@ def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads:
     beside = list(beside_published(contestants))
     if beside:
         yield from ("", *beside)
-    for spread in spreads:
-        yield from ("", spread.sentence())
+    for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
+        yield from ("", sentence)
     images = len(contestants[0].scores)
     yield from (
         "",
@@ -212,7 +213,7 @@ def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spre
     print(f"\np-values allow for {len(pairs)} pair(s), by Holm's method; intervals are those of each pair alone.")
     for pair in pairs:
         print(pair.sentence(spreads))
-    for spread in spreads:
-        print(spread.sentence())
+    for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
+        print(sentence)
     for line in beside_published(contestants):
         print(line)

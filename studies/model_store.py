@@ -98,7 +98,7 @@ def _mlflow_uri(name: str) -> str | None:
         return f"runs:/{name}/model"
     if re.fullmatch("runs:/[0-9a-f]{32}", name):
         return f"{name}/model"
-    return name if name.startswith(("runs:/", "models:/")) else None
+    return name if re.match("runs:/[0-9a-f]{32}/|models:/", name) else None
 
 
 def _from_mlflow(uri: str) -> Stored:
@@ -115,7 +115,10 @@ def _from_mlflow(uri: str) -> Stored:
             raise InputError(f"{uri} was not made by this program: its network comes with code, which is not run here")
         program = mlflow.pytorch.load_model(folder)
     except (MlflowException, OSError) as error:
-        raise InputError(f"{uri} cannot be loaded: {error}") from error
+        told = str(error).splitlines()[0].rstrip(".")
+        if uri.startswith("runs:/"):
+            told += ". Only a run that trained or calibrated a network, with log_model=true, holds one"
+        raise InputError(f"{uri} cannot be loaded: {told}") from error
     return _stored(model.metadata, program.state_dict(), model.metadata.get("trained_in_run") or model.run_id, uri)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from segmentation.config import DataConfig, ModelsConfig, RecordConfig, TrainConfig, read_value
 from segmentation.errors import DivergedError, InputError, listed, one_of
 from studies import tracking
+from studies.commands import command
 from studies.comparison_run import record_comparison
 from studies.identity import IDENTITY, identity
 from studies.run_names import run_name
@@ -19,7 +20,7 @@ MAY_DIFFER = {field.name for field in fields(TrainConfig)} - {
     field.name for group in (DataConfig, RecordConfig) for field in fields(group)
 } - {"seed", "device"} | {"patience", "keep"}  # fmt: skip
 """Fields that a variant may name; in all others the trainings must agree, or could not be compared."""
-NAMED = ("model", "weights", "learning_rate", "weight_decay")
+NAMED = ("model", "weights", "recipe", "learning_rate", "weight_decay")
 """Fields that every run's name tells."""
 EXAMPLES = 4
 """Images shown side by side, at most."""
@@ -78,8 +79,8 @@ def run_models(config: ModelsConfig) -> list[str]:
         if diverged:
             raise InputError(f"{_counted(len(diverged), 'training')} diverged: {listed(diverged)}")
     ids = ",".join(run_ids)
-    print(f"To write it all up:\n  mlflow run . -e report -P run_ids={parent}\nTo compare further runs with these:")
-    print(f"  mlflow run . -e compare -P run_ids={ids},…")
+    print(f"To write it all up:\n  {command('report', {'run_ids': parent})}\nTo compare further runs with these:")
+    print(f"  {command('compare', {'run_ids': ids})},…")
     print(tracking.where_to_look(parent))
     return run_ids
 
@@ -125,7 +126,7 @@ def _differing(text: str) -> dict[str, object]:
         if name in changes:
             raise InputError(f"{name} is given twice")
         name = one_of("field", name, sorted(MAY_DIFFER))
-        changes[name] = read_value(TrainConfig, name, value, "variants")
+        changes[name] = read_value(TrainConfig, name, value)
     return changes
 
 

@@ -7,9 +7,12 @@ from segmentation.config import TrainConfig
 
 
 def run_name(config: TrainConfig) -> str:
-    """Model, weights, data, learning rate and weight decay, so that runs can be told apart in a list."""
-    weights = _origin(config.weights)
-    return f"{config.model} · {weights} · {config.dataset} · lr {config.learning_rate:g} · wd {config.weight_decay:g}"
+    """Model, weights, data, learning rate, weight decay and recipe, so that runs can be told apart in a list."""
+    parts = [
+        config.model, _origin(config.weights), config.dataset, f"lr {config.learning_rate:g}",
+        f"wd {config.weight_decay:g}", *([config.recipe] if config.recipe != "none" else []),
+    ]  # fmt: skip
+    return " · ".join(parts)
 
 
 def _origin(weights: str) -> str:

@@ -64,7 +64,7 @@ def run_training(
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = data or load_data(config)
-        _mention_oddities(data)
+        _mention_oddities(data, config)
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
         tracking.log_tags({
@@ -206,8 +206,10 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
         tracking.log_figure(plots.curves(title, ylabel, series, best_epoch, bands), f"curves/{name}.png")
 
 
-def _mention_oddities(data: Data) -> None:
-    """Tell what is allowed but seldom meant: splits of different size, classes that cannot be learnt."""
+def _mention_oddities(data: Data, config: TrainConfig) -> None:
+    """Tell what is allowed but seldom meant: splits of different size, classes or layers that cannot learn."""
+    if config.freeze_backbone >= config.epochs:
+        print(f"Note: freeze_backbone={config.freeze_backbone} leaves no epoch in which the backbone learns.")
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
         print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")

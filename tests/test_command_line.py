@@ -120,6 +120,8 @@ def file_in_the_way(root: Path) -> None:
         (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
         (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
         (nothing, ["--weights", "imagenet"], "weights=imagenet could not be fetched from"),
+        (nothing, ["--weights", "runs:/abcdef"], "weights='runs:/abcdef' is not known"),
+        (nothing, ["--weights", f"runs:/{32 * 'a'}"], "Only a run that trained or calibrated a network"),
         (nothing, ["--weights", "models:/unknown/1"], "models:/unknown/1 cannot be loaded"),
         (nothing, ["--device", "cuda:77"], "device='cuda:77' is not here. Present: cpu"),
         (nothing, ["--dataset", "voc2007", "--data_dir", "."], "-P download=true"),

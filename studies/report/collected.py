@@ -160,7 +160,7 @@ class _Collection:
         parts = []
         if self.config.run_ids:
             named = len(self.runs) - bool(self.config.study_name)
-            parts.append(f"{named} runs" if named > 1 else f"run {self.runs[0].info.run_name}")
+            parts.append(f"{named} runs" if named > 1 else str(self.runs[0].info.run_name))
         elif self.config.experiment:
             parts.append(f"experiment {self.config.experiment}")
         if self.config.study_name:
@@ -200,7 +200,7 @@ class _Collection:
         ]
         if not runs and not self.config.study_name:
             raise InputError(
-                f"experiment={name!r} has no finished run to report: train with `mlflow run . --experiment-name "
+                f"experiment={name!r} has no finished run to report: train with `{commands.RUN} --experiment-name "
                 f"{shlex.quote(name)} -e train`, or name another one: {', '.join(self.experiments.values())}"
             )
         return runs
@@ -208,7 +208,7 @@ class _Collection:
     def _named_study(self, name: str) -> Run:
         studies = {run.data.tags["study"]: run for run in self._search("tags.role = 'study'")}
         if not studies:
-            raise InputError(f"study_name={name!r}: MLflow holds no study; begin one with `mlflow run . -e tune`")
+            raise InputError(f"study_name={name!r}: MLflow holds no study; begin one with `{commands.RUN} -e tune`")
         run = studies[one_of("study_name", name, studies)]
         if run.info.status == "RUNNING":
             raise InputError(f"study_name={name!r} is still being worked on; report it when it has ended")
@@ -254,7 +254,7 @@ class _Collection:
         return found
 
     def _main(self, trainings: Sequence[Held], studies: Sequence[Study]) -> tuple[Held | None, str]:
-        if self.by_name and trainings:
+        if self.by_name and self._of("train"):
             return trainings[0], "the first that was named" if len(trainings) > 1 else "the only one"
         of_studies = [study.best for study in studies if study.best]
         candidates = list(trainings) or of_studies

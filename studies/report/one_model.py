@@ -214,6 +214,7 @@ def every_epoch(page: Page, reported: Collected) -> None:
         ece = figure(reported.history.get("val/ece", {}).get(epoch), [end.get(epoch) for end in ends])
         rows.append([str(epoch), *row, ece])
     page.table(["epoch", *CURVES], rows)
+    page.text("The interval of an epoch comes from fewer resamples than that under (f), so its ends differ a little.")
 
 
 def verdict(record: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from studies import published
 from studies.commands import command
-from studies.comparison import COMPARED, SeedSpread
+from studies.comparison import COMPARED, SeedSpread, between_settings
 from studies.report.collected import Collected, Held
 from studies.report.markup import Page, escaped, measured
 from studies.report.one_model import made_by, original_data, trained_like
@@ -41,7 +41,9 @@ def _comparison(page: Page, reported: Collected, run: Held, table: dict[str, Any
     page.text(f"On the {len(table['images'])} images that all were scored on. In brackets, 95 % intervals.")
     page.table(["", "model", *COMPARED], rows)
     page.items(escaped(pair["sentence"]) for pair in table["pairs"])
-    page.text(*(escaped(SeedSpread(**spread).sentence()) for spread in table["seeds"]))
+    spreads = [SeedSpread(**spread) for spread in table["seeds"]]
+    page.text(*(escaped(spread.sentence()) for spread in spreads))
+    page.text(*(escaped(sentence) for sentence in between_settings(spreads)))
     if len(table["pairs"]) > 1:
         page.text(f"p-values are adjusted for {len(table['pairs'])} pairs, by Holm's method.")
     found = run.pictures("comparison")
@@ -77,6 +79,8 @@ def _without_comparison(page: Page, reported: Collected) -> None:
         return
     config = reported.main.config if reported.main else {}
     alike = {name: value for name, value in config.items() if name not in ("model", "weights")}
+    if config.get("model") not in {each.model for each in published.MODELS}:
+        alike["variants"] = f"{config.get('model')}, {config.get('model')} weights=imagenet"
     page.lacks("other models to compare with, as the original report has four", command("models", alike))
 
 

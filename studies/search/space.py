@@ -219,12 +219,12 @@ def _suggested(trial: Trial, name: str, dimension: Choices | Range) -> Any:
 def _dimension(name: str, text: str) -> Choices | Range:
     parts = [part.strip() for part in text.split("|")]
     if ".." not in text:
-        values = tuple(read_value(TrainConfig, name, part, "search") for part in parts)
+        values = tuple(read_value(TrainConfig, name, part, "search=") for part in parts)
         if len(set(values)) < len(values):
             raise InputError(f"search={name}={text} lists a value twice")
         return Choices(values)
-    or_zero = len(parts) == 2 and read_value(TrainConfig, name, parts[0], "search") == 0
-    low, high = (read_value(TrainConfig, name, end.strip(), "search") for end in ([*parts[-1].split(".."), ""])[:2])
+    or_zero = len(parts) == 2 and read_value(TrainConfig, name, parts[0], "search=") == 0
+    low, high = (read_value(TrainConfig, name, end.strip(), "search=") for end in ([*parts[-1].split(".."), ""])[:2])
     if (len(parts) > 1 and not or_zero) or not isinstance(low, int | float) or not isinstance(high, int | float):
         raise InputError(f"search={name}={text} is not understood; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
     logarithmic = name in LOGARITHMIC

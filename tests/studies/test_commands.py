@@ -17,9 +17,10 @@ def arguments(text: str) -> list[str]:
 def test_only_what_differs_from_the_defaults_is_told() -> None:
     config = TrainConfig(dataset="camvid", data_dir="my data", learning_rate=0.05, run_name="mine", resize=None)
     assert command("train", asdict(config)) == (
-        "mlflow run . -e train -P dataset=camvid -P 'data_dir=my data' -P resize=None -P learning_rate=0.05"
-    ).replace("'data_dir=my data'", "data_dir='my data'")
-    assert command("train", {}, always=["learning_rate"]) == "mlflow run . -e train"
+        "mlflow run . --env-manager local -e train -P dataset=camvid -P data_dir='my data' -P resize=None "
+        "-P learning_rate=0.05"
+    )
+    assert command("train", {}, always=["learning_rate"]) == "mlflow run . --env-manager local -e train"
     assert command("train", asdict(TrainConfig()), always=["learning_rate"]).endswith("-P learning_rate=0.01")
 
 

@@ -25,6 +25,7 @@ from studies.comparison import (
     Difference,
     Pair,
     SeedSpread,
+    between_settings,
     check_protocols,
     compare,
     seed_spreads,
@@ -285,3 +286,19 @@ def test_the_same_network_scored_twice_counts_once(two_seeds: Trained) -> None:
     pairs = compare(found)
     assert pairs[0].sentence([spread]).endswith("They are the same network.")
     assert pairs[1].sentence([spread]).endswith("They differ in nothing but the seed.")
+
+
+def test_two_settings_differ_by_their_means_over_seeds() -> None:
+    def spread(letters: str, values: list[float]) -> SeedSpread:
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        return SeedSpread(
+            list(letters), dict.fromkeys(COMPARED, mean), dict.fromkeys(COMPARED, deviation),
+            dict.fromkeys(COMPARED, 0.0), dict.fromkeys(COMPARED, 0.0),
+        )  # fmt: skip
+
+    one, other = [0.10, 0.14], [0.03, 0.05, 0.04]
+    (sentence,) = between_settings([spread("AB", one), spread("CDE", other)])
+    error = np.sqrt(stats.sem(one) ** 2 + stats.sem(other) ** 2)
+    assert f"ece {0.12 - 0.04:+.4f} ± {error:.4f}; loss" in sentence
+    assert "The setting of A and B against that of C, D and E" in sentence
+    assert list(between_settings([spread("AB", one)])) == []

@@ -52,7 +52,7 @@ def test_a_variant_is_a_network_and_the_fields_that_differ() -> None:
         "fcn_resnet101", "coco", 0.001, "careful",
     )  # fmt: skip
     assert second.freeze_batch_norm
-    assert second.run_name == "fcn_resnet101 · coco · folder · lr 0.001 · wd 0 · recipe careful"
+    assert second.run_name == "fcn_resnet101 · coco · folder · lr 0.001 · wd 0 · careful"
     assert third == replace(first, model=NETWORK, run_name=third.run_name)
 
 

@@ -103,7 +103,7 @@ def test_a_picture_in_any_form_is_predicted_at_its_own_size(form: str) -> None:
         "data frame",
         "data frame of pixels",
         "column",
-    ],  # fmt: skip
+    ],
 )
 def test_several_pictures_keep_their_order_and_sizes(both: Any) -> None:
     check(model().predict(both), PIXELS, SMALL)

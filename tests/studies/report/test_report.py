@@ -219,8 +219,10 @@ def test_every_section_carries_its_command_and_every_run_its_origin(
     parts = "\n".join(page.lines).split("\n## ")
     for title in ("(b)", "(c)", "(d)", "(e)", "(f)"):
         (part,) = [part for part in parts if part.startswith(title)]
-        assert "mlflow run . -e train -P dataset=folder" in part
-    assert f"mlflow run . -e compare -P run_ids={','.join(two_seeds.run_ids)}" in "\n".join(page.lines)
+        assert "mlflow run . --env-manager local -e train -P dataset=folder" in part
+    assert f"mlflow run . --env-manager local -e compare -P run_ids={','.join(two_seeds.run_ids)}" in "\n".join(
+        page.lines
+    )
     config = mlproject.parse(TrainConfig, arguments(read.commands[0]), "test")
     beside = {"experiment": "training", "run_name": None}
     assert config == TrainConfig(**(vars(two_seeds.configs[0]) | beside))
@@ -250,7 +252,7 @@ def test_trainings_without_a_comparison_ask_for_it(two_seeds: Trained, tmp_path:
     ids = [voc_run(two_seeds, name, (0.05, 0.04, 0.06)) for name in ("one", "other")]
     _, page, read = written(run_ids=",".join(ids))
     (asked,) = [part for part in page.missing if "comparison" in part.what]
-    assert asked.command == f"mlflow run . -e compare -P run_ids={','.join(ids)}"
+    assert asked.command == f"mlflow run . --env-manager local -e compare -P run_ids={','.join(ids)}"
     assert [row["model"] for row in read.table("model", "ece")] == ["one", "other"]
 
 

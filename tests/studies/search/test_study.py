@@ -93,7 +93,7 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
     assert parent.data.tags["best_run"] == best.user_attrs[RUN]
 
     # the line that is printed trains it again
-    (line,) = [line.strip() for line in printed.splitlines() if "mlflow run . -e train" in line]
+    (line,) = [line.strip() for line in printed.splitlines() if " -e train" in line]
     words = [word.partition("=") for word in shlex.split(line) if "=" in word]
     arguments = [part for name, _, value in words for part in (f"--{name}", value)]
     again = run_training(mlproject.parse(TrainConfig, arguments, "train"))
