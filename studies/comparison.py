@@ -129,8 +129,8 @@ def between_settings(spreads: Sequence[SeedSpread]) -> Iterator[str]:
             difference = first.mean[metric] - second.mean[metric]
             parts.append(f"{metric} {difference:+.4f} ± {math.hypot(*errors):.4f}")
         yield (
-            f"The setting of {_and(first.letters)} against that of {_and(second.letters)}, difference of the means over "
-            f"seeds ± its standard error: {'; '.join(parts)}."
+            f"The setting of {_and(first.letters)} against that of {_and(second.letters)}, difference of their means "
+            f"over seeds ± its standard error: {'; '.join(parts)}."
         )
 
 
