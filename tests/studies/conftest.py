@@ -19,6 +19,11 @@ class Trained(NamedTuple):
     run_ids: tuple[str, str]
     experiment: str
 
+    @property
+    def checkpoint(self) -> str:
+        """Of the first, which loads faster than its model."""
+        return str(Path(self.configs[0].checkpoint_dir) / self.run_ids[0] / "last.pt")
+
 
 @pytest.fixture(scope="session")
 def two_seeds(tmp_path_factory: pytest.TempPathFactory, store: str) -> Trained:

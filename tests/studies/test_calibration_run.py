@@ -105,7 +105,7 @@ def test_what_is_served_is_calibrated(method: str, two_seeds: Trained, calibrate
     answers = served.predict([np.ascontiguousarray(image) for image in images.permute(0, 2, 3, 1).numpy()])
     with torch.no_grad():
         confidence, label = stored.network()(images).softmax(1).max(1)
-        plain = model_store.load(two_seeds.run_ids[0]).network()(images)
+        plain = model_store.load(two_seeds.checkpoint).network()(images)
     for place, answer in enumerate(answers):
         np.testing.assert_allclose(answer["confidence"], confidence[place], atol=2e-4)
         np.testing.assert_array_equal(answer["classes"], label[place])
@@ -131,7 +131,7 @@ def test_a_calibrated_run_can_be_evaluated_compared_and_calibrated_anew(
 
 def test_fitting_on_what_was_trained_on_is_refused(two_seeds: Trained) -> None:
     with pytest.raises(InputError, match="calibration_split=train is what the network was trained on"):
-        run_calibration(CalibrateConfig(run_id=two_seeds.run_ids[0], calibration_split="train"))
+        run_calibration(CalibrateConfig(run_id=two_seeds.checkpoint, calibration_split="train"))
     assert last_run().info.status == "FAILED"
     with pytest.raises(InputError, match="calibration_split=val is the split that is scored"):
         CalibrateConfig(run_id=two_seeds.run_ids[0], calibration_split="val")
@@ -152,13 +152,11 @@ def test_images_that_were_trained_or_are_scored_on_under_another_name_are_found(
             (own / "extra" / kind).mkdir(parents=True)
             shutil.copy(own / copied_from / kind / f"{names[0]}.{suffix}", own / "extra" / kind / f"new.{suffix}")
         with pytest.raises(InputError, match=message):
-            run_calibration(CalibrateConfig(run_id=two_seeds.run_ids[0], data_dir=str(own), calibration_split="extra"))
+            run_calibration(CalibrateConfig(run_id=two_seeds.checkpoint, data_dir=str(own), calibration_split="extra"))
 
 
 def test_without_held_out_images_the_way_out_is_told(two_seeds: Trained, tmp_path: Path) -> None:
-    checkpoint = torch.load(
-        Path(two_seeds.configs[0].checkpoint_dir) / two_seeds.run_ids[0] / "last.pt", weights_only=True
-    )
+    checkpoint = torch.load(two_seeds.checkpoint, weights_only=True)
     checkpoint["config"]["calibration_fraction"] = 0.0
     torch.save(checkpoint, tmp_path / "none.pt")
     with pytest.raises(InputError, match="no training images were held out; train with calibration_fraction=0.15"):
