@@ -1,4 +1,4 @@
-"""How fast `predict` is beside its network alone: `python benchmarks/prediction.py FOLDER_OF_PICTURES`.
+"""How fast `predict` is beside its network alone: `python benchmarks/prediction.py [FOLDER]`.
 
 In turns, in one process: the bare network over batches that are ready in memory; `predict`, from files to files, with
 mask, confidence map, overlay and table at each picture's own size; and the loop of torchvision's documentation: decode,
@@ -34,6 +34,7 @@ from segmentation.predicted_folder import PredictedFolder
 from segmentation.predicting import predict_pictures
 from segmentation.prediction import Predictor
 
+CAMVID = Path(__file__).parents[2] / "shared/data/camvid/train"
 RESIZE, BATCH, CLASSES = 128, 16, 21
 LABELS = Labels.named(*(f"class {index}" for index in range(CLASSES)))
 CHECKED = 8
@@ -51,12 +52,21 @@ class Times(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> dict[str, tuple[Times, Times]]:
     """Print the table; returns for each network the time on the clock and that of the cores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("pictures", type=Path, help="folder; its pictures are taken again until there are enough")
+    parser.add_argument(
+        "pictures",
+        type=Path,
+        nargs="?",
+        default=CAMVID,
+        help="folder; its pictures are taken again until there are enough",
+    )
     parser.add_argument("--images", type=int, default=32, help="pictures a round, four times as many for the small net")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--models", nargs="+", default=["fcn_resnet50", "lraspp_mobilenet_v3_large"])
     given = parser.parse_args(arguments)
+    if not given.pictures.is_dir():
+        print(f"There are no pictures in {given.pictures}: name a folder of them.")
+        return {}
     torch.set_num_threads(given.threads)
     print(f"{given.threads} threads, {given.rounds} rounds, shorter side {RESIZE}, {CLASSES} classes, ms an image")
     print("| network | images | time | bare network | `predict` | its rate | plain loop | its rate |")

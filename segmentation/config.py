@@ -152,7 +152,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "none": {},
     "head_first": {"freeze_backbone": 3},
     "slow_backbone": {"backbone_learning_rate_factor": 0.1},
-    "frozen_batch_norm": {"freeze_batch_norm": True},
+    # slow, too: without batch norm's help a full rate has diverged
+    "frozen_batch_norm": {"freeze_batch_norm": True, "backbone_learning_rate_factor": 0.1},
     "careful": {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1, "freeze_batch_norm": True},
 }
 """What a recipe sets; a field that was given another value than its default keeps it."""
