@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import mlflow
-import pytest
 
 from tests.conftest import CAMVID, PROJECT, needs_camvid
 
@@ -38,20 +37,14 @@ def test_train_on_camvid_with_declared_and_undeclared_parameters(store: str, tmp
     assert run.data.params["momentum"] == "0.9"
     assert run.data.tags["mlflow.project.entryPoint"] == "train"
     assert run.data.metrics["val/pixel_accuracy"] > 0.1
-    checkpoint = tmp_path / "kept" / run.info.run_id / "last.pt"
+    assert (tmp_path / "kept" / run.info.run_id / "last.pt").is_file()
     assert "Look at it:" in done.stdout
-
-    evaluated = mlflow_run("-e", "evaluate", "--experiment-name", "from mlflow run", *parameters(model_uri=checkpoint))
-    assert evaluated.returncode == 0, evaluated.stderr
-    newest = mlflow.search_runs(experiment_names=["from mlflow run"], output_format="list")[0]
-    assert newest.data.metrics["val/ece"] == pytest.approx(run.data.metrics["val/ece"], abs=1e-5)
 
 
 def test_the_quick_start_learns_and_leaves_something_to_learn(store: str, tmp_path: Path) -> None:
-    """Half of its epochs are enough to see that."""
-    done = mlflow_run(
-        "--experiment-name", "quick start", *parameters(checkpoint_dir=tmp_path / "kept", epochs=8, log_model="false")
-    )
+    """A few of its epochs are enough to see that."""
+    given = parameters(checkpoint_dir=tmp_path / "kept", epochs=5, plot_every=5, examples=1, log_model="false")
+    done = mlflow_run("--experiment-name", "quick start", *given)
     assert done.returncode == 0, done.stderr
     (run,) = mlflow.search_runs(experiment_names=["quick start"], output_format="list")
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/pixel_accuracy")

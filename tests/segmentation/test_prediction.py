@@ -106,9 +106,10 @@ def test_a_flip_averages_the_probabilities_of_both_views() -> None:
 
 
 def test_equals_go_to_the_lowest_class() -> None:
-    prediction = at_size([torch.zeros(1, 4, 2, 2)], (3, 3))
-    assert (prediction.classes == 0).all()
-    np.testing.assert_allclose(prediction.confidence, 0.25)
+    logits = torch.from_numpy(np.random.default_rng(0).integers(0, 3, (1, 5, 40, 50)).astype(np.float32))
+    prediction = at_size([logits], (40, 50))
+    np.testing.assert_array_equal(prediction.classes, logits[0].numpy().argmax(0))
+    np.testing.assert_allclose(prediction.confidence, logits[0].softmax(0).numpy().max(0), rtol=1e-6)
 
 
 def test_a_calibrated_network_gives_calibrated_confidence_and_the_same_classes() -> None:

@@ -20,7 +20,7 @@ import mlproject
 from segmentation.config import CalibrateConfig, CompareConfig, EvaluateConfig, ReportConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
 from studies import published, tracking
-from studies.commands import command
+from studies.commands import RUN, command
 from studies.comparison_run import run_comparison
 from studies.report.collected import Collected, collect, kind_of
 from studies.report.html import to_html
@@ -135,10 +135,9 @@ def of(record: dict[str, Any], metric: str) -> list[float]:
 def kinds_of(commands: list[str]) -> Iterator[str]:
     """The entry points of commands, each of which must parse."""
     for each in commands:
-        words = shlex.split(each)
-        assert words[:4] == ["mlflow", "run", ".", "-e"]
-        mlproject.parse(mlproject.COMMANDS[words[4]].config, arguments(each), "test")
-        yield words[4]
+        words = shlex.split(each.removeprefix(f"{RUN} -e "))
+        mlproject.parse(mlproject.COMMANDS[words[0]].config, arguments(each), "test")
+        yield words[0]
 
 
 def test_every_figure_is_the_one_that_mlflow_holds(two_seeds: Trained, comparison: str, told: Told) -> None:
@@ -297,7 +296,7 @@ def test_names_from_outside_cannot_become_html(two_seeds: Trained) -> None:
     assert "<b>cpu" in read.sections["Runs"]
     assert not [link for link in read.attributes("href") if not link.startswith("#")]
     assert mlproject.parse(TrainConfig, arguments(read.commands[0]), "test").data_dir == f"/{NASTY}"
-    assert reported.title == f"Report on run {NASTY}"
+    assert reported.title == f"Report on {NASTY}"
     assert page.missing
 
 
