@@ -4,9 +4,10 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from segmentation.errors import InputError
+from segmentation.prediction import upright
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Endings of files that are taken for pictures, in any case."""
@@ -60,9 +61,7 @@ def read_picture(file: Path) -> Image.Image:
             if image.mode in ("I", "F") or image.mode.startswith("I;"):
                 raise InputError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            # straight to RGB, Pillow would warn of a palette's transparency
-            return (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+            return upright(image)
     except InputError:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -104,6 +104,13 @@ def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction
         else:
             confidence[strip], classes[strip] = torch.stack([each.softmax(0) for each in resized]).mean(0).max(0)
     return Prediction(classes.cpu().numpy(), confidence.cpu().numpy())
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture as one sees it: in RGB, turned as its EXIF data say; transparency is dropped, as in training."""
+    turned = ImageOps.exif_transpose(picture)
+    # straight to RGB, Pillow would warn of a palette's transparency
+    return (turned.convert("RGBA") if "transparency" in turned.info else turned).convert("RGB")
 
 
 def _first_zero(shifted: torch.Tensor) -> torch.Tensor:

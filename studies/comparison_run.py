@@ -155,12 +155,10 @@ def beside_published(contestants: Sequence[Contestant]) -> Iterator[str]:
     protocol = contestants[0].stored.protocol
     if (protocol["dataset"], protocol["split"], protocol["resolution"]) != published.PROTOCOL:
         return
-    known = {(each.model, each.pretrained): each.ece for each in published.MODELS}
     yield from ("| run | ECE | the original report's |", "| --- | --- | --- |")
     for each in contestants:
-        trained = each.stored.origin["config"]
-        theirs = known.get((trained["model"], trained["weights"] != "none"))
-        shown = "–" if theirs is None else f"{theirs:.4f}"
+        theirs = published.trained_like(each.stored.origin["config"])
+        shown = "–" if theirs is None else f"{theirs.ece:.4f}"
         yield f"| {each.label} | {each.metrics['ece']:.4f} {each.interval('ece')} | {shown} |"
 
 

@@ -1,6 +1,7 @@
 """The original report's figures, to stand beside ours where the data are the same."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class GridCell(NamedTuple):
@@ -61,3 +62,9 @@ MODELS = (
 TRAINING_IMAGES, VALIDATION_IMAGES = 209, 213
 FINAL_ACCURACY = 0.817
 """Share of the pixels of the validation images that its ResNet-50, trained from scratch, has right."""
+
+
+def trained_like(config: Mapping[str, Any]) -> PublishedModel | None:
+    """The report's model of the same network and kind of starting weights."""
+    here = config.get("model"), config.get("weights", "none") != "none"
+    return next((each for each in MODELS if (each.model, each.pretrained) == here), None)

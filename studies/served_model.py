@@ -18,9 +18,9 @@ import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-from PIL import Image, ImageOps
+from PIL import Image
 
-from segmentation.prediction import Prediction, Predictor
+from segmentation.prediction import Prediction, Predictor, upright
 
 MAX_PIXELS = 2**24
 """Of all pictures of a request together, and of each as the network sees it."""
@@ -249,9 +249,7 @@ def _decoded(picture: Image.Image, place: str) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         raise Refused(f"{place}: it has more than 8 bits a channel; store it with 8")
     try:
-        upright = ImageOps.exif_transpose(picture)
-        # straight to RGB, Pillow would warn of a palette's transparency
-        return (upright.convert("RGBA") if "transparency" in upright.info else upright).convert("RGB")
+        return upright(picture)
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         raise Refused(f"{place}: the picture is damaged: {error}") from error
 

@@ -28,12 +28,6 @@ def original_data(reported: Collected) -> bool:
     return bool(rules.get("dataset") == published.GRID_DATASET and rules.get("split") == "val")
 
 
-def trained_like(config: Mapping[str, Any]) -> published.PublishedModel | None:
-    """The original report's model of the same network and kind of starting weights."""
-    here = config.get("model"), config.get("weights", "none") != "none"
-    return next((each for each in published.MODELS if (each.model, each.pretrained) == here), None)
-
-
 def made_by(page: Page, *runs: Held) -> None:
     """End a section with the runs that made it, and their commands."""
     for run in runs:
@@ -103,7 +97,7 @@ def accuracy(page: Page, reported: Collected) -> None:
         f"**Final pixel accuracy {measured(reported.scores, 'pixel_accuracy')}**, mean accuracy of the classes "
         f"{measured(reported.scores, 'mean_class_accuracy')}, mean IoU {measured(reported.scores, 'mean_iou')}."
     )
-    theirs = trained_like(_config(reported))
+    theirs = published.trained_like(_config(reported))
     if original_data(reported) and theirs and theirs == published.MODELS[0]:
         page.text(_beside(reported, "pixel_accuracy", published.FINAL_ACCURACY))
     _made_by_scores(page, reported)
@@ -165,7 +159,7 @@ def calibration_error(page: Page, reported: Collected) -> None:
     if "ece_by_bins" in record:
         counted = ", ".join(f"{figure(value)} in {escaped(bins)}" for bins, value in record["ece_by_bins"].items())
         page.text(f"With other numbers of bins: {counted}.")
-    theirs = trained_like(_config(reported))
+    theirs = published.trained_like(_config(reported))
     if original_data(reported) and theirs:
         page.text(_beside(reported, "ece", theirs.ece))
     _made_by_scores(page, reported)

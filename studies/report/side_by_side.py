@@ -8,7 +8,7 @@ from studies.commands import command
 from studies.comparison import COMPARED, SeedSpread, between_settings
 from studies.report.collected import Collected, Held
 from studies.report.markup import Page, escaped, measured
-from studies.report.one_model import made_by, original_data, trained_like
+from studies.report.one_model import made_by, original_data
 
 PICTURES = {
     "reliability": "Reliability of all models",
@@ -94,7 +94,7 @@ def _published(page: Page, reported: Collected) -> None:
         ours = [
             measured(each.record(path), "ece")
             for each in reported.trainings
-            if path in each.files and trained_like(each.config) == theirs
+            if path in each.files and published.trained_like(each.config) == theirs
         ]
         start = "fine-tuned from pretrained weights" if theirs.pretrained else "from scratch"
         rows.append([theirs.model, start, f"{theirs.ece:.4f}", "; ".join(ours) or "–"])
