@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
+from segmentation.allocator import keep_freed_memory
 from segmentation.config import (
     CalibrateConfig,
     CompareConfig,
@@ -116,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stop.code:
             _tag_the_run(f"wrongly called: {' '.join(arguments)}")
         raise
+    keep_freed_memory()
     before = {number: signal.signal(number, interruption.stop) for number in interruption.SIGNALS}
     try:
         command.run(config)

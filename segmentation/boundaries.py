@@ -4,8 +4,9 @@ The band is that of Kohli, Ladicky and Torr, "Robust Higher Order Potentials for
 2009, on both sides of every boundary.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch.nn import functional as F
 
 
 def boundary_band(labels: torch.Tensor, width: int) -> torch.Tensor:
@@ -20,12 +21,23 @@ def boundary_band(labels: torch.Tensor, width: int) -> torch.Tensor:
     """
     if width == 0:
         return torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
-    values = labels[:, None].float()
-    return (_largest_near(values, width) != -_largest_near(-values, width))[:, 0]
+    lowest = highest = labels
+    for axis in (1, 2):
+        lowest = _near(torch.minimum, lowest, axis, width)
+        highest = _near(torch.maximum, highest, axis, width)
+    return lowest != highest
 
 
-def _largest_near(values: torch.Tensor, width: int) -> torch.Tensor:
-    """Largest of `(B, 1, H, W)` in the square of side `2 width + 1` around each pixel: first rows, then columns."""
-    for kernel, padding in (((2 * width + 1, 1), (width, 0)), ((1, 2 * width + 1), (0, width))):
-        values = F.max_pool2d(values, kernel, stride=1, padding=padding)
-    return values
+def _near(
+    extreme: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], values: torch.Tensor, axis: int, width: int
+) -> torch.Tensor:
+    """Smallest or largest value at most `width` places away along an axis, by windows that double in length."""
+    length, window, known = values.shape[axis], 2 * width + 1, 1
+    places = torch.arange(-width, length + width, device=values.device).clamp(0, length - 1)
+    found = values.index_select(axis, places)
+    while known < window:
+        step = min(known, window - known)
+        rest = found.shape[axis] - step
+        found = extreme(found.narrow(axis, 0, rest), found.narrow(axis, step, rest))
+        known += step
+    return found

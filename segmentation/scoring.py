@@ -1,4 +1,4 @@
-"""One pass over a split: everything that is measured on it, exactly, from one softmax over the logits."""
+"""One pass over a split: everything that is measured on it, exactly."""
 
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,23 +13,15 @@ from torch.nn import functional as F
 
 from segmentation import calibration
 from segmentation.boundaries import boundary_band
-from segmentation.calibration import BINS, coarse
+from segmentation.calibration import coarse
 from segmentation.confusion import Confusion, iou, mean_of_defined, ratios
+from segmentation.counting import columns, count_pixels
 from segmentation.groups import Group, GroupReliability, group_figures, grouped
 from segmentation.image_table import ImageTable
 from segmentation.labels import Labels
 from segmentation.metrics import METRICS
-from segmentation.reliability import (
-    FINE_BINS,
-    Bins,
-    Reliability,
-    bin_of,
-    histogram_columns,
-    histograms,
-    numbered,
-)
+from segmentation.reliability import Bins, Reliability
 from segmentation.resampling import Interval, interval, resampled
-from segmentation.softmax import PixelPredictions, pixel_predictions
 
 BOUNDARY_WIDTH = 3
 """Rows and columns on either side of a boundary that belong to its band."""
@@ -85,14 +77,7 @@ class Scores:
         self.boundary_width = boundary_width
         self.reliability = Reliability()
         self.confusion = Confusion(len(labels))
-        by_class = (len(labels),)
-        self._table = ImageTable(
-            {"pixels": ("u4", ()), "negative_log_likelihood": ("f8", ()), "brier": ("f8", ())}
-            | histogram_columns((), BINS, "boundary_")
-            | histogram_columns(by_class, BINS, "true_")
-            | histogram_columns(by_class, BINS, "predicted_")
-            | histogram_columns(by_class, BINS, "one_vs_rest_")
-        )
+        self._table = ImageTable(columns(len(labels)))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -110,29 +95,9 @@ class Scores:
             masks: `(B, H, W)` class indices, 255 is void.
             images: number of each image, by which one that comes again is left out; None counts all, see `ImageTable`.
         """
-        pixels = pixel_predictions(logits, masks)
-        count, classes = len(masks), len(self.labels)
-        fine = self.reliability.add_confidences(pixels.confidence, pixels.correct, pixels.valid, images)
-        self.confusion.update(pixels.label, masks, pixels.valid, images)
-
-        bin_index = fine // (FINE_BINS // BINS)
-
-        def by(group: torch.Tensor, groups: int, counts: torch.Tensor) -> Bins:
-            row = torch.where(counts, numbered(masks) * groups + group, count * groups)
-            found = histograms(row, bin_index, pixels.confidence, pixels.correct & counts, count * groups, BINS)
-            return found.each(count, groups)
-
-        near = boundary_band(masks, self.boundary_width) & pixels.valid
-        sums = (pixels.negative_log_likelihood, pixels.brier)
-        nll, brier = (part.sum((1, 2), dtype=torch.float64).cpu().numpy() for part in sums)
-        columns = {
-            "pixels": pixels.valid.sum((1, 2)).cpu().numpy(), "negative_log_likelihood": nll, "brier": brier,
-            **by(torch.zeros_like(fine), 1, near).each(count).named("boundary_"),
-            **by(masks.long(), classes, pixels.valid).named("true_"),
-            **by(pixels.label, classes, pixels.valid).named("predicted_"),
-            **_one_vs_rest(pixels, masks).named("one_vs_rest_"),
-        }  # fmt: skip
-        self._table.append(columns, images)
+        counted = count_pixels(logits, masks, boundary_band(masks, self.boundary_width))
+        for table in self.tables:
+            table.append({name: counted[name] for name in table.totals}, images)
 
     def merge(self, other: "Scores") -> None:
         """Add the images of another part of the split; an image that both have counts once."""
@@ -300,31 +265,6 @@ def _additive(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "class_gap": block["one_vs_rest_correct"] - block["one_vs_rest_confidence_sum"],
         "class_positive": block["one_vs_rest_correct"].astype(np.int64),
     }
-
-
-def _one_vs_rest(pixels: PixelPredictions, masks: torch.Tensor) -> Bins:
-    """The probability of every class against whether a pixel is of that class, `(B, C, 10)` each.
-
-    Most probabilities lie in the first bin, which therefore gets all that is in no other.
-    """
-    images, classes = pixels.probabilities.shape[:2]
-    valid = pixels.valid[:, None]
-    kept = (pixels.probabilities > 1 / BINS) & valid
-    image, label, *place = kept.nonzero(as_tuple=True)
-    values = pixels.probabilities[kept]
-    is_of_class = masks[image, *place] == label
-    found = histograms(image * classes + label, bin_of(values, BINS), values, is_of_class, images * classes, BINS)
-    by_class = found.each(images, classes)
-    count, confidence_sum, positive = by_class.count, by_class.confidence_sum, by_class.correct
-    labelled = torch.bincount(
-        torch.where(pixels.valid, numbered(masks) * classes + masks, images * classes).flatten(),
-        minlength=images * classes + 1,
-    )[:-1]
-    confidence_sums = (pixels.probabilities * valid).sum((2, 3), dtype=torch.float64).cpu().numpy()
-    count[..., 0] += pixels.valid.sum((1, 2)).cpu().numpy()[:, None] - count.sum(-1)
-    confidence_sum[..., 0] += np.maximum(confidence_sums - confidence_sum.sum(-1), 0)
-    positive[..., 0] += labelled.reshape(images, classes).cpu().numpy() - positive.sum(-1)
-    return Bins(count, confidence_sum, positive)
 
 
 @contextmanager

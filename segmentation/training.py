@@ -14,6 +14,7 @@ from segmentation import optimizers
 from segmentation.batches import in_order, index_batches
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig
+from segmentation.counting import count_right
 from segmentation.datasets import Split
 from segmentation.devices import autocast, resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError
@@ -231,7 +232,7 @@ def _one_step(
             raise FloatingPointError(loss.item())
         scaler.scale(loss / pixels).backward()
         loss_sum += main_loss.item()
-        correct += int((outputs["out"].detach().max(1).indices == part_masks).sum())
+        correct += count_right(outputs["out"], part_masks)
     scaler.step(optimizer)
     scaler.update()
     return loss_sum, correct, pixels

@@ -13,6 +13,7 @@ from multiprocessing.context import SpawnProcess
 import optuna
 from optuna import Study
 
+from segmentation.allocator import keep_freed_memory
 from segmentation.config import TuneConfig
 from segmentation.errors import InputError
 from studies import interruption
@@ -74,6 +75,7 @@ def _worker_process(
     for number in interruption.SIGNALS:
         signal.signal(number, interruption.stop)
     sys.stderr = io.StringIO()
+    keep_freed_memory()
     try:
         deadline = float("inf") if left is None else time.monotonic() + left
         with open_storage(config, config.heartbeat) as storage:

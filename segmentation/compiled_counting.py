@@ -1,0 +1,277 @@
+"""What `segmentation.counting` counts, in one compiled pass over an image that stays in the processor's cache."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+
+from segmentation.calibration import BINS
+from segmentation.labels import VOID
+from segmentation.reliability import FINE_BINS
+
+LANES = 128
+"""Pixels that are worked on together; with 150 classes their probabilities take 77 kB."""
+IN_A_PRODUCT = 64
+"""Softmax denominators, at most 255 each, whose product a float64 holds."""
+FINE_TO_COARSE = FINE_BINS // BINS
+EDGES = (np.arange(1, FINE_BINS) / FINE_BINS).astype(np.float32)
+"""Inner edges of the fine bins, as `segmentation.reliability.bin_of` has them."""
+ZERO, ONE = np.float32(0), np.float32(1)
+FIRST_EDGE = EDGES[FINE_TO_COARSE - 1]
+
+
+class Counts(NamedTuple):
+    """Counts of `N` parts of images, `C` classes; the second axis of whole numbers tells wrong pixels from right."""
+
+    fine: np.ndarray
+    """`(N, 2, 2, 600)` int64: away from boundaries and near them, wrong and right, fine bin of the confidence."""
+    fine_confidence: np.ndarray
+    """`(N, 2, 600)` float64: sums of confidences, likewise."""
+    true: np.ndarray
+    """`(N, C, 2, 10)` int64, by true class."""
+    true_confidence: np.ndarray
+    predicted: np.ndarray
+    """`(N, C, 2, 10)` int64, by predicted class."""
+    predicted_confidence: np.ndarray
+    other: np.ndarray
+    """`(N, C, 2, 10)` int64: probabilities above the first bin of classes that are not the predicted one, by whether
+    the pixel is of that class."""
+    other_confidence: np.ndarray
+    confusion: np.ndarray
+    """`(N, C, C)` int64: true class, predicted class."""
+    probability: np.ndarray
+    """`(N, C)` float64: sum of each class's probability."""
+    loss_and_brier: np.ndarray
+    """`(N, 2)` float64: sums of the negative log-likelihood and of the Brier score."""
+
+    @classmethod
+    def zeros(cls, parts: int, classes: int) -> "Counts":
+        """Nothing counted yet."""
+        fine, by_class = (parts, 2, 2, FINE_BINS), (parts, classes, 2, BINS)
+        whole = [np.zeros(shape, np.int64) for shape in (fine, by_class, by_class, by_class)]
+        sums = [np.zeros((shape[0], shape[1], shape[3])) for shape in (fine, by_class, by_class, by_class)]
+        rest = [np.zeros((parts, classes, classes), np.int64), np.zeros((parts, classes)), np.zeros((parts, 2))]
+        return cls._make([*(array for pair in zip(whole, sums, strict=True) for array in pair), *rest])
+
+
+def count_images(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> Counts:
+    """Count the pixels of each image, on as many cores as torch uses.
+
+    Args:
+        logits: `(B, C, H, W)` float32 on the CPU, in any memory format.
+        masks: `(B, H, W)` uint8 class indices below `C`, 255 is void.
+        near: `(B, H, W)` bool, whether a pixel is near a boundary.
+
+    Returns:
+        Counts of `B` images.
+    """
+    images, classes = logits.shape[:2]
+    cuts = -(-torch.get_num_threads() // max(1, images))
+    counts = Counts.zeros(images * cuts, classes)
+    flat = logits.detach().flatten(2).numpy(), masks.flatten(1).numpy(), near.flatten(1).view(torch.uint8).numpy()
+    bounds = np.linspace(0, flat[1].shape[1], cuts + 1).astype(int)
+
+    def count_part(place: int) -> None:
+        image, cut = divmod(place, cuts)
+        pixels = slice(bounds[cut], bounds[cut + 1])
+        inputs = flat[0][image, :, pixels], *(part[image, pixels] for part in flat[1:])
+        _count(*inputs, *(part[place] for part in counts))
+
+    _on_all_cores(count_part, images * cuts)
+    return Counts._make(part.reshape(images, cuts, *part.shape[1:]).sum(1) for part in counts)
+
+
+def count_right(logits: torch.Tensor, masks: torch.Tensor) -> int:
+    """How many pixels have their true class for the most probable one, the lowest of equals.
+
+    Args:
+        logits: `(B, C, H, W)` float32 on the CPU, in any memory format.
+        masks: `(B, H, W)` uint8, 255 is void.
+    """
+    right = np.zeros(len(masks), np.int64)
+    flat, labels = logits.detach().flatten(2).numpy(), masks.flatten(1).numpy()
+
+    def count_image(image: int) -> None:
+        right[image] = _right(flat[image], labels[image])
+
+    _on_all_cores(count_image, len(masks))
+    return int(right.sum())
+
+
+def _on_all_cores(work: Callable[[int], None], places: int) -> None:
+    """Do a piece of work at each place, on as many cores as torch uses."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        for place in range(places):
+            work(place)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, range(places)))
+
+
+def _compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile, and keep it on disk for the next process wherever a folder can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return njit(signature, cache=True, **options)(function)
+        except RuntimeError:  # nowhere to keep it
+            return njit(signature, **options)(function)
+
+    return compiled
+
+
+@njit(inline="always")
+def _most_probable(logits: np.ndarray, block: np.ndarray, highest: np.ndarray, label: np.ndarray) -> None:
+    """Copy logits `(C, P)` into the beginning of a block `(C, LANES)`; find the highest and its lowest index."""
+    classes, pixels = logits.shape
+    for index in range(classes):
+        for lane in range(pixels):
+            block[index, lane] = logits[index, lane]
+    for lane in range(LANES):
+        highest[lane], label[lane] = block[0, lane], ZERO
+    for index in range(1, classes):
+        number = np.float32(index)
+        for lane in range(LANES):
+            value, top, best = block[index, lane], highest[lane], label[lane]
+            label[lane] = number if value > top else best
+            highest[lane] = value if value > top else top
+
+
+@_compiled("i8(f4[:,:], u1[:])")
+def _right(logits: np.ndarray, masks: np.ndarray) -> int:
+    """Pixels of logits `(C, P)` whose highest is that of their class."""
+    classes, pixels = logits.shape
+    block = np.zeros((classes, LANES), np.float32)
+    highest, label = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    right = 0
+    for start in range(0, pixels, LANES):
+        size = min(LANES, pixels - start)
+        _most_probable(logits[:, start : start + size], block, highest, label)
+        for lane in range(size):
+            right += 1 if label[lane] == np.float32(masks[start + lane]) else 0
+    return right
+
+
+@njit(inline="always")
+def _exp(x: np.float32) -> np.float32:
+    """e to the power x for x up to 0, within 2 units in the last place; NaN stays NaN.
+
+    Cody and Waite's reduction to [-ln(2)/2, ln(2)/2] and a polynomial, as in Moshier's Cephes library, since a call of
+    the C library's would take one value at a time.
+    """
+    x = np.float32(-87.3) if x < np.float32(-87.3) else x
+    n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+    r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * r * r + r + ONE
+    return p * np.int32((n + np.float32(127)) * np.float32(2**23)).view(np.float32)
+
+
+@njit(inline="always")
+def _bin(confidence: np.float32, bins: int) -> np.uintp:
+    """`segmentation.reliability.bin_of`, for a number of bins that divides the fine ones; NaN is in the last."""
+    last, width = np.uintp(bins - 1), np.uintp(FINE_BINS // bins)
+    place = np.uintp(confidence * np.float32(bins)) if confidence < ONE else last
+    # the product may have been rounded across an edge
+    if place > 0 and confidence <= EDGES[place * width - np.uintp(1)]:
+        place -= np.uintp(1)
+    elif place < last and confidence > EDGES[place * width + width - np.uintp(1)]:
+        place += np.uintp(1)
+    return place
+
+
+@_compiled(f"void(f4[:,:], u1[:], u1[:], {'i8[:,:,::1], f8[:,::1], ' * 4} i8[:,::1], f8[::1], f8[::1])")
+def _count(
+    logits: np.ndarray,
+    masks: np.ndarray,
+    near: np.ndarray,
+    fine: np.ndarray,
+    fine_confidence: np.ndarray,
+    true: np.ndarray,
+    true_confidence: np.ndarray,
+    predicted: np.ndarray,
+    predicted_confidence: np.ndarray,
+    other: np.ndarray,
+    other_confidence: np.ndarray,
+    confusion: np.ndarray,
+    probability: np.ndarray,
+    loss_and_brier: np.ndarray,
+) -> None:
+    """Count the pixels of logits `(C, P)` into the arrays of one part of `Counts`.
+
+    Inner loops run over pixels, without branches, so that they become vector instructions; counting itself cannot.
+    """
+    classes, pixels = logits.shape
+    block = np.zeros((classes, LANES), np.float32)
+    highest, label = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    total, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    squares, above, counted = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    sums = np.zeros((classes, LANES))
+    loss = brier = 0.0
+    for start in range(0, pixels, LANES):
+        size = min(LANES, pixels - start)
+        _most_probable(logits[:, start : start + size], block, highest, label)
+        for lane in range(LANES):
+            total[lane] = squares[lane] = above[lane] = counted[lane] = ZERO
+        for lane in range(size):
+            if masks[start + lane] != VOID:
+                counted[lane] = ONE
+                loss -= np.float64(block[masks[start + lane], lane] - highest[lane])
+        for index in range(classes):
+            for lane in range(LANES):
+                value = _exp(block[index, lane] - highest[lane])
+                block[index, lane] = value
+                total[lane] += value
+        for lane in range(LANES):
+            inverse[lane] = ONE / total[lane]
+        for index in range(classes):
+            for lane in range(LANES):
+                value = block[index, lane] * inverse[lane]
+                block[index, lane] = value
+                squares[lane] += value * value
+                above[lane] += ONE if value > FIRST_EDGE else ZERO
+                sums[index, lane] += value * counted[lane]
+        product = 1.0
+        for lane in range(size):
+            truth = np.uintp(masks[start + lane])
+            if lane % IN_A_PRODUCT == 0:
+                loss += np.log(product)
+                product = 1.0
+            if truth == VOID:
+                continue
+            found, confidence = np.uintp(label[lane]), inverse[lane]
+            right = np.uintp(1 if found == truth else 0)
+            close = np.uintp(near[start + lane])
+            place = _bin(confidence, FINE_BINS)
+            coarse = place // np.uintp(FINE_TO_COARSE)
+            product *= np.float64(total[lane])
+            brier += np.float64(squares[lane]) - 2.0 * np.float64(block[truth, lane]) + 1.0
+            fine[close, right, place] += 1
+            fine_confidence[close, place] += np.float64(confidence)
+            true[truth, right, coarse] += 1
+            true_confidence[truth, coarse] += np.float64(confidence)
+            predicted[found, right, coarse] += 1
+            predicted_confidence[found, coarse] += np.float64(confidence)
+            confusion[truth, found] += 1
+            if above[lane] > (ONE if confidence > FIRST_EDGE else ZERO):
+                for index in range(classes):
+                    value = block[index, lane]
+                    if value > FIRST_EDGE and np.uintp(index) != found:
+                        is_of_class = np.uintp(1 if np.uintp(index) == truth else 0)
+                        coarse = _bin(value, BINS)
+                        other[index, is_of_class, coarse] += 1
+                        other_confidence[index, coarse] += np.float64(value)
+        loss += np.log(product)
+    for index in range(classes):
+        probability[index] = sums[index].sum()
+    loss_and_brier[0], loss_and_brier[1] = loss, brier
