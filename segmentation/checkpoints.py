@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -59,6 +60,20 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     except (OSError, RuntimeError) as error:
         kept = "; the one before it is intact" if file.is_file() else "; choose another checkpoint_dir"
         raise InputError(f"the checkpoint {file} could not be written: {error}{kept}") from error
+
+
+def keep_as(file: Path, other: Path) -> None:
+    """Keep what a checkpoint file holds now under a second name, without writing it again where links can be made."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{other.name}-", dir=other.parent) as temporary:
+            link = Path(temporary) / other.name
+            try:
+                link.hardlink_to(file)
+            except OSError:
+                shutil.copyfile(file, link)
+            link.replace(other)
+    except OSError as error:
+        raise InputError(f"the checkpoint {other} could not be written: {error}; {file} is intact") from error
 
 
 def load(file: Path) -> Checkpoint:

@@ -146,8 +146,10 @@ def _train_and_record(
                 tracking.log_metrics(history[-1], step=epoch.number)
             if epoch.is_best:
                 checkpoints.save(epoch.checkpoint, folder / "best.pt")
+                checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
                 best_epoch = epoch.number
-            checkpoints.save(epoch.checkpoint, folder / "last.pt")
+            else:
+                checkpoints.save(epoch.checkpoint, folder / "last.pt")
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segmentation.checkpoints import Checkpoint, load, save
+from segmentation.checkpoints import Checkpoint, keep_as, load, save
 from segmentation.errors import InputError
 
 
@@ -46,6 +46,30 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="could not be written"):
         save(checkpoint(), tmp_path / "file" / "last.pt")
+
+
+def test_a_second_name_keeps_what_the_first_one_held(tmp_path: Path) -> None:
+    best, last = tmp_path / "best.pt", tmp_path / "last.pt"
+    save(checkpoint(1), last)
+    save(checkpoint(2), best)
+    keep_as(best, last)
+    assert best.samefile(last)
+    keep_as(best, last)
+    save(checkpoint(3), last)
+    assert (load(best).epoch, load(last).epoch) == (2, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_a_second_name_is_a_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(self: Path, target: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_link)
+    save(checkpoint(2), tmp_path / "best.pt")
+    keep_as(tmp_path / "best.pt", tmp_path / "last.pt")
+    assert load(tmp_path / "last.pt").epoch == 2
+    with pytest.raises(InputError, match=r"last\.pt could not be written: .*best\.pt is intact"):
+        keep_as(tmp_path / "best.pt", tmp_path / "no folder" / "last.pt")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
