@@ -9,9 +9,8 @@ import os
 import resource
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -73,13 +72,11 @@ def in_turns(
                 if number >= 0:
                     found.append(answer)
                     tell(f"round {number + 1} of {rounds}: {contestant.name} {answer[0]:.3f} s")
-        return [
-            Times(
-                contestant.name, contestant.role, [each[0] for each in found], [each[1] for each in found],
-                found[-1][2], found[-1][3],
-            )  # fmt: skip
-            for contestant, found in zip(contestants, answers, strict=True)
-        ]
+        times = []
+        for contestant, found in zip(contestants, answers, strict=True):
+            seconds, cores, memory, value = zip(*found, strict=True)
+            times.append(Times(contestant.name, contestant.role, [*seconds], [*cores], memory[-1], value[-1]))
+        return times
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """Every value a user can choose, with its default, meaning and unit. Imports no torch, so that `--help` is instant.
 
-A field `name` is the command line's `--name` and MLflow's `-P name=`.
+A field `name` is the command line's `--name` and MLflow's `-P name=`. `Optional[int]`, not `int | None`: for the latter
+tyro loads a type checker, which doubles the time of `--help`.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 from segmentation.errors import InputError, one_of
 from segmentation.metrics import METRICS
@@ -36,13 +37,13 @@ class DataConfig:
     """Split to score after every epoch."""
     calibration_fraction: float = 0.0
     """Share of the training images held out to calibrate on later, the same ones for every seed: split `held_out`."""
-    resize: int | None = 128
+    resize: Optional[int] = 128
     """Length that the shorter side is resized to, in pixels; None keeps the original size."""
-    crop: int | None = 128
+    crop: Optional[int] = 128
     """Side of the square cut from the centre, in pixels; None keeps the whole picture."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """How images are resized (masks always take the nearest pixel)."""
-    cache_dir: str | None = None
+    cache_dir: Optional[str] = None
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
 
 
@@ -70,7 +71,7 @@ class ModelConfig:
     """Scale of the network's input: [-1, 1], or ImageNet's mean and deviation (as torchvision's weights expect)."""
     weights: str = "none"
     """Starting weights: none, imagenet (backbone), coco, a checkpoint file, runs:/ID, or a model as models:/NAME/1."""
-    batch_norm_momentum: float | None = None
+    batch_norm_momentum: Optional[float] = None
     """Share of a batch in batch norm's running statistics; None is the network's own: 0.1, but 0.01 for mobilenet."""
     recipe: Literal["none", "head_first", "slow_backbone", "frozen_batch_norm", "careful"] = "none"
     """How to fine-tune: a name for values of the fields that spare the starting weights; see docs/fine-tuning.md."""
@@ -90,7 +91,7 @@ class OptimizationConfig:
     """Number of passes over the training split."""
     batch_size: int = 64
     """Images per optimiser step."""
-    micro_batch: int | None = None
+    micro_batch: Optional[int] = None
     """Images per forward pass, to save memory; gradients add up to those of the whole batch. None: the whole batch."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimiser."""
@@ -124,7 +125,7 @@ class RecordConfig:
 
     monitor: str = "val/loss"
     """Metric that decides which epoch is best."""
-    patience: int | None = None
+    patience: Optional[int] = None
     """Stop after this many epochs without a better monitor; None never stops early."""
     keep: Literal["best", "last"] = "best"
     """Epoch whose weights become the run's model, final pictures and calibration figures."""
@@ -136,9 +137,9 @@ class RecordConfig:
     """Log the network as an MLflow model; without it only the checkpoints hold it."""
     experiment: str = "training"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
-    run_name: str | None = None
+    run_name: Optional[str] = None
     """Name of the MLflow run; None says model, weights, data, learning rate and weight decay."""
-    register_as: str | None = None
+    register_as: Optional[str] = None
     """Name to register the model under; None does not register it."""
     alias: str = "latest-run"
     """Alias that points to the version registered by this run."""
@@ -213,13 +214,13 @@ class QuickStartConfig(TrainConfig):
 
     dataset: Dataset = "shapes"
     """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""
-    resize: int | None = 64
+    resize: Optional[int] = 64
     """Length that the shorter side is resized to, in pixels; None keeps the original size."""
-    crop: int | None = 64
+    crop: Optional[int] = 64
     """Side of the square cut from the centre, in pixels; None keeps the whole picture."""
     model: Network = "lraspp_mobilenet_v3_large"
     """Network, one of torchvision's."""
-    batch_norm_momentum: float | None = 0.1
+    batch_norm_momentum: Optional[float] = 0.1
     """Share of a batch in batch norm's running statistics; None is the network's own."""
     epochs: int = 16
     """Number of passes over the training split."""
@@ -255,7 +256,7 @@ class ModelsConfig(TrainConfig):
 class StudyConfig:
     """Which study, and where it is kept."""
 
-    study_name: str | None = None
+    study_name: Optional[str] = None
     """Name of the study; None says model, data and sampler."""
     storage: str = "studies.journal"
     """Where studies are kept: FILE.journal, postgresql://HOST/NAME (several machines), sqlite:///FILE (one worker)."""
@@ -273,15 +274,15 @@ class TuneConfig(StudyConfig, TrainConfig):
     """Fields to search, with commas between: NAME, NAME=LOW..HIGH, NAME=A|B|C, or NAME=0|LOW..HIGH."""
     objective: str = "val/loss"
     """Metric to make as good as possible; its direction is known."""
-    objectives: str | None = None
+    objectives: Optional[str] = None
     """Several such metrics, with commas between, instead of objective; nothing is pruned then."""
-    constraint: str | None = None
+    constraint: Optional[str] = None
     """Limit on a metric, such as val/ece<=0.08: settings beyond it lose to all within."""
-    n_trials: int | None = None
+    n_trials: Optional[int] = None
     """Number of trainings in the whole study, pruned ones included; None is no limit."""
-    max_epochs_total: int | None = None
+    max_epochs_total: Optional[int] = None
     """Training epochs in the whole study; None, with no n_trials and no timeout, is half of what 16 trainings take."""
-    timeout: float | None = None
+    timeout: Optional[float] = None
     """Seconds after which this call stops; what it interrupts goes on when the study is resumed."""
     workers: int = 1
     """Processes to start here."""
@@ -310,7 +311,7 @@ class TuneConfig(StudyConfig, TrainConfig):
 class StatusConfig(StudyConfig):
     """Tell how far studies have come."""
 
-    study_name: str | None = None
+    study_name: Optional[str] = None
     """Name of a study; None tells of every one."""
 
 
@@ -320,9 +321,9 @@ class EvaluateConfig:
 
     model_uri: str
     """What to score: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
-    dataset: Dataset | None = None
+    dataset: Optional[Dataset] = None
     """Data set; None is the one that the model was trained on."""
-    data_dir: str | None = None
+    data_dir: Optional[str] = None
     """Folder that holds the data set; None is where the training found it."""
     download: bool = False
     """Fetch voc2007 or voc2012 into data_dir if it is not there."""
@@ -338,11 +339,11 @@ class EvaluateConfig:
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     examples: int = 6
     """Number of images to show."""
-    cache_dir: str | None = None
+    cache_dir: Optional[str] = None
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
     experiment: str = "evaluation"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
-    run_name: str | None = None
+    run_name: Optional[str] = None
     """Name of the MLflow run; None says what was scored on which split."""
 
     def __post_init__(self) -> None:
@@ -364,7 +365,7 @@ class CalibrateConfig:
     """Split to fit on; `held_out` is what calibration_fraction kept from training."""
     split: str = "val"
     """Split to score before and after."""
-    data_dir: str | None = None
+    data_dir: Optional[str] = None
     """Folder that holds the data set; None is where the training found it."""
     batch_size: int = 16
     """Images per forward pass."""
@@ -376,13 +377,13 @@ class CalibrateConfig:
     """Pixels on either side of a boundary that are reported apart from the interior."""
     examples: int = 6
     """Number of images to show."""
-    cache_dir: str | None = None
+    cache_dir: Optional[str] = None
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
     experiment: str = "calibration"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
-    run_name: str | None = None
+    run_name: Optional[str] = None
     """Name of the MLflow run; None says what was calibrated, and how."""
-    register_as: str | None = None
+    register_as: Optional[str] = None
     """Name to register the calibrated model under; None does not register it."""
     alias: str = "latest-run"
     """Alias that points to the version registered by this run."""
@@ -411,7 +412,7 @@ class CompareConfig:
     """Number of images to show, segmented by every model."""
     experiment: str = "comparison"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
-    run_name: str | None = None
+    run_name: Optional[str] = None
     """Name of the MLflow run; None lists what is compared."""
 
     def __post_init__(self) -> None:
@@ -422,17 +423,17 @@ class CompareConfig:
 class ReportConfig:
     """Write what MLflow holds of an experiment, of runs or of a study as one page, HTML and Markdown."""
 
-    experiment: str | None = None
+    experiment: Optional[str] = None
     """Experiment whose runs to report; the page is recorded in it, too."""
-    run_ids: str | None = None
+    run_ids: Optional[str] = None
     """Runs to report instead, with commas between: of trainings, evaluations, comparisons, studies."""
-    study_name: str | None = None
+    study_name: Optional[str] = None
     """Study to report, instead or besides."""
     split: str = "val"
     """Split whose scores to show."""
     output: str = "report"
     """Folder for report.html, report.md and its pictures."""
-    run_name: str | None = None
+    run_name: Optional[str] = None
     """Name of the MLflow run; None says what is reported."""
 
     def __post_init__(self) -> None:
@@ -458,7 +459,7 @@ class PredictConfig:
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     experiment: str = "predictions"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
-    run_name: str | None = None
+    run_name: Optional[str] = None
     """Name of the MLflow run; None says what predicted which pictures."""
 
     def __post_init__(self) -> None:
