@@ -118,15 +118,24 @@ def _mask_values(mask: Image.Image, file: Path) -> np.ndarray:
 def _class_indices(values: np.ndarray, classes: Mapping[int, int], file: Path) -> np.ndarray:
     """Turn mask values `(H, W)` into class indices `(H, W)` uint8; a value of no class is an error that counts it."""
     highest = max(max(classes), VOID)
-    table = np.full(highest + 1, -1, np.int16)
+    known, table = np.zeros(highest + 1, bool), np.zeros(highest + 1, np.uint8)
+    known[list(classes)] = True
     table[list(classes)] = list(classes.values())
-    inside = (values >= 0) & (values <= highest)
-    indices = np.where(inside, table[np.where(inside, values, 0)], -1)
-    if indices.min() < 0:
-        strange, counts = np.unique(values[indices < 0], return_counts=True)
+    if values.dtype == np.uint8:
+        right = _translated(values, known[:256])
+    else:
+        right = (values >= 0) & (values <= highest)
+        right &= known[np.where(right, values, 0)]
+    if not right.all():
+        strange, counts = np.unique(values[~right], return_counts=True)
         told = listed(f"{value} ({count} pixels)" for value, count in zip(strange, counts, strict=True))
         raise InputError(f"mask {file} has values that are no class: {told}; known values: {_ranges(classes)}")
-    return indices.astype(np.uint8)
+    return _translated(values, table[:256]) if values.dtype == np.uint8 else table[values]
+
+
+def _translated(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """`table[values]` for arrays of bytes, which numpy would first make eight times as large."""
+    return np.frombuffer(values.tobytes().translate(table.tobytes()), table.dtype).reshape(values.shape)
 
 
 def _ranges(values: Iterable[int]) -> str:
