@@ -129,7 +129,7 @@ class RecordConfig:
     """Stop after this many epochs without a better monitor; None never stops early."""
     keep: Literal["best", "last"] = "best"
     """Epoch whose weights become the run's model, final pictures and calibration figures."""
-    plot_every: int = 5
+    plot_every: int = 10
     """Log reliability and example pictures every this many epochs."""
     examples: int = 6
     """Number of validation images to show."""
