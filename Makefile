@@ -40,8 +40,8 @@ ui: $(VENV)/installed  ## Open the MLflow UI on http://127.0.0.1:5000 (PORT=... 
 dashboard: $(VENV)/installed-dashboard  ## Open Optuna's dashboard on http://127.0.0.1:8080 (STORAGE=... for other studies)
 	optuna-dashboard $(STORAGE) --host 127.0.0.1 --port $(DASHBOARD_PORT)
 
-bench: $(VENV)/installed-test  ## Measure time and memory beside other libraries
-	for benchmark in benchmarks/*.py; do echo "$$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark || exit 1; done
+bench: $(VENV)/installed-bench  ## Measure speed beside limits and other libraries (BENCH_ARGS=--quick for minutes)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:  ## Remove .venv and everything that tools made; runs and checkpoints stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -39,7 +39,7 @@ def ece(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
 
 def mce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Maximum calibration error (Naeini et al. 2015): the largest absolute mean gap of any bin, in [0, 1]."""
-    gaps = np.nan_to_num(ratios(np.abs(gap), count))
+    gaps = _per_pixel(np.abs(gap), count)
     return np.where(count.sum(-1) > 0, gaps.max(-1), np.nan)
 
 
@@ -48,7 +48,7 @@ def rmsce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
 
     Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019.
     """
-    return np.sqrt(ratios(np.nan_to_num(ratios(gap**2, count)).sum(-1), count.sum(-1)))
+    return np.sqrt(ratios(_per_pixel(gap**2, count).sum(-1), count.sum(-1)))
 
 
 def confidence_gap(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
@@ -69,16 +69,13 @@ def adaptive_ece(count: np.ndarray, gap: np.ndarray, bins: int = BINS) -> np.nda
     """
     pixels, gaps = _cumulative(count), _cumulative(gap)
     total = pixels[..., -1:]
-    at_edges = [np.zeros_like(total)]
-    for edge in range(1, bins):
-        target = total * (edge / bins)
-        place = np.clip((pixels < target).sum(-1, keepdims=True), 1, pixels.shape[-1] - 1)
-        before, after = (np.take_along_axis(pixels, place - step, -1) for step in (1, 0))
-        share = np.nan_to_num(ratios(target - before, after - before))
-        low, high = (np.take_along_axis(gaps, place - step, -1) for step in (1, 0))
-        at_edges.append(low + share * (high - low))
-    at_edges.append(gaps[..., -1:])
-    return ratios(np.abs(np.diff(np.concatenate(at_edges, -1), axis=-1)).sum(-1), total[..., 0])
+    edges = total * (np.arange(1, bins) / bins)
+    place = torch.searchsorted(torch.from_numpy(pixels), torch.from_numpy(edges)).clamp(1, count.shape[-1]).numpy()
+    before, after = (np.take_along_axis(pixels, place - step, -1) for step in (1, 0))
+    low, high = (np.take_along_axis(gaps, place - step, -1) for step in (1, 0))
+    at_edges = low + _per_pixel(edges - before, after - before) * (high - low)
+    gaps_between = np.diff(np.concatenate([np.zeros_like(total), at_edges, gaps[..., -1:]], -1), axis=-1)
+    return ratios(np.abs(gaps_between).sum(-1), total[..., 0])
 
 
 def debiased(count: np.ndarray, gap: np.ndarray, moments: np.ndarray, draws: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -98,10 +95,10 @@ def debiased(count: np.ndarray, gap: np.ndarray, moments: np.ndarray, draws: int
     Returns:
         Both `(...)`, at least 0.
     """
-    mean = np.nan_to_num(ratios(gap, count))
+    mean = _per_pixel(gap, count)
     squared, product, gap_squared, images = np.moveaxis(moments, -1, 0)
     scatter = np.maximum(gap_squared - 2 * mean * product + mean**2 * squared, 0)
-    variance = draws * np.nan_to_num(ratios(scatter, count.astype(np.float64) ** 2))
+    variance = draws * _per_pixel(scatter, count.astype(np.float64) ** 2)
     variance *= np.nan_to_num(ratios(images, images - 1), nan=1.0)
     size, deviation = np.abs(mean), np.sqrt(variance)
     plain = size - (_folded_normal_mean(size, deviation) - size)
@@ -144,8 +141,8 @@ def brier_decomposition(
     """
     pixels = count[..., 0, :].sum(-1)
     base = ratios(positive.sum(-1), count.sum(-1))[..., None]
-    reliability = np.nan_to_num(ratios(gap**2, count)).sum((-1, -2))
-    resolution = np.nan_to_num(ratios((positive - base * count) ** 2, count)).sum((-1, -2))
+    reliability = _per_pixel(gap**2, count).sum((-1, -2))
+    resolution = _per_pixel((positive - base * count) ** 2, count).sum((-1, -2))
     uncertainty = (base * (1 - base))[..., 0].sum(-1)
     return ratios(reliability, pixels), ratios(resolution, pixels), uncertainty
 
@@ -178,17 +175,11 @@ def area_under_risk_coverage(count: np.ndarray, correct: np.ndarray) -> np.ndarr
     Args:
         count, correct: of fine equal-width bins, `(..., n)`.
     """
-    pixels = np.cumsum(count[..., ::-1], -1, dtype=np.float64)
-    wrong = np.cumsum((count - correct)[..., ::-1], -1, dtype=np.float64)
-    total = pixels[..., -1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        kept, errors = pixels[..., :-1], wrong[..., :-1]
-        slope = np.diff(wrong, axis=-1) / np.diff(pixels, axis=-1)
-        inside = (errors - slope * kept) * np.log(pixels[..., 1:] / kept)
-    inside[(np.diff(pixels, axis=-1) == 0) | (kept == 0)] = (
-        0  # no pixels, or only the most confident ones: constant risk
-    )
-    return ratios(wrong[..., -1] + inside.sum(-1), total)
+    count, wrong = count[..., ::-1], (count - correct)[..., ::-1]
+    pixels, errors = _cumulative(count), _cumulative(wrong)
+    growth = np.diff(np.log(np.maximum(pixels, 1)), axis=-1)
+    inside = (errors[..., :-1] - _per_pixel(wrong, count) * pixels[..., :-1]) * growth  # 0 in the first filled bin
+    return ratios(errors[..., -1] + inside.sum(-1), pixels[..., -1])
 
 
 def chance_ece(count: np.ndarray, gap: np.ndarray, split_count: np.ndarray, split_gap: np.ndarray) -> np.ndarray:
@@ -201,12 +192,19 @@ def chance_ece(count: np.ndarray, gap: np.ndarray, split_count: np.ndarray, spli
         count, gap: of resamples, `(..., n)`.
         split_count, split_gap: of the split they were drawn from, `(n,)`.
     """
-    return ece(count, gap - count * np.nan_to_num(ratios(split_gap, split_count)))
+    return ece(count, gap - count * _per_pixel(split_gap, split_count))
 
 
 def _cumulative(values: np.ndarray) -> np.ndarray:
-    sums = np.cumsum(values, -1, dtype=np.float64)
-    return np.concatenate([np.zeros_like(sums[..., :1]), sums], -1)
+    """Sums of the bins below each edge, `(..., n)` to `(..., n + 1)` float64; by torch, several times faster."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    sums[..., 1:] = values
+    return torch.from_numpy(sums).cumsum_(-1).numpy()
+
+
+def _per_pixel(sums: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Sums over the pixels of each bin, divided by how many there are; 0 for an empty bin."""
+    return sums / np.maximum(count, 1)
 
 
 def _folded_normal_mean(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:

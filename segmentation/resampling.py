@@ -6,25 +6,35 @@ percentile intervals: Efron, "Nonparametric Standard Errors and Confidence Inter
 than in the split, as it made them larger in the split than in truth.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 NORMAL = NormalDist()
 BLOCK = 256
-"""Images whose draws are made at a time, to bound the memory; below 2**16."""
-ROWS = 1000
-"""Resamples whose figures are worked out at a time."""
+"""Images whose draws are made at a time; below 2**16."""
+SPAN = 8
+"""Blocks of images whose values are added up at a time, to bound the memory."""
+TOGETHER = 1000
+"""Resamples whose values are added up at a time: fewer would repeat the product's preparations more often."""
+ROWS = 250
+"""Resamples whose draws are counted, or whose figures are worked out, at a time: few enough for the cache."""
+KEPT = 64 * 2**20
+"""Bytes of draws that are kept for the next resampling of as many images; larger ones are made anew each time."""
 
 Sums = Mapping[str, np.ndarray]
 """Arrays by name, each with one leading axis for images, or for resamples of them."""
 Figures = Callable[[Sums], Mapping[str, np.ndarray]]
-"""From sums over images `(..., K)` to figures `(...)`, whatever the leading axes."""
+"""From sums over images `(..., K)` to figures `(...)`, whatever the leading axes; called from several threads."""
 
 
 class Interval(NamedTuple):
@@ -56,20 +66,14 @@ def resampled(
     if images == 0:
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
-    sums: np.ndarray | None = None
-    rows = _flat_rows(blocks, shapes)
-    for times in _draws(images, resamples, seed):
-        part = times @ np.array(list(islice(rows, times.shape[1])))
-        sums = part if sums is None else np.add(sums, part, out=sums)
-    assert sums is not None
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]
-    found: dict[str, list[np.ndarray]] = {}
-    for start in range(0, resamples, ROWS):
-        parts = np.split(sums[start : start + ROWS].astype(np.float64), np.cumsum(sizes)[:-1], axis=1)
-        named = {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-        for name, values in figures(named).items():
-            found.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in found.items()}
+    sums = _sums(_flat_rows(blocks, shapes), images, resamples, seed)
+
+    def of_rows(start: int) -> Mapping[str, np.ndarray]:
+        return figures(_named(sums[start : start + ROWS], shapes))
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        parts = list(pool.map(of_rows, range(0, resamples, ROWS)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def interval(values: np.ndarray, value: float, level: float = LEVEL) -> Interval:
@@ -137,16 +141,71 @@ def _flat_rows(blocks: Iterable[Sums], shapes: dict[str, tuple[int, ...]]) -> It
         yield from np.concatenate([values.reshape(len(values), -1) for values in block.values()], 1).astype(np.float32)
 
 
-def _draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each image is drawn, `(R, b)` float32, some images at a time.
+def _named(sums: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """Flat sums `(R, K)` by name again, float64."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    parts = np.split(sums.astype(np.float64), ends[:-1], axis=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
-    First how many of a resample's draws fall into each block, then where in the block: together, uniform draws.
+
+def _sums(rows: Iterator[np.ndarray], images: int, resamples: int, seed: int) -> np.ndarray:
+    """Rows `(K,)` of all images added up in each resample, `(R, K)` float32."""
+    sums: np.ndarray | None = None
+    for times in _draws(images, resamples, seed):
+        values = np.array(list(islice(rows, times.shape[1])))
+        if sums is None:
+            sums = np.zeros((resamples, values.shape[1]), np.float32)
+        for start in range(0, resamples, TOGETHER):
+            sums[start : start + TOGETHER] += times[start : start + TOGETHER].astype(np.float32) @ values
+    assert sums is not None
+    return sums
+
+
+def _draws(images: int, resamples: int, seed: int) -> Iterable[np.ndarray]:
+    """How often each image is drawn, `(R, b)` uint8, some images at a time.
+
+    That one of more than 255 images is drawn more than 255 times will not happen: the odds are below 1 to 10**500.
     """
+    make = _kept_draws if images * resamples <= KEPT else _new_draws
+    return make(images, resamples, seed)
+
+
+@lru_cache(maxsize=1)
+def _kept_draws(images: int, resamples: int, seed: int) -> tuple[np.ndarray, ...]:
+    return tuple(_new_draws(images, resamples, seed))
+
+
+def _new_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """First how many of a resample's draws fall into each block, then where in the block: together, uniform draws."""
     random = np.random.default_rng(seed)
     sizes = np.full(-(-images // BLOCK), BLOCK)
     sizes[-1] = images - BLOCK * (len(sizes) - 1)
-    draws = random.multinomial(images, sizes / images, size=resamples)
-    for size, drawn in zip(sizes, draws.T, strict=True):
-        resample = np.repeat(np.arange(resamples, dtype=np.int64) * size, drawn)
-        resample += random.integers(0, size, len(resample), dtype=np.uint16)
-        yield np.bincount(resample, minlength=resamples * size).reshape(resamples, size).astype(np.float32)
+    draws = random.multinomial(images, sizes / images, size=resamples).T
+    for start in range(0, len(sizes), SPAN):
+        span = slice(start, start + SPAN)
+        times = np.empty((resamples, sizes[span].sum()), np.uint8)
+        blocks = np.split(times, np.cumsum(sizes[span])[:-1], axis=1)
+        places = (
+            random.integers(0, size, drawn.sum(), dtype=np.uint16)
+            for size, drawn in zip(sizes[span], draws[span], strict=True)
+        )
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # counts while further draws are made
+            list(pool.map(_count, places, draws[span], blocks))
+        yield times
+
+
+def _count(places: np.ndarray, drawn: np.ndarray, times: np.ndarray) -> None:
+    """Count how often each place of a block is drawn.
+
+    Args:
+        places: of all draws, those of each resample after those of the one before.
+        drawn: how many each resample has, `(R,)`.
+        times: what is filled, `(R, b)`.
+    """
+    ends = np.cumsum(drawn)
+    for start in range(0, len(times), ROWS):
+        part, numbers = times[start : start + ROWS], drawn[start : start + ROWS]
+        cells = np.repeat(np.arange(len(part)) * part.shape[1], numbers)
+        last = ends[start + len(part) - 1]
+        cells += places[last - len(cells) : last]
+        part[:] = np.bincount(cells, minlength=part.size).reshape(part.shape)

@@ -51,7 +51,7 @@ class PicturePairs:
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             raise InputError(f"{image_file} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
         digest = hashlib.sha256(hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest())
-        return Picture(image.convert("RGB"), mask, digest.digest())
+        return Picture(image if image.mode == "RGB" else image.convert("RGB"), mask, digest.digest())
 
 
 def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -> dict[str, tuple[Path, Path]]:

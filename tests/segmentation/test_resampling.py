@@ -1,3 +1,8 @@
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,6 +17,14 @@ def shares(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def themselves(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return sums
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    """Draws of another test may have been made in other blocks."""
+    resampling._kept_draws.cache_clear()
+    yield
+    resampling._kept_draws.cache_clear()
 
 
 def sample(images: int = 60) -> dict[str, np.ndarray]:
@@ -77,6 +90,82 @@ def test_the_same_seed_draws_the_same_images() -> None:
     expected = resampled(themselves, data, 10, resamples=30)["x"]
     np.testing.assert_array_equal(resampled(themselves, data, 10, resamples=30)["x"], expected)
     assert not np.array_equal(resampled(themselves, data, 10, resamples=30, seed=1)["x"], expected)
+
+
+def times_drawn(images: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each image is drawn, `(R, N)`: with rows of the identity as values, the sums spell it out."""
+    return resampled(themselves, [{"x": np.eye(images)}], images, resamples, seed)["x"]
+
+
+def one_draw_at_a_time(images: int, resamples: int, seed: int) -> np.ndarray:
+    """What `times_drawn` should be, by its definition: numbers of draws by block, then places in each block."""
+    random = np.random.default_rng(seed)
+    sizes = [min(256, images - start) for start in range(0, images, 256)]
+    numbers = random.multinomial(images, np.array(sizes) / images, size=resamples)
+    times = np.zeros((resamples, images), int)
+    for block, size in enumerate(sizes):
+        places = iter(random.integers(0, size, numbers[:, block].sum(), dtype=np.uint16))
+        for resample in range(resamples):
+            for place in islice(places, numbers[resample, block]):
+                times[resample, 256 * block + place] += 1
+    return times
+
+
+@pytest.mark.parametrize("kept", [0, 64 * 2**20])
+@pytest.mark.parametrize("images", [1, 5, 256, 257, 700, 2500])
+def test_draws_are_those_of_the_definition(images: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "KEPT", kept)
+    expected = one_draw_at_a_time(images, 12, seed=3)
+    np.testing.assert_array_equal(times_drawn(images, 12, seed=3), expected)
+    np.testing.assert_array_equal(times_drawn(images, 12, seed=3), expected)
+
+
+def test_draws_stay_what_stored_intervals_were_made_from() -> None:
+    first = [[0, 0, 1, 0, 2, 2, 2, 1], [3, 2, 1, 0, 0, 0, 0, 2], [1, 1, 2, 1, 0, 1, 1, 1]]
+    np.testing.assert_array_equal(times_drawn(8, 3, seed=0), first)
+    many = times_drawn(600, 4, seed=0)  # three blocks
+    np.testing.assert_array_equal(many @ np.arange(600), [175191, 180866, 179011, 178754])
+    np.testing.assert_array_equal((many**2).sum(1), [1130, 1194, 1194, 1174])
+
+
+def test_kept_draws_give_what_new_ones_give_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random((300, 4))
+
+    def sums(seed: int) -> np.ndarray:
+        return resampled(themselves, [{"x": values}], 300, 600, seed)["x"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resampling, "KEPT", 0)
+        expected = [sums(seed) for seed in range(3)]
+    assert resampling._kept_draws.cache_info().currsize == 0
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(sums, [0, 1, 2] * 6 + [2] * 6))
+    assert resampling._kept_draws.cache_info().hits > 0
+    for place, each in enumerate(found):
+        np.testing.assert_array_equal(each, expected[place % 3 if place < 18 else 2])
+
+
+def test_only_the_last_draws_are_kept_and_only_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "KEPT", 20_000)
+    for images, kept in ((51, 0), (50, 1), (40, 1)):
+        times_drawn(images, 400, seed=0)
+        assert resampling._kept_draws.cache_info().currsize == kept
+    assert sum(each.nbytes for each in resampling._draws(40, 400, 0)) == 40 * 400
+    times_drawn(40, 400, seed=0)
+    assert resampling._kept_draws.cache_info().hits == 2
+
+
+def test_draws_of_a_large_split_are_made_some_images_at_a_time() -> None:
+    """Those of 100,000 images would take 1 GB."""
+    tracemalloc.start()
+    try:
+        first = next(iter(resampling._draws(100_000, 10_000, seed=0)))
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert first.shape == (10_000, 2048)
+    assert first.nbytes < held < peak < 200 * 2**20
+    assert resampling._kept_draws.cache_info().currsize == 0
 
 
 def distances(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

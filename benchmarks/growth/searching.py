@@ -1,0 +1,92 @@
+"""What a study takes beside its trainings, against the number of trials that are finished; kept in a journal."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from benchmarks.growth.series import Series
+
+EPOCHS = 50
+"""That each finished trial has reported, unless it was pruned."""
+
+
+def asking(folder: str, size: int) -> Callable[[], None]:
+    from studies.search import space as spaces
+    from studies.search.storage import reap
+
+    study, plan, opened = _study(size)
+
+    def run() -> None:
+        reap(study)
+        assert plan.may_start(study)
+        trial = study.ask()
+        spaces.suggest(trial, plan.space)
+        study.tell(trial, 1.0)
+        assert opened is not None  # kept open
+
+    return run
+
+
+def reporting(folder: str, size: int) -> Callable[[], None]:
+    from segmentation.metrics import METRICS
+    from studies.search import space as spaces
+    from studies.search.worker import Worker
+
+    study, plan, opened = _study(size)
+    worker = Worker(study, plan, parent="", role="search", max_failures=1)
+    trial = study.ask()
+    spaces.suggest(trial, plan.space)
+    metrics = {f"val/{name}": 0.0 for name in METRICS}  # better than all others, so that it is never pruned
+    epoch = 0
+
+    def run() -> None:
+        nonlocal epoch
+        epoch += 1
+        worker._after(trial, epoch, metrics)
+        assert opened is not None
+
+    return run
+
+
+PAST = "finished trials"
+SERIES = (
+    Series("Taking and telling a trial", PAST, "", asking, (10, 100, 1000), (10, 100), calls=5),
+    Series("Telling a study of an epoch", PAST, "", reporting, (10, 100, 1000), calls=5),
+)
+
+
+def _study(trials: int) -> tuple[Any, Any, ExitStack]:
+    """A study as `tune` begins it, with its plan and what must stay open; of its trials every third is complete."""
+    import numpy as np
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    from segmentation.config import TuneConfig
+    from studies.search.plan import EPOCHS as TRAINED
+    from studies.search.plan import plan
+    from studies.search.samplers import SeededByTrial, build_pruner
+    from studies.search.storage import open_storage
+
+    config = TuneConfig(epochs=EPOCHS, n_trials=10**9, study_name="growth")
+    wanted = plan(config)
+    opened = ExitStack()
+    storage = opened.enter_context(open_storage(config, config.heartbeat))
+    sampler, pruner = SeededByTrial(config.sampler, config.seed), build_pruner(config, len(wanted.goals))
+    study = optuna.create_study(storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner)
+    distributions: dict[str, Any] = {name: dimension.distribution() for name, dimension in wanted.space.items()}
+    random = np.random.default_rng(0)
+    for number in range(trials):
+        complete = number % 3 == 0
+        losses = random.uniform(0.4, 3.0, EPOCHS if complete else EPOCHS // 5)
+        study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+                value=float(losses[-1]),
+                params={name: float(np.exp(random.uniform(np.log(each.low), np.log(each.high))))
+                        for name, each in distributions.items()},
+                distributions=distributions,
+                user_attrs={TRAINED: len(losses)},
+                intermediate_values={epoch: float(loss) for epoch, loss in enumerate(losses, 1)},
+            )
+        )  # fmt: skip
+    return study, wanted, opened

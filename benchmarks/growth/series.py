@@ -1,0 +1,101 @@
+"""The same work at several sizes, and the exponent with which its time grows."""
+
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Record, rounded
+from benchmarks.rounds import Contestant, in_turns
+
+Prepare = Callable[[str, int], Callable[[], Any]]
+"""Given a folder of its own and a size, gets everything ready in a process of its own; what it returns is timed."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One kind of work at several sizes."""
+
+    name: str
+    against: str
+    """What there is more of, such as `training images`."""
+    unit: str
+    """One of those, that the time is shared out to; empty where it should not depend on their number."""
+    prepare: Prepare
+    sizes: Sequence[int]
+    quick: Sequence[int] = ()
+    """Sizes of the quick mode; without any it leaves this series out."""
+    calls: int = 1
+    """How often a round does the work."""
+    rounds: int = 3
+    warmups: int = 1
+
+
+@contextmanager
+def place() -> Iterator[Path]:
+    """A folder for all that is made to be measured."""
+    with tempfile.TemporaryDirectory(prefix="growth-") as folder:
+        yield Path(folder)
+
+
+def measured(series: Series, folder: Path, quick: bool, rounds: Callable[[int, int], Callable[[str], None]]) -> Record:
+    """Do the work at every size, in turns.
+
+    Args:
+        series: the work.
+        folder: where to put what it needs.
+        quick: whether to take the sizes of the quick mode, and one round.
+        rounds: given the numbers of rounds and of sizes, returns what is told of each piece of work.
+
+    Returns:
+        By name: what is plain in `series`; for each size the times of one piece of work and the memory; the exponent.
+    """
+    sizes, times_each = (series.quick, 1) if quick else (series.sizes, series.rounds)
+    contestants = []
+    for size in sizes:
+        own = Path(tempfile.mkdtemp(dir=folder))
+        contestants.append(Contestant(f"{size:,}", "ours", _ready, (series.prepare, str(own), size, series.calls)))
+    found = in_turns(contestants, times_each, warmups=series.warmups, tell=rounds(times_each, len(sizes)))
+    points = [
+        {
+            "x": size, "seconds": rounded([seconds / series.calls for seconds in each.seconds]),
+            "core_seconds": rounded([seconds / series.calls for seconds in each.core_seconds]),
+            "memory_mb": round(each.memory),
+        }
+        for size, each in zip(sizes, found, strict=True)
+    ]  # fmt: skip
+    return {
+        "name": series.name, "against": series.against, "unit": series.unit, "points": points,
+        "exponent": exponent(points),
+    }  # fmt: skip
+
+
+def exponent(points: Sequence[Record]) -> float:
+    """Slope of the time against the size, both logarithmic, from the first point to the last."""
+    (first, before), (last, after) = (
+        (each["x"], statistics.median(each["seconds"])) for each in (points[0], points[-1])
+    )
+    return round(math.log(after / before) / math.log(last / first), 3)
+
+
+def _ready(prepare: Prepare, folder: str, size: int, calls: int) -> Callable[[], None]:
+    os.chdir(folder)
+    os.environ |= {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+    }
+    run = prepare(folder, size)
+    with suppress(OSError):  # what it took to get ready is no longer the process's peak
+        Path("/proc/self/clear_refs").write_text("5")
+
+    def several() -> None:
+        for _ in range(calls):
+            run()
+
+    return several

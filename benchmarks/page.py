@@ -1,0 +1,28 @@
+"""The parts of `docs/benchmarks.md` that are written from what was measured, between comments that name them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks import tables
+from benchmarks.results import Record
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+PICTURES = PAGE.parent / "images"
+BLOCKS = {"stages": tables.stages, "growth": tables.growth}
+"""What writes each part."""
+
+
+def with_results(page: str, records: Mapping[str, Record]) -> str:
+    """The page with its parts written anew.
+
+    Raises:
+        ValueError: a comment is missing.
+    """
+    for name, write in BLOCKS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, begun, rest = page.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not begun or not ended:
+            raise ValueError(f"the page lacks {begin} or, after it, {end}")
+        page = f"{before}{begin}\n\n{write(records)}\n\n{end}{after}"
+    return page

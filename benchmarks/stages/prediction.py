@@ -1,0 +1,236 @@
+"""Pictures of a folder to masks, confidence maps, overlays and a table, beside the network alone and a plain loop.
+
+The weights are random, but for batch norm, which has seen the pictures, so that masks are as ragged as real ones.
+"""
+
+import atexit
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.case import CAMVID, Case, Goal
+from benchmarks.rounds import Contestant
+from benchmarks.stages.training import use_all_cores
+from segmentation.allocator import keep_freed_memory
+from segmentation.config import ModelConfig, Network
+
+if TYPE_CHECKING:
+    import torch
+
+TITLE = "Prediction on a folder"
+RESIZE, BATCH, CLASSES = 128, 16, 21
+OURS, BARE, PLAIN = "this project", "bare network", "one at a time, torchvision's example"
+CHECKED, SEEN = 8, 8
+"""Pictures whose files are compared pixel by pixel, and those that batch norm has seen."""
+ELSEWHERE, CONFIDENCE = 1e-4, 0.5 / 255 + 1e-3
+"""The share of a mask's pixels that may differ from the picture predicted by itself, and how far confidence may."""
+COARSE, CUT_DOWN = 0.01, 0.2
+"""The share of the plain loop's pixels that may differ from the bare network's highest logits, and from our masks, cut
+down to the same size: between the points that it predicts, ours are as ragged as its logits are."""
+
+Run = Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Which network predicts how many pictures, where."""
+
+    model: Network
+    images: int
+    place: Path
+
+    def files(self) -> dict[str, Path]:
+        """The pictures by name: those of a split of CamVid, with the first ones again where they are too few."""
+        found = itertools.islice(itertools.cycle(sorted((CAMVID / "train").iterdir())), self.images)
+        return {f"{number:06d}{file.suffix}": file for number, file in enumerate(found)}
+
+
+def cases(quick: bool) -> list[Case]:
+    """Both networks; the larger one on fewer pictures."""
+    if not CAMVID.is_dir():
+        raise SystemExit(f"The stage prediction needs CamVid in {CAMVID}.")
+    place = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    large, small = (16, 48) if quick else (64, 256)
+    works = (
+        Folder("fcn_resnet50", large, place / "fcn_resnet50"),
+        Folder("lraspp_mobilenet_v3_large", small, place / "lraspp"),
+    )
+    return [_case(work, 1 if quick else 5) for work in works]
+
+
+def _case(work: Folder, rounds: int) -> Case:
+    contestants = [
+        Contestant(OURS, "ours", this_project, (work,)),
+        Contestant(BARE, "limit", bare_network, (work,)),
+        Contestant(PLAIN, "peer", plain_loop, (work,)),
+    ]
+    goals = [Goal(BARE, 0.9), Goal(PLAIN, 1.5)]
+    return Case(f"{work.model}, shorter side {RESIZE}", "pictures", work.images, contestants, _same, goals, rounds)
+
+
+def _same(returned: Mapping[str, Any]) -> str:
+    ours, bare, plain = (returned[name] for name in (OURS, BARE, PLAIN))
+    assert ours["pictures"] == bare["pictures"] == plain["pictures"], returned
+    elsewhere = _beside_themselves(ours["folder"], ours["alone"])
+    coarse, cut_down = _beside_the_loop(ours["folder"], plain["folder"], bare["classes"])
+    return (
+        f"Of {ours['pictures']} pictures, {CHECKED} were predicted by themselves, too: at most {elsewhere:.3%} of the "
+        f"pixels in our files have another class (tolerated: {ELSEWHERE:.2%}), and none a confidence more than "
+        f"{CONFIDENCE:.3f} off. Our masks are as large as the pictures, the plain loop's as what the network sees: "
+        f"{coarse:.2%} of its pixels are not the highest logit of the bare network (tolerated: {COARSE:.0%}), and "
+        f"{cut_down:.0%} not what ours are when cut down to that size (tolerated: {CUT_DOWN:.0%}). The bare network "
+        f"reads and writes nothing."
+    )
+
+
+def _beside_themselves(folder: Path, alone: Path) -> float:
+    """The largest share of pixels of a mask that are of another class than in the picture predicted by itself."""
+    import numpy as np
+    from PIL import Image
+
+    elsewhere = 0.0
+    with np.load(alone) as expected:
+        for name in expected["names"]:
+            with (
+                Image.open(folder / f"masks/{name}.png") as mask,
+                Image.open(folder / f"confidence/{name}.png") as grey,
+            ):
+                wrong = float(np.not_equal(np.array(mask), expected[f"{name} classes"]).mean())
+                apart = np.abs(np.array(grey) / 255 - expected[f"{name} confidence"]).max()
+            assert wrong <= ELSEWHERE, f"{name}: {wrong:.2%} of the mask are not as predicted by itself"
+            assert apart <= CONFIDENCE, f"{name}: confidence is {apart:.4f} from that predicted by itself"
+            elsewhere = max(elsewhere, wrong)
+    return elsewhere
+
+
+def _beside_the_loop(folder: Path, plain: Path, classes: Path) -> tuple[float, float]:
+    """Shares of the plain loop's pixels that differ from the bare network's, and from our masks when cut down."""
+    import numpy as np
+    from PIL import Image
+
+    files, expected = sorted(plain.iterdir()), np.load(classes)
+    assert [file.name for file in files] == [file.name for file in sorted((folder / "masks").iterdir())]
+    coarse = cut_down = 0.0
+    for file, highest in zip(files, expected, strict=True):
+        with Image.open(file) as small, Image.open(folder / "masks" / file.name) as mask:
+            found, ours = np.array(small), np.array(mask.resize(small.size, Image.Resampling.NEAREST))
+        coarse += np.not_equal(found, highest).mean() / len(files)
+        cut_down += np.not_equal(found, ours).mean() / len(files)
+    assert coarse <= COARSE, f"{coarse:.2%} of the plain loop's pixels are not the bare network's"
+    assert cut_down <= CUT_DOWN, f"{cut_down:.1%} of the plain loop's pixels are not ours"
+    return coarse, cut_down
+
+
+def this_project(work: Folder) -> Run:
+    """What `predict` does but for MLflow: four files a picture, at its own size."""
+    keep_freed_memory()
+    use_all_cores()
+    import numpy as np
+
+    from segmentation.labels import Labels
+    from segmentation.pictures import read_picture
+    from segmentation.predicted_folder import PredictedFolder
+    from segmentation.predicting import predict_pictures
+    from segmentation.prediction import Predictor
+
+    files, labels = work.files(), Labels.named(*(f"class {index}" for index in range(CLASSES)))
+    predictor = Predictor(_network(work, channels_last=True), RESIZE, "bilinear")
+    work.place.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"names": []}
+    for name, file in list(files.items())[:: len(files) // CHECKED][:CHECKED]:
+        (prediction,) = predictor([read_picture(file)])
+        stem = Path(name).stem
+        found["names"].append(stem)
+        found |= {f"{stem} classes": prediction.classes, f"{stem} confidence": prediction.confidence}
+    np.savez(work.place / "alone.npz", **found)
+
+    def run() -> dict[str, Any]:
+        output = PredictedFolder(work.place / "ours", labels)
+        predict_pictures(predictor, files, output, BATCH)
+        return {"pictures": len(output.rows), "folder": output.folder, "alone": work.place / "alone.npz"}
+
+    return run
+
+
+def bare_network(work: Folder) -> Run:
+    """The network over batches that lie in memory as it takes them."""
+    keep_freed_memory()
+    use_all_cores()
+    import numpy as np
+    import torch
+
+    from segmentation.pictures import read_picture
+    from segmentation.prediction import Predictor
+
+    network = _network(work, channels_last=True)
+    predictor = Predictor(network, RESIZE, "bilinear")
+    prepared = [predictor.prepare(read_picture(file)) for file in work.files().values()]
+    batches = [
+        torch.stack(prepared[start : start + BATCH]).contiguous(memory_format=torch.channels_last)
+        for start in range(0, len(prepared), BATCH)
+    ]
+
+    with torch.inference_mode():
+        highest = torch.cat([network(batch).max(1).indices.to(torch.uint8) for batch in batches])
+    work.place.mkdir(parents=True, exist_ok=True)
+    np.save(work.place / "classes.npy", highest.numpy())
+
+    @torch.inference_mode()
+    def run() -> dict[str, Any]:
+        pictures = sum(len(network(batch)) for batch in batches)
+        return {"pictures": pictures, "classes": work.place / "classes.npy"}
+
+    return run
+
+
+def plain_loop(work: Folder) -> Run:
+    """The loop of torchvision's documentation: decode, transform, predict, save, at the network's size."""
+    use_all_cores()
+    import torch
+    from PIL import Image
+    from torchvision.io import decode_image
+    from torchvision.transforms.v2 import functional
+
+    network, folder = _network(work), work.place / "plain"
+    folder.mkdir(parents=True)
+
+    @torch.inference_mode()
+    def run() -> dict[str, Any]:
+        count = 0
+        for name, file in work.files().items():
+            image = functional.resize(decode_image(str(file), mode="RGB"), [RESIZE])
+            classes = network(image[None]).softmax(1)[0].argmax(0)
+            Image.fromarray(classes.to(torch.uint8).numpy()).save(folder / f"{Path(name).stem}.png")
+            count += 1
+        return {"pictures": count, "folder": folder}
+
+    return run
+
+
+def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
+    """The same for all: random, with statistics of some pictures, and logits about as far apart as trained ones."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    from segmentation import models
+    from segmentation.pictures import read_picture
+
+    torch.manual_seed(0)
+    network = models.build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)
+    pictures = [read_picture(file) for file in itertools.islice(work.files().values(), SEEN)]
+    seen = torch.stack([functional.pil_to_tensor(functional.resize(picture, [RESIZE, RESIZE])) for picture in pictures])
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        network.train()(seen)
+        spread = network.eval()(seen).std((0, 2, 3)).mean()
+        for part, weights in network.named_parameters():
+            if any(last in part for last in models.LAST_LAYERS):
+                weights *= 3 / spread
+    return network.to(memory_format=torch.channels_last) if channels_last else network

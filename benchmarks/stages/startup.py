@@ -1,0 +1,191 @@
+"""How soon a command does what it is there for: help, the first step of a training, and what `mlflow run` adds.
+
+Every round starts a program anew, from files that the system has in memory. Nothing is sent to MLflow's makers.
+"""
+
+import atexit
+import os
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.case import Case, Goal
+from benchmarks.rounds import Contestant
+
+TITLE = "Start"
+PROJECT = Path(__file__).parents[2]
+HELP_SECONDS = 0.3
+"""Our goal for `train --help`, in all."""
+OURS, PYTHON, IMPORTS = "this project", "Python's own start", "bare imports"
+ALONE, MLFLOW_HELP = "the same without `mlflow run`", "`mlflow --help`"
+SIDE, TRAIN, VAL = 64, 4, 2
+"""Pixels and numbers of the pictures that are trained and scored on."""
+
+UNTIL_THE_FIRST_STEP = """
+import os, sys
+import mlproject
+
+def stop(network, optimizer, scaler, images, *rest):
+    print("first batch:", *images.shape, flush=True)
+    os._exit(0)
+
+def load(command):
+    function = loaded(command)
+    from segmentation import training
+    training._one_step = stop
+    return function
+
+loaded, mlproject._loaded = mlproject._loaded, load
+sys.exit(mlproject.main(sys.argv[1:]))
+"""
+"""The command line as it is, but for a training step that ends the program."""
+BARE_IMPORTS = """
+import os
+import torch, torchvision, mlflow, mlflow.store.tracking.sqlalchemy_store
+print("imported", flush=True)
+os._exit(0)
+"""
+
+Run = Callable[[], dict[str, Any]]
+
+
+def cases(quick: bool) -> list[Case]:
+    """Three ways to start, each contestant in a folder and with a store of its own."""
+    place = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    rounds, warmups = (1, 0) if quick else (7, 1)
+    helped = [
+        Contestant(OURS, "ours", start, (place / "help", [f"{PROJECT}/mlproject.py", "train", "--help"])),
+        Contestant(PYTHON, "limit", start, (place / "nothing", ["-c", "pass"])),
+    ]
+    begun = [
+        Contestant(
+            OURS, "ours", start, (place / "step", ["-c", UNTIL_THE_FIRST_STEP, "train", *_flags(place / "step")])
+        ),
+        Contestant(IMPORTS, "limit", start, (place / "imports", ["-c", BARE_IMPORTS])),
+    ]
+    run = ["-m", "mlflow", "run", str(PROJECT), "--env-manager", "local", "-e", "train"]
+    alone = [f"{PROJECT}/mlproject.py", "train", *_flags(place / "alone")]
+    trained = [
+        Contestant(OURS, "ours", start, (place / "run", [*run, *_parameters(place / "run")])),
+        Contestant(ALONE, "limit", start, (place / "alone", alone)),
+        Contestant(MLFLOW_HELP, "limit", start, (place / "mlflow", ["-m", "mlflow", "--help"])),
+    ]
+    first = [Goal(IMPORTS, round(1 / 1.2, 3))]
+    return [
+        Case("`train --help`", "starts", 1, helped, _help, (), 3 if quick else 9),
+        Case("`train` until the first step", "starts", 1, begun, _first_step, first, rounds, warmups),
+        Case("`mlflow run` of a training of seconds", "starts", 1, trained, _trained, (), rounds, warmups),
+    ]
+
+
+def _help(returned: Mapping[str, Any]) -> str:
+    told = returned[OURS]["output"]
+    assert "--learning_rate" in told, f"this is no help: {told}"
+    seconds = returned[OURS]["seconds"]
+    return (
+        f"The help of all fields takes {seconds:.2f} s (median), {'within' if seconds <= HELP_SECONDS else 'beyond'} "
+        f"our goal of {HELP_SECONDS} s in all; Python starts and does nothing in {returned[PYTHON]['seconds']:.2f} s."
+    )
+
+
+def _first_step(returned: Mapping[str, Any]) -> str:
+    told, imported = returned[OURS]["output"], returned[IMPORTS]["output"]
+    assert f"first batch: {TRAIN} 3 {SIDE} {SIDE}" in told, f"there was no first step: {told}"
+    assert "imported" in imported, imported
+    return (
+        f"Ours stops when a batch of {TRAIN} x 3 x {SIDE} x {SIDE} reaches the first step: its run is open in MLflow's "
+        f"sqlite store, with configuration and data, and the network is built. The limit imports torch, torchvision, "
+        f"MLflow and MLflow's sqlite store, and does nothing with them."
+    )
+
+
+def _trained(returned: Mapping[str, Any]) -> str:
+    found = {name: _figures(returned[name]["place"] / "mlflow.db") for name in (OURS, ALONE)}
+    assert "val/ece" in found[ALONE], f"nothing was scored: {found[ALONE]}"
+    assert found[OURS] == found[ALONE], f"the figures differ: {found}"
+    seconds = {name: each["seconds"] for name, each in returned.items()}
+    more = seconds[OURS] - seconds[ALONE]
+    return (
+        f"Both trainings have recorded the same {len(found[ALONE])} figures. `mlflow run` takes {more:.1f} s more than "
+        f"the command that it runs (medians); MLflow's command line takes {seconds[MLFLOW_HELP]:.1f} s to say what it "
+        f"can do."
+    )
+
+
+def start(place: Path, arguments: Sequence[str]) -> Run:
+    """Run Python with these arguments in a folder of its own; it must succeed.
+
+    Its times are told as their median without the first, in which the store is made and pictures are prepared.
+    """
+    _write_pictures(place / "data")
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONPATH": str(PROJECT), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }  # fmt: skip
+    spent: list[float] = []
+
+    def run() -> dict[str, Any]:
+        clock = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
+        spent.append(time.perf_counter() - clock)
+        assert done.returncode == 0, f"{arguments} ended with {done.returncode}: {done.stderr}"
+        return {"seconds": statistics.median(spent[1:] or spent), "output": done.stdout, "place": place}
+
+    return run
+
+
+def _write_pictures(folder: Path) -> None:
+    """Noise with classes in two halves, in the layout of `dataset=folder`."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    halves = np.repeat(np.uint8([0, 1]), SIDE // 2)[:, None].repeat(SIDE, 1)
+    for split, count in (("train", TRAIN), ("val", VAL)):
+        for number in range(count):
+            noise = random.integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+            for kind, pixels in (("images", noise), ("masks", halves)):
+                file = folder / split / kind / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+    (folder / "classes.txt").write_text("upper\nlower\n")
+
+
+def _settings(place: Path) -> dict[str, object]:
+    """A training of seconds."""
+    return {
+        "dataset": "folder", "data_dir": place / "data", "cache_dir": place / "cache", "resize": SIDE, "crop": SIDE,
+        "model": "lraspp_mobilenet_v3_large", "epochs": 1, "batch_size": TRAIN, "log_model": False, "examples": 0,
+        "checkpoint_dir": place / "checkpoints", "device": "cpu",
+    }  # fmt: skip
+
+
+def _flags(place: Path) -> list[str]:
+    return [text for name, value in _settings(place).items() for text in (f"--{name}", str(value))]
+
+
+def _parameters(place: Path) -> list[str]:
+    return [text for name, value in _settings(place).items() for text in ("-P", f"{name}={value}")]
+
+
+def _figures(file: Path) -> dict[str, float]:
+    """What the run that was begun last has recorded, but for what depends on the clock."""
+    query = """
+        SELECT key, value FROM latest_metrics
+        WHERE run_uuid = (SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 1)
+        AND key NOT LIKE 'system/%' AND key NOT IN ('epoch_seconds', 'images_per_second')
+    """
+    connection = sqlite3.connect(file)
+    found = dict(connection.execute(query).fetchall())
+    connection.close()
+    return found

@@ -1,0 +1,108 @@
+"""What makes a training step faster, and what does not: the bare step in the ways that are open on a CPU."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from benchmarks.case import Case
+from benchmarks.rounds import Contestant
+
+TITLE = "A training step, in other ways"
+CLASSES, SIDE, BATCH = 11, 128, 16
+
+
+class Way(NamedTuple):
+    """How to compute a step."""
+
+    allocator: str = "kept"
+    """What becomes of freed memory: `kept` by the process, as our commands do, or given back, glibc's `default`."""
+    channels_last: bool = True
+    precision: str = "float32"
+    compiled: bool = False
+
+
+OURS = "this project"
+WAYS = {
+    OURS: Way(),
+    "freed memory given back": Way(allocator="default"),
+    "channels first": Way(channels_last=False),
+    "bfloat16": Way(precision="bfloat16"),
+    "torch.compile": Way(compiled=True),
+}
+
+
+def cases(quick: bool) -> list[Case]:
+    """Both networks; `torch.compile` where there is a C++ compiler, its own time not counted."""
+    models = {"lraspp_mobilenet_v3_large": 4} if quick else {"fcn_resnet50": 1, "lraspp_mobilenet_v3_large": 8}
+    ways = {name: way for name, way in WAYS.items() if not way.compiled or (shutil.which("c++") and not quick)}
+    return [
+        Case(
+            f"{model}, batches of {BATCH} at {SIDE} x {SIDE}",
+            "images",
+            steps * BATCH,
+            [Contestant(name, "ours" if name == OURS else "peer", prepare, (model, steps, way))
+             for name, way in ways.items()],
+            same,
+            rounds=2 if quick else 5,
+        )
+        for model, steps in models.items()
+    ]  # fmt: skip
+
+
+def same(values: Mapping[str, Any]) -> str:
+    """The first steps of all lose alike."""
+    ours = values[OURS]["loss"]
+    apart = max(abs(each["loss"] / ours - 1) for each in values.values())
+    assert apart < 0.02, values
+    told = f"The loss of the first step is the same to {apart:.1e}; dropout draws differently in other memory formats."
+    if "torch.compile" in values:
+        told += f" Compiling took {values['torch.compile']['compiling']:.0f} s before the first round."
+    return told
+
+
+def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:
+    """Forward, backward, step on the same batch."""
+    from segmentation.allocator import keep_freed_memory
+
+    if way.allocator == "kept":
+        keep_freed_memory()
+    import time
+
+    import torch
+    from torch.nn import functional as F
+
+    from segmentation import models
+    from segmentation.config import ModelConfig
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.manual_seed(0)
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    network = models.build(ModelConfig(model=model), CLASSES).network.to(memory_format=layout)  # type: ignore[arg-type]
+    images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=layout)
+    masks = torch.randint(0, CLASSES, (BATCH, SIDE, SIDE))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+    network.train()
+    forward = torch.compile(network) if way.compiled else network
+    precision = torch.autocast("cpu", torch.bfloat16, enabled=way.precision == "bfloat16")
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with precision:
+            logits = forward(images)["out"]
+        loss = F.cross_entropy(logits.float(), masks)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    started = time.perf_counter()
+    first = {"loss": step()}
+    if way.compiled:
+        first["compiling"] = time.perf_counter() - started
+
+    def run() -> dict[str, float]:
+        for _ in range(steps):
+            step()
+        return first
+
+    return run

@@ -1,0 +1,281 @@
+"""What recording 50 epochs costs: figures and pictures, in a file and on a server, beside Lightning's logger.
+
+Every round records as many epochs more in the same run. The figures have the names of a real epoch and random values,
+the same for all contestants; the pictures are drawn from that epoch.
+"""
+
+import atexit
+import itertools
+import logging
+import os
+import shutil
+import socket
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.case import CAMVID, Case, Goal
+from benchmarks.rounds import Contestant
+from benchmarks.stages import training
+from segmentation.allocator import keep_freed_memory
+from segmentation.config import Network
+
+TITLE = "Tracking, 50 epochs"
+NETWORK: Network = "lraspp_mobilenet_v3_large"
+SMALL = training.Epoch(NETWORK, 16, 16)
+"""Images of the real epoch that names and pictures come from."""
+OURS, LIGHTNING, EMPTY = "this project", "Lightning's MLFlowLogger", "the same, in an empty store"
+TRAINING = "one epoch of training, untracked"
+SHARE = 0.01
+"""Of a run, which its tracking may take at most."""
+QUIET = training.QUIET
+
+Store = Literal["sqlite", "local server"]
+STORES: tuple[Store, ...] = "sqlite", "local server"
+Run = Callable[[], dict[str, Any]]
+
+
+def cases(quick: bool) -> list[Case]:
+    """Figures alone, on both stores; pictures, too; and figures after many other runs."""
+    if not CAMVID.is_dir():
+        raise SystemExit(f"The stage tracking needs CamVid in {CAMVID}.")
+    place = Path(tempfile.mkdtemp(prefix="benchmark-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    found = []
+    epochs, past, rounds = (10, 100, 1) if quick else (50, 1000, 5)
+    for store in STORES[:1] if quick else STORES:
+        name = f"figures, {store}"
+        ours = Contestant(OURS, "ours", this_project, (place / f"{name}, ours", store, epochs), QUIET)
+        theirs = Contestant(LIGHTNING, "peer", lightning, (place / f"{name}, Lightning", store, epochs), QUIET)
+        found.append(_alike_case(name, epochs, [ours, theirs], Goal(LIGHTNING, 1.0), rounds))
+    trained = training.Epoch(NETWORK, *((96, 32) if quick else (367, 101)))
+    for store in STORES[1:] if quick else STORES:
+        name = f"figures and pictures of {epochs} epochs, {store}"
+        ours = Contestant(OURS, "ours", this_project, (place / name, store, epochs, True), QUIET)
+        alone = Contestant(TRAINING, "limit", one_epoch, (place / f"{name}, training", trained))
+        goals = [] if quick else [Goal(TRAINING, 1 / (epochs * SHARE))]
+        share = partial(_share, epochs, trained)
+        found.append(Case(name, "rounds", 1, [ours, alone], share, goals, min(rounds, 3)))
+    name = f"figures, sqlite with {past:,} past runs"
+    ours = Contestant(OURS, "ours", this_project, (place / name, "sqlite", epochs, False, past), QUIET)
+    empty = Contestant(EMPTY, "limit", this_project, (place / f"{name}, empty", "sqlite", epochs), QUIET)
+    return [*found, _alike_case(name, epochs, [ours, empty], Goal(EMPTY, 0.9), rounds)]
+
+
+def _alike_case(name: str, epochs: int, contestants: Sequence[Contestant], goal: Goal, rounds: int) -> Case:
+    return Case(name, "epochs", epochs, contestants, partial(_alike, epochs), [goal], rounds)
+
+
+def _alike(epochs: int, returned: Mapping[str, Any]) -> str:
+    logged = [_logged(each) for each in returned.values()]
+    assert len(logged[0]) == epochs, f"{len(logged[0])} epochs instead of {epochs}"
+    assert all(each == logged[0] for each in logged), "what was read back differs"
+    figures = sum(map(len, logged[0].values()))
+    return (
+        f"Read back from the stores, {' and '.join(returned)} have logged the same {figures} figures, "
+        f"{figures // epochs} in each of {epochs} epochs, with equal names, steps and values."
+    )
+
+
+def _share(epochs: int, trained: training.Epoch, returned: Mapping[str, Any]) -> str:
+    ours, alone = returned[OURS], returned[TRAINING]
+    logged = _logged(ours)
+    assert len(logged) == epochs, f"{len(logged)} epochs instead of {epochs}"
+    pictures, due = ours["pictures"], [epoch for epoch in range(1, epochs + 1) if _is_due(epoch)]
+    assert pictures == 3 * len(due), f"{pictures} pictures instead of 3 after each of {len(due)} epochs"
+    seconds = alone["seconds"]
+    return (
+        f"A round of ours records {epochs} epochs, {sum(map(len, logged.values()))} figures and {pictures} pictures, "
+        f"all of which were found in the store, in {ours['seconds']:.2f} s. The limit trains one epoch of {NETWORK} on "
+        f"{trained.train} images, scored on {trained.val}, in {seconds:.2f} s. Medians over the rounds; so tracking is "
+        f"{ours['seconds'] / (epochs * seconds):.2%} of {epochs} such epochs, and its figures alone are "
+        f"{ours['figures'] / (epochs * seconds):.2%}."
+    )
+
+
+def this_project(place: Path, store: Store, epochs: int, pictures: bool = False, past_runs: int = 0) -> Run:
+    """What `train` logs after each epoch, and the pictures of those epochs in which they are due."""
+    keep_freed_memory()
+    training.use_all_cores()
+    folder, uri = _open(place, store)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    network, epoch, data, config = _real_epoch(place)
+
+    import torch
+
+    from studies import tracking
+    from studies.training_run import _log_progress_pictures
+
+    _make_runs(past_runs)
+    stack = ExitStack()
+    run_id = stack.enter_context(tracking.tracked_run("benchmark", "benchmark", {}))
+    atexit.register(stack.close)
+    rounds, spent, spent_on_figures = itertools.count(), [], []
+
+    def run() -> dict[str, Any]:
+        first, on_figures = next(rounds) * epochs, 0.0
+        clock = time.perf_counter()
+        for number in range(1, epochs + 1):
+            begun = time.perf_counter()
+            tracking.log_metrics(_figures(epoch.metrics(), first + number), step=first + number)
+            on_figures += time.perf_counter() - begun
+            if pictures and _is_due(number):
+                now = replace(epoch, number=first + number)
+                _log_progress_pictures(network, now, data.val, config, torch.device("cpu"))
+        spent.append(time.perf_counter() - clock)
+        spent_on_figures.append(on_figures)
+        return {
+            "file": folder / "mlflow.db", "run": run_id, "after": first,
+            "seconds": _typical(spent), "figures": _typical(spent_on_figures),
+            "pictures": _pictures(folder, run_id, first) if pictures else 0,
+        }  # fmt: skip
+
+    return run
+
+
+def lightning(place: Path, store: Store, epochs: int) -> Run:
+    """What a Trainer does with the figures of an epoch when it has this logger; pictures it logs none."""
+    training.use_all_cores()
+    folder, uri = _open(place, store)
+    _, epoch, _, _ = _real_epoch(place)
+
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logger = MLFlowLogger("benchmark", tracking_uri=uri)
+    run_id, rounds = logger.run_id, itertools.count()
+
+    def run() -> dict[str, Any]:
+        first = next(rounds) * epochs
+        for number in range(1, epochs + 1):
+            logger.log_metrics(_figures(epoch.metrics(), first + number), step=first + number)
+        return {"file": folder / "mlflow.db", "run": run_id, "after": first}
+
+    return run
+
+
+def one_epoch(place: Path, work: training.Epoch) -> Run:
+    """Train and score, and record nothing; the next epoch each round."""
+    keep_freed_memory()
+    training.use_all_cores()
+    from segmentation.training import train
+    from studies.training_run import load_data, starting_network
+
+    config = training.config_of(work, training.linked(work, place), place)
+    data = load_data(config)
+    network, _ = starting_network(config, data.train)
+    trained, spent = train(network, data, config), []
+
+    def run() -> dict[str, Any]:
+        clock = time.perf_counter()
+        next(trained)
+        spent.append(time.perf_counter() - clock)
+        return {"seconds": _typical(spent)}
+
+    return run
+
+
+def _typical(seconds: list[float]) -> float:
+    """The median over the rounds but the first, which warms up."""
+    return statistics.median(seconds[1:] or seconds)
+
+
+def _is_due(epoch: int) -> bool:
+    """Whether `train` draws pictures after it, by default."""
+    return epoch == 1 or epoch % 5 == 0
+
+
+def _real_epoch(place: Path) -> tuple[Any, Any, Any, Any]:
+    """A network after an epoch on a few images of CamVid, that epoch, its data and its configuration."""
+    from segmentation.training import train
+    from studies.training_run import load_data, starting_network
+
+    config = training.config_of(SMALL, training.linked(SMALL, place), place)
+    data = load_data(config)
+    network, _ = starting_network(config, data.train)
+    return network, next(train(network, data, config)), data, config
+
+
+def _figures(names: Mapping[str, float], epoch: int) -> dict[str, float]:
+    import numpy as np
+
+    return dict(zip(names, np.random.default_rng(epoch).random(len(names)).tolist(), strict=True))
+
+
+def _make_runs(count: int) -> None:
+    """Finished runs with a figure each."""
+    import mlflow
+    from mlflow.entities import Metric
+
+    client = mlflow.MlflowClient()
+    experiment = client.create_experiment("past") if count else ""
+    for number in range(count):
+        run_id = client.create_run(experiment).info.run_id
+        client.log_batch(run_id, [Metric("val/ece", number / count, number, 1)])
+        client.set_terminated(run_id)
+
+
+def _open(place: Path, store: Store) -> tuple[Path, str]:
+    """A folder with an empty store, `mlflow.db`, and its address; the process works there from now on."""
+    place.mkdir()
+    os.chdir(place)
+    if store == "sqlite":
+        return place, f"sqlite:///{place / 'mlflow.db'}"
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return place, stack.enter_context(_server(place))
+
+
+@contextmanager
+def _server(place: Path) -> Iterator[str]:
+    """A server on loopback whose store and artifacts are in a folder; yields its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{place / 'mlflow.db'}", "--artifacts-destination", str(place / "mlruns"),
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    with (place / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (place / "server.log").read_text()
+                    time.sleep(0.25)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait(20)
+
+
+def _logged(returned: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """The figures of the epochs of the last round, by name, as the store's file holds them."""
+    query = "SELECT step, key, value FROM metrics WHERE run_uuid = ? AND step > ? AND key NOT LIKE 'system/%'"
+    found: dict[int, dict[str, float]] = {}
+    connection = sqlite3.connect(returned["file"])
+    for step, name, value in connection.execute(query, (returned["run"], returned["after"])):
+        found.setdefault(step, {})[name] = value
+    connection.close()
+    return found
+
+
+def _pictures(folder: Path, run_id: str, after: int) -> int:
+    """How many pictures of later epochs are among the artifacts, small copies aside."""
+    files = (folder / "mlruns").glob(f"*/{run_id}/artifacts/images/*.png")
+    return sum(int(file.name.split("+step+")[1].partition("+")[0]) > after for file in files)
