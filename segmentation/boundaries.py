@@ -32,9 +32,9 @@ def _near(
     extreme: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], values: torch.Tensor, axis: int, width: int
 ) -> torch.Tensor:
     """Smallest or largest value at most `width` places away along an axis, by windows that double in length."""
-    length, window, known = values.shape[axis], 2 * width + 1, 1
-    places = torch.arange(-width, length + width, device=values.device).clamp(0, length - 1)
-    found = values.index_select(axis, places)
+    window, known = 2 * width + 1, 1
+    first, last = (values.narrow(axis, place, 1) for place in (0, values.shape[axis] - 1))
+    found = torch.cat([first] * width + [values] + [last] * width, axis)
     while known < window:
         step = min(known, window - known)
         rest = found.shape[axis] - step

@@ -114,7 +114,7 @@ def _on_all_cores(work: Callable[[int], None], places: int) -> None:
 
 def _compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile, and keep it on disk for the next process wherever a folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
 
     def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
@@ -212,11 +212,11 @@ def _count(
     Inner loops run over pixels, without branches, so that they become vector instructions; counting itself cannot.
     """
     classes, pixels = logits.shape
-    block = np.zeros((classes, LANES), np.float32)
-    highest, label = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    total, inverse = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    squares, above, counted = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    sums = np.zeros((classes, LANES))
+    # of one piece: where pieces lie beside each other is chance, and decides whether a load waits for a store
+    rows = np.zeros((classes + 7, LANES), np.float32)
+    block, highest, label = rows[:classes], rows[classes], rows[classes + 1]
+    total, inverse, squares = rows[classes + 2], rows[classes + 3], rows[classes + 4]
+    above, counted = rows[classes + 5], rows[classes + 6]
     loss = brier = 0.0
     for start in range(0, pixels, LANES):
         size = min(LANES, pixels - start)
@@ -235,12 +235,14 @@ def _count(
         for lane in range(LANES):
             inverse[lane] = ONE / total[lane]
         for index in range(classes):
+            part = ZERO
             for lane in range(LANES):
                 value = block[index, lane] * inverse[lane]
                 block[index, lane] = value
                 squares[lane] += value * value
                 above[lane] += ONE if value > FIRST_EDGE else ZERO
-                sums[index, lane] += value * counted[lane]
+                part += value * counted[lane]
+            probability[index] += np.float64(part)
         product = 1.0
         for lane in range(size):
             truth = np.uintp(masks[start + lane])
@@ -272,6 +274,4 @@ def _count(
                         other[index, is_of_class, coarse] += 1
                         other_confidence[index, coarse] += np.float64(value)
         loss += np.log(product)
-    for index in range(classes):
-        probability[index] = sums[index].sum()
     loss_and_brier[0], loss_and_brier[1] = loss, brier

@@ -31,7 +31,7 @@ ELSEWHERE, CONFIDENCE = 1e-3, 0.5 / 255 + 1e-3
 CUT_DOWN = 0.2
 """The share of the plain loop's pixels that may differ from our masks, cut down to the same size.
 
-torchvision resizes tensors a little differently from pictures: one value in a thousand is off by one level of 256, which
+torchvision resizes tensors a little differently from pictures: one value in a thousand is off by a level of 256, which
 a network with random weights makes much of.
 """
 

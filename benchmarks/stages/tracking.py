@@ -28,7 +28,7 @@ from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages import training
 from segmentation.allocator import keep_freed_memory
-from segmentation.config import Network
+from segmentation.config import Network, TrainConfig
 
 TITLE = "Tracking, 50 epochs"
 NETWORK: Network = "lraspp_mobilenet_v3_large"
@@ -192,7 +192,7 @@ def _typical(seconds: list[float]) -> float:
 
 def _is_due(epoch: int) -> bool:
     """Whether `train` draws pictures after it, by default."""
-    return epoch == 1 or epoch % 5 == 0
+    return epoch == 1 or epoch % TrainConfig.plot_every == 0
 
 
 def _real_epoch(place: Path) -> tuple[Any, Any, Any, Any]:
