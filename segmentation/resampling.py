@@ -9,7 +9,7 @@ than in the split, as it made them larger in the split than in truth.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from statistics import NormalDist
 from typing import NamedTuple
@@ -185,13 +185,16 @@ def _new_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         span = slice(start, start + SPAN)
         times = np.empty((resamples, sizes[span].sum()), np.uint8)
         blocks = np.split(times, np.cumsum(sizes[span])[:-1], axis=1)
-        places = (
-            random.integers(0, size, drawn.sum(), dtype=np.uint16)
-            for size, drawn in zip(sizes[span], draws[span], strict=True)
-        )
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # counts while further draws are made
-            list(pool.map(_count, places, draws[span], blocks))
+        with ThreadPoolExecutor(1) as pool:  # draws ahead, while what is drawn is counted
+            places = pool.map(partial(_places, random), sizes[span], draws[span])
+            for each in zip(places, draws[span], blocks, strict=True):
+                _count(*each)
         yield times
+
+
+def _places(random: np.random.Generator, size: int, drawn: np.ndarray) -> np.ndarray:
+    """Places in a block of so many images, one for each draw of each resample."""
+    return random.integers(0, size, drawn.sum(), dtype=np.uint16)
 
 
 def _count(places: np.ndarray, drawn: np.ndarray, times: np.ndarray) -> None:

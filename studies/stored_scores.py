@@ -20,6 +20,7 @@ from segmentation.config import decisive
 from segmentation.errors import InputError, listed
 from segmentation.labels import Labels
 from segmentation.scoring import Scores, load_scores
+from studies.run_search import every_run
 
 CURVES = ("train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy")
 
@@ -151,9 +152,7 @@ def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
             f"run_ids: {name!r} is no run ID (32 hexadecimal digits), no models:/NAME/1 and no experiment."
             f"{f' Did you mean {nearest[0]!r}?' if nearest else ''} Experiments: {listed(known, 10)}"
         )
-    finished = client.search_runs(
-        [experiment.experiment_id], "attributes.status = 'FINISHED'", order_by=["attributes.start_time ASC"]
-    )
+    finished = every_run([experiment.experiment_id], "attributes.status = 'FINISHED'")
     scored = f"reliability/{split}.json"
     runs = [
         run for run in finished

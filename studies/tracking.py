@@ -32,6 +32,7 @@ from segmentation.datasets import Split
 from segmentation.errors import InputError
 from segmentation.models import Segmenter
 from studies import serving
+from studies.run_search import every_run
 
 
 class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
@@ -148,10 +149,9 @@ def end_run(run_id: str, status: str, reason: str | None = None) -> None:
 def open_children(parent: str) -> list[str]:
     """The ids of the runs nested in a run that are still RUNNING."""
     client = mlflow.MlflowClient()
-    found = client.search_runs(
+    found = every_run(
         [client.get_run(parent).info.experiment_id],
         f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'RUNNING'",
-        max_results=10_000,
     )
     return [run.info.run_id for run in found]
 
@@ -166,9 +166,8 @@ class FoundRun(NamedTuple):
 
 def runs_tagged(key: str, value: str) -> list[FoundRun]:
     """The runs of any experiment that have a tag of this value, newest first."""
-    client = mlflow.MlflowClient()
-    experiments = [each.experiment_id for each in client.search_experiments()]
-    found = client.search_runs(experiments, f"tags.`{key}` = '{value}'", order_by=["attributes.start_time DESC"])
+    experiments = [each.experiment_id for each in mlflow.MlflowClient().search_experiments()]
+    found = every_run(experiments, f"tags.`{key}` = '{value}'", "attributes.start_time DESC")
     return [FoundRun(run.info.run_id, run.info.run_name or "", run.info.status) for run in found]
 
 

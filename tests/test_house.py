@@ -75,6 +75,7 @@ def test_only_tracking_writes_to_mlflow() -> None:
     readers = {
         "studies.model_store",
         "studies.report.collected",
+        "studies.run_search",
         "studies.served_model",
         "studies.serving",
         "studies.stored_scores",

@@ -93,7 +93,7 @@ def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:
         loss = F.cross_entropy(logits.float(), masks)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     started = time.perf_counter()
     first = {"loss": step()}

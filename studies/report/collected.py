@@ -21,6 +21,7 @@ from segmentation.config import ReportConfig
 from segmentation.errors import InputError, one_of
 from segmentation.metrics import METRICS, is_better
 from studies import commands
+from studies.run_search import every_run
 from studies.stored_scores import find_runs
 
 REPORTED = ("train", "evaluate", "calibrate", "compare", "models", "tune")
@@ -134,6 +135,8 @@ class _Collection:
         self.config, self.split = config, config.split
         self.experiments = {each.experiment_id: each.name for each in self.client.search_experiments()}
         self.by_name = bool(config.run_ids)
+        self.about: dict[str, list[Run]] = {}
+        """Evaluations and calibrations of any training, see `_about`."""
         self.runs = self._wanted()
 
     def collected(self) -> Collected:
@@ -216,17 +219,7 @@ class _Collection:
 
     def _search(self, condition: str, experiments: Sequence[str] | None = None) -> list[Run]:
         """Runs that fulfil it, oldest first, of some experiments or of all."""
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs(
-                list(experiments or self.experiments), condition, order_by=["attributes.start_time ASC"],
-                max_results=1000, page_token=token,
-            )  # fmt: skip
-            found += page
-            token = page.token
-            if not token:
-                return found
+        return every_run(list(experiments or self.experiments), condition)
 
     def _of(self, *kinds: str) -> list[Run]:
         return [run for run in self.runs if kind_of(run) in kinds]
@@ -313,14 +306,19 @@ class _Collection:
 
     def _about(self, tag: str, run_id: str) -> list[Run]:
         """Evaluations or calibrations of a training, in whatever experiment, oldest first."""
-        kind = {"evaluated": "evaluate", "calibrated": "calibrate"}[tag]
-        found = {
-            run.info.run_id: run
-            for condition in (f"tags.trained_in_run = '{run_id}'", f"tags.{tag} LIKE '%{run_id}%'")
-            for run in self._search(condition)
-            if kind_of(run) == kind and run.info.status == "FINISHED"
-        }
-        return sorted(found.values(), key=lambda run: run.info.start_time)
+        if tag not in self.about:  # once for all trainings: each search looks at every run of the store
+            kind = {"evaluated": "evaluate", "calibrated": "calibrate"}[tag]
+            found = {
+                run.info.run_id: run
+                for condition in ("tags.trained_in_run LIKE '%'", f"tags.{tag} LIKE '%'")
+                for run in self._search(condition)
+                if kind_of(run) == kind and run.info.status == "FINISHED"
+            }
+            self.about[tag] = sorted(found.values(), key=lambda run: run.info.start_time)
+        return [
+            run for run in self.about[tag]
+            if run.data.tags.get("trained_in_run") == run_id or run_id in run.data.tags.get(tag, "")
+        ]  # fmt: skip
 
     def _study(self, run: Run) -> Study:
         best = None
