@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Literal
 
 Role = Literal["ours", "limit", "peer"]
@@ -49,7 +50,7 @@ class Times:
 
 
 class ContestantError(Exception):
-    """A contestant's process has failed; the message is its traceback."""
+    """A contestant has failed; the message is its name and its traceback."""
 
 
 def in_turns(
@@ -62,13 +63,13 @@ def in_turns(
     """
     with ExitStack() as stack:
         processes = [stack.enter_context(_process(contestant)) for contestant in contestants]
-        for connection in processes:
-            _answer(connection)
+        for contestant, connection in zip(contestants, processes, strict=True):
+            _answer(contestant, connection)
         answers: list[list[tuple[float, float, float, Any]]] = [[] for _ in contestants]
         for number in range(-warmups, rounds):
             for contestant, connection, found in zip(contestants, processes, answers, strict=True):
                 connection.send("work")
-                answer = _answer(connection)
+                answer = _answer(contestant, connection)
                 if number >= 0:
                     found.append(answer)
                     tell(f"round {number + 1} of {rounds}: {contestant.name} {answer[0]:.3f} s")
@@ -105,19 +106,20 @@ def _process(contestant: Contestant) -> Iterator[Connection]:
         ours.close()
 
 
-def _answer(connection: Connection) -> Any:
+def _answer(contestant: Contestant, connection: Connection) -> Any:
     try:
         kind, content = connection.recv()
-    except EOFError:
-        raise ContestantError("a contestant's process ended without a word") from None
+    except (EOFError, ConnectionResetError):
+        raise ContestantError(f"{contestant.name}: the process ended without a word") from None
     if kind == "failed":
-        raise ContestantError(content)
+        raise ContestantError(f"{contestant.name}: {content}")
     return content
 
 
 def _work(connection: Connection, prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
     try:
         run = prepare(*arguments)
+        _forget_peak()
         before = _peak()
         connection.send(("ready", None))
         while connection.recv() == "work":
@@ -125,7 +127,7 @@ def _work(connection: Connection, prepare: Callable[..., Callable[[], Any]], arg
             value = run()
             clock, cores = time.perf_counter() - clock, _core_seconds() - cores
             connection.send(("done", (clock, cores, _peak() - before, value)))
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, ConnectionResetError, KeyboardInterrupt):
         pass
     except BaseException:
         connection.send(("failed", traceback.format_exc()))
@@ -138,4 +140,10 @@ def _core_seconds() -> float:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process alone: `ru_maxrss` begins with what its parent held when it was started."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 1024
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")

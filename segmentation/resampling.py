@@ -26,8 +26,8 @@ SPAN = 8
 """Blocks of images whose values are added up at a time, to bound the memory."""
 TOGETHER = 1000
 """Resamples whose values are added up at a time: fewer would repeat the product's preparations more often."""
-ROWS = 250
-"""Resamples whose draws are counted, or whose figures are worked out, at a time: few enough for the cache."""
+CACHE = 4 * 2**20
+"""Bytes of sums from which figures are worked out at a time, few enough for the processor's cache."""
 KEPT = 64 * 2**20
 """Bytes of draws that are kept for the next resampling of as many images; larger ones are made anew each time."""
 
@@ -67,12 +67,13 @@ def resampled(
         return {}
     shapes: dict[str, tuple[int, ...]] = {}
     sums = _sums(_flat_rows(blocks, shapes), images, resamples, seed)
+    rows = max(1, CACHE // (8 * sums.shape[1]))
 
     def of_rows(start: int) -> Mapping[str, np.ndarray]:
-        return figures(_named(sums[start : start + ROWS], shapes))
+        return figures(_named(sums[start : start + rows], shapes))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        parts = list(pool.map(of_rows, range(0, resamples, ROWS)))
+        parts = list(pool.map(of_rows, range(0, resamples, rows)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -193,22 +194,37 @@ def _new_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _places(random: np.random.Generator, size: int, drawn: np.ndarray) -> np.ndarray:
-    """Places in a block of so many images, one for each draw of each resample."""
-    return random.integers(0, size, drawn.sum(), dtype=np.uint16)
+    """Places in a block of so many images, for all draws of the first resample, then of the second, and so on.
+
+    For 256 images numpy takes the upper byte of each 16 bits; done for all at once, that takes half the time.
+    """
+    count = int(drawn.sum())
+    if size != 256:
+        return random.integers(0, size, count, dtype=np.uint16)
+    words = -(-count // 2)
+    left_over = min(words, random.bit_generator.state["has_uint32"])  # half of 64 bits, from the block before
+    whole, half = divmod(words - left_over, 2)
+    parts = [
+        random.integers(0, 2**32, left_over, dtype=np.uint32),
+        random.bit_generator.random_raw(whole).astype("<u8", copy=False).view("<u4"),
+        random.integers(0, 2**32, half, dtype=np.uint32),
+    ]
+    return np.concatenate(parts).astype("<u4", copy=False).view(np.uint8)[1::2][:count]
 
 
 def _count(places: np.ndarray, drawn: np.ndarray, times: np.ndarray) -> None:
     """Count how often each place of a block is drawn.
 
     Args:
-        places: of all draws, those of each resample after those of the one before.
+        places: as from `_places`.
         drawn: how many each resample has, `(R,)`.
         times: what is filled, `(R, b)`.
     """
-    ends = np.cumsum(drawn)
-    for start in range(0, len(times), ROWS):
-        part, numbers = times[start : start + ROWS], drawn[start : start + ROWS]
-        cells = np.repeat(np.arange(len(part)) * part.shape[1], numbers)
+    size, ends = times.shape[1], np.cumsum(drawn)
+    rows = 2**16 // size
+    for start in range(0, len(times), rows):
+        part = times[start : start + rows]
+        cells = np.repeat((np.arange(len(part)) * size).astype(np.uint16), drawn[start : start + rows])
         last = ends[start + len(part) - 1]
         cells += places[last - len(cells) : last]
         part[:] = np.bincount(cells, minlength=part.size).reshape(part.shape)
