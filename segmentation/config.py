@@ -115,6 +115,10 @@ class OptimizationConfig:
     """Keep tensors as (B, H, W, C) in memory, which convolutions like (10 to 20 % faster on the CPUs tried)."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    processes: int = 1
+    """Processes on this machine that train together, each on its share of every batch; torchrun joins more machines."""
+    sync_batch_norm: bool = False
+    """Batch norm over the batch of all processes together, not over the share of each."""
     seed: int = 0
     """Seed of the starting weights, the order of the images and every random change to them."""
 
@@ -123,6 +127,8 @@ class OptimizationConfig:
 class RecordConfig:
     """What is kept of a run, and under which names."""
 
+    resume: Optional[str] = None
+    """Run to go on with: its ID, or auto for the newest stopped one of this configuration, if there is any."""
     monitor: str = "val/loss"
     """Metric that decides which epoch is best."""
     patience: Optional[int] = None
@@ -170,7 +176,7 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) == defaults[name]:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "batch_size", "plot_every"):
+        for name in ("epochs", "batch_size", "plot_every", "processes"):
             _at_least(self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
             if getattr(self, name) is not None:
@@ -442,6 +448,32 @@ class ReportConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Find what dead processes have left: runs that look alive, damaged files, figures not sent; close such runs."""
+
+    checkpoint_dir: str = "checkpoints"
+    """Folder of the checkpoints to check."""
+    cache_dir: Optional[str] = None
+    """Folder of the prepared pictures to check; None is mlproject/ in the user's cache folder."""
+    records: str = "unsent"
+    """Folder of what could not be sent to MLflow."""
+    storage: str = "studies.journal"
+    """Where studies are kept: FILE.journal, postgresql://HOST/NAME, sqlite:///FILE."""
+    close: bool = True
+    """Close the runs whose process is dead; false only lists them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncConfig:
+    """Send to MLflow what it did not take while runs were under way."""
+
+    records: str = "unsent"
+    """Folder of what could not be sent to MLflow."""
+    run_id: Optional[str] = None
+    """The one run to send; None sends all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig:
     """Predict pictures: a mask, a confidence map and an overlay of each, at its own size, and a table."""
 
@@ -470,7 +502,7 @@ def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those values of a training's configuration that what it learns depends on, the seed among them."""
     beside = {
         "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "log_model", "experiment", "run_name",
-        "register_as", "alias", "checkpoint_dir", "boundary_width", "recipe",
+        "register_as", "alias", "checkpoint_dir", "boundary_width", "recipe", "resume",
     }  # fmt: skip
     return {name: value for name, value in values.items() if name not in beside}
 
