@@ -4,7 +4,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     """State of the gradient scaler, empty unless training in float16."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Figures of every epoch by name, put in by who records them; empty if nobody does."""
 
     @property
     def labels(self) -> Labels:
@@ -45,7 +47,7 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint, file: Path) -> None:
     """Write a checkpoint so that `file` is always whole: the old one or the new one."""
-    content = {"format": FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    content = {"format": FORMAT} | {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)
@@ -60,6 +62,13 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
     except (OSError, RuntimeError) as error:
         kept = "; the one before it is intact" if file.is_file() else "; choose another checkpoint_dir"
         raise InputError(f"the checkpoint {file} could not be written: {error}{kept}") from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote a checkpoint has left in a folder."""
+    for name in ("best.pt", "last.pt"):
+        for left in folder.glob(f".{name}-*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def keep_as(file: Path, other: Path) -> None:
@@ -88,7 +97,9 @@ def load(file: Path) -> Checkpoint:
         raise InputError(f"checkpoint {file} does not exist") from error
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
-    names = {field.name for field in fields(Checkpoint)}
+    names = {each.name for each in fields(Checkpoint)}
+    if isinstance(content, dict):
+        content.setdefault("history", [])  # which the first versions did not keep
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

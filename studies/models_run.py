@@ -11,10 +11,12 @@ from studies import tracking
 from studies.commands import command
 from studies.comparison_run import record_comparison
 from studies.identity import IDENTITY, identity
+from studies.resumption import can_go_on
 from studies.run_names import run_name
 from studies.stored_scores import StoredScores, find_runs
 from studies.tracking import FoundRun
-from studies.training_run import load_data, run_training, starting_network
+from studies.training_run import run_training
+from studies.training_start import load_data, starting_network
 
 MAY_DIFFER = {field.name for field in fields(TrainConfig)} - {
     field.name for group in (DataConfig, RecordConfig) for field in fields(group)
@@ -38,9 +40,7 @@ class Training(NamedTuple):
 
     def begun(self) -> FoundRun | None:
         """The newest run that was stopped in the middle of this training and whose checkpoint is here."""
-        folder = Path(self.config.checkpoint_dir)
-        stopped = (run for run in self._runs() if run.status in ("KILLED", "FAILED"))
-        return next((run for run in stopped if (folder / run.run_id / "last.pt").is_file()), None)
+        return next((run for run in self._runs() if can_go_on(run, Path(self.config.checkpoint_dir))), None)
 
     def _runs(self) -> list[FoundRun]:
         return tracking.runs_tagged(IDENTITY, self.identity)

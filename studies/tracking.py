@@ -1,38 +1,47 @@
 """One piece of work as one MLflow run, with a status that tells the truth. The only place that writes to MLflow."""
 
 import json
-import logging
 import os
-import re
+import shutil
 import subprocess
+import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Param
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.tracking.context.registry import resolve_tags
 from PIL import Image
+from tqdm import tqdm
 
 from segmentation import plots
 from segmentation.datasets import Split
 from segmentation.errors import InputError
 from segmentation.models import Segmenter
 from studies import serving
+from studies.commands import RUN
+from studies.journal import Entry, Journal
+from studies.processes import is_dead, me
 from studies.run_search import every_run
+from studies.sending import FINAL, MODEL, allowed, sender
+from studies.system_metrics import SystemMetrics
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
@@ -42,34 +51,38 @@ class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
 REASON = "status_reason"
 """Tag that says why a run did not finish."""
 VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
-SYSTEM_METRICS_SECONDS = 5
+PROCESS = "process"
+"""Tag of a run: the process that does it."""
+UNSENT = Path("unsent")
+"""Where the journals of runs lie while not all of it is sent."""
+PATIENCE, SHORT_PATIENCE = 60.0, 10.0
+"""Seconds without any answer after which MLflow is no longer waited for; the second when told to stop."""
+SYNC = f"{RUN} -e sync"
+"""What sends journals later."""
+REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""MLflow's own patience, unless the user has set it: 7 attempts of 120 s each, before our journal may try again."""
 NOTE_LENGTH = 7900
 """Characters that fit into a tag."""
 NOTE_WIDTH = 560
 """Pixels; wider pictures push aside what the UI shows beside a description."""
 
 
-class SplitDataset(MetaDataset):
-    """A split as MLflow's data set: no pictures, only where they are, how many, and the hash of their files."""
+class _OpenRun(NamedTuple):
+    run_id: str
+    journal: Journal
+    monitor: SystemMetrics
 
-    def __init__(self, split: Split) -> None:
-        source = CodeDatasetSource(tags={"mlflow.source.name": split.location})
-        super().__init__(source, name=f"{split.dataset}/{split.name}", digest=split.fingerprint[:16])
-        self._profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
 
-    @property
-    def profile(self) -> dict[str, int]:
-        """Number of images and their prepared size in pixels."""
-        return self._profile
-
-    def to_dict(self) -> dict[str, str]:
-        """What MLflow stores."""
-        return super().to_dict() | {"profile": json.dumps(self._profile)}
+_open: list[_OpenRun] = []
+"""The runs that this process is in the middle of, the innermost last."""
 
 
 @contextmanager
 def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[str]:
     """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
+
+    What is logged inside goes through a journal, so that MLflow may be away meanwhile. What could not be sent by the
+    end stays in the journal, and a line says how to send it later.
 
     Args:
         experiment: its experiment, unless `mlflow run` has chosen one.
@@ -82,78 +95,178 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
         `status_reason` says why.
 
     Raises:
-        InputError: the tracking store cannot be reached.
+        InputError: the tracking store cannot be reached, or has refused what was logged.
     """
-    check_store()
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
-    if "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL" not in os.environ:
-        mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
-    mlflow.set_system_metrics_samples_before_logging(1)
+    for key, value in REQUESTS.items():
+        os.environ.setdefault(key, value)
+    check_store(PATIENCE if run_id else 0.0)
     try:
-        chosen = None if run_id or "MLFLOW_RUN_ID" in os.environ else _experiment_id(experiment)
-        run = mlflow.start_run(
-            run_id, experiment_id=chosen, run_name=name, nested=run_id is not None, log_system_metrics=True
-        )
-        mlflow.set_tags({"mlflow.runName": name, "git_commit": _git_commit(), **_versions(), **tags})
-        if REASON in run.data.tags:
-            mlflow.delete_tag(REASON)
+        run = _begun(experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None))
     except (MlflowException, OSError) as error:
         raise InputError(
             f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {str(error).splitlines()[0]}"
         ) from error
+    run_id = run.info.run_id
+    journal = _opened_journal(run_id)
+    opened = _OpenRun(run_id, journal, SystemMetrics(run_id, partial(_log_sample, journal)))
+    _open.append(opened)
+    opened.monitor.start()
     try:
-        yield run.info.run_id
+        yield run_id
     except KeyboardInterrupt as error:
-        _end(run.info.run_id, "KILLED", f"killed by {error}" if str(error) else "interrupted")
+        _close(opened, "KILLED", f"killed by {error}" if str(error) else "interrupted", SHORT_PATIENCE)
         raise
     except Stopped as reason:
-        _end(run.info.run_id, "KILLED", str(reason))
+        _close(opened, "KILLED", str(reason))
         raise
+    except MlflowException as error:
+        _close(opened, "FAILED", f"{type(error).__name__}: {error}")
+        raise InputError(f"MLflow at {_shown(mlflow.get_tracking_uri())}: {str(error).splitlines()[0]}") from error
     except BaseException as error:
-        _end(run.info.run_id, "FAILED", f"{type(error).__name__}: {error}")
+        _close(opened, "FAILED", f"{type(error).__name__}: {error}")
         raise
-    mlflow.end_run("FINISHED")
+    if journal.refusal:
+        _close(opened, "FAILED", journal.refusal)
+        raise InputError(journal.refusal)
+    _close(opened, "FINISHED")
+
+
+def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None) -> Run:
+    """A run that is RUNNING: a new one, or one that is there."""
+    client = mlflow.MlflowClient()
+    tags = {"git_commit": _git_commit(), **_versions(), **tags, PROCESS: json.dumps(me())}
+    if run_id is None:
+        if _open:
+            tags["mlflow.parentRunId"] = _open[-1].run_id
+        return client.create_run(_experiment_id(experiment), tags=resolve_tags(tags), run_name=name)
+    run = _patiently(lambda: client.get_run(run_id))
+    if run.info.lifecycle_stage != "active":
+        raise InputError(f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`")
+    client.update_run(run_id, status="RUNNING", name=name)
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    if REASON in run.data.tags:
+        client.delete_tag(run_id, REASON)
+    return run
+
+
+def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: float = PATIENCE) -> None:
+    """End a run, as soon as everything is sent, or when nobody has listened for so many seconds."""
+    run_id, journal = opened.run_id, opened.journal
+    opened.monitor.finish()
+    try:
+        if reason is not None:
+            journal.add("records", {"what": "tags", "values": {REASON: reason[:5000]}})
+        if not journal.wait(0.0):
+            _tell(f"Waiting for MLflow, which has not yet taken {journal.unsent()} record(s).")
+            journal.wait(patience)
+        journal.add("records", {"what": "end", "status": status, "time": _now()})
+        journal.wait(0.0)
+    finally:
+        _open.remove(opened)
+        journal.close()
+        if journal.unsent():
+            _tell(
+                f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
+                f"{journal.folder}; to send them when it answers again:\n  {SYNC}"
+            )
+
+
+def _opened_journal(run_id: str) -> Journal:
+    def tell(error: str) -> None:
+        if error:
+            _tell(f"MLflow takes no records ({error}): they are kept in {UNSENT / run_id} until it does.")
+        else:
+            _tell("MLflow takes records again.")
+
+    return Journal(UNSENT / run_id, sender(run_id), tell)
+
+
+@contextmanager
+def _journal(run_id: str | None = None) -> Iterator[Journal]:
+    """The journal of a run, by default of the one that is open here; one that is not open is sent at once."""
+    opened = next((each for each in reversed(_open) if run_id in (None, each.run_id)), None)
+    if opened is not None:
+        if opened.journal.refusal:
+            raise InputError(opened.journal.refusal)
+        yield opened.journal
+        return
+    assert run_id is not None
+    journal = _opened_journal(run_id)
+    try:
+        yield journal
+        journal.wait(PATIENCE)
+    finally:
+        journal.close()
+    if journal.refusal:
+        raise InputError(journal.refusal)
+
+
+def send_unsent(folder: Path) -> int:
+    """Send what a journal of a run that nobody is at still holds; returns how many entries are left.
+
+    Raises:
+        InputError: MLflow has refused something.
+    """
+    check_store()
+    journal = Journal(folder, sender(folder.name))
+    try:
+        journal.wait(PATIENCE)
+    finally:
+        journal.close()
+    if journal.refusal:
+        raise InputError(journal.refusal)
+    return journal.unsent()
 
 
 def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
     """Make a run, nested in another one and in its experiment if that is given, and leave it open; returns its id."""
-    check_store()
-    client = mlflow.MlflowClient()
-    chosen = _experiment_id(experiment)
-    more = {}
-    if parent is not None:
+    check_store(PATIENCE)
+
+    def create() -> Run:
+        client = mlflow.MlflowClient()
+        if parent is None:
+            return client.create_run(_experiment_id(experiment), tags=dict(tags), run_name=name)
         chosen = client.get_run(parent).info.experiment_id
-        more = {"mlflow.parentRunId": parent}
-    return str(client.create_run(chosen, tags={**tags, **more}, run_name=name).info.run_id)
+        return client.create_run(chosen, tags={**tags, "mlflow.parentRunId": parent}, run_name=name)
+
+    return str(_patiently(create).info.run_id)
 
 
 def describe_run(run_id: str, name: str, tags: Mapping[str, str]) -> None:
     """Name and tag a run that this process does not have open."""
-    client = mlflow.MlflowClient()
-    for key, value in {"mlflow.runName": name, **tags}.items():
-        client.set_tag(run_id, key, value)
+    with _journal(run_id) as journal:
+        journal.add("records", {"what": "tags", "values": {"mlflow.runName": name, **tags}})
 
 
 def reopen_run(run_id: str) -> None:
     """Mark a run as RUNNING."""
-    mlflow.MlflowClient().update_run(run_id, status="RUNNING")
+    _patiently(lambda: mlflow.MlflowClient().update_run(run_id, status="RUNNING"))
 
 
 def end_run(run_id: str, status: str, reason: str | None = None) -> None:
     """Give a run that this process does not have open its last status, and the reason unless it is FINISHED."""
-    if reason is not None:
-        tag_reason(run_id, reason)
-    mlflow.MlflowClient().set_terminated(run_id, status)
+    with _journal(run_id) as journal:
+        if reason is not None:
+            journal.add("records", {"what": "tags", "values": {REASON: reason[:5000]}})
+        journal.add("records", {"what": "end", "status": status, "time": _now()})
+
+
+def remove_run(run_id: str) -> None:
+    """Put a run that holds nothing into MLflow's bin."""
+    client = mlflow.MlflowClient()
+    client.set_terminated(run_id, "FINISHED")  # `mlflow run` asks for the status at the end, and leaves this one alone
+    client.delete_run(run_id)
 
 
 def open_children(parent: str) -> list[str]:
     """The ids of the runs nested in a run that are still RUNNING."""
-    client = mlflow.MlflowClient()
-    found = every_run(
-        [client.get_run(parent).info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'RUNNING'",
-    )
-    return [run.info.run_id for run in found]
+
+    def find() -> list[Run]:
+        experiment = mlflow.MlflowClient().get_run(parent).info.experiment_id
+        return every_run([experiment], f"tags.`mlflow.parentRunId` = '{parent}' AND attributes.status = 'RUNNING'")
+
+    return [run.info.run_id for run in _patiently(find)]
 
 
 class FoundRun(NamedTuple):
@@ -162,20 +275,80 @@ class FoundRun(NamedTuple):
     run_id: str
     name: str
     status: str
+    kind: str
+    """The entry point that made it."""
+    process: Mapping[str, Any]
+    """What does it, as `processes.me` has told; empty if it is not known."""
+
+    def is_dead(self) -> bool | None:
+        """Whether its process has ended; None if that cannot be seen from here."""
+        return is_dead(self.process) if self.process else None
+
+
+def find_run(run_id: str) -> FoundRun | None:
+    """A run by its id; None if there is none."""
+    try:
+        return _found(_patiently(lambda: mlflow.MlflowClient().get_run(run_id)))
+    except MlflowException as error:
+        if error.error_code in FINAL:
+            return None
+        raise InputError(
+            f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def runs_tagged(key: str, value: str) -> list[FoundRun]:
     """The runs of any experiment that have a tag of this value, newest first."""
+    return _runs_where(f"tags.`{key}` = '{value}'")
+
+
+def runs_under_way() -> list[FoundRun]:
+    """The runs of any experiment that say that they are RUNNING, newest first."""
+    return _runs_where("attributes.status = 'RUNNING'")
+
+
+def stored_config(run_id: str) -> dict[str, Any]:
+    """The configuration that a run has logged.
+
+    Raises:
+        InputError: it has logged none.
+    """
+    try:
+        return dict(mlflow.artifacts.load_dict(f"runs:/{run_id}/config.json"))
+    except (MlflowException, OSError, ValueError) as error:
+        raise InputError(f"run {run_id} has stored no configuration: it was stopped too early, begin anew") from error
+
+
+def _runs_where(condition: str) -> list[FoundRun]:
     experiments = [each.experiment_id for each in mlflow.MlflowClient().search_experiments()]
-    found = every_run(experiments, f"tags.`{key}` = '{value}'", "attributes.start_time DESC")
-    return [FoundRun(run.info.run_id, run.info.run_name or "", run.info.status) for run in found]
+    return [_found(run) for run in every_run(experiments, condition, "attributes.start_time DESC")]
+
+
+def _found(run: Run) -> FoundRun:
+    tags = run.data.tags
+    try:
+        process = dict(json.loads(tags.get(PROCESS, "{}")))
+    except (TypeError, ValueError):
+        process = {}
+    return FoundRun(run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process)
+
+
+def logged_steps(run_id: str, metric: str) -> set[int]:
+    """The epochs of which a run has a figure, as far as MLflow has been told."""
+    with _journal(run_id) as journal:
+        if not journal.wait(PATIENCE):
+            raise InputError(
+                f"MLflow does not take what run {run_id} has recorded before; go on with it when MLflow answers"
+            )
+    found = _patiently(lambda: mlflow.MlflowClient().get_metric_history(run_id, metric))
+    return {point.step for point in found}
 
 
 def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, float]]:
     """The figures that a training run has logged, all or one, by name, for each of its epochs from the first."""
     client = mlflow.MlflowClient()
     epochs: dict[int, dict[str, float]] = {}
-    for name in client.get_run(run_id).data.metrics:
+    for name in _patiently(lambda: client.get_run(run_id)).data.metrics:
         if name.startswith(("best/", "system/")) or metric not in (None, name):
             continue
         for point in client.get_metric_history(run_id, name):
@@ -190,44 +363,45 @@ def tag_reason(run_id: str, reason: str) -> None:
         mlflow.MlflowClient().set_tag(run_id, REASON, reason[:5000])
 
 
-def _end(run_id: str, status: str, reason: str) -> None:
-    """End the run. `mlflow run` afterwards turns KILLED into FAILED (seen in 3.17.2), but the tag stays."""
-    tag_reason(run_id, reason)
-    mlflow.end_run(status)
-
-
 def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
     """Log the resolved configuration as params and as `config.json`, without the fields that are to be left out.
 
     `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
     """
-    run = mlflow.active_run()
-    assert run is not None
+    run_id = _open[-1].run_id
     values = {name: value for name, value in asdict(config).items() if name not in leave_out}
-    client = mlflow.MlflowClient()
-    logged = client.get_run(run.info.run_id).data.params
-    params = [Param(name, str(value)) for name, value in values.items() if name not in logged]
-    client.log_batch(run.info.run_id, params=params)
-    mlflow.log_dict(values, "config.json")
+    logged = _patiently(lambda: mlflow.MlflowClient().get_run(run_id)).data.params
+    _record({"what": "params", "values": {name: str(value) for name, value in values.items() if name not in logged}})
+    log_json(values, "config.json")
 
 
 def log_split(split: Split, context: str) -> None:
     """Log a data set as an input of the run, identified by the hash of its files."""
-    mlflow.log_input(SplitDataset(split), context=context)
+    profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
+    _record({
+        "what": "input", "name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16],
+        "location": split.location, "profile": profile, "context": context,
+    })  # fmt: skip
 
 
 def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log figures in one call; a figure that is not a number, such as the IoU of an absent class, is left out.
-
-    Characters that MLflow allows in no name, such as the bracket in a class `lane (left)`, become `_`.
-    """
-    allowed = {re.sub(r"[^\w\-. :/]", "_", name): value for name, value in metrics.items() if value == value}
-    mlflow.log_metrics(allowed, step, synchronous=True)
+    """Log figures of one moment; a figure that is not a number, such as the IoU of an absent class, is left out."""
+    _record(_metrics_entry(metrics, step))
 
 
 def log_tags(tags: Mapping[str, str]) -> None:
     """Set tags of the current run."""
-    mlflow.set_tags(dict(tags))
+    _record({"what": "tags", "values": dict(tags)})
+
+
+def _log_sample(journal: Journal, metrics: Mapping[str, float], step: int) -> None:
+    with suppress(InputError):  # a full disk is told to who trains
+        journal.add("records", _metrics_entry(metrics, step))
+
+
+def _metrics_entry(metrics: Mapping[str, float], step: int | None) -> Entry:
+    values = {allowed(name): float(value) for name, value in metrics.items() if value == value}
+    return {"what": "metrics", "values": values, "step": step or 0, "time": _now()}
 
 
 def log_note(
@@ -241,16 +415,12 @@ def log_note(
         details: Markdown below the pictures.
         run_id: the run; None is the one that is open here.
     """
-    if run_id is None:
-        run = mlflow.active_run()
-        assert run is not None
-        run_id = run.info.run_id
-    client, shown = mlflow.MlflowClient(), []
+    run_id, shown = run_id or _open[-1].run_id, []
     for place, picture in enumerate(pictures):
         path = f"description/{place}.png"
         image = Image.fromarray(plots.pixels(picture)) if isinstance(picture, Figure) else picture.convert("RGB")
         image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
-        client.log_image(run_id, image, path)
+        _keep(path, image.save, run_id)
         # relative, so that it holds wherever the UI is served
         shown.append(f"![{path}](get-artifact?path={path}&run_uuid={run_id})\n")
     kept, room = [], NOTE_LENGTH
@@ -261,7 +431,7 @@ def log_note(
             kept.append("…")
             break
         kept.append(line)
-    client.set_tag(run_id, "mlflow.note.content", "\n".join(kept))
+    _record({"what": "tags", "values": {"mlflow.note.content": "\n".join(kept)}}, run_id)
 
 
 def _spaced(line: str) -> str:
@@ -272,37 +442,64 @@ def _spaced(line: str) -> str:
 
 def log_figure(figure: Figure, path: str) -> None:
     """Log a picture as an artifact."""
-    mlflow.log_image(plots.pixels(figure), path)
+    _keep(path, Image.fromarray(plots.pixels(figure)).save)
 
 
 def log_figure_at(figure: Figure, key: str, step: int) -> None:
     """Log a picture of one epoch, for the UI's image stepper."""
-    mlflow.log_image(plots.pixels(figure), key=key, step=step, synchronous=True)
+    image = Image.fromarray(plots.pixels(figure))
+    with _journal() as journal:
+        entry = {"what": "image", "key": key, "step": step, "time": _now()}
+        journal.add("files", entry, lambda folder: image.save(folder / "image.png"))
 
 
 def log_json(content: Any, path: str) -> None:
     """Log an object as a JSON artifact; NaN becomes null."""
     text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=1)
-    mlflow.log_text(text, path)
+    log_text(text, path)
 
 
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
     """Log a text artifact of the run that is open here, or of another one."""
-    mlflow.log_text(text, path, run_id)
+    _keep(path, lambda file: file.write_text(text, encoding="utf-8"), run_id)
 
 
 def log_folder(folder: str | Path, path: str) -> None:
     """Log a folder with all that is in it as the artifact folder `path`."""
-    mlflow.log_artifacts(str(folder), path)
+    _keep(path, lambda there: shutil.copytree(folder, there, copy_function=_linked))
 
 
 @contextmanager
 def artifact_file(path: str) -> Iterator[Path]:
     """A file to write, logged as the artifact `path` afterwards."""
-    folder, _, name = path.rpartition("/")
     with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary) / name
-        mlflow.log_artifact(str(Path(temporary) / name), folder or None)
+        file = Path(temporary) / Path(path).name
+        yield file
+        _keep(path, lambda there: shutil.move(file, there))
+
+
+def _record(entry: Entry, run_id: str | None = None) -> None:
+    with _journal(run_id) as journal:
+        journal.add("records", entry)
+
+
+def _keep(path: str, write: Callable[[Path], object], run_id: str | None = None) -> None:
+    """Log what `write` writes to the path it is given as the artifact `path`."""
+
+    def fill(folder: Path) -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / path)
+
+    with _journal(run_id) as journal:
+        journal.add("files", {"what": "artifacts", "path": path}, fill)
+
+
+def _linked(source: str, target: str) -> None:
+    """A second name for a file, or a copy where there cannot be one."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def log_network(
@@ -320,29 +517,28 @@ def log_network(
         alias: alias that will point to the registered version.
 
     Returns:
-        The registered version's URI, or None.
+        The registered version's URI; None if there is no such name, or MLflow does not answer now.
     """
     network.cpu().to(memory_format=torch.contiguous_format).eval()
     images, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
-    info = Model.log(
-        None,
-        name="model",
-        flavor=serving,
-        registered_model_name=register_as,
-        metadata=metadata,
-        network=network,
-        images=images.contiguous(),
-        validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
-    )
-    if register_as is None:
-        return None
-    mlflow.MlflowClient().set_registered_model_alias(register_as, alias, str(info.registered_model_version))
-    return f"models:/{register_as}/{info.registered_model_version}"
+
+    def save(folder: Path) -> None:
+        serving.save_model(str(folder / MODEL), Model(metadata=metadata), network, images.contiguous())
+
+    with _journal() as journal:
+        entry = {"what": "model", "metadata": metadata, "register_as": register_as, "alias": alias}
+        journal.add("files", entry, save)
+        if register_as is None or not journal.wait(PATIENCE):
+            return None
+    version = mlflow.MlflowClient().get_model_version_by_alias(register_as, alias)
+    return f"models:/{register_as}/{version.version}"
 
 
 def where_to_look(run_id: str) -> str:
     """The line that tells how to see a run: its address, or the command that opens the UI."""
     uri = mlflow.get_tracking_uri()
+    if (UNSENT / run_id).is_dir():
+        return f"Look at it when MLflow has taken it all: {SYNC}"
     run = mlflow.get_run(run_id)
     # without what is asked for, the UI opens with its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
@@ -351,8 +547,33 @@ def where_to_look(run_id: str) -> str:
     return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {_shown(uri)}`), http://127.0.0.1:5000{page}"
 
 
-def check_store() -> None:
-    """Raise an `InputError` at once where MLflow would retry for minutes."""
+def check_store(patience: float = 0.0) -> None:
+    """Raise an `InputError` where MLflow would retry for minutes, once nothing has answered for `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            _check_store()
+        except InputError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+        else:
+            return
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """What MLflow answers, asked again for a while when it does not."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return call()
+        except MlflowException as error:
+            if error.error_code in FINAL or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _check_store() -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///"))
@@ -373,6 +594,16 @@ def check_store() -> None:
             f"no MLflow server answers at {_shown(uri)} ({getattr(error, 'reason', error)}): start it, or set "
             f"MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
         ) from error
+
+
+def _tell(what: str) -> None:
+    """Say something beside the progress bars."""
+    tqdm.write(what, file=sys.stderr)
+
+
+def _now() -> int:
+    """Milliseconds of Unix time."""
+    return time.time_ns() // 10**6
 
 
 def _shown(uri: str) -> str:

@@ -1,7 +1,8 @@
 """One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,18 +13,24 @@ from segmentation import checkpoints, models, plots
 from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
-from segmentation.datasets import Split, load_split
+from segmentation.datasets import Split
 from segmentation.devices import autocast, resolve_device, resolve_precision
-from segmentation.errors import InputError, listed
+from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter, WeightsTaken
 from segmentation.scoring import Scores, score
 from segmentation.training import Data, Epoch, train
-from studies import model_store, tracking
+from studies import resumption, tracking
+from studies.commands import command
 from studies.identity import IDENTITY, identity
 from studies.model_store import Stored
+from studies.resumption import last_checkpoint
 from studies.run_names import run_name
 from studies.split_report import example_figures, log_scores, protocol
+from studies.training_start import load_data, starting_network
+
+EVERY_EPOCH = "epoch_seconds"
+"""A figure that every epoch has."""
 
 
 class TrainingResult(NamedTuple):
@@ -57,9 +64,12 @@ def run_training(
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
         tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
+    if config.resume is not None:
+        config, run_id, data = resumption.find(config)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
-    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id:
+    goes_on = run_id is not None
+    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, _telling_how_to_go_on(run_id, config):
         print(f"Run {run_id}: {name}")
         tracking.log_config(config)
         device = resolve_device(config.device)
@@ -71,33 +81,45 @@ def run_training(
             "device": _described(device), "dataset_fingerprint": data.train.fingerprint,
             "val_fingerprint": data.val.fingerprint,
         })  # fmt: skip
-        start = _checkpoint(config, run_id, data.train)
+        start = _checkpoint(config, run_id, data.train) if goes_on else None
         if start is None:
             network, taken = starting_network(config, data.train)
             tracking.log_tags({IDENTITY: identity(config, data, network)})
             _tell_start(network, taken, config, data.train)
         else:
             network = models.build(config, len(data.val.labels))
-        result = _train_and_record(network, data, config, run_id, device, start, watch)
+        recorded = tracking.logged_steps(run_id, EVERY_EPOCH) if goes_on else set()
+        result = _train_and_record(network, data, config, run_id, device, start, recorded, watch)
     print(tracking.where_to_look(run_id))
     return result
 
 
-def load_data(config: TrainConfig) -> Data:
-    """Both splits that a training needs."""
-    return Data(load_split(config, config.train_split), load_split(config, config.val_split))
+@contextmanager
+def _telling_how_to_go_on(run_id: str, config: TrainConfig) -> Iterator[None]:
+    """When a training ends too early, print the command that goes on with it, if there is a checkpoint."""
+    try:
+        yield
+    except (DivergedError, tracking.Stopped):
+        raise
+    except BaseException:
+        if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
+            values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
+            print(f"To go on with it:\n  {command('train', values)}", flush=True)
+        raise
 
 
 def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:
     """The last state of this very training, if there is one."""
-    file = Path(config.checkpoint_dir) / run_id / "last.pt"
+    file = last_checkpoint(run_id, Path(config.checkpoint_dir))
+    checkpoints.remove_unfinished(file.parent)
     if not file.is_file():
         return None
     checkpoint = checkpoints.load(file)
+    begun = {field.name: field.default for field in fields(config)} | checkpoint.config
     changed = [
-        f"{name}={checkpoint.config.get(name)!r}, now {value!r}"
+        f"{name}={begun[name]!r}, now {value!r}"
         for name, value in decisive(asdict(config)).items()
-        if checkpoint.config.get(name) != value
+        if begun[name] != value
     ]
     if checkpoint.fingerprint != split.fingerprint:
         changed.append("other training images")
@@ -105,17 +127,6 @@ def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | 
         raise InputError(f"run {run_id} was begun with {listed(changed)}: it cannot go on with something else")
     print(f"Going on after epoch {checkpoint.epoch} of {config.epochs}.")
     return checkpoint
-
-
-def starting_network(config: TrainConfig, split: Split) -> tuple[Segmenter, WeightsTaken | None]:
-    """The network as it is before the first step, and which tensors it has taken from elsewhere.
-
-    Raises:
-        InputError: the starting weights are not there, or are of another network.
-    """
-    torch.manual_seed(config.seed)
-    network = models.build(config, len(split.labels))
-    return network, model_store.start_from(network, config, split.labels)
 
 
 def _tell_start(network: Segmenter, taken: WeightsTaken | None, config: TrainConfig, split: Split) -> None:
@@ -133,23 +144,31 @@ def _train_and_record(
     run_id: str,
     device: torch.device,
     start: Checkpoint | None,
+    recorded: Collection[int],
     watch: Callable[[int, dict[str, float]], None] | None,
 ) -> TrainingResult:
     folder = Path(config.checkpoint_dir) / run_id
-    logged = [] if start is None else tracking.logged_epochs(run_id)
-    history, best_epoch = ([], 0) if start is None else (logged[: start.epoch], start.best_epoch)
+    history: list[dict[str, float]] = []
+    best_epoch = 0
+    if start is not None:
+        history = start.history or tracking.logged_epochs(run_id)[: start.epoch]
+        best_epoch = start.best_epoch
+        for number, figures in enumerate(history, 1):
+            if number not in recorded:
+                tracking.log_metrics(figures, step=number)
     kept: Scores | None = None
     try:
         for epoch in train(network, data, config, start):
             history.append(epoch.metrics())
-            if epoch.number > len(logged):
+            if epoch.number not in recorded:
                 tracking.log_metrics(history[-1], step=epoch.number)
+            checkpoint = replace(epoch.checkpoint, history=history)
             if epoch.is_best:
-                checkpoints.save(epoch.checkpoint, folder / "best.pt")
+                checkpoints.save(checkpoint, folder / "best.pt")
                 checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
                 best_epoch = epoch.number
             else:
-                checkpoints.save(epoch.checkpoint, folder / "last.pt")
+                checkpoints.save(checkpoint, folder / "last.pt")
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)

@@ -1,8 +1,8 @@
 """A private MLflow store and cache for the tests, and small real data sets that they write."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,21 +25,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(autouse=True)
-def own_place(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_place(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test works in a folder, a cache and an experiment of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
-    yield
-    import sys
 
-    if "mlflow" in sys.modules:
-        import mlflow
 
-        while mlflow.active_run() is not None:
-            mlflow.end_run()
+def last_run() -> Any:
+    """The MLflow run that was opened last."""
+    import mlflow
+
+    experiments = [each.experiment_id for each in mlflow.MlflowClient().search_experiments()]
+    return mlflow.MlflowClient().search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)[0]
 
 
 def write_pair(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import mlproject
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, last_run
 
 SMALL = ["--resize", "32", "--crop", "32", "--epochs", "1", "--batch_size", "4", "--examples", "1",
          "--model", "lraspp_mobilenet_v3_large", "--log_model", "false"]  # fmt: skip
@@ -29,10 +29,6 @@ def called(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[in
 
 def on_own_data(root: Path, *more: str) -> list[str]:
     return ["train", "--dataset", "folder", "--data_dir", str(root), *SMALL, *more]
-
-
-def last_run() -> mlflow.entities.Run:
-    return mlflow.last_active_run() or pytest.fail("no run was opened")
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def one_epoch(place: Path, work: training.Epoch) -> Run:
     keep_freed_memory()
     training.use_all_cores()
     from segmentation.training import train
-    from studies.training_run import load_data, starting_network
+    from studies.training_start import load_data, starting_network
 
     config = training.config_of(work, training.linked(work, place), place)
     data = load_data(config)
@@ -198,7 +198,7 @@ def _is_due(epoch: int) -> bool:
 def _real_epoch(place: Path) -> tuple[Any, Any, Any, Any]:
     """A network after an epoch on a few images of CamVid, that epoch, its data and its configuration."""
     from segmentation.training import train
-    from studies.training_run import load_data, starting_network
+    from studies.training_start import load_data, starting_network
 
     config = training.config_of(SMALL, training.linked(SMALL, place), place)
     data = load_data(config)

@@ -114,7 +114,8 @@ def this_project(work: Epoch) -> Run:
     from segmentation.devices import resolve_device
     from segmentation.training import train
     from studies import tracking
-    from studies.training_run import _log_progress_pictures, load_data, starting_network
+    from studies.training_run import _log_progress_pictures
+    from studies.training_start import load_data, starting_network
 
     config = config_of(work, linked(work, place), place)
     data, device = load_data(config), resolve_device(config.device)

@@ -17,17 +17,20 @@ from segmentation.errors import InputError, listed
 from studies import tracking
 from studies.search import space as spaces
 from studies.search.live import Live, progress_in_words
-from studies.search.plan import SETTINGS, Plan, best_trial, counted, plan
+from studies.search.plan import SETTINGS, STATES, Plan, best_trial, counted, in_state, plan, point
 from studies.search.processes import work_together
 from studies.search.record import best_in_words, confirmation_in_words, log_progress, log_study, train_command
 from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.space import Choices
-from studies.search.storage import one_process_only, open_storage, reap, repair, running
-from studies.search.worker import RUN, Worker
-from studies.training_run import load_data
+from studies.search.statuses import settle_all
+from studies.search.storage import one_process_only, open_storage, reap, running, waits_for_retry
+from studies.search.worker import Worker
+from studies.training_start import load_data
 
 PARENT, READY = "mlflow_run_id", "ready"
 """Attributes of a study: its MLflow run, and whether its grid is queued."""
+RECORDED = "recorded"
+"""Attribute of a study: how many of its trials, and of those that confirm it, had ended when its run was written."""
 READY_SECONDS = 30
 """So long another process may take to queue the grid before this one takes over."""
 
@@ -55,7 +58,6 @@ def run_study(config: TuneConfig) -> None:
                 f"storage={config.storage}: another worker is at this study, and sqlite takes one only; wait for it, "
                 f"or begin a study with storage=studies.journal"
             )
-        repair(study)
         parent = str(study.user_attrs[PARENT])
         os.environ.pop("MLFLOW_RUN_ID", None)
         if given_run is not None and given_run != parent:
@@ -132,28 +134,26 @@ def _queue(study: Study, wanted: Plan) -> None:
         if guess and not study.get_trials(deepcopy=False):
             study.enqueue_trial(guess)
         return
-    trials = [trial for trial in counted(study) if trial.state != TrialState.FAIL]
-    there = [trial.params or trial.system_attrs.get("fixed_params") for trial in trials]
-    for point in spaces.points(wanted.space):
-        if point not in there:
-            study.enqueue_trial(point)
+    trials = [trial for trial in counted(study) if trial.state != TrialState.FAIL or waits_for_retry(trial)]
+    there = [point(trial) for trial in trials]
+    for each in spaces.points(wanted.space):
+        if each not in there:
+            study.enqueue_trial(each)
 
 
 def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStorage, parent: str) -> None:
     """Work on the study inside its MLflow run, whose status then tells how it ended."""
     name = config.run_name or f"study · {wanted.name}"
     deadline = float("inf") if config.timeout is None else time.monotonic() + config.timeout
-    confirmed = None
+    confirmed, begun_with = None, _ended(study, None)
     try:
         with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent):
             tracking.log_config(config, leave_out=wanted.space)
             try:
                 confirmed = _search_and_confirm(study, wanted, config, storage, parent, deadline)
-            except BaseException:
-                log_study(study, wanted, None)
-                raise
-            log_study(study, wanted, confirmed)
-            _close_forgotten(study, confirmed, parent)
+            finally:
+                _record(study, wanted, confirmed, begun_with)
+                settle_all(study, confirmed, parent)
             if wanted.may_start(study) or running(study):
                 raise tracking.Stopped("the time of this call is over; the same command goes on with the study")
     except tracking.Stopped as reason:
@@ -164,7 +164,22 @@ def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStor
     finally:
         if running(study):
             tracking.reopen_run(parent)
+            if not running(study):  # they have ended meanwhile, and may have closed it before
+                tracking.end_run(parent, "KILLED" if wanted.may_start(study) else "FINISHED")
     _tell(study, wanted, confirmed, config, parent)
+
+
+def _record(study: Study, wanted: Plan, confirmed: Study | None, begun_with: list[int]) -> None:
+    """Write everything about the study into its run, unless another process that ended at the same time does so."""
+    ended = _ended(study, confirmed)
+    if ended != begun_with and study.user_attrs.get(RECORDED) == ended:
+        return
+    study.set_user_attr(RECORDED, ended)
+    log_study(study, wanted, confirmed)
+
+
+def _ended(study: Study, confirmed: Study | None) -> list[int]:
+    return [len(in_state(counted(each), *STATES)) for each in (study, confirmed) if each is not None]
 
 
 def _search_and_confirm(
@@ -189,7 +204,6 @@ def _search_and_confirm(
     print(f"Confirming trial {best.number} ({spaces.described(values)}) with the seeds {listed(map(str, seeds), 10)}.")
     config = replace(config, sampler="grid", pruner="none")
     confirmed = _open(storage, again, config, lambda: parent)
-    repair(confirmed)
     _work(confirmed, again, config, parent, "confirmation", deadline)
     return confirmed
 
@@ -200,15 +214,6 @@ def _work(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str
             Worker(study, wanted, parent, role, config.max_failures, deadline, live.show).work()
     else:
         work_together(study, wanted, config, parent, role, deadline)
-
-
-def _close_forgotten(study: Study, confirmed: Study | None, parent: str) -> None:
-    """End the runs of trials that nobody is at, as those that have cost too many workers."""
-    studies = [study] if confirmed is None else [study, confirmed]
-    alive = {trial.user_attrs.get(RUN) for each in studies for trial in running(each)}
-    for run_id in tracking.open_children(parent):
-        if run_id not in alive:
-            tracking.end_run(run_id, "FAILED", "its worker died, again and again")
 
 
 def _tell(study: Study, wanted: Plan, confirmed: Study | None, config: TuneConfig, parent: str) -> None:

@@ -9,21 +9,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from optuna import Study, Trial, TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.config import TrainConfig
 from segmentation.errors import DivergedError, InputError
 from segmentation.training import Data
 from studies import tracking
+from studies.processes import me
 from studies.run_names import run_name
 from studies.search import space as spaces
 from studies.search.goals import FAR
-from studies.search.plan import EPOCHS, IDLE, VALUES, Plan, counted, spent
-from studies.search.storage import REASON, WORKER, me, reap, retry, running
-from studies.training_run import TrainingResult, load_data, run_training
+from studies.search.plan import EPOCHS, IDLE, RUN, VALUES, Plan, counted, point, spent
+from studies.search.samplers import RETRY_OF
+from studies.search.statuses import settle
+from studies.search.storage import REASON, WORKER, reap, retry, running
+from studies.training_run import TrainingResult, run_training
+from studies.training_start import load_data
 
-RUN = "mlflow_run_id"
-"""Attribute of a trial: its MLflow run."""
 METRICS_KEPT = "metrics"
 """Attribute of a trial: the metrics of the epoch that its value is of; of the last epoch if it was pruned."""
 POLL_SECONDS = 2.0
@@ -89,7 +92,7 @@ class Worker:
             if taken:
                 retry(self.study, self._frozen(taken[0]))
             raise
-        except ValueError:
+        except (ValueError, UpdateFinishedTrialError):
             if not taken or self._frozen(taken[0]).state != TrialState.FAIL:
                 raise
             return None  # it was taken for dead meanwhile, and another worker goes on with it
@@ -113,6 +116,8 @@ class Worker:
             with redirect_stdout(printed):
                 result = run_training(config, run_id, self._data(config), lambda *epoch: self._after(trial, *epoch))
         except Postponed:
+            if self._frozen(trial).state != TrialState.RUNNING:
+                settle(self.study, run_id)
             raise
         except tracking.Stopped as reason:
             trial.set_user_attr(REASON, str(reason))
@@ -133,13 +138,19 @@ class Worker:
         return self._values(trial, result)
 
     def _leave_if_nothing_is_left(self, trial: Trial) -> None:
-        """Two workers may have taken the last place at once."""
-        frozen = self._frozen(trial)
-        prescribed = frozen.params or "fixed_params" in frozen.system_attrs
+        """Two workers may have taken the last place at once, or put the same trial back into the queue."""
+        trials = self.study.get_trials(deepcopy=False)
+        frozen = trials[trial.number]
+        retry_of, prescribed = frozen.user_attrs.get(RETRY_OF), point(frozen)
         before = [each for each in counted(self.study) if each.number < trial.number]
-        if prescribed or not (
-            self.plan.is_grid or (self.plan.n_trials is not None and len(before) >= self.plan.n_trials)
-        ):
+        if prescribed and self.plan.is_grid:
+            left = not any(each.state != TrialState.FAIL and point(each) == prescribed for each in before)
+        elif prescribed:
+            earlier = trials[: trial.number]
+            left = retry_of is None or all(each.user_attrs.get(RETRY_OF) != retry_of for each in earlier)
+        else:
+            left = not self.plan.is_grid and (self.plan.n_trials is None or len(before) < self.plan.n_trials)
+        if left:
             return
         trial.set_user_attr(IDLE, True)
         trial.set_user_attr(REASON, "nothing was left to do")
@@ -169,10 +180,11 @@ class Worker:
 
     def _after(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         """Tell the study about an epoch; raises what ends the training."""
-        if self._frozen(trial).state != TrialState.RUNNING:
-            raise Postponed("this worker was taken for dead, and another one goes on")
-        trial.set_user_attr(EPOCHS, epoch)
-        trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _shown(metrics))
+        try:
+            trial.set_user_attr(EPOCHS, epoch)
+            trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _shown(metrics))
+        except UpdateFinishedTrialError:
+            raise Postponed("this worker was taken for dead, and another one goes on") from None
         self.seen()
         if epoch == self.plan.base.epochs:
             return

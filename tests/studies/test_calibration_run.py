@@ -22,11 +22,8 @@ from studies import model_store
 from studies.calibration_run import run_calibration
 from studies.comparison_run import run_comparison
 from studies.evaluation_run import run_evaluation
+from tests.conftest import last_run
 from tests.studies.conftest import Trained
-
-
-def last_run() -> mlflow.entities.Run:
-    return mlflow.last_active_run() or pytest.fail("no run was opened")
 
 
 class Calibrated(NamedTuple):

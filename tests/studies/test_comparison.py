@@ -34,6 +34,7 @@ from studies.comparison import (
 from studies.comparison_run import run_comparison
 from studies.evaluation_run import run_evaluation
 from studies.stored_scores import StoredScores, find_runs
+from tests.conftest import last_run
 from tests.studies.conftest import Trained
 
 LABELS = Labels.named("a", "b", "c")
@@ -142,8 +143,7 @@ def stored(two_seeds: Trained) -> list[StoredScores]:
 
 
 def text(path: str) -> str:
-    run = mlflow.last_active_run()
-    assert run is not None
+    run = last_run()
     return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{path}")
 
 
@@ -151,8 +151,7 @@ def test_a_comparison_holds_table_sentences_and_pictures(
     two_seeds: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pair,) = run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=2))
-    run = mlflow.last_active_run()
-    assert run is not None
+    run = last_run()
     assert run.info.status == "FINISHED"
     assert run.data.tags["compared_runs"] == ",".join(two_seeds.run_ids)
 
@@ -202,8 +201,7 @@ def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained
 def test_a_name_of_nothing_is_refused(names: str, message: str, two_seeds: Trained) -> None:
     with pytest.raises(InputError, match=message):
         run_comparison(CompareConfig(run_ids=names))
-    run = mlflow.last_active_run()
-    assert run is not None
+    run = last_run()
     assert run.info.status == "FAILED"
 
 
@@ -218,8 +216,7 @@ def test_a_run_without_scores_is_refused_with_what_to_do(two_seeds: Trained) -> 
 
 def test_runs_that_were_scored_by_other_rules_are_refused_with_what_differs(two_seeds: Trained) -> None:
     run_evaluation(EvaluateConfig(model_uri=two_seeds.run_ids[0], score_at="original", examples=0))
-    evaluated = mlflow.last_active_run()
-    assert evaluated is not None
+    evaluated = last_run()
     with pytest.raises(InputError) as refused:
         run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[1]},{evaluated.info.run_id}"))
     assert "score_at: training in" in str(refused.value)

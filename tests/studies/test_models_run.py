@@ -23,7 +23,8 @@ from studies.comparison_run import beside_published
 from studies.identity import IDENTITY, identity
 from studies.models_run import run_models, trainings
 from studies.stored_scores import StoredScores, find_runs
-from studies.training_run import load_data, run_training, starting_network
+from studies.training_run import run_training
+from studies.training_start import load_data, starting_network
 from tests.conftest import write_own_data
 
 NETWORK = "lraspp_mobilenet_v3_large"

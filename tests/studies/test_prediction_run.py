@@ -18,6 +18,7 @@ from segmentation.labels import Labels
 from segmentation.prediction import Prediction, Predictor
 from studies import model_store
 from studies.prediction_run import run_prediction
+from tests.conftest import last_run
 from tests.segmentation.test_prediction import blobs, random_network
 
 LABELS = Labels(("background", "road", "sky"), ((0, 0, 0), (128, 64, 128), (70, 130, 180)))
@@ -57,10 +58,6 @@ def pixels(path: str | Path) -> np.ndarray:
 def table(output: str = "predictions") -> dict[str, dict[str, str]]:
     with Path(output, "predictions.csv").open(encoding="utf-8", newline="") as file:
         return {row["image"]: row for row in csv.DictReader(file)}
-
-
-def last_run() -> mlflow.entities.Run:
-    return mlflow.last_active_run() or pytest.fail("no run was opened")
 
 
 def pictures(**images: Image.Image) -> None:

@@ -26,7 +26,7 @@ from studies.evaluation_run import run_evaluation
 from studies.run_names import run_name
 from studies.split_report import reliability_figures
 from studies.training_run import TrainingResult, run_training
-from tests.conftest import write_own_data
+from tests.conftest import last_run, write_own_data
 
 
 def settings(root: Path, **more: Any) -> TrainConfig:
@@ -205,8 +205,7 @@ def test_scores_at_original_size_are_those_of_resized_logits_on_whole_masks(fini
     expected = Reliability()
     expected.update(torch.cat(logits), torch.cat(masks))
     assert metrics["val/ece"] == pytest.approx(expected.ece(), abs=2e-3)  # torchvision resizes a little differently
-    run = mlflow.last_active_run()
-    assert run is not None
+    run = last_run()
     protocol = json.loads(text(run.info.run_id, "reliability/val.json"))["protocol"]
     assert protocol["score_at"] == "original"
     assert protocol["pixels"] == sum(int((mask != 255).sum()) for mask in masks)
@@ -250,8 +249,7 @@ def test_evaluation_repeats_the_training_run_s_figures_in_a_run_of_its_own(
 ) -> None:
     _, result, _ = finished
     metrics = run_evaluation(EvaluateConfig(model_uri=result.run_id, batch_size=1, examples=1))
-    trained, evaluated = mlflow.get_run(result.run_id), mlflow.last_active_run()
-    assert evaluated is not None
+    trained, evaluated = mlflow.get_run(result.run_id), last_run()
     assert evaluated.info.run_id != result.run_id
     assert evaluated.data.tags["trained_in_run"] == result.run_id
     assert evaluated.info.status == "FINISHED"

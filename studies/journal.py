@@ -1,0 +1,232 @@
+"""What a run has to tell, kept on disk until it is told: nothing is lost while nobody listens.
+
+A journal is a folder with two streams, `records` and `files`, each a file of JSON lines and a count of those that were
+sent. A thread for each stream sends its entries in order, again and again until they are taken; so a store of files
+that fails does not hold up the figures. An entry may be sent twice if a process is killed, never out of order.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from segmentation.errors import InputError
+from studies.processes import is_dead, me
+
+Entry = dict[str, Any]
+Stream = Literal["records", "files"]
+STREAMS: tuple[Stream, ...] = "records", "files"
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+"""Seconds between two attempts: each pause is twice the one before."""
+OWNER = "process.json"
+
+
+class RefusedError(Exception):
+    """What is told will never be taken; the message says why."""
+
+
+class Journal:
+    """The journal of one run."""
+
+    def __init__(
+        self, folder: Path, send: Callable[[Entry, Path], None], tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Open a journal, with what is still unsent in it.
+
+        Args:
+            folder: made if it is not there; it vanishes when all is sent.
+            send: sends an entry, whose files lie in the given folder. It raises `RefusedError` for one that will never
+                be taken, and anything else for one that is to be sent again later.
+            tell: called when an entry is not taken, and when entries are taken again.
+        """
+        self.folder = folder
+        self.refusal: str | None = None
+        """Why the first entry was refused that was; it is skipped."""
+        with _writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / OWNER).write_text(json.dumps(me()))
+            self._senders = {name: _Sender(folder, name, send, tell, self._refused) for name in STREAMS}
+
+    def add(self, stream: Stream, entry: Entry, fill: Callable[[Path], None] | None = None) -> None:
+        """Put an entry at the end of a stream.
+
+        Args:
+            stream: its entries are sent in order.
+            entry: what JSON can hold.
+            fill: writes the entry's files into a folder.
+
+        Raises:
+            InputError: it cannot be written here, or an earlier one was refused.
+        """
+        if self.refusal:
+            raise InputError(self.refusal)
+        with _writable(self.folder):
+            self._senders[stream].add(entry, fill)
+
+    def wait(self, patience: float, streams: tuple[Stream, ...] = STREAMS) -> bool:
+        """Wait until all is sent, or has been turned away for `patience` seconds; returns whether all is sent."""
+        began = time.monotonic()
+        sent = [self._senders[name].wait(began, patience) for name in streams]
+        return all(sent)
+
+    def unsent(self) -> int:
+        """How many entries wait."""
+        return sum(len(sender) for sender in self._senders.values())
+
+    def close(self) -> None:
+        """Stop sending; what is unsent stays in the folder, which is removed if there is nothing."""
+        for sender in self._senders.values():
+            sender.stop()
+        if not self.unsent():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _refused(self, error: RefusedError) -> None:
+        self.refusal = self.refusal or str(error)
+
+
+def journals(place: Path) -> list[Path]:
+    """The journals in a folder that no living process of this machine has open."""
+    return sorted(file.parent for file in place.glob(f"*/{OWNER}") if _is_left(file))
+
+
+class _Sender:
+    """One stream and the thread that sends it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: Stream,
+        send: Callable[[Entry, Path], None],
+        tell: Callable[[str], None],
+        refused: Callable[[RefusedError], None],
+    ) -> None:
+        self._payloads, self._count_file = folder / f"{name}.d", folder / f"{name}.sent"
+        self._send, self._tell, self._refused = send, tell, refused
+        self._turned_away: float | None = None
+        self._changed, self._stopping = threading.Condition(), threading.Event()
+        self._thread: threading.Thread | None = None
+        file = folder / f"{name}.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+        whole = [line for line in lines if line.endswith(b"\n")]  # the last may be torn
+        sent = int(self._count_file.read_text() or 0) if self._count_file.is_file() else 0
+        self._number = len(whole)
+        self._waiting = deque((number, json.loads(whole[number])) for number in range(sent, len(whole)))
+        self._size = sum(map(len, whole))
+        self._file = file.open("ab", buffering=0)
+        self._file.truncate(self._size)
+        self._adding = threading.Lock()
+        if self._waiting:
+            self._start()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, entry: Entry, fill: Callable[[Path], None] | None) -> None:
+        line = json.dumps(entry).encode() + b"\n"
+        with self._adding:
+            if fill is not None:
+                payload = self._payload(self._number)
+                shutil.rmtree(payload, ignore_errors=True)
+                payload.mkdir(parents=True)
+                fill(payload)
+            try:
+                self._file.write(line)
+            except OSError:
+                self._file.truncate(self._size)  # nothing may follow half a line
+                raise
+            self._size += len(line)
+            with self._changed:
+                self._waiting.append((self._number, entry))
+                self._number += 1
+                self._changed.notify_all()
+            self._start()
+
+    def wait(self, began: float, patience: float) -> bool:
+        with self._changed:
+            while self._waiting:
+                since = self._turned_away
+                if since is not None and time.monotonic() >= max(since, began) + patience:
+                    return False
+                self._changed.wait(0.2)
+        return True
+
+    def stop(self) -> None:
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(1.0)  # it may be in the middle of a request that nobody answers
+        self._file.close()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
+                if self._stopping.is_set():
+                    return
+                number, entry = self._waiting[0]
+            try:
+                self._send(entry, self._payload(number))
+            except RefusedError as error:
+                self._refused(error)
+            except Exception as error:
+                if self._turned_away is None:
+                    self._turned_away = time.monotonic()
+                    self._tell(_first_line(error))
+                if self._stopping.wait(pause):
+                    return
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if self._turned_away is not None:
+                self._turned_away = None
+                self._tell("")
+            pause = FIRST_PAUSE
+            self._has_sent(number)
+
+    def _has_sent(self, number: int) -> None:
+        if self._stopping.is_set():
+            return  # another process may have the journal by now; it sends this once more
+        temporary = self._count_file.with_suffix(".new")
+        temporary.write_text(str(number + 1))
+        temporary.replace(self._count_file)
+        shutil.rmtree(self._payload(number), ignore_errors=True)
+        with self._changed:
+            self._waiting.popleft()
+            self._changed.notify_all()
+
+    def _payload(self, number: int) -> Path:
+        return self._payloads / f"{number:06d}"
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turn a disk that is full, or a folder that cannot be written, into an `InputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"what is to be recorded could not be kept in {folder}: {error.strerror or error}; make room there, or go "
+            f"to another folder. What was recorded before is safe, and so are the checkpoints"
+        ) from error
+
+
+def _is_left(file: Path) -> bool:
+    try:
+        return is_dead(json.loads(file.read_text())) is True
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

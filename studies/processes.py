@@ -1,0 +1,24 @@
+"""Which process does something, and whether it still lives."""
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+
+def me() -> dict[str, Any]:
+    """What tells this process from every other one: host, number, and when it began, in seconds of Unix time."""
+    process = psutil.Process()
+    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+
+
+def is_dead(other: Mapping[str, Any]) -> bool | None:
+    """Whether a process that `me` has described has ended; None for one of another machine, which cannot be seen."""
+    if other["host"] != socket.gethostname():
+        return None
+    try:
+        process = psutil.Process(other["pid"])
+        return bool(process.create_time() != other["started"] or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,151 @@
+"""How the entries of a journal become MLflow's: what each holds, and what MLflow will never take."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+from PIL import Image
+
+from studies.journal import Entry, RefusedError
+
+FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
+"""MLflow's answers that asking again does not change."""
+MODEL = "model"
+"""Where an entry's files hold a saved model, and what it is called."""
+
+
+class SplitDataset(MetaDataset):
+    """A split as MLflow's data set: no pictures, only where they are, how many, and the hash of their files."""
+
+    def __init__(self, name: str, digest: str, location: str, profile: Mapping[str, int]) -> None:
+        super().__init__(CodeDatasetSource(tags={"mlflow.source.name": location}), name=name, digest=digest)
+        self._profile = dict(profile)
+
+    @property
+    def profile(self) -> dict[str, int]:
+        """Number of images and their prepared size in pixels."""
+        return self._profile
+
+    def to_dict(self) -> dict[str, str]:
+        """What MLflow stores."""
+        return super().to_dict() | {"profile": json.dumps(self._profile)}
+
+
+def sender(run_id: str) -> Callable[[Entry, Path], None]:
+    """What sends the entries of a run's journal to the tracking store that is set now."""
+    uri = mlflow.get_tracking_uri()
+
+    def send(entry: Entry, files: Path) -> None:
+        try:
+            _SENDERS[entry["what"]](mlflow.MlflowClient(uri), run_id, entry, files)
+        except MlflowException as error:
+            if error.error_code in FINAL:
+                raise RefusedError(f"MLflow refuses {_named(entry)} of run {run_id}: {error}") from error
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise RefusedError(f"MLflow cannot take {_named(entry)} of run {run_id}: {error}") from error
+
+    return send
+
+
+def _named(entry: Entry) -> str:
+    about = entry.get("path") or entry.get("key") or ", ".join(map(str, entry.get("values") or ()))
+    return f"{entry['what']} {about}".strip()[:200]
+
+
+def _params(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    client.log_batch(run_id, params=[Param(*pair) for pair in entry["values"].items()])
+
+
+def _tags(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    client.log_batch(run_id, tags=[RunTag(*pair) for pair in entry["values"].items()])
+
+
+def _metrics(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    """Of one moment, so that what is sent twice is there once: MLflow keeps equal points once."""
+    metrics = [Metric(name, value, entry["time"], entry["step"]) for name, value in entry["values"].items()]
+    client.log_batch(run_id, metrics=metrics)
+
+
+def _input(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    dataset = SplitDataset(entry["name"], entry["digest"], entry["location"], entry["profile"])
+    tag = InputTag("mlflow.data.context", entry["context"])
+    client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
+
+
+def _end(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    client.set_terminated(run_id, entry["status"], entry["time"])
+
+
+def _artifacts(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
+    client.log_artifacts(run_id, str(files))
+
+
+def _image(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
+    with Image.open(files / "image.png") as image:
+        client.log_image(run_id, image, key=entry["key"], step=entry["step"], timestamp=entry["time"], synchronous=True)
+
+
+def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
+    """Log a saved model, under the same id if it has to be sent again."""
+    known = files / "model_id"
+    if not known.is_file():
+        run = client.get_run(run_id)
+        made = client.create_logged_model(
+            run.info.experiment_id, name=MODEL, source_run_id=run_id, params=dict(run.data.params)
+        )
+        known.write_text(made.model_id)
+    info = Model.log(
+        None,
+        name=MODEL,
+        flavor=_Saved,
+        model_id=known.read_text(),
+        run_id=run_id,
+        metadata=entry["metadata"],
+        folder=files / MODEL,
+        validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
+    )
+    if entry["register_as"] is not None:
+        _register(client, run_id, entry["register_as"], entry["alias"], info)
+
+
+def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, info: Any) -> None:
+    there = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    version = next((each for each in there if each.model_id == info.model_id), None)
+    if version is None:
+        version = mlflow.register_model(info.model_uri, name)
+    client.set_registered_model_alias(name, alias, str(version.version))
+
+
+class _Saved:
+    """A flavor for `Model.log` that takes a model from where it was saved."""
+
+    @staticmethod
+    def save_model(path: str, mlflow_model: Model, folder: Path, **_: Any) -> None:
+        """Copy it, and put what is saved of it into `mlflow_model`."""
+        shutil.copytree(folder, path)
+        saved = Model.load(str(folder))
+        for name in ("flavors", "signature", "saved_input_example_info"):
+            setattr(mlflow_model, name, getattr(saved, name))
+        mlflow_model.save(str(Path(path) / MLMODEL_FILE_NAME))
+
+
+_SENDERS: Mapping[str, Callable[[mlflow.MlflowClient, str, Entry, Path], None]] = {
+    "params": _params, "tags": _tags, "metrics": _metrics, "input": _input, "end": _end, "artifacts": _artifacts,
+    "image": _image, "model": _model,
+}  # fmt: skip
+
+
+def allowed(name: str) -> str:
+    """A metric's name with `_` for every character that MLflow allows in none, as the bracket in `lane (left)`."""
+    return re.sub(r"[^\w\-. :/]", "_", name)

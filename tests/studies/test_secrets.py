@@ -1,0 +1,98 @@
+"""Passwords are hidden in every place where one can be given, and nothing else is."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from segmentation.config import TrainConfig
+from segmentation.errors import InputError
+from studies import tracking
+from studies.secrets import hidden, keep_apart, refuse_passwords, separated, without_password
+
+SECRET = "Xq7-hunter2"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"http://me:{SECRET}@host:5000/path", "http://me:***@host:5000/path"),
+        (f"postgresql+psycopg://me:{SECRET}@host/db", "postgresql+psycopg://me:***@host/db"),
+        (f"redis://:{SECRET}@host", "redis://:***@host"),
+        (f"postgresql://me:a@b/{SECRET}@host/db", "postgresql://me:***@host/db"),
+        (f"postgresql://me:two words {SECRET}@host/db", "postgresql://me:***@host/db"),
+        (f"postgresql://host/db?password={SECRET}", "postgresql://host/db?password=***"),
+        (f"postgresql://host/db?user=me&sslpassword={SECRET}&x=1", "postgresql://host/db?user=me&sslpassword=***&x=1"),
+        (f"host=h password='{SECRET} b' dbname=d", "host=h password=*** dbname=d"),
+        (f"https://{SECRET}{SECRET}@github.com/a/b", "https://***@github.com/a/b"),
+        (f"cannot use http://me:{SECRET}@host: refused", "cannot use http://me:***@host: refused"),
+        (f"s3://bucket/x?X-Amz-Signature={SECRET}&a=b", "s3://bucket/x?X-Amz-Signature=***&a=b"),
+    ],
+)
+def test_a_password_is_hidden_and_what_is_around_it_stays(text: str, shown: str) -> None:
+    assert without_password(text) == shown
+    assert without_password(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/me/mlflow.db",
+        "http://127.0.0.1:5000/#/experiments/1/runs/abc",
+        "postgresql://postgres@127.0.0.1:5432/studies",
+        "http://127.0.0.1:5000 answers, models:/fcn@latest-run is there",
+        "storage holds a password, and MLflow shows parameters to everybody",
+        "learning_rate=0.01, C:\\data, models:/name@alias",
+    ],
+)
+def test_what_is_no_password_stays(text: str) -> None:
+    assert without_password(text) == text
+
+
+def test_passwords_of_the_environment_are_hidden_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:a%2Fsecret@host/db")
+    monkeypatch.setenv("PGPASSWORD", "other one")
+    assert without_password("auth of a/secret or a%2Fsecret, other one") == "auth of *** or ***, ***"
+    monkeypatch.setenv("PGPASSWORD", "a")
+    assert without_password("a cat") == "a cat"
+
+
+def test_values_are_hidden_by_name() -> None:
+    given = {"weights": f"http://me:{SECRET}@host/w.pt", "epochs": 3, "crop": None}
+    assert hidden(given) == {"weights": "http://me:***@host/w.pt", "epochs": 3, "crop": None}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "3", "--storage", f"postgresql://me:{SECRET}@host/db"],
+        [f"--storage=postgresql://host/db?password={SECRET}"],
+    ],
+)
+def test_a_command_line_with_a_password_is_refused_by_the_field_s_name(arguments: list[str]) -> None:
+    with pytest.raises(InputError, match="^storage holds a password.*PGPASSWORD") as refusal:
+        refuse_passwords(arguments)
+    assert SECRET not in str(refusal.value)
+    refuse_passwords(["--storage", "postgresql://me@host/db", "--experiment", "tokens"])
+
+
+def test_user_and_password_are_kept_apart_from_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert separated("http://host:1/x") is None
+    assert separated(f"sqlite:///a:{SECRET}@b") is None
+    assert separated("http://me:p%40ss@host:1/x?y") == ("http://host:1/x?y", "me", "p@ss")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "to be removed afterwards")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:p%40ss@host")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "https://me:another@host")
+    keep_apart()
+    import os
+
+    assert os.environ["MLFLOW_TRACKING_URI"] == "https://host"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("me", "p@ss")
+    assert os.environ["MLFLOW_REGISTRY_URI"] == "https://me:another@host", "MLflow knows one password for both"
