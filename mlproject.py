@@ -13,12 +13,14 @@ from segmentation.allocator import keep_freed_memory
 from segmentation.config import (
     CalibrateConfig,
     CompareConfig,
+    DoctorConfig,
     EvaluateConfig,
     ModelsConfig,
     PredictConfig,
     QuickStartConfig,
     ReportConfig,
     StatusConfig,
+    SyncConfig,
     TrainConfig,
     TuneConfig,
     choices,
@@ -46,6 +48,8 @@ COMMANDS = {
     "tune": Command(TuneConfig, "studies.search.study", "run_study"),
     "status": Command(StatusConfig, "studies.search.status", "show_status"),
     "report": Command(ReportConfig, "studies.report.report_run", "run_report"),
+    "doctor": Command(DoctorConfig, "studies.doctor", "examine"),
+    "sync": Command(SyncConfig, "studies.doctor", "send_records"),
 }
 
 
@@ -67,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tag_the_run(f"wrongly called: {' '.join(arguments)}")
         raise
     keep_freed_memory()
-    before = {number: signal.signal(number, interruption.stop) for number in interruption.SIGNALS}
+    before = interruption.catch()
     try:
         _loaded(command)(config)
     except InputError as error:

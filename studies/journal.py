@@ -61,10 +61,8 @@ class Journal:
             fill: writes the entry's files into a folder.
 
         Raises:
-            InputError: it cannot be written here, or an earlier one was refused.
+            InputError: it cannot be written here.
         """
-        if self.refusal:
-            raise InputError(self.refusal)
         with _writable(self.folder):
             self._senders[stream].add(entry, fill)
 
@@ -135,7 +133,9 @@ class _Sender:
                 payload.mkdir(parents=True)
                 fill(payload)
             try:
-                self._file.write(line)
+                left = memoryview(line)
+                while left:  # a disk that is nearly full takes a part
+                    left = left[self._file.write(left) :]
             except OSError:
                 self._file.truncate(self._size)  # nothing may follow half a line
                 raise

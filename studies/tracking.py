@@ -222,13 +222,14 @@ def send_unsent(folder: Path) -> int:
 def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
     """Make a run, nested in another one and in its experiment if that is given, and leave it open; returns its id."""
     check_store(PATIENCE)
+    told = {**tags, PROCESS: json.dumps(me())}
 
     def create() -> Run:
         client = mlflow.MlflowClient()
         if parent is None:
-            return client.create_run(_experiment_id(experiment), tags=dict(tags), run_name=name)
+            return client.create_run(_experiment_id(experiment), tags=told, run_name=name)
         chosen = client.get_run(parent).info.experiment_id
-        return client.create_run(chosen, tags={**tags, "mlflow.parentRunId": parent}, run_name=name)
+        return client.create_run(chosen, tags={**told, "mlflow.parentRunId": parent}, run_name=name)
 
     return str(_patiently(create).info.run_id)
 

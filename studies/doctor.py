@@ -1,0 +1,136 @@
+"""What dead processes have left behind: runs that look alive, damaged files, records that were not sent."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from segmentation import checkpoints
+from segmentation.config import DoctorConfig, StatusConfig, SyncConfig
+from segmentation.datasets import cache
+from segmentation.errors import InputError
+from segmentation.progress import progress
+from studies import tracking
+from studies.commands import RUN, command
+from studies.journal import journals
+from studies.resumption import can_go_on
+from studies.search.storage import is_missing, open_storage
+from studies.tracking import FoundRun
+
+CHECKPOINTS = ("best.pt", "last.pt")
+
+
+def examine(config: DoctorConfig) -> None:
+    """Print all that is found, and close the runs whose process is dead.
+
+    Raises:
+        InputError: something was found that only the user can mend.
+    """
+    ills = [*_runs(config), *_studies(config), *_checkpoints(config), *_caches(config), *_records(config)]
+    if ills:
+        raise InputError(f"{len(ills)} thing(s) to mend:\n" + "\n".join(f"  {ill}" for ill in ills))
+    print("All is well.")
+
+
+def _runs(config: DoctorConfig) -> Iterator[str]:
+    try:
+        tracking.check_store()
+        found = [run for run in tracking.runs_under_way() if run.run_id != os.environ.get("MLFLOW_RUN_ID")]
+    except InputError as error:
+        yield str(error)
+        return
+    print(f"Runs: {len(found)} said to be under way.")
+    for run in found:
+        where = f"process {run.process['pid']} on {run.process['host']}" if run.process else "an unknown process"
+        print(f"  {run.run_id}, {run.kind or 'run'} {run.name}: {where}", end="")
+        is_dead = run.is_dead()
+        if is_dead is None:
+            print(", which cannot be seen from here.")
+        elif not is_dead:
+            print(", which lives.")
+        elif config.close:
+            goes_on = _how_to_go_on(run, config)
+            tracking.end_run(run.run_id, "KILLED", f"its process died; {goes_on.splitlines()[0].rstrip(':')}")
+            print(f", which is dead: now KILLED; {goes_on}")
+        else:
+            print(f", which is dead; {_how_to_go_on(run, config)}")
+
+
+def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:
+    if run.kind in ("tune", "models"):
+        return "the same command goes on from there."
+    if run.kind != "train":
+        return "it can be made again."
+    if not can_go_on(run, Path(config.checkpoint_dir)):
+        return f"its checkpoint is not in {config.checkpoint_dir}, so it cannot go on."
+    told = command("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
+    return f"it can go on:\n    {told}"
+
+
+def _studies(config: DoctorConfig) -> Iterator[str]:
+    if is_missing(config.storage):
+        return
+    try:
+        with open_storage(StatusConfig(storage=config.storage), heartbeat=60) as storage:
+            print(f"Studies: {len(storage.get_all_studies())} in {config.storage}.")
+    except InputError as error:
+        yield str(error)
+
+
+def _checkpoints(config: DoctorConfig) -> Iterator[str]:
+    place = Path(config.checkpoint_dir)
+    files = sorted(file for name in CHECKPOINTS for file in place.glob(f"*/{name}"))
+    damaged = []
+    with progress("reading checkpoints", len(files)) as bar:
+        for file in files:
+            try:
+                checkpoints.load(file)
+            except InputError as error:
+                damaged.append(f"{error}: remove it; its training begins anew, or goes on from another copy")
+            bar.update(1)
+    print(f"Checkpoints: {len(files)} in {place}, {len(damaged)} of them damaged.")
+    yield from damaged
+
+
+def _caches(config: DoctorConfig) -> Iterator[str]:
+    place = cache.root(config.cache_dir)
+    folders = sorted(about.parent for about in place.glob("*/*/about.json"))
+    damaged = [folder for folder in folders if cache.whole(folder) is None]
+    print(f"Prepared pictures: {len(folders)} split(s) in {place}, {len(damaged)} of them damaged.")
+    for folder in damaged:
+        print(f"  {folder} is damaged; it is made again when it is needed.")
+    yield from ()
+
+
+def _records(config: DoctorConfig) -> Iterator[str]:
+    left = journals(Path(config.records))
+    print(f"Records that MLflow has not taken: of {len(left)} run(s).")
+    for folder in left:
+        yield f"run {folder.name} has records in {folder} that MLflow has not taken; to send them: {RUN} -e sync"
+
+
+def send_records(config: SyncConfig) -> None:
+    """Send what MLflow has not taken while runs were under way.
+
+    Raises:
+        InputError: it cannot be sent, or only in part.
+    """
+    place = Path(config.records)
+    found = journals(place) if config.run_id is None else [place / config.run_id]
+    if config.run_id is not None and not found[0].is_dir():
+        raise InputError(f"run_id={config.run_id}: {found[0]} is not there, so nothing of that run waits")
+    failed = []
+    for folder in found:
+        try:
+            left = tracking.send_unsent(folder)
+        except InputError as error:
+            failed.append(f"{folder}: {error}")
+            continue
+        if left:
+            failed.append(f"{folder}: MLflow has not taken {left} record(s)")
+        else:
+            print(f"Run {folder.name}: all is sent.")
+            print(tracking.where_to_look(folder.name))
+    if failed:
+        raise InputError("not all was sent; nothing is lost:\n" + "\n".join(f"  {each}" for each in failed))
+    if not found:
+        print(f"Nothing waits in {place}.")
