@@ -98,21 +98,24 @@ def _image(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
 
 def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
     """Log a saved model, under the same id if it has to be sent again."""
-    known = files / "model_id"
+    run, known = client.get_run(run_id), files / "model_id"
     if not known.is_file():
-        run = client.get_run(run_id)
         made = client.create_logged_model(
             run.info.experiment_id, name=MODEL, source_run_id=run_id, params=dict(run.data.params)
         )
         known.write_text(made.model_id)
+    model_id = known.read_text()
+    outputs = run.outputs.model_outputs if run.outputs else []
     info = Model.log(
         None,
         name=MODEL,
         flavor=_Saved,
-        model_id=known.read_text(),
-        run_id=run_id,
+        model_id=model_id,
+        # MLflow refuses to tie a model to a run twice
+        run_id=None if any(output.model_id == model_id for output in outputs) else run_id,
         metadata=entry["metadata"],
         folder=files / MODEL,
+        made_in=run_id,
         validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
     )
     if entry["register_as"] is not None:
@@ -131,12 +134,13 @@ class _Saved:
     """A flavor for `Model.log` that takes a model from where it was saved."""
 
     @staticmethod
-    def save_model(path: str, mlflow_model: Model, folder: Path, **_: Any) -> None:
+    def save_model(path: str, mlflow_model: Model, folder: Path, made_in: str, **_: Any) -> None:
         """Copy it, and put what is saved of it into `mlflow_model`."""
         shutil.copytree(folder, path)
         saved = Model.load(str(folder))
         for name in ("flavors", "signature", "saved_input_example_info"):
             setattr(mlflow_model, name, getattr(saved, name))
+        mlflow_model.run_id = made_in
         mlflow_model.save(str(Path(path) / MLMODEL_FILE_NAME))
 
 

@@ -125,10 +125,9 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
     except BaseException as error:
         _close(opened, "FAILED", f"{type(error).__name__}: {error}")
         raise
-    if journal.refusal:
-        _close(opened, "FAILED", journal.refusal)
-        raise InputError(journal.refusal)
     _close(opened, "FINISHED")
+    if journal.refusal:
+        raise InputError(journal.refusal)
 
 
 def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None) -> Run:
@@ -150,20 +149,22 @@ def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | No
     return run
 
 
-def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: float = PATIENCE) -> None:
-    """End a run, as soon as everything is sent, or when nobody has listened for so many seconds."""
+def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: float | None = None) -> None:
+    """End a run when everything is sent, or when nobody has listened for so many seconds, by default `PATIENCE`."""
     run_id, journal = opened.run_id, opened.journal
     opened.monitor.finish()
     try:
-        if reason is not None:
-            journal.add("records", {"what": "tags", "values": {REASON: reason[:5000]}})
         if not journal.wait(0.0):
             _tell(f"Waiting for MLflow, which has not yet taken {journal.unsent()} record(s).")
-            journal.wait(patience)
-        journal.add("records", {"what": "end", "status": status, "time": _now()})
-        journal.wait(0.0)
+            journal.wait(PATIENCE if patience is None else patience)
+        if status == "FINISHED" and journal.refusal:
+            status, reason = "FAILED", journal.refusal
     finally:
         _open.remove(opened)
+        if reason is not None:
+            journal.add("records", {"what": "tags", "values": {REASON: reason[:5000]}})
+        journal.add("records", {"what": "end", "status": status, "time": _now()})
+        journal.wait(0.0)
         journal.close()
         if journal.unsent():
             _tell(
@@ -209,7 +210,7 @@ def send_unsent(folder: Path) -> int:
         InputError: MLflow has refused something.
     """
     check_store()
-    journal = Journal(folder, sender(folder.name))
+    journal = Journal(folder, sender(folder.name), lambda error: _tell(f"MLflow: {error}") if error else None)
     try:
         journal.wait(PATIENCE)
     finally:

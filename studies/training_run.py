@@ -1,5 +1,6 @@
 """One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
@@ -64,12 +65,18 @@ def run_training(
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
         tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
+    opened_by_mlflow = None
     if config.resume is not None:
         config, run_id, data = resumption.find(config)
+        if run_id is not None:
+            opened_by_mlflow = os.environ.pop("MLFLOW_RUN_ID", None)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
     goes_on = run_id is not None
     with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, _telling_how_to_go_on(run_id, config):
+        if opened_by_mlflow is not None:
+            tracking.remove_run(opened_by_mlflow)
+            print(f"Run {opened_by_mlflow}, which `mlflow run` has opened for this call, is empty and was removed.")
         print(f"Run {run_id}: {name}")
         tracking.log_config(config)
         device = resolve_device(config.device)

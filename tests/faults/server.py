@@ -1,0 +1,130 @@
+"""A real MLflow server on loopback that can be stopped and started, and a door before it that fails as it is told."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+
+DROPPED = ("host", "transfer-encoding")  # requests sends an empty file as chunks: there is none
+
+Fault = Literal["none", "error", "slow", "no files", "lost answers"]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class Server:
+    """MLflow's own, with everything in one folder."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.port = place, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+            "--workers", "1", "--backend-store-uri", f"sqlite:///{self.place / 'server.db'}",
+            "--artifacts-destination", str(self.place / "artifacts"),
+        ]  # fmt: skip
+        environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.place / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        for _ in range(400):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1).close()
+                return
+            except OSError:
+                assert self._process.poll() is None, (self.place / "server.log").read_text()
+                time.sleep(0.25)
+        raise AssertionError("the server does not answer")
+
+    def stop(self) -> None:
+        """End it as a machine does that loses power."""
+        if self._process is not None:
+            os.killpg(self._process.pid, 9)
+            self._process.wait(20)
+            self._process = None
+
+
+class Door:
+    """Passes requests on to a server, or does to them what `fault` says."""
+
+    def __init__(self, server: Server) -> None:
+        self.fault: Fault = "none"
+        self.turned_away = 0
+        door = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.0"
+
+            def handle_request(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                is_file = "mlflow-artifacts" in self.path
+                if door.fault == "error" or (door.fault == "no files" and is_file):
+                    door.turned_away += 1
+                    self.send_error(500)
+                    return
+                if door.fault == "slow":
+                    door.turned_away += 1
+                    time.sleep(1.0)
+                connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+                try:
+                    headers = {name: value for name, value in self.headers.items() if name.lower() not in DROPPED}
+                    connection.request(self.command, self.path, body, headers)
+                    answer = connection.getresponse()
+                    content = answer.read()
+                    if door.fault == "lost answers" and self.command != "GET":
+                        door.turned_away += 1
+                        self.send_error(502)
+                        return
+                    self.send_response(answer.status)
+                    for name, value in answer.getheaders():
+                        if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                            self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
+                except OSError:
+                    door.turned_away += 1
+                    self.send_error(503)
+                finally:
+                    connection.close()
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815 - http.server's names
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.uri = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> "Door":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()

@@ -1,0 +1,181 @@
+"""The tracking server stops, answers with errors, is slow, loses answers, or takes no files: all arrives, once."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+import pytest
+
+import mlproject
+from segmentation.errors import InputError
+from studies import journal, tracking
+from studies.journal import journals
+from tests.conftest import PROJECT
+from tests.faults.server import Door, Fault, Server
+
+
+class Place(NamedTuple):
+    server: Server
+    door: Door
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A server and the door to it."""
+    with Server(tmp_path_factory.mktemp("server")) as server, Door(server) as door:
+        yield Place(server, door)
+
+
+@pytest.fixture(autouse=True)
+def place(behind: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    behind.door.fault, behind.door.turned_away = "none", 0
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", behind.door.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(journal, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    return behind
+
+
+def steps(run_id: str, name: str = "val/loss") -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in mlflow.MlflowClient().get_metric_history(run_id, name)]
+
+
+POINTS = [(number, 1 / number) for number in range(1, 13)]
+
+
+def log_epochs(first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        tracking.log_metrics({"val/loss": 1 / number}, step=number)
+        tracking.log_text(f"epoch {number}", f"epochs/{number}.txt")
+
+
+@pytest.mark.parametrize("fault", ["error", "slow", "lost answers"])
+def test_all_points_and_files_arrive_once_and_in_order(fault: Fault, place: Place) -> None:
+    with tracking.tracked_run("outages", fault, {}) as run_id:
+        log_epochs(1, 4)
+        place.door.fault = fault
+        log_epochs(5, 8)
+        while place.door.turned_away < 3:
+            time.sleep(0.05)
+        place.door.fault = "none"
+        log_epochs(9, 12)
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert steps(run_id) == POINTS
+    for number in (1, 6, 12):
+        assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/{number}.txt") == f"epoch {number}"
+    assert not journals(tracking.UNSENT)
+    assert not (tracking.UNSENT / run_id).exists()
+
+
+def test_a_server_that_is_killed_and_comes_back_gets_all(place: Place) -> None:
+    with tracking.tracked_run("outages", "killed", {}) as run_id:
+        log_epochs(1, 4)
+        place.server.stop()
+        began = time.monotonic()
+        log_epochs(5, 8)
+        assert time.monotonic() - began < 5, "who trains does not wait"
+        place.server.start()
+        log_epochs(9, 12)
+    assert steps(run_id) == POINTS
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+
+
+def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 0.5)
+    place.door.fault = "no files"
+    with tracking.tracked_run("outages", "no files", {}) as run_id:
+        log_epochs(1, 12)
+    assert steps(run_id) == POINTS
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    said = capsys.readouterr().err
+    assert f"12 record(s) of run {run_id} were not taken by MLflow. They are kept in unsent/{run_id}" in said
+    assert "mlflow run . --env-manager local -e sync" in said
+    place.door.fault = "none"
+    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    assert tracking.send_unsent(Path("unsent") / run_id) == 0
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/12.txt") == "epoch 12"
+
+
+def test_a_server_that_never_comes_back_leaves_a_record_that_sync_uploads(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "PATIENCE", 0.5)
+    with tracking.tracked_run("outages", "gone", {}) as run_id:
+        log_epochs(1, 2)
+        place.door.fault = "error"
+        log_epochs(3, 12)
+    place.door.fault = "none"
+    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    assert mlflow.get_run(run_id).info.status == "RUNNING"
+    owner = Path("unsent", run_id, journal.OWNER)
+    owner.write_text(owner.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1000000000'))
+    capsys.readouterr()
+    assert mlproject.main(["doctor"]) == 1
+    assert f"unsent/{run_id}" in capsys.readouterr().err
+    assert mlproject.main(["sync"]) == 0
+    assert f"Run {run_id}: all is sent." in capsys.readouterr().out
+    assert steps(run_id) == POINTS
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert mlproject.main(["sync"]) == 0
+    assert "Nothing waits" in capsys.readouterr().out
+
+
+def test_what_the_server_refuses_fails_the_run_and_says_what(place: Place) -> None:
+    with (
+        pytest.raises(InputError, match="MLflow refuses tags .* of run"),
+        tracking.tracked_run("outages", "refused", {}) as run_id,
+    ):
+        tracking.log_tags({"k" * 300: "a name that is too long"})
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert "MLflow refuses tags" in run.data.tags["status_reason"]
+
+
+TRAINING = """
+import sys
+from studies import tracking
+tracking.PATIENCE = 1.0
+import mlproject
+sys.exit(mlproject.main(sys.argv[1:]))
+"""
+
+
+def test_a_training_ends_well_without_its_server_and_is_uploaded_with_its_model(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {
+        "dataset": "shapes", "model": "lraspp_mobilenet_v3_large", "resize": 32, "crop": 32, "batch_size": 64,
+        "epochs": 2, "examples": 1, "register_as": "synced", "plot_every": 1,
+    }  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in small.items()]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINING, "train", *arguments], cwd=tmp_path, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as training:  # fmt: skip
+        assert training.stdout is not None
+        run_id = next(line for line in training.stdout if line.startswith("Run ")).split()[1].rstrip(":")
+        while "epoch 1/" not in training.stdout.readline():
+            pass
+        place.door.fault = "error"
+        said, errors = training.communicate(timeout=200)
+    assert training.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert "record(s) of run" in errors
+    assert "Look at it when MLflow has taken it all" in said
+    place.door.fault = "none"
+    assert mlproject.main(["sync"]) == 0
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert [step for step, _ in steps(run_id)] == [1, 2]
+    assert mlproject.main(["evaluate", "--model_uri", "models:/synced@latest-run", "--examples", "0"]) == 0
+    evaluated = capsys.readouterr().out
+    assert f"{run.data.metrics['best/ece']:.4f}" in evaluated

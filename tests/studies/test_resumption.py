@@ -1,0 +1,158 @@
+"""Which training `resume` goes on with, as what, and in which run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import mlproject
+from segmentation.config import QuickStartConfig, TrainConfig
+from segmentation.errors import InputError
+from studies import tracking
+from studies.processes import me
+from studies.resumption import merged
+from tests.conftest import PROJECT
+from tests.faults.kills import kills
+
+BEGUN = TrainConfig(
+    dataset="shapes", epochs=7, learning_rate=0.3, data_dir="/somewhere", device="cpu", recipe="careful"
+)
+
+
+def test_what_is_not_given_is_as_it_was_begun() -> None:
+    assert merged(TrainConfig(resume="x"), asdict(BEGUN)) == BEGUN
+    assert merged(TrainConfig(resume="x", epochs=7, dataset="shapes"), asdict(BEGUN)) == BEGUN
+
+
+def test_the_default_folder_that_mlflow_has_resolved_is_not_given() -> None:
+    assert merged(TrainConfig(resume="x", data_dir=str(Path.cwd())), asdict(BEGUN)).data_dir == "/somewhere"
+
+
+def test_what_does_not_matter_to_the_figures_may_be_given_anew() -> None:
+    given = TrainConfig(resume="x", data_dir="/elsewhere", device="cuda", checkpoint_dir="moved", plot_every=3)
+    changed = {"data_dir": "/elsewhere", "device": "cuda", "checkpoint_dir": "moved", "plot_every": 3}
+    assert merged(given, asdict(BEGUN)) == replace(BEGUN, **changed)
+
+
+def test_what_matters_may_not() -> None:
+    with pytest.raises(InputError, match=r"run x was begun with learning_rate=0.3, now 0.2, seed=0, now 5: leave out"):
+        merged(TrainConfig(resume="x", learning_rate=0.2, seed=5), asdict(BEGUN))
+
+
+def test_the_quick_start_s_own_defaults_are_not_given_either() -> None:
+    begun = QuickStartConfig(epochs=3)
+    assert merged(QuickStartConfig(resume="x"), asdict(begun)) == begun
+    assert asdict(merged(TrainConfig(resume="x"), asdict(begun))) == asdict(begun)
+
+
+def train(*more: str) -> list[str]:
+    small = {
+        "dataset": "shapes", "model": "lraspp_mobilenet_v3_large", "resize": 32, "crop": 32, "batch_size": 64,
+        "examples": 0, "log_model": False,
+    }  # fmt: skip
+    return ["train", *(f"--{name}={value}" for name, value in small.items()), *more]
+
+
+EPOCHS = 12
+
+
+def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "mlproject.py"), *train(f"--epochs={EPOCHS}")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
+    while "epoch 2/" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGUSR1)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Stopped: SIGUSR1" in errors
+    assert f"mlflow run . --env-manager local -e train -P resume={run_id}\n" in said
+    assert mlflow.get_run(run_id).info.status == "KILLED"
+
+    opened = mlflow.MlflowClient().create_run("0").info.run_id  # as `mlflow run` does
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 0
+    said = capsys.readouterr().out
+    assert f"of {EPOCHS}." in said
+    assert "epoch 1/" not in said
+    points = mlflow.MlflowClient().get_metric_history(run_id, "val/loss")
+    assert [point.step for point in points] == list(range(1, EPOCHS + 1))
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert "status_reason" not in run.data.tags
+    assert mlflow.get_run(opened).info.lifecycle_stage == "deleted"
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 1
+    assert "that training has finished" in capsys.readouterr().err
+
+
+def test_a_training_that_is_under_way_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = tracking.create_run("e", "n", {"kind": "train"})
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 1
+    assert f"still under way, in process {os.getpid()}" in capsys.readouterr().err
+    tracking.end_run(run_id, "FINISHED")
+
+
+@pytest.mark.parametrize(("resume", "told"), [("nonsense", "is not the ID"), ("0" * 32, "is not the ID")])
+def test_what_is_no_training_is_told(resume: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mlproject.main(["train", f"--resume={resume}"]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_run_without_its_checkpoint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.tracked_run("e", "n", {"kind": "train"}) as run_id:
+        tracking.log_metrics({"val/loss": 1.0}, step=1)
+    tracking.end_run(run_id, "KILLED", "by this test")
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 1
+    assert "name the right checkpoint_dir" in capsys.readouterr().err
+
+
+def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pid = process.pid
+    runs = {
+        "dead": me() | {"pid": pid}, "alive": me() | {"pid": os.getpid()}, "elsewhere": me() | {"host": "another"},
+    }  # fmt: skip
+    ids = {}
+    for name, told in runs.items():
+        ids[name] = tracking.create_run("doctor", name, {"kind": "train"})
+        mlflow.MlflowClient().set_tag(ids[name], tracking.PROCESS, json.dumps(told))
+    assert mlproject.main(["doctor", "--close=False"]) == 0
+    assert mlflow.get_run(ids["dead"]).info.status == "RUNNING"
+    capsys.readouterr()
+    assert mlproject.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
+    assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
+    assert f"resume={ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
+    assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
+    for run_id in ids.values():
+        mlflow.MlflowClient().set_terminated(run_id)
+
+
+def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "some-run" / "last.pt"
+    about = tmp_path / "cache" / "mlproject" / "a" / "b" / "about.json"
+    for file in (checkpoint, about):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half of it")
+    assert mlproject.main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
+    assert f"{about.parent} is damaged; it is made again" in said.out
+
+
+def test_a_killed_training_ends_with_the_figures_of_one_that_was_not(tmp_path: Path) -> None:
+    assert kills(2, tmp_path, epochs=4)["wrong"] == []
