@@ -1,0 +1,39 @@
+"""A disk that is full while a checkpoint is written: the last good state is intact, and the training can go on."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+
+from segmentation import checkpoints
+from tests.conftest import PROJECT
+from tests.studies.test_resumption import train
+
+
+def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole() -> None:
+    """No file may grow beyond 2 MB any more, as if there were no room: a checkpoint has 25."""
+    with subprocess.Popen(
+        [sys.executable, str(PROJECT / "mlproject.py"), *train("--epochs=500")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
+        while "epoch 2/" not in process.stdout.readline():
+            pass
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
+        said, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert "could not be written" in errors
+    assert "the one before it is intact" in errors
+    assert f"resume={run_id}" in said
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert "could not be written" in run.data.tags["status_reason"]
+    folder = Path("checkpoints", run_id)
+    kept = checkpoints.load(folder / "last.pt")
+    assert kept.epoch >= 2
+    assert len(kept.history) == kept.epoch
+    assert sorted(file.name for file in folder.iterdir()) == ["best.pt", "last.pt"]

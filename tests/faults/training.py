@@ -1,0 +1,96 @@
+"""A real training in a folder of its own, and the comparison of two that should have ended alike."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import torch
+
+from segmentation import checkpoints
+from tests.conftest import PROJECT
+
+SMALL = {
+    "dataset": "shapes", "model": "lraspp_mobilenet_v3_large", "resize": 32, "crop": 32, "batch_size": 64,
+    "examples": 0, "plot_every": 3, "momentum": 0.9, "flip": 0.5, "learning_rate": 0.02,
+}  # fmt: skip
+MEASURED_TIMES = ("epoch_seconds", "images_per_second", "system/")
+"""Figures, by how they begin, that no two runs share."""
+
+
+class Training:
+    """The command, in a folder of its own."""
+
+    def __init__(self, place: Path, epochs: int, uri: str | None = None) -> None:
+        place.mkdir(parents=True)
+        self.fields = SMALL | {"epochs": epochs}
+        self.place, self.uri = place, uri or f"sqlite:///{place / 'mlflow.db'}"
+        self.environment = os.environ | {
+            "MLFLOW_TRACKING_URI": self.uri, "XDG_CACHE_HOME": str(place / "cache"), "MLFLOW_DISABLE_TELEMETRY": "true",
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+
+    def start(self, *more: str) -> "subprocess.Popen[str]":
+        """Begin, or go on."""
+        command = [
+            sys.executable,
+            str(PROJECT / "mlproject.py"),
+            "train",
+            *(f"--{k}={v}" for k, v in self.fields.items()),
+        ]
+        with (self.place / "said").open("a") as said:
+            return subprocess.Popen([*command, *more], cwd=self.place, env=self.environment, stdout=said, stderr=said)
+
+    def said(self) -> str:
+        """All that was printed so far."""
+        return (self.place / "said").read_text()
+
+    def runs(self) -> list[Any]:
+        """Every run of the folder."""
+        client = mlflow.MlflowClient(self.uri)
+        return client.search_runs([each.experiment_id for each in client.search_experiments()])
+
+    def figures(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Step and value of every figure of a run that does not tell the time."""
+        client = mlflow.MlflowClient(self.uri)
+        names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(MEASURED_TIMES)]
+        return {
+            name: [(point.step, point.value) for point in client.get_metric_history(run_id, name)] for name in names
+        }
+
+    def run_id(self) -> str:
+        """The run that was worked on last."""
+        return re.findall("^Run ([0-9a-f]{32}):", self.said(), re.MULTILINE)[-1]
+
+    def artifacts(self, run_id: str) -> set[str]:
+        """Paths of all files of a run, but for pictures of epochs, whose names tell the time."""
+        client, files, folders = mlflow.MlflowClient(self.uri), set(), [""]
+        while folders:
+            for each in client.list_artifacts(run_id, folders.pop() or None):
+                (folders.append if each.is_dir else files.add)(each.path)
+        return {file for file in files if not file.startswith("images/")}
+
+
+def differences(alone: Training, other: Training) -> list[str]:
+    """What is not as it should be after a training that something happened to, beside one that was left alone."""
+    wrong = []
+    expected, found = alone.run_id(), other.run_id()
+    status = mlflow.MlflowClient(other.uri).get_run(found).info.status
+    if status != "FINISHED":
+        wrong.append(f"the run is {status}")
+    ours, theirs = other.figures(found), alone.figures(expected)
+    if ours != theirs:
+        differ = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        wrong.append(f"figures differ: {differ[:5]}: {ours.get(differ[0])} instead of {theirs.get(differ[0])}")
+    if other.artifacts(found) != alone.artifacts(expected):
+        wrong.append(f"artifacts differ: {sorted(other.artifacts(found) ^ alone.artifacts(expected))[:5]}")
+    for name in ("best.pt", "last.pt"):
+        one = checkpoints.load(other.place / "checkpoints" / found / name)
+        two = checkpoints.load(alone.place / "checkpoints" / expected / name)
+        if one.epoch != two.epoch or any(not torch.equal(one.network[key], two.network[key]) for key in one.network):
+            wrong.append(f"{name} differs")
+    left = [*other.place.glob(f"checkpoints/{found}/.*"), *other.place.glob(f"unsent/{found}")]
+    return [*wrong, f"left behind: {left}"] if left else wrong
