@@ -203,6 +203,12 @@ def _journal(run_id: str | None = None) -> Iterator[Journal]:
         raise InputError(journal.refusal)
 
 
+def wait_until_sent() -> bool:
+    """Wait until MLflow has taken all that was logged in the open run so far; returns whether it has."""
+    with _journal() as journal:
+        return journal.wait(PATIENCE)
+
+
 def send_unsent(folder: Path) -> int:
     """Send what a journal of a run that nobody is at still holds; returns how many entries are left.
 

@@ -132,6 +132,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
             if pictures and _is_due(number):
                 now = replace(epoch, number=first + number)
                 _log_progress_pictures(network, now, data.val, config, torch.device("cpu"))
+        assert tracking.wait_until_sent()
         spent.append(time.perf_counter() - clock)
         spent_on_figures.append(on_figures)
         return {
