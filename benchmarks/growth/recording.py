@@ -37,7 +37,8 @@ def logging(folder: str, size: int) -> Callable[[], None]:
         nonlocal step
         step += 1
         tracking.log_metrics(_figures(step), step)
-        assert tracking.wait_until_sent() and opened is not None
+        assert tracking.wait_until_sent()
+        assert opened is not None
 
     return run
 
