@@ -545,7 +545,7 @@ def log_network(
 def where_to_look(run_id: str) -> str:
     """The line that tells how to see a run: its address, or the command that opens the UI."""
     uri = mlflow.get_tracking_uri()
-    if (UNSENT / run_id).is_dir():
+    if (UNSENT / run_id).is_dir() and all(each.run_id != run_id for each in _open):
         return f"Look at it when MLflow has taken it all: {SYNC}"
     run = mlflow.get_run(run_id)
     # without what is asked for, the UI opens with its pages for language models
