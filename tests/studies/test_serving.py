@@ -102,7 +102,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Log
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.chdir(place)
-        with mlflow.start_run(experiment_id=mlflow.create_experiment("served")):
+        with tracking.tracked_run("served", "n", {}):
             assert tracking.log_network(network, split, metadata, "served", "best") == "models:/served/1"
         folder = Path(mlflow.artifacts.download_artifacts(MODEL, dst_path=str(place / "downloaded")))
     elsewhere = os.environ | {
