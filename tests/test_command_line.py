@@ -218,28 +218,6 @@ def test_the_module_can_be_run_from_the_shell(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_a_terminated_run_is_marked_killed_and_keeps_its_checkpoint(own_data: Path, store: str, tmp_path: Path) -> None:
-    """SIGTERM in the middle of a long run of a real process."""
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "mlproject.py"), *on_own_data(own_data, "--epochs", "5000")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
-    while "epoch 3/" not in process.stdout.readline():
-        pass
-    process.terminate()
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Stopped: SIGTERM" in said
-    run = mlflow.get_run(run_id)
-    assert run.info.status == "KILLED"
-    assert run.data.tags["status_reason"] == "killed by SIGTERM"
-    assert Path(f"checkpoints/{run_id}/last.pt").is_file()
-    artifacts = {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
-    assert "curves/loss.png" in artifacts
-
-
 def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert mlproject.main(["--help"]) == 0
     shown = capsys.readouterr().out

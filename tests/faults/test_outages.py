@@ -54,6 +54,15 @@ def log_epochs(first: int, last: int) -> None:
         tracking.log_text(f"epoch {number}", f"epochs/{number}.txt")
 
 
+def test_a_server_that_is_well_gets_all_and_is_where_to_look(place: Place) -> None:
+    with tracking.tracked_run("outages", "none", {}) as run_id:
+        log_epochs(1, 12)
+    run = mlflow.get_run(run_id)
+    assert (run.info.status, run.data.metrics["val/loss"]) == ("FINISHED", 1 / 12)
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/3.txt") == "epoch 3"
+    assert tracking.where_to_look(run_id).startswith(f"Look at it: {place.door.uri}/#/experiments/")
+
+
 @pytest.mark.parametrize("fault", ["error", "slow", "lost answers"])
 def test_all_points_and_files_arrive_once_and_in_order(fault: Fault, place: Place) -> None:
     with tracking.tracked_run("outages", fault, {}) as run_id:

@@ -78,7 +78,10 @@ def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     assert process.returncode == 130
     assert "Stopped: SIGUSR1" in errors
     assert f"mlflow run . --env-manager local -e train -P resume={run_id}\n" in said
-    assert mlflow.get_run(run_id).info.status == "KILLED"
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["status_reason"] == "killed by SIGUSR1"
+    assert "curves/loss.png" in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
 
     opened = mlflow.MlflowClient().create_run("0").info.run_id  # as `mlflow run` does
     monkeypatch.setenv("MLFLOW_RUN_ID", opened)

@@ -1,11 +1,4 @@
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -66,45 +59,6 @@ def test_an_unusable_store_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         tracking.tracked_run("e", "n", {}),
     ):
         pass
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A real MLflow server on loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination", str(tmp_path / "art"),
-    ]  # fmt: skip
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, (tmp_path / "server.log").read_text()
-                    time.sleep(0.25)
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, 15)
-            process.wait(20)
-
-
-def test_a_real_server_takes_metrics_artifacts_and_status(server: str) -> None:
-    with tracking.tracked_run("over http", "n", {}) as run_id:
-        tracking.log_metrics({"val/ece": 0.25}, step=3)
-        tracking.log_text("hello", "folder/file.txt")
-    run = mlflow.get_run(run_id)
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["val/ece"] == 0.25
-    assert mlflow.artifacts.load_text(f"runs:/{run_id}/folder/file.txt") == "hello"
-    assert tracking.where_to_look(run_id).startswith(f"Look at it: {server}/#/experiments/")
 
 
 def test_a_description_that_is_too_long_is_cut_at_the_end_of_a_line() -> None:
