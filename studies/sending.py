@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
@@ -99,34 +99,39 @@ def _image(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
 def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
     """Log a saved model, under the same id if it has to be sent again."""
     run, known = client.get_run(run_id), files / "model_id"
-    if not known.is_file():
-        made = client.create_logged_model(
-            run.info.experiment_id, name=MODEL, source_run_id=run_id, params=dict(run.data.params)
+    outputs = [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]
+    model_id = known.read_text() if known.is_file() else None
+    for other in outputs:  # what was sent before the process was killed, and is sent again
+        logged = client.get_logged_model(other)
+        if (logged.name, logged.status) == (MODEL, LoggedModelStatus.READY):
+            model_id = logged.model_id
+            break
+    else:
+        if model_id is None:
+            model_id = client.create_logged_model(
+                run.info.experiment_id, name=MODEL, source_run_id=run_id, params=dict(run.data.params)
+            ).model_id
+            known.write_text(model_id)
+        Model.log(
+            None,
+            name=MODEL,
+            flavor=_Saved,
+            model_id=model_id,
+            run_id=None if model_id in outputs else run_id,  # MLflow refuses to tie a model to a run twice
+            metadata=entry["metadata"],
+            folder=files / MODEL,
+            made_in=run_id,
+            validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
         )
-        known.write_text(made.model_id)
-    model_id = known.read_text()
-    outputs = run.outputs.model_outputs if run.outputs else []
-    info = Model.log(
-        None,
-        name=MODEL,
-        flavor=_Saved,
-        model_id=model_id,
-        # MLflow refuses to tie a model to a run twice
-        run_id=None if any(output.model_id == model_id for output in outputs) else run_id,
-        metadata=entry["metadata"],
-        folder=files / MODEL,
-        made_in=run_id,
-        validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
-    )
     if entry["register_as"] is not None:
-        _register(client, run_id, entry["register_as"], entry["alias"], info)
+        _register(client, run_id, entry["register_as"], entry["alias"], model_id)
 
 
-def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, info: Any) -> None:
+def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, model_id: str) -> None:
     there = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    version = next((each for each in there if each.model_id == info.model_id), None)
+    version = next((each for each in there if each.model_id == model_id), None)
     if version is None:
-        version = mlflow.register_model(info.model_uri, name)
+        version = mlflow.register_model(f"models:/{model_id}", name)
     client.set_registered_model_alias(name, alias, str(version.version))
 
 

@@ -32,6 +32,8 @@ from studies.training_start import load_data, starting_network
 
 EVERY_EPOCH = "epoch_seconds"
 """A figure that every epoch has."""
+OF_THE_WHOLE_RUN = 0
+"""The step of figures that no epoch has."""
 
 
 class TrainingResult(NamedTuple):
@@ -95,7 +97,9 @@ def run_training(
             _tell_start(network, taken, config, data.train)
         else:
             network = models.build(config, len(data.val.labels))
-        recorded = tracking.logged_steps(run_id, EVERY_EPOCH) if goes_on else set()
+        recorded = set()
+        if goes_on:
+            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
         result = _train_and_record(network, data, config, run_id, device, start, recorded, watch)
     print(tracking.where_to_look(run_id))
     return result
@@ -190,7 +194,9 @@ def _train_and_record(
     if len(history) < config.epochs:
         print(f"Stopped early: no better {config.monitor} than epoch {best_epoch}'s for {config.patience} epoch(s).")
     best = history[best_epoch - 1]
-    tracking.log_metrics({"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS})
+    if OF_THE_WHOLE_RUN not in recorded:
+        figures = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
+        tracking.log_metrics(figures, OF_THE_WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
     precision = resolve_precision(config.precision, device)
     if kept_epoch != len(history):

@@ -78,9 +78,11 @@ def differences(alone: Training, other: Training) -> list[str]:
     """What is not as it should be after a training that something happened to, beside one that was left alone."""
     wrong = []
     expected, found = alone.run_id(), other.run_id()
-    status = mlflow.MlflowClient(other.uri).get_run(found).info.status
-    if status != "FINISHED":
-        wrong.append(f"the run is {status}")
+    run = mlflow.MlflowClient(other.uri).get_run(found)
+    if run.info.status != "FINISHED":
+        wrong.append(f"the run is {run.info.status}")
+    if len(run.outputs.model_outputs) != 1:
+        wrong.append(f"the run has {len(run.outputs.model_outputs)} models")
     ours, theirs = other.figures(found), alone.figures(expected)
     if ours != theirs:
         differ = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
