@@ -8,9 +8,11 @@ PORT ?= 5000
 STORE ?= $(or $(MLFLOW_TRACKING_URI),sqlite:///mlflow.db)
 DASHBOARD_PORT ?= 8080
 STORAGE ?= studies.journal
+FUZZ_INPUTS ?= 100000
+FUZZ_SEED ?= $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui dashboard bench clean
+.PHONY: help install run test fuzz lint ui dashboard bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +25,9 @@ run: $(VENV)/installed  ## Train a small network in about a minute and record it
 
 test: $(VENV)/installed-test  ## Run all tests
 	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile $(PYTEST_ARGS)
+
+fuzz: $(VENV)/installed-test  ## Try 100,000 mangled inputs in half an hour (FUZZ_SEED=5 for the same ones again)
+	FUZZ_INPUTS=$(FUZZ_INPUTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-lint  ## Check style and types
 	$(BIN)/ruff check .

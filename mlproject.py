@@ -27,6 +27,7 @@ from segmentation.config import (
 )
 from segmentation.errors import InputError, one_of
 from studies import interruption
+from studies.secrets import keep_apart, refuse_passwords, without_password
 
 
 class Command(NamedTuple):
@@ -59,13 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else 2
+    keep_apart()
     try:
+        refuse_passwords(arguments)
         command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
         config = parse(command.config, arguments[1:], f"mlproject.py {arguments[0]}")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _tag_the_run(str(error))
-        return 2
+        return _refused(error, 2)
     except SystemExit as stop:  # tyro has explained the mistake, or shown the help
         if stop.code:
             _tag_the_run(f"wrongly called: {' '.join(arguments)}")
@@ -75,9 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _loaded(command)(config)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        _tag_the_run(str(error))
-        return 1
+        return _refused(error, 1)
     except KeyboardInterrupt as reason:
         print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)
         return 130
@@ -129,6 +128,13 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
         elif name in known:
             one_of(name, value, [*known[name], "None"] if optional else known[name])
     return spelled
+
+
+def _refused(error: InputError, code: int) -> int:
+    told = without_password(str(error))
+    print(f"error: {told}", file=sys.stderr)
+    _tag_the_run(told)
+    return code
 
 
 def _tag_the_run(reason: str) -> None:

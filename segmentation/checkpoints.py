@@ -1,9 +1,9 @@
 """A training run on disk: all that is needed to go on with it, or to use its network elsewhere."""
 
 import os
-import pickle
 import shutil
 import tempfile
+import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,14 @@ def load(file: Path) -> Checkpoint:
         InputError: the file is missing, damaged, or not one of ours.
     """
     try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # torch takes what is in it as it is
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {file} does not exist") from error
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # readers of damaged files raise nearly anything
         raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):

@@ -1,13 +1,18 @@
 """Class names, their colours, and the one value that means "no class"."""
 
+import posixpath
 from dataclasses import dataclass
 
 import numpy as np
 
 from segmentation.errors import InputError
+from segmentation.names import is_plain
 
 VOID = 255
 """Mask value of a pixel that belongs to no class: never trained on, never scored."""
+
+LONGEST_NAME = 100
+"""Letters of a class's name, which goes into names of metrics, rows and legends."""
 
 
 def voc_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
@@ -32,6 +37,11 @@ class Labels:
     def __post_init__(self) -> None:
         if not 2 <= len(self.names) <= VOID:
             raise InputError(f"a data set needs 2 to {VOID} classes, this one has {len(self.names)}")
+        for name in self.names:
+            if not is_plain(name) or name.strip() != name or posixpath.normpath(f"/{name}") != f"/{name}":
+                raise InputError(f"{name!r:.80} cannot be the name of a class: metrics and columns are called after it")
+            if len(name) > LONGEST_NAME:
+                raise InputError(f"class name {name!r:.80} is too long: it may have {LONGEST_NAME} letters")
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise InputError(f"class names must differ; given twice: {', '.join(twice)}")

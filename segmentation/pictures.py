@@ -4,9 +4,11 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from segmentation.errors import InputError
+from segmentation.names import is_plain
+from segmentation.picture_files import decoded, refuse_deep
 from segmentation.prediction import upright
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -21,15 +23,16 @@ def find_pictures(place: Path, output: Path) -> dict[str, Path]:
     """The pictures in a folder and all folders in it, by their path below it; or the one file.
 
     Hidden files are left out, and so is what predictions have written: `PREDICTED` beside a `TABLE`, or in `output`.
+    A path that cannot be printed has escapes for what cannot.
 
     Raises:
         InputError: there is no such place, or no picture in it.
     """
     if place.is_file():
-        return {place.name: place}
+        return {_told(place.name): place}
     if not place.is_dir():
         raise InputError(f"images={place} does not exist; name a picture or a folder of pictures")
-    found = {}
+    found: dict[str, Path] = {}
     for name, folders, files in os.walk(place, onerror=_refuse):
         folder = Path(name)
         written = TABLE in files or folder.resolve() == output.resolve()
@@ -39,7 +42,10 @@ def find_pictures(place: Path, output: Path) -> dict[str, Path]:
         )
         for each in files:
             if each.lower().endswith(SUFFIXES):
-                found[(folder / each).relative_to(place).as_posix()] = folder / each
+                path = _told((folder / each).relative_to(place).as_posix())
+                if path in found:
+                    raise InputError(f"{found[path]!r} and {folder / each!r} cannot be told apart; rename one")
+                found[path] = folder / each
     if not found:
         raise InputError(
             f"images={place} holds no picture: none of its files ends in {', '.join(SUFFIXES)}, predictions left out"
@@ -50,26 +56,14 @@ def find_pictures(place: Path, output: Path) -> dict[str, Path]:
 def read_picture(file: Path) -> Image.Image:
     """The picture in RGB, turned as its camera says; of several frames the first.
 
-    Transparency is dropped, as in training. `Image.DecompressionBombWarning` should be an error, so that a picture of
-    absurd size is not decoded.
+    Transparency is dropped, as in training.
 
     Raises:
         InputError: why it cannot be read.
     """
-    try:
-        with Image.open(file) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;"):
-                raise InputError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
-            image.load()
-            return upright(image)
-    except InputError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"it is too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels") from error
-    except UnidentifiedImageError as error:
-        raise InputError("it is empty, or of no known format") from error
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise InputError(f"it cannot be read, it may be damaged or cut off: {error or type(error).__name__}") from error
+    with decoded(file) as image:
+        refuse_deep(image)
+        return upright(image)
 
 
 def output_names(pictures: list[str]) -> dict[str, str]:
@@ -86,6 +80,13 @@ def output_names(pictures: list[str]) -> dict[str, str]:
         if not shared:
             return names
         names |= {picture: picture for picture in shared}
+
+
+def _told(path: str) -> str:
+    """A path without control characters, and without bytes that are no UTF-8."""
+    return "".join(
+        letter if is_plain(letter) else letter.encode("unicode_escape", "surrogatepass").decode() for letter in path
+    )
 
 
 def _refuse(error: OSError) -> NoReturn:

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,7 +63,7 @@ def predict_pictures(
         while len(reading) < max(together, workers) and (picture := next(waiting, None)) is not None:
             reading.append((picture[0], pool.submit(_read, predictor, *picture)))
 
-    with _large_pictures_refused(), _threads(workers) as pool, progress("predicting", len(pictures)) as bar:
+    with _threads(workers) as pool, progress("predicting", len(pictures)) as bar:
 
         def skip(path: str, reason: object) -> None:
             output.skipped[path] = str(reason)
@@ -137,14 +136,6 @@ def _logits(predictor: Predictor, batch: Sequence[_Read]) -> Iterator[tuple[_Rea
 
 def _pixels(read: _Read) -> int:
     return read.image.width * read.image.height
-
-
-@contextmanager
-def _large_pictures_refused() -> Iterator[None]:
-    """Make Pillow's warning of absurdly large pictures an error, in all threads, as filters are no thread's own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 @contextmanager

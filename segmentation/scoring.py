@@ -16,13 +16,17 @@ from segmentation.boundaries import boundary_band
 from segmentation.calibration import coarse
 from segmentation.confusion import Confusion, iou, mean_of_defined, ratios
 from segmentation.counting import columns, count_pixels
+from segmentation.errors import InputError
 from segmentation.groups import Group, GroupReliability, group_figures, grouped
 from segmentation.image_table import ImageTable
 from segmentation.labels import Labels
 from segmentation.metrics import METRICS
 from segmentation.reliability import Bins, Reliability
 from segmentation.resampling import Interval, interval, resampled
+from segmentation.stored_arrays import stored_arrays
 
+KINDS_OF_BINS = ("", "boundary_", "true_", "predicted_", "one_vs_rest_")
+"""How the names of an image's histograms begin."""
 BOUNDARY_WIDTH = 3
 """Rows and columns on either side of a boundary that belong to its band."""
 
@@ -230,15 +234,48 @@ def load_scores(
     Returns:
         The scores, whose images keep their numbers, or are numbered from 0 if they were `chosen`; and the arrays about
         these images by name.
+
+    Raises:
+        InputError: the file is not there, damaged, or does not hold scores of these classes.
     """
     scores = Scores(labels, boundary_width)
-    with np.load(file, allow_pickle=False) as archive:
-        arrays = {name: values if chosen is None else values[list(chosen)] for name, values in archive.items()}
+    columns = {name: total for table in scores.tables for name, total in table.totals.items()}
+    with stored_arrays(file) as stored:
+        if "image" not in stored.known or len(stored.known["image"].shape) != 1:
+            raise InputError(f"{file} is damaged or of another version: it does not number its images")
+        count = stored.known["image"].shape[0]
+        for name in (*columns, *stored.known):
+            expected = columns[name].shape if name in columns else stored.known[name].shape[1:]
+            if name not in stored.known or stored.known[name].shape != (count, *expected):
+                raise InputError(
+                    f"{file} holds no {name} of {count} images with {len(labels)} classes; it is damaged, or of "
+                    f"another data set"
+                )
+        arrays = stored.read()
+        _check_counts(arrays, columns, file)
+        arrays = {name: values if chosen is None else values[list(chosen)] for name, values in arrays.items()}
     numbers = arrays.pop("image")
     images = numbers.tolist() if chosen is None else range(len(numbers))
     for table in scores.tables:
         table.append({name: arrays.pop(name) for name in table.totals}, images)
     return scores, arrays
+
+
+def _check_counts(arrays: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], file: Path) -> None:
+    """Raise an `InputError` for figures that nobody can have counted."""
+    pixels, numbers = arrays["pixels"], arrays["image"]
+    believable = (
+        all(arrays[name].dtype.kind in ("f" if total.dtype.kind == "f" else "iu") for name, total in columns.items())
+        and all(np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all() for name in columns)
+        and (pixels < 2**32).all()
+        and all((arrays[f"{kind}correct"] <= arrays[f"{kind}count"]).all() for kind in KINDS_OF_BINS)
+        and (arrays["count"].sum(1) == pixels).all()
+        and (arrays["confusion"].sum((1, 2)) == pixels).all()
+        and numbers.dtype.kind in "iu"
+        and len(np.unique(numbers)) == len(numbers)
+    )
+    if not believable:
+        raise InputError(f"{file} is damaged: its counts contradict each other")
 
 
 def _additive(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,18 +1,25 @@
 """From the name of a trained network, wherever it is, to the network itself. Nothing in it is unpickled."""
 
-import os
 import re
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 
 from segmentation import checkpoints, models, recalibration
 from segmentation.config import ModelConfig, TrainConfig
 from segmentation.errors import InputError, one_of
+from segmentation.exported_weights import read_weights
 from segmentation.labels import Labels
 from segmentation.models import Segmenter, WeightsTaken
+
+PROGRAM = "data/model.pt2"
+"""Where a logged model keeps the network."""
+LONGEST_SIDE = 13_377
+"""Pixels that a stored configuration may resize or crop pictures to: more could not be read, see `picture_files`."""
 
 
 class Stored(NamedTuple):
@@ -52,7 +59,13 @@ class Stored(NamedTuple):
         network = models.build(self.config, len(self.labels))
         if self.calibration:
             network.calibrator = recalibration.build(self.calibration["method"], len(self.labels))
-        missing = network.load_state_dict(self.state, strict=False).missing_keys
+        try:
+            missing = network.load_state_dict(self.state, strict=False).missing_keys
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"the stored tensors do not fit model={self.config.model} with {len(self.labels)} classes: "
+                f"{str(error).splitlines()[-1].strip()}"
+            ) from error
         if any("aux_classifier" not in name for name in missing):  # the auxiliary head is not part of a logged model
             raise InputError(f"the stored network lacks {len(missing)} tensors of model={self.config.model}")
         return network.eval()
@@ -105,28 +118,81 @@ def _from_mlflow(uri: str) -> Stored:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     try:
-        folder = mlflow.artifacts.download_artifacts(uri)
-        model = mlflow.models.Model.load(folder)
-        if model.metadata is None or "class_names" not in model.metadata:
-            raise InputError(f"{uri} was not made by this program: its metadata holds no classes")
-        if model.flavors.get("pytorch", {}).get("code"):
-            raise InputError(f"{uri} was not made by this program: its network comes with code, which is not run here")
-        program = mlflow.pytorch.load_model(folder)
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
         told = str(error).splitlines()[0].rstrip(".")
         if uri.startswith("runs:/"):
             told += ". Only a run that trained or calibrated a network, with log_model=true, holds one"
         raise InputError(f"{uri} cannot be loaded: {told}") from error
-    return _stored(model.metadata, program.state_dict(), model.metadata.get("trained_in_run") or model.run_id, uri)
-
-
-def _stored(about: dict[str, Any], state: dict[str, torch.Tensor], run_id: str | None, name: str) -> Stored:
-    known = {field.name for field in fields(TrainConfig)}
     try:
-        config = TrainConfig(**{key: value for key, value in about["config"].items() if key in known})
-        labels = Labels(tuple(about["class_names"]), tuple((r, g, b) for r, g, b in about["palette"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        model = mlflow.models.Model.load(str(folder))
+        about, flavors = model.metadata, model.flavors
+        code = flavors.get("pytorch", {}).get("code")
+    except Exception as error:  # damaged YAML makes MLflow raise nearly anything
+        raise InputError(f"{uri} cannot be loaded: its file MLmodel is missing or damaged") from error
+    if not isinstance(about, dict) or "class_names" not in about:
+        raise InputError(f"{uri} was not made by this program: its metadata holds no classes")
+    if code:
+        raise InputError(f"{uri} was not made by this program: its network comes with code, which is not run here")
+    if not (folder / PROGRAM).is_file():
+        raise InputError(f"{uri} was not made by this program: it holds no {PROGRAM}")
+    return _stored(about, read_weights(folder / PROGRAM), about.get("trained_in_run") or model.run_id, uri)
+
+
+def _stored(about: Mapping[str, Any], state: Mapping[str, torch.Tensor], run_id: str | None, name: str) -> Stored:
+    try:
+        labels = Labels(tuple(about["class_names"]), tuple(checked_colour(colour) for colour in about["palette"]))
+        calibration, epoch = about.get("calibration"), about["epoch"]
+        if calibration is not None:
+            one_of("calibration", calibration["method"], recalibration.METHODS)
+        if type(epoch) is not int or epoch < 0:
+            raise InputError(f"epoch={epoch!r:.40} is no number of an epoch")
+        if not (run_id is None or isinstance(run_id, str)):
+            raise InputError(f"trained_in_run={run_id!r:.40} is no run")
+        if not all(isinstance(key, str) and _is_plain_tensor(value) for key, value in state.items()):
+            raise InputError("its tensors are none")
+        return Stored(recorded_config(about["config"]), labels, dict(state), epoch, run_id, calibration)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise InputError(f"{name} is damaged or of another version: {error}") from error
-    return Stored(config, labels, state, int(about["epoch"]), run_id, about.get("calibration"))
+
+
+def recorded_config(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a training from what was recorded of it; fields of other versions are left out.
+
+    Raises:
+        InputError: a value is not of its field's type, or not possible.
+    """
+    hints = get_type_hints(TrainConfig)
+    known = {name: value for name, value in values.items() if name in hints}
+    for name, value in known.items():
+        kinds = _types(hints[name])
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            raise InputError(f"{name}={value!r:.40} is of no type that {name} can have")
+        if name in ("resize", "crop") and value is not None and value > LONGEST_SIDE:
+            raise InputError(f"{name}={value!r:.40} is absurd: the most is {LONGEST_SIDE}")
+    return TrainConfig(**known)
+
+
+def _types(hint: Any) -> set[type]:
+    """Of the values that a field may have; those of a closed list are texts."""
+    parts = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    return {str if get_origin(part) is Literal else part for part in parts}
+
+
+def checked_colour(values: Sequence[int]) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255; an `InputError` or `ValueError` for anything else."""
+    red, green, blue = values
+    if not all(type(value) is int and 0 <= value <= 255 for value in (red, green, blue)):
+        raise InputError(f"{values!r:.40} is no colour")
+    return red, green, blue
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    """Whether it is a tensor with all its values in memory: not sparse, and not one value for many."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )

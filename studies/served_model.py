@@ -24,6 +24,11 @@ from segmentation.prediction import Prediction, Predictor, upright
 
 MAX_PIXELS = 2**24
 """Of all pictures of a request together, and of each as the network sees it."""
+MAX_BYTES = 5 * MAX_PIXELS
+"""Of all files in a request together: more than so many pixels take when nothing is compressed."""
+MAX_IMAGES = 1024
+"""In a request; each answer is some hundred bytes at least, however small the picture."""
+SPACES = b" \t\n\r\v\f"
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 DIGITS = 4
 """Decimals of a confidence; more would make the JSON half as long again."""
@@ -89,7 +94,10 @@ class ServedModel:
         given = _listed(data)
         if not given:
             raise Refused("there is no image: the list is empty")
+        if len(given) > MAX_IMAGES:
+            raise Refused(f"{len(given)} images are too many: a request may have {MAX_IMAGES}")
         places = [f"image {number} of {len(given)}" for number in range(1, len(given) + 1)]
+        _check_bytes(given)
         opened = [_opened(image, place) for image, place in zip(given, places, strict=True)]
         self._check_sizes(opened, places)
         pictures = [_decoded(picture, place) for picture, place in zip(opened, places, strict=True)]
@@ -99,6 +107,8 @@ class ServedModel:
         """Refuse what would take too much memory, before anything is decoded."""
         for picture, place in zip(opened, places, strict=True):
             size, pixels = f"{picture.width} x {picture.height} pixels", picture.width * picture.height
+            if not pixels:
+                raise Refused(f"{place}: {size} are none")
             if pixels > MAX_PIXELS:
                 raise Refused(f"{place}: {size} are too many: it may have {MAX_PIXELS}")
             resize = self.predictor.resize or min(picture.size)
@@ -155,7 +165,10 @@ def _listed(data: Any) -> list[Any]:
     elif hasattr(data, "to_list"):
         data = data.to_list()
     if isinstance(data, dict):
-        return _listed(_column(data))
+        data = _column(data)
+        if isinstance(data, dict):
+            raise Refused('the field "image" holds fields again: it must hold pictures')
+        return _listed(data)
     if isinstance(data, np.ndarray) and data.dtype.kind in "OSU":
         data = data.tolist()
     if isinstance(data, np.ndarray):
@@ -189,8 +202,7 @@ def _depth(data: Any) -> int:
 
 def _opened(image: Any, place: str) -> Image.Image:
     """A picture of known size, of which a file's pixels are still to be decoded."""
-    if isinstance(image, np.ndarray) and image.ndim == 0:
-        image = image.item()
+    image = _unwrapped(image)
     if isinstance(image, Image.Image) and image.width and image.height:
         return image
     if isinstance(image, str):
@@ -198,10 +210,7 @@ def _opened(image: Any, place: str) -> Image.Image:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _file(bytes(image), place)
     if isinstance(image, (list, tuple)):
-        try:
-            image = np.array(image)
-        except (ValueError, OverflowError) as error:
-            raise Refused(f"{place}: the lists are no pixels (H, W, 3): they differ in length or depth") from error
+        return _pixels(_array(image, place), place)
     if isinstance(image, np.ndarray):
         return _pixels(image, place)
     raise Refused(
@@ -210,15 +219,53 @@ def _opened(image: Any, place: str) -> Image.Image:
     )
 
 
+def _check_bytes(given: Sequence[Any]) -> None:
+    """Refuse files and texts that are too long together, before any is decoded."""
+    files = [image for image in map(_unwrapped, given) if isinstance(image, (str, bytes, bytearray, memoryview))]
+    total = sum(len(file) * 3 // 4 if isinstance(file, str) else len(file) for file in files)
+    if total > MAX_BYTES:
+        raise Refused(
+            f"the {len(given)} images have {total} bytes together, and one request may have {MAX_BYTES}: send fewer at "
+            f"a time, or compress them"
+        )
+
+
+def _unwrapped(image: Any) -> Any:
+    """A text as itself, and not as an array of one."""
+    return image.item() if isinstance(image, np.ndarray) and image.ndim == 0 else image
+
+
+def _array(rows: Sequence[Any], place: str) -> np.ndarray:
+    """Pixels from nested lists; numpy alone would make texts among them as long as the longest is."""
+    wrong = f"{place}: the lists are no pixels (H, W, 3): they differ in length or depth"
+    width = len(rows[0]) if rows and isinstance(rows[0], (list, tuple, np.ndarray)) else 0
+    if len(rows) * width > MAX_PIXELS:
+        raise Refused(f"{place}: {width} x {len(rows)} pixels are too many: it may have {MAX_PIXELS}")
+    try:
+        values = np.array(rows, dtype=object)
+        if values.ndim != 3:
+            raise Refused(
+                wrong if width else f"{place}: lists of shape {values.shape} are no image: it must be (H, W, 3)"
+            )
+        kinds = set(map(type, values.ravel()))
+        if not all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in kinds):
+            raise Refused(wrong)
+        whole = all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds)
+        return values.astype(np.int64 if whole else bool if kinds <= {bool, np.bool_} else np.float64)
+    except (ValueError, OverflowError, TypeError, RecursionError) as error:
+        raise Refused(wrong) from error
+
+
 def _bytes(text: str, place: str) -> bytes:
     """What base64 text stands for; a `data:` prefix and line breaks are allowed."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        # without spaces at once, since a list of what is between them may take thirty times as much memory
+        return base64.b64decode(text.encode("ascii").translate(None, SPACES), validate=True)
     except (binascii.Error, ValueError) as error:
         raise Refused(
-            f"{place}: the text is not base64 ({error}): send a file's content, no path and no address"
+            f"{place}: the text is not base64 ({error!s:.80}): send a file's content, no path and no address"
         ) from error
 
 
@@ -251,7 +298,7 @@ def _decoded(picture: Image.Image, place: str) -> Image.Image:
     try:
         return upright(picture)
     except Exception as error:  # Pillow raises nearly anything for a damaged file
-        raise Refused(f"{place}: the picture is damaged: {error}") from error
+        raise Refused(f"{place}: the picture is damaged: {error!s:.80}") from error
 
 
 @contextmanager

@@ -1,40 +1,26 @@
 """What runs have stored of their scores, read back from MLflow: enough to compare them without any network."""
 
 import difflib
-import json
 import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.config import decisive
 from segmentation.errors import InputError, listed
-from segmentation.labels import Labels
 from segmentation.scoring import Scores, load_scores
 from studies.run_search import every_run
+from studies.score_record import Example, read_digests, read_examples, read_record
 
 CURVES = ("train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One stored image with what the network made of it."""
-
-    image: np.ndarray
-    """`(H, W, 3)` uint8."""
-    truth: np.ndarray
-    """`(H, W)` uint8 class indices, 255 is void."""
-    predicted: np.ndarray
-    """`(H, W)` uint8 class indices."""
 
 
 class StoredScores:
@@ -47,31 +33,23 @@ class StoredScores:
         self._folder = tempfile.mkdtemp(prefix="mlproject-")
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         try:
-            record = json.loads(Path(self._fetched(f"reliability/{split}.json")).read_text())
+            record_file = Path(self._fetched(f"reliability/{split}.json"))
             self._histograms = Path(self._fetched(f"reliability/{split}_histograms.npz"))
-            self.protocol: dict[str, Any] = record["protocol"]
-            self.origin: dict[str, Any] = record["origin"]
-            colours = tuple((r, g, b) for r, g, b in record["palette"])
-            self.labels = Labels(tuple(self.protocol["classes"]), colours)
-            with np.load(self._histograms, allow_pickle=False) as archive:
-                names, digests = archive["name"].tolist(), archive["digest"].tolist()
-            self.digests: dict[str, str] = dict(zip(names, digests, strict=True))
         except (MlflowException, OSError) as error:
             raise InputError(
                 f"run {self.run_id} ({self.name}, {run.info.status}) has stored no scores of split={split!r}; "
                 f"score it with the entry point evaluate, and compare that run"
             ) from error
-        except (KeyError, ValueError, TypeError) as error:
-            raise InputError(
-                f"the scores of run {self.run_id} ({self.name}) are damaged or of another version: {error}; "
-                f"score it again with the entry point evaluate"
-            ) from error
+        with self._told():
+            self.protocol, self.origin, self.labels = read_record(record_file)
+            self.digests: dict[str, str] = read_digests(self._histograms)
 
     def scores(self, names: Sequence[str]) -> Scores:
         """The scores of these images alone, in this order."""
         places = {name: place for place, name in enumerate(self.digests)}
         width = int(self.protocol["boundary_width"])
-        return load_scores(self._histograms, self.labels, width, [places[name] for name in names])[0]
+        with self._told():
+            return load_scores(self._histograms, self.labels, width, [places[name] for name in names])[0]
 
     def examples(self) -> dict[str, Example]:
         """The stored example images by name; none if the run stored none."""
@@ -79,11 +57,8 @@ class StoredScores:
             file = self._fetched(f"examples/{self.split}.npz")
         except (MlflowException, OSError):
             return {}
-        with np.load(file, allow_pickle=False) as archive:
-            return {
-                str(name): Example(*(archive[f"{part}_{place}"] for part in ("image", "truth", "predicted")))
-                for place, name in enumerate(archive["name"])
-            }
+        with self._told():
+            return read_examples(Path(file), len(self.labels))
 
     def curves(self) -> dict[str, list[float]]:
         """Loss and accuracy over the epochs of the training, by metric; empty where the training is not known."""
@@ -114,6 +89,17 @@ class StoredScores:
     def seed(self) -> int:
         """Of the training."""
         return int(self.origin["config"]["seed"])
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say of a damaged file which run has stored it, and what to do."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(
+                f"the scores of run {self.run_id} ({self.name}) cannot be used: {error}; score it again with the entry "
+                f"point evaluate"
+            ) from error
 
     def _fetched(self, path: str) -> str:
         return mlflow.artifacts.download_artifacts(f"runs:/{self.run_id}/{path}", dst_path=self._folder)

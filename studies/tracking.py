@@ -16,7 +16,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import mlflow
 import numpy as np
@@ -38,6 +37,7 @@ from studies.commands import RUN
 from studies.journal import Entry, Journal
 from studies.processes import is_dead, me
 from studies.run_search import every_run
+from studies.secrets import hidden, keep_apart, without_password
 from studies.sending import FINAL, MODEL, allowed, sender
 from studies.system_metrics import SystemMetrics
 
@@ -103,9 +103,7 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
     try:
         run = _begun(experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None))
     except (MlflowException, OSError) as error:
-        raise InputError(
-            f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {str(error).splitlines()[0]}"
-        ) from error
+        raise _unusable(error) from error
     run_id = run.info.run_id
     journal = _opened_journal(run_id)
     opened = _OpenRun(run_id, journal, SystemMetrics(run_id, partial(_log_sample, journal)))
@@ -121,13 +119,18 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
         raise
     except MlflowException as error:
         _close(opened, "FAILED", f"{type(error).__name__}: {error}")
-        raise InputError(f"MLflow at {_shown(mlflow.get_tracking_uri())}: {str(error).splitlines()[0]}") from error
+        raise _unusable(error) from error
     except BaseException as error:
         _close(opened, "FAILED", f"{type(error).__name__}: {error}")
         raise
     _close(opened, "FINISHED")
     if journal.refusal:
         raise InputError(journal.refusal)
+
+
+def _unusable(error: Exception) -> InputError:
+    where, why = without_password(mlflow.get_tracking_uri()), without_password(str(error))
+    return InputError(f"MLflow at {where} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}")
 
 
 def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None) -> Run:
@@ -162,7 +165,7 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
     finally:
         _open.remove(opened)
         if reason is not None:
-            journal.add("records", {"what": "tags", "values": {REASON: reason[:5000]}})
+            journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
         journal.add("records", {"what": "end", "status": status, "time": _now()})
         journal.wait(0.0)
         journal.close()
@@ -256,7 +259,7 @@ def end_run(run_id: str, status: str, reason: str | None = None) -> None:
     """Give a run that this process does not have open its last status, and the reason unless it is FINISHED."""
     with _journal(run_id) as journal:
         if reason is not None:
-            journal.add("records", {"what": "tags", "values": {REASON: reason[:5000]}})
+            journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
         journal.add("records", {"what": "end", "status": status, "time": _now()})
 
 
@@ -300,9 +303,7 @@ def find_run(run_id: str) -> FoundRun | None:
     except MlflowException as error:
         if error.error_code in FINAL:
             return None
-        raise InputError(
-            f"MLflow at {_shown(mlflow.get_tracking_uri())} cannot be used: {str(error).splitlines()[0]}"
-        ) from error
+        raise _unusable(error) from error
 
 
 def runs_tagged(key: str, value: str) -> list[FoundRun]:
@@ -368,7 +369,7 @@ def tag_reason(run_id: str, reason: str) -> None:
     """Say on a run why it did not finish, as far as the store can be reached."""
     with suppress(MlflowException, InputError):
         check_store()
-        mlflow.MlflowClient().set_tag(run_id, REASON, reason[:5000])
+        mlflow.MlflowClient().set_tag(run_id, REASON, without_password(reason)[:5000])
 
 
 def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
@@ -377,7 +378,7 @@ def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
     `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
     """
     run_id = _open[-1].run_id
-    values = {name: value for name, value in asdict(config).items() if name not in leave_out}
+    values = hidden({name: value for name, value in asdict(config).items() if name not in leave_out})
     logged = _patiently(lambda: mlflow.MlflowClient().get_run(run_id)).data.params
     _record({"what": "params", "values": {name: str(value) for name, value in values.items() if name not in logged}})
     log_json(values, "config.json")
@@ -399,7 +400,7 @@ def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
 
 def log_tags(tags: Mapping[str, str]) -> None:
     """Set tags of the current run."""
-    _record({"what": "tags", "values": dict(tags)})
+    _record({"what": "tags", "values": hidden(tags)})
 
 
 def _log_sample(journal: Journal, metrics: Mapping[str, float], step: int) -> None:
@@ -439,7 +440,7 @@ def log_note(
             kept.append("…")
             break
         kept.append(line)
-    _record({"what": "tags", "values": {"mlflow.note.content": "\n".join(kept)}}, run_id)
+    _record({"what": "tags", "values": {"mlflow.note.content": without_password("\n".join(kept))}}, run_id)
 
 
 def _spaced(line: str) -> str:
@@ -469,7 +470,7 @@ def log_json(content: Any, path: str) -> None:
 
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
     """Log a text artifact of the run that is open here, or of another one."""
-    _keep(path, lambda file: file.write_text(text, encoding="utf-8"), run_id)
+    _keep(path, lambda file: file.write_text(without_password(text), encoding="utf-8"), run_id)
 
 
 def log_folder(folder: str | Path, path: str) -> None:
@@ -551,12 +552,13 @@ def where_to_look(run_id: str) -> str:
     # without what is asked for, the UI opens with its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
-        return f"Look at it: {_shown(uri).rstrip('/')}{page}"
-    return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {_shown(uri)}`), http://127.0.0.1:5000{page}"
+        return f"Look at it: {without_password(uri).rstrip('/')}{page}"
+    return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {without_password(uri)}`), http://127.0.0.1:5000{page}"
 
 
 def check_store(patience: float = 0.0) -> None:
     """Raise an `InputError` where MLflow would retry for minutes, once nothing has answered for `patience` seconds."""
+    keep_apart()
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -599,25 +601,19 @@ def _check_store() -> None:
         pass  # something answers; whether it lets us in, MLflow will say
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no MLflow server answers at {_shown(uri)} ({getattr(error, 'reason', error)}): start it, or set "
-            f"MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
+            f"no MLflow server answers at {without_password(uri)} ({getattr(error, 'reason', error)}): start it, or "
+            f"set MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
         ) from error
 
 
 def _tell(what: str) -> None:
     """Say something beside the progress bars."""
-    tqdm.write(what, file=sys.stderr)
+    tqdm.write(without_password(what), file=sys.stderr)
 
 
 def _now() -> int:
     """Milliseconds of Unix time."""
     return time.time_ns() // 10**6
-
-
-def _shown(uri: str) -> str:
-    """A URI without the password in it."""
-    parts = urlsplit(uri)
-    return uri.replace(f":{parts.password}@", ":***@") if parts.password else uri
 
 
 def _experiment_id(name: str) -> str:

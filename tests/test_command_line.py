@@ -193,7 +193,7 @@ def test_a_server_that_is_not_there_is_told_at_once(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
     code, said = called(on_own_data(own_data), capsys)
     assert code == 1
-    assert "no MLflow server answers at http://user:***@127.0.0.1:9" in said
+    assert "no MLflow server answers at http://127.0.0.1:9" in said
     assert "secret" not in said
 
 

@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 
 from segmentation.config import DataConfig
 from segmentation.datasets.holdout import HELD_OUT
+from segmentation.datasets.lock import alone
 from segmentation.datasets.source import Source
 from segmentation.errors import InputError
 from segmentation.labels import VOID, Labels
@@ -28,6 +30,7 @@ from segmentation.progress import progress
 from segmentation.transforms import prepare
 
 FORMAT = 2
+PARTS = ("images", "masks")
 BLOCK = 64 * 2**20
 """Bytes that are checked at a time."""
 
@@ -73,18 +76,10 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
         config.crop,
         config.interpolation,
     )
-    place = _root(config) / _key(repr(recipe))
+    place = root(config.cache_dir) / _key(repr(recipe))
     folder = place / _key(source.identity())
-    about = _checked(folder)
-    if about is None:
-        if folder.exists():
-            print(f"The cached copy of {config.dataset}/{split} in {folder} is damaged; it is made again.")
-        _build(source, config, split, folder)
-        about = _checked(folder)
-        if about is None:
-            raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
-        _remove_others(place, folder)
-    images, masks = (np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False) for part in ("images", "masks"))
+    about = _checked(folder, source) or _built(source, config, split, folder)
+    images, masks = (np.lib.format.open_memmap(folder / f"{part}.npy", mode="r") for part in PARTS)
     if masks.min() == VOID:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
@@ -93,9 +88,10 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     )  # fmt: skip
 
 
-def _root(config: DataConfig) -> Path:
-    if config.cache_dir:
-        return Path(config.cache_dir)
+def root(cache_dir: str | None) -> Path:
+    """Where prepared pictures are kept; None is the user's cache folder."""
+    if cache_dir:
+        return Path(cache_dir)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlproject"
 
 
@@ -103,17 +99,34 @@ def _key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def _built(source: Source, config: DataConfig, split: str, folder: Path) -> dict[str, Any]:
+    """Build a split, or wait until another process has; returns what is known of it."""
+    with ExitStack() as held:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(alone(folder.parent / ".lock", f"prepares {config.dataset}/{split}"))
+        except OSError as error:
+            raise InputError(
+                f"no cache can be made in {folder.parent}: {error.strerror}; choose another cache_dir"
+            ) from error
+        about = _checked(folder, source)
+        if about is not None:
+            return about
+        if folder.exists():
+            print(f"The cached copy of {config.dataset}/{split} in {folder} is damaged; it is made again.")
+        _build(source, config, split, folder)
+        about = _checked(folder, source)
+        if about is None:
+            raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
+        _remove_others(folder.parent, folder)
+        return about
+
+
 def _build(source: Source, config: DataConfig, split: str, folder: Path) -> None:
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(
-            f"no cache can be made in {folder.parent}: {error.strerror}; choose another cache_dir"
-        ) from error
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
         _write(source, config, split, building)
-        _put_in_place(building, folder)
+        _put_in_place(building, folder, source)
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(building)):
             raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -128,7 +141,6 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path) -> None
 def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None:
     """Decode every picture on all cores and write them in order; plain writes, so that a full disk is an error."""
     count = len(source.names)
-    fingerprint = hashlib.sha256(repr(source.labels.names).encode())
     checksums = {"images": 0, "masks": 0}
     sizes: tuple[int, ...] = ()
     digests = []
@@ -152,16 +164,23 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
                 checksums[part] = zlib.crc32(content, checksums[part])
                 file.write(content)
             bar.update(1)
-            fingerprint.update(source.names[index].encode() + b"\0" + digest)
             digests.append(digest.hex())
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
     about = {
-        "format": FORMAT, "count": count, "checksums": checksums, "fingerprint": fingerprint.hexdigest(),
+        "format": FORMAT, "count": count, "checksums": checksums, "fingerprint": _fingerprint(source, digests),
         "digests": digests,
     }  # fmt: skip
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _fingerprint(source: Source, digests: Sequence[str]) -> str:
+    """Hash of the classes, the pictures' names and their digests."""
+    fingerprint = hashlib.sha256(repr(source.labels.names).encode())
+    for name, digest in zip(source.names, digests, strict=True):
+        fingerprint.update(name.encode() + b"\0" + bytes.fromhex(digest))
+    return fingerprint.hexdigest()
 
 
 def _prepared(source: Source, config: DataConfig) -> Iterator[tuple[np.ndarray, np.ndarray, bytes]]:
@@ -178,30 +197,44 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _put_in_place(building: Path, folder: Path) -> None:
-    if folder.exists() and _checked(folder) is None:
+def _put_in_place(building: Path, folder: Path, source: Source) -> None:
+    if folder.exists() and _checked(folder, source) is None:
         shutil.rmtree(folder)
     try:
         building.rename(folder)
     except OSError:
-        if _checked(folder) is None:  # otherwise another process was faster, and its copy is as good
+        if _checked(folder, source) is None:  # otherwise another process was faster, and its copy is as good
             raise
 
 
-def _checked(folder: Path) -> dict[str, Any] | None:
-    """What is known of a cached split, or None if it is not there or not whole."""
+def _checked(folder: Path, source: Source) -> dict[str, Any] | None:
+    """What is known of a cached split, or None if it is not there, not whole, or not made from this source."""
+    about = whole(folder)
+    try:
+        if about is None or about["fingerprint"] != _fingerprint(source, about["digests"]):
+            return None
+        digests = [bytes.fromhex(digest).hex() for digest in about["digests"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return {"fingerprint": about["fingerprint"], "digests": digests}
+
+
+def whole(folder: Path) -> dict[str, Any] | None:
+    """What the cached split in a folder says of itself, or None if its arrays are not there or not whole."""
     try:
         about = json.loads((folder / "about.json").read_text())
-        for part, checksum in about["checksums"].items():
-            array = np.load(folder / f"{part}.npy", mmap_mode="r", allow_pickle=False)
-            if len(array) != about["count"] or array.dtype != np.uint8:
+        arrays: dict[str, Any] = {part: np.lib.format.open_memmap(folder / f"{part}.npy", mode="r") for part in PARTS}
+        if arrays["images"].shape != (about["count"], *arrays["masks"].shape[1:], 3) or arrays["masks"].ndim != 3:
+            return None
+        for part, array in arrays.items():
+            if len(array) != about["count"] or array.dtype != np.uint8 or not array.flags.c_contiguous:
                 return None
             found, flat = 0, array.reshape(-1)
             for start in range(0, len(flat), BLOCK):
                 found = zlib.crc32(flat[start : start + BLOCK], found)
-            if found != checksum:
+            if found != about["checksums"][part]:
                 return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+    except Exception:  # readers of damaged files raise nearly anything; what is damaged is made again
         return None
     return dict(about)
 

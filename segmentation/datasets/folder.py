@@ -12,8 +12,10 @@ is void.
 
 import json
 from pathlib import Path
+from typing import Any
 
 from segmentation.config import DataConfig
+from segmentation.datasets.lists import picture_names, read_text
 from segmentation.datasets.pairs import PicturePairs, match
 from segmentation.errors import InputError, one_of
 from segmentation.labels import VOID, Labels
@@ -37,9 +39,8 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
         one_of("split", split, grouped)
         files = match(root / "images" / split, root / "masks" / split)
     elif (root / "images").is_dir() and listed_in:
-        split_file = root / f"{one_of('split', split, listed_in)}.txt"
-        stems = [Path(line.strip()) for line in _text(split_file).splitlines() if line.strip()]
-        files = match(root / "images", root / "masks", [_stem(root / "images", stem) for stem in stems])
+        names_in_split = picture_names(root / f"{one_of('split', split, listed_in)}.txt")
+        files = match(root / "images", root / "masks", names_in_split)
     else:
         raise InputError(
             f"data_dir={config.data_dir} has none of the layouts of dataset=folder: {split}/images and {split}/masks; "
@@ -48,31 +49,24 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
     return PicturePairs(Labels.named(*names), str(root.resolve()), files, classes)
 
 
-def _stem(images: Path, entry: Path) -> str:
-    """A line of a split file names a picture with or without its ending."""
-    return entry.with_suffix("").as_posix() if (images / entry).is_file() else entry.as_posix()
-
-
 def _classes(root: Path) -> tuple[list[str], dict[int, int]]:
     """The class names, and the class index of each mask value."""
     if (root / "classes.json").is_file():
         file = root / "classes.json"
-        try:
-            content = json.loads(_text(file))
-        except json.JSONDecodeError as error:
-            raise InputError(f"{file} is not JSON: {error}") from error
+        content = _json(file)
         if isinstance(content, list):
+            if not all(isinstance(name, str) for name in content) or len(set(content)) < len(content):
+                raise InputError(f"{file} must be a list of names, each there once")
             content = {name: value for value, name in enumerate(content)}
         if not (
             isinstance(content, dict)
-            and all(isinstance(name, str) for name in content)
             and all(type(value) is int and 0 <= value <= 65535 for value in content.values())
             and len(set(content.values())) == len(content)
         ):
             raise InputError(f"{file} must be a list of names, or an object from class name to its own mask value")
     elif (root / "classes.txt").is_file():
         file = root / "classes.txt"
-        lines = [line.strip() for line in _text(file).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(file).splitlines() if line.strip()]
         if len(set(lines)) < len(lines):
             raise InputError(f"{file} names a class twice")
         content = {name: value for value, name in enumerate(lines)}
@@ -87,8 +81,17 @@ def _classes(root: Path) -> tuple[list[str], dict[int, int]]:
     return list(content), classes
 
 
-def _text(file: Path) -> str:
+def _json(file: Path) -> Any:
+    """What a JSON file holds; a name that is there twice is an error, and not the last of both."""
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text: {error}") from error
+        return json.loads(read_text(file), object_pairs_hook=_object)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON, or no list of classes: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is there twice")
+    return dict(pairs)

@@ -4,14 +4,16 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from segmentation.datasets.source import Picture
 from segmentation.errors import InputError, listed
 from segmentation.labels import VOID, Labels
+from segmentation.names import is_plain
+from segmentation.picture_files import LARGEST_FILE, decoded, refuse_deep
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 """Endings of files that are taken for images or masks, in any case."""
@@ -40,18 +42,19 @@ class PicturePairs:
 
     def read(self, index: int) -> Picture:
         image_file, mask_file = self.files[self.names[index]]
-        image_bytes, mask_bytes = image_file.read_bytes(), mask_file.read_bytes()
-        image = _decode(image_bytes, image_file)
-        mask = _class_indices(_mask_values(_decode(mask_bytes, mask_file), mask_file), self.classes, mask_file)
-        if mask.shape != (image.height, image.width):
-            raise InputError(
-                f"{image_file} has {image.width} x {image.height} pixels but its mask {mask_file} has "
-                f"{mask.shape[1]} x {mask.shape[0]}; they must be equal"
-            )
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            raise InputError(f"{image_file} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        image_bytes, mask_bytes = _content(image_file), _content(mask_file)
+        with decoded(io.BytesIO(mask_bytes), mask_file) as picture:
+            mask = _class_indices(_mask_values(picture, mask_file), self.classes, mask_file)
+        with decoded(io.BytesIO(image_bytes), image_file) as picture:
+            if mask.shape != (picture.height, picture.width):
+                raise InputError(
+                    f"{image_file} has {picture.width} x {picture.height} pixels but its mask {mask_file} has "
+                    f"{mask.shape[1]} x {mask.shape[0]}; they must be equal"
+                )
+            refuse_deep(picture, image_file)
+            image = _in_rgb(picture)
         digest = hashlib.sha256(hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest())
-        return Picture(image if image.mode == "RGB" else image.convert("RGB"), mask, digest.digest())
+        return Picture(image, mask, digest.digest())
 
 
 def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -> dict[str, tuple[Path, Path]]:
@@ -60,19 +63,26 @@ def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -
     Args:
         image_dir: folder of images, searched with its subfolders.
         mask_dir: folder of masks, likewise.
-        stems: the names to take; None takes all, and then each image needs a mask and each mask an image.
+        stems: the names to take, with or without the image's ending; None takes all, and then each image needs a mask
+            and each mask an image.
 
     Raises:
         InputError: a folder is missing, two files share a name, or a file lacks its counterpart.
     """
     images, masks = _by_stem(image_dir), _by_stem(mask_dir)
-    wanted = sorted(images | masks) if stems is None else list(stems)
+    wanted = sorted(images | masks) if stems is None else [_stem(name, images, image_dir) for name in stems]
     for kind, found, folder in (("mask", masks, mask_dir), ("image", images, image_dir)):
         lacking = [stem for stem in wanted if stem not in found]
         if lacking:
             other = "listed" if stems is not None else "mask" if kind == "image" else "image"
             raise InputError(f"no {kind} in {folder} for {len(lacking)} {other} name(s): {listed(lacking)}")
     return {stem: (images[stem], masks[stem]) for stem in wanted}
+
+
+def _stem(name: str, images: Mapping[str, Path], folder: Path) -> str:
+    """A name without the ending, if it is that of an image's file."""
+    stem = PurePosixPath(name).with_suffix("").as_posix() if PurePosixPath(name).name else name
+    return stem if images.get(stem) == folder / name else name
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -83,23 +93,30 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
+        if not is_plain(stem):
+            raise InputError(
+                f"{folder} holds {stem!r}, a name with control characters or bytes that are no UTF-8; rename it"
+            )
         if stem in found:
             raise InputError(f"{found[stem]} and {path} have the same name but for the ending; keep one")
         found[stem] = path
     return found
 
 
-def _decode(content: bytes, file: Path) -> Image.Image:
+def _content(file: Path) -> bytes:
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{file} is too large to be a picture: {error}") from error
-    except UnidentifiedImageError as error:
-        raise InputError(f"{file} cannot be read as an image: it is empty, or of no known format") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{file} cannot be read as an image, it is damaged or cut off: {error}") from error
-    return image
+        if file.stat().st_size > LARGEST_FILE:
+            raise InputError(f"{file} is too large: a file of more than {LARGEST_FILE:,} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """The picture in RGB; transparency is dropped."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow would warn
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _mask_values(mask: Image.Image, file: Path) -> np.ndarray:

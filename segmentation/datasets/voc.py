@@ -9,6 +9,7 @@ from pathlib import Path
 from torchvision.datasets import VOCSegmentation
 
 from segmentation.config import DataConfig
+from segmentation.datasets.lists import picture_names
 from segmentation.datasets.pairs import PicturePairs
 from segmentation.errors import InputError, listed, one_of
 from segmentation.labels import VOID, Labels
@@ -31,16 +32,31 @@ def open_voc(config: DataConfig, split: str) -> PicturePairs:
             f"data_dir={config.data_dir} holds no {split_file.relative_to(config.data_dir)}: give "
             f"`-P download=true` to fetch {config.dataset}, or point data_dir at the folder that holds VOCdevkit"
         )
+    if not split_file.is_file():
+        _fetch(config, year, split, split_file)
+    files = {
+        name: (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
+        for name in picture_names(split_file)
+    }
+    missing = [str(path) for pair in files.values() for path in pair if not _is_file(path)]
+    if missing:
+        raise InputError(f"{split_file} names {len(missing)} file(s) that are not there: {listed(missing)}")
+    classes = {index: index for index in range(len(LABELS))} | {VOID: VOID}
+    return PicturePairs(LABELS, str(folder.resolve()), files, classes)
+
+
+def _fetch(config: DataConfig, year: str, split: str, split_file: Path) -> None:
     try:
-        found = VOCSegmentation(config.data_dir, year=year, image_set=split, download=not split_file.is_file())
+        VOCSegmentation(config.data_dir, year=year, image_set=split, download=True)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         raise InputError(
             f"{config.dataset} could not be fetched into data_dir={config.data_dir}: {error}. Check the network, "
             f"or unpack the archive there by hand so that {split_file} exists"
         ) from error
-    files = {Path(image).stem: (Path(image), Path(mask)) for image, mask in zip(found.images, found.masks, strict=True)}
-    missing = [str(path) for pair in files.values() for path in pair if not path.is_file()]
-    if missing:
-        raise InputError(f"{split_file} names {len(missing)} file(s) that are not there: {listed(missing)}")
-    classes = {index: index for index in range(len(LABELS))} | {VOID: VOID}
-    return PicturePairs(LABELS, str(folder.resolve()), files, classes)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, say
+        return False

@@ -355,7 +355,7 @@ class _Collection:
             run.info.run_id, run.info.run_name or run.info.run_id, kind_of(run), run.info.status,
             self.experiments.get(run.info.experiment_id, ""),
             datetime.fromtimestamp(run.info.start_time / 1000, UTC), (ended - run.info.start_time) / 1000,
-            run.data.tags, run.data.metrics, json.loads(files.pop("config.json", b"{}")), files,
+            run.data.tags, run.data.metrics, _config(run, files.pop("config.json", b"{}")), files,
         )  # fmt: skip
 
     def _paths(self, run: Run) -> Iterable[str]:
@@ -375,3 +375,10 @@ def kind_of(run: Run) -> str:
             return kind
     guess = "tune" if tags.get("role") == "study" else "train" if "model" in run.data.params else ""
     return tags.get("kind", guess)
+
+
+def _config(run: Run, stored: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(stored))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config.json of run {run.info.run_id} is damaged: {error}") from error

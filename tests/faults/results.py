@@ -22,11 +22,15 @@ BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 def tell(name: str, found: dict[str, Any]) -> int:
     """Print what was found as a line of JSON, keep it, and return the exit code: 1 if anything was wrong."""
     print(json.dumps(found))
-    command = " ".join(["python", "-m", f"tests.faults.{name}", *sys.argv[1:]])
+    keep(name, " ".join(["python", "-m", f"tests.faults.{name}", *sys.argv[1:]]), found)
+    return 1 if found["wrong"] else 0
+
+
+def keep(name: str, command: str, found: dict[str, Any]) -> None:
+    """Keep what a command has found: `rows`, each with `what`, how many `times`, and what was `wrong`."""
     FOLDER.mkdir(exist_ok=True)
     kept = {"command": command, "date": date.today().isoformat(), "found": found}
     (FOLDER / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
-    return 1 if found["wrong"] else 0
 
 
 def table() -> str:

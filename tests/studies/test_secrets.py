@@ -1,21 +1,11 @@
 """Passwords are hidden in every place where one can be given, and nothing else is."""
 
-import json
-import sqlite3
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-
-import mlflow
 import pytest
 
-from segmentation.config import TrainConfig
 from segmentation.errors import InputError
-from studies import tracking
 from studies.secrets import hidden, keep_apart, refuse_passwords, separated, without_password
 
-SECRET = "Xq7-hunter2"  # noqa: S105
+SECRET = "Xq7-hunter2"
 
 
 @pytest.mark.parametrize(

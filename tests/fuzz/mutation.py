@@ -1,0 +1,100 @@
+"""Real files mangled as disks, networks and people mangle them."""
+
+import struct
+import zlib
+from random import Random
+
+NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
+"""What programs mistake for something else."""
+TEXTS = (
+    b"0",
+    b"-1",
+    b"1e999",
+    b"nan",
+    b"99999999999999999999",
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'""',
+    b"../..",
+    b"\0",
+    b"\n",
+)
+
+
+def mutated(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    """The content with one to four things wrong with it.
+
+    Args:
+        content: of a real file.
+        random: chance.
+        others: contents of further real files, to splice in.
+    """
+    for _ in range(random.choice((1, 1, 2, 4))):
+        content = random.choice(CHANGES)(content, random, others)
+    return content
+
+
+def _flip(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    changed = bytearray(content)
+    for _ in range(random.choice((1, 1, 8, 64)) if changed else 0):
+        changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+    return bytes(changed)
+
+
+def _cut(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    return content[: random.randrange(len(content) + 1)]
+
+
+def _drop(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    start = random.randrange(len(content) + 1)
+    return content[:start] + content[start + random.choice((1, 4, 100, 1000)) :]
+
+
+def _repeat(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    start = random.randrange(len(content) + 1)
+    stop = start + random.choice((1, 4, 100, 1000))
+    return content[:stop] + content[start:]
+
+
+def _splice(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    other = random.choice(others)
+    return content[: random.randrange(len(content) + 1)] + other[random.randrange(len(other) + 1) :]
+
+
+def _number(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    """An absurd number, most often near the beginning, where headers are, or near the end, where those of zips are."""
+    kind = random.choice(["<B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
+    number = struct.pack(kind, random.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind)))
+    reach = random.choice((64, 512, len(content)))
+    start = random.randrange(min(reach, len(content)) + 1)
+    if random.random() < 0.3:
+        start = len(content) - start
+    return content[:start] + number + content[start + len(number) :]
+
+
+def _text(content: bytes, random: Random, others: list[bytes]) -> bytes:
+    """Something else in the place of a number or word, as in JSON and in the headers of arrays."""
+    start = random.randrange(len(content) + 1)
+    while start < len(content) and not content[start : start + 1].isalnum():
+        start += 1
+    stop = start
+    while stop < len(content) and content[stop : stop + 1].isalnum():
+        stop += 1
+    return content[:start] + random.choice(TEXTS) + content[stop:]
+
+
+CHANGES = (_flip, _flip, _cut, _drop, _repeat, _splice, _number, _number, _text)
+
+
+def png_of_size(content: bytes, width: int, height: int) -> bytes:
+    """A PNG whose header, with a right checksum, promises another size."""
+    header = struct.pack(">II", width, height) + content[24:29]
+    return content[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + content[33:]
+
+
+def jpeg_of_size(content: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header promises another size."""
+    place = next(content.index(bytes((0xFF, kind))) for kind in (0xC0, 0xC2) if bytes((0xFF, kind)) in content)
+    return content[: place + 5] + struct.pack(">HH", height & 0xFFFF, width & 0xFFFF) + content[place + 9 :]

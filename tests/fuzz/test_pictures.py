@@ -1,0 +1,261 @@
+"""Photographs, masks and pictures to predict: real files mangled, and files made up from their smallest parts."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from segmentation.datasets.pairs import PicturePairs
+from segmentation.errors import InputError
+from segmentation.labels import VOID, Labels
+from segmentation.picture_files import LARGEST, decoded
+from segmentation.pictures import read_picture
+from tests.conftest import needs_camvid
+from tests.fuzz.door import Door
+from tests.fuzz.inputs import made_up
+from tests.fuzz.mutation import jpeg_of_size, mutated, png_of_size
+
+pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # which a user would see as well
+
+LABELS = Labels.named("red", "green", "blue")
+CLASSES = {0: 0, 1: 1, 2: 2, VOID: VOID}
+CAMVID_CLASSES = {index: index for index in range(11)} | {11: VOID, VOID: VOID}
+RANDOM = np.random.default_rng(0)
+PIXELS = RANDOM.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+INDICES = RANDOM.choice(np.array([0, 1, 2, 255], np.uint8), (20, 24))
+SIZES = (
+    (0, 1),
+    (1, 0),
+    (1, 1),
+    (65535, 65535),
+    (2**31 - 1, 1),
+    (2**31 - 1, 2**31 - 1),
+    (2**32 - 1, 9),
+    (20_000, 20_000),
+)
+
+
+def stored(picture: Image.Image, kind: str, **options: object) -> bytes:
+    file = BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photographs() -> list[bytes]:
+    """Small ones in every format and mode that people have."""
+    picture = Image.fromarray(PIXELS)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a description"
+    return [
+        stored(picture, "JPEG", exif=exif), stored(picture, "JPEG", progressive=True),
+        stored(picture.convert("L"), "JPEG"),
+        stored(picture.convert("CMYK"), "JPEG"), stored(picture, "PNG"), stored(picture.convert("RGBA"), "PNG"),
+        stored(picture.quantize(16), "PNG", transparency=bytes(range(16))), stored(picture.convert("1"), "PNG"),
+        stored(picture, "TIFF"), stored(picture, "TIFF", compression="tiff_lzw"),
+        stored(picture, "TIFF", compression="jpeg"), stored(picture.convert("L"), "TIFF", compression="tiff_deflate"),
+        stored(picture, "GIF", save_all=True, append_images=[picture.rotate(90)]), stored(picture, "WEBP"),
+        stored(picture, "BMP"), stored(picture, "PPM"), stored(picture, "JPEG2000"),
+    ]  # fmt: skip
+
+
+def masks() -> list[bytes]:
+    """Small ones in every format and mode."""
+    mask = Image.fromarray(INDICES)
+    palette = mask.copy()
+    palette.putpalette(list(range(256)) * 3)
+    sixteen = Image.fromarray(INDICES.astype(np.uint16))
+    return [
+        stored(mask, "PNG"), stored(palette, "PNG"), stored(palette, "PNG", transparency=0), stored(sixteen, "PNG"),
+        stored(Image.fromarray((INDICES == 255).astype(np.uint8) * 255).convert("1"), "PNG"), stored(mask, "TIFF"),
+        stored(palette, "TIFF", compression="tiff_lzw"), stored(sixteen, "TIFF"), stored(mask, "BMP"),
+        stored(mask, "GIF"),
+    ]  # fmt: skip
+
+
+def of_absurd_size(content: bytes, random: Random) -> bytes:
+    size = random.choice(SIZES)
+    if content.startswith(b"\x89PNG"):
+        return png_of_size(content, *size)
+    return jpeg_of_size(content, *size) if content.startswith(b"\xff\xd8") else content
+
+
+def mangled(contents: list[bytes], random: Random) -> bytes:
+    content = random.choice(contents)
+    return of_absurd_size(content, random) if random.random() < 0.1 else mutated(content, random, contents)
+
+
+def pairs(folder: Path, image: bytes, mask: bytes, classes: dict[int, int] = CLASSES) -> PicturePairs:
+    files = folder / "photograph.png", folder / "mask.png"
+    for file, content in zip(files, (image, mask), strict=True):
+        file.write_bytes(content)
+    return PicturePairs(LABELS, str(folder), {"one": files}, classes)
+
+
+def size_of(content: bytes) -> tuple[int, int] | None:
+    """Width and height, if it is a picture that can be read at all."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+            return image.size
+    except Exception:
+        return None
+
+
+def check_photograph(door: Door, content: bytes, mask: bytes, classes: dict[int, int]) -> None:
+    """It is refused by name, or read with the pixels that Pillow's own conversion gives."""
+    found = door(lambda: pairs(door.folder, content, mask, classes).read(0), ("photograph.png", "mask.png"))
+    if found is None:
+        return
+    assert found.image.mode == "RGB"
+    assert found.mask.shape == (found.image.height, found.image.width)
+    with Image.open(BytesIO(content)) as image:
+        expected = image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
+        np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected))
+
+
+def test_mangled_photographs(door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]) -> None:
+    door, small = door("pictures"), photographs()
+    real, real_masks = real_pictures
+    for random in door.randoms():
+        if random.random() < 0.2:
+            place = random.randrange(len(real))
+            check_photograph(door, mangled([real[place]], random), real_masks[place], CAMVID_CLASSES)
+            continue
+        content = mangled(small, random)
+        size = size_of(content)
+        blank = (
+            stored(Image.new("L", size), "PNG")
+            if size and size[0] * size[1] < 2**20
+            else stored(Image.new("L", (9, 9)), "PNG")
+        )
+        check_photograph(door, content, blank, CLASSES)
+    assert door.right > door.tried // 20
+    assert door.refused > door.tried // 4
+
+
+def test_mangled_masks(door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]) -> None:
+    door, small = door("masks"), masks()
+    photograph = stored(Image.fromarray(PIXELS), "PNG")
+    real, real_masks = real_pictures
+    for random in door.randoms():
+        if random.random() < 0.2:
+            place = random.randrange(len(real))
+            content, image, classes = mangled([real_masks[place]], random), real[place], CAMVID_CLASSES
+        else:
+            content, image, classes = mangled(small, random), photograph, CLASSES
+        source = pairs(door.folder, image, content, classes)
+        found = door(lambda source=source: source.read(0), ("mask.png", "photograph.png"))
+        if found is not None:
+            with Image.open(BytesIO(content)) as mask:
+                values = np.asarray(mask).astype(np.int64)
+            np.testing.assert_array_equal(found.mask, np.vectorize(classes.__getitem__)(values))
+    assert door.right > door.tried // 20
+    assert door.refused > door.tried // 4
+
+
+def test_mangled_pictures_to_predict(
+    door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]
+) -> None:
+    door = door("pictures to predict")
+    contents = photographs() + masks()
+    file = door.folder / "picture.png"
+    for random in door.randoms():
+        content = mangled([random.choice(real_pictures[0])] if random.random() < 0.15 else contents, random)
+        file.write_bytes(content)
+        found = door(lambda: read_picture(file), "it ")
+        if found is None:
+            continue
+        assert found.mode == "RGB"
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            assert found.size == (image.size[::-1] if turned else image.size)
+    assert door.right > door.tried // 20
+
+
+@st.composite
+def png(draw: st.DrawFn) -> bytes:
+    """A PNG of any header, with right checksums, whose data may be too short, too long or no deflated stream."""
+    number = st.one_of(st.integers(0, 40), st.sampled_from([255, 65535, 2**24, 2**31 - 1, 2**31, 2**32 - 1]))
+    width, height = draw(number), draw(number)
+    depth, colour = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1, 7]))
+    rest = bytes(draw(st.tuples(st.sampled_from([0, 1]), st.sampled_from([0, 1]), st.sampled_from([0, 1, 2]))))
+    data = draw(st.binary(max_size=60)) * draw(st.sampled_from([1, 40, 2000]))
+    data = zlib.compress(data) if draw(st.booleans()) else data
+    chunks = [(b"IHDR", struct.pack(">IIBB", width, height, depth, colour) + rest), (b"IDAT", data), (b"IEND", b"")]
+    kinds = st.sampled_from(
+        [b"PLTE", b"tRNS", b"gAMA", b"iCCP", b"zTXt", b"iTXt", b"eXIf", b"pHYs", b"acTL", b"fcTL", b"zzZz"]
+    )
+    chunks[1:1] = draw(st.lists(st.tuples(kinds, st.binary(max_size=80)), max_size=3))
+    parts = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_made_up_pictures(door: Callable[[str], Door]) -> None:
+    door = door("pictures made up")
+    file = door.folder / "picture.png"
+
+    @made_up(door.name)
+    @given(st.one_of(png(), png(), st.binary(max_size=200)))
+    def one(content: bytes) -> None:
+        file.write_bytes(content)
+        found = door(lambda: read_picture(file), "it ")
+        assert found is None or (found.mode == "RGB" and found.width * found.height <= LARGEST)
+
+    one()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("PNG", (20_000, 20_000)), ("PNG", (14_000, 12_783)), ("GIF", (60_000, 60_000)), ("TIFF", (20_000, 20_000))],
+)
+def test_a_small_file_of_very_many_pixels_is_refused_by_name_before_it_is_decoded(
+    kind: str, size: tuple[int, int], door: Callable[[str], Door]
+) -> None:
+    """178,962,000 pixels, 5,030 too many, are refused as well."""
+    door = door("pictures")
+    if kind == "PNG":
+        content = png_of_size(stored(Image.new("1", (8, 8)), "PNG"), *size)
+    elif kind == "GIF":
+        small = stored(Image.new("L", (8, 8)), "GIF")
+        content = small[:6] + struct.pack("<HH", *size) + small[10:]
+    else:
+        content = stored(Image.new("1", (8, 8)), "TIFF").replace(
+            struct.pack("<HHII", 256, 4, 1, 8), struct.pack("<HHII", 256, 4, 1, size[0])
+        ).replace(struct.pack("<HHII", 257, 4, 1, 8), struct.pack("<HHII", 257, 4, 1, size[1]))  # fmt: skip
+    file = door.folder / "bomb.png"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"it is too large: more than 178,956,970 pixels \({size[0] * size[1]:,}\)"):
+        read_picture(file)
+    with pytest.raises(InputError, match=r"photograph\.png is too large: more than 178,956,970 pixels"):
+        pairs(door.folder, content, stored(Image.new("L", (8, 8)), "PNG")).read(0)
+    assert door(lambda: read_picture(file), "too large") is None
+
+
+def test_the_largest_photographs_are_not_refused_by_their_size() -> None:
+    """150 million pixels, a medium format camera's: of this file only the header is there, so decoding fails, later."""
+    content = png_of_size(stored(Image.new("1", (8, 8)), "PNG"), 14_204, 10_652)
+    with pytest.raises(InputError, match="cut off"), decoded(BytesIO(content)):
+        pass
+
+
+def test_no_other_program_is_started_for_a_picture(door: Callable[[str], Door]) -> None:
+    """PostScript is a program, and Pillow hands it to Ghostscript."""
+    door = door("pictures")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
+    with Image.open(BytesIO(content)) as image:
+        assert image.format == "EPS", "Pillow would read it"
+    file = door.folder / "photograph.png"
+    file.write_bytes(content)
+    assert door(lambda: read_picture(file), "no known format") is None

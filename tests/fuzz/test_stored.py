@@ -1,0 +1,328 @@
+"""What this program has stored, mangled: prepared pictures, checkpoints, exported networks, scores."""
+
+import json
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segmentation import checkpoints
+from segmentation.checkpoints import Checkpoint
+from segmentation.config import DataConfig, TrainConfig
+from segmentation.datasets import load_split
+from segmentation.errors import InputError
+from segmentation.exported_weights import CONFIG, read_weights
+from segmentation.labels import Labels
+from segmentation.scoring import Scores, load_scores
+from studies import model_store
+from studies.score_record import read_digests, read_record
+from tests.conftest import write_own_data
+from tests.fuzz.door import Door
+from tests.fuzz.inputs import made_up
+from tests.fuzz.mutation import mutated
+
+# torch's, of a file that is a pickle and no checkpoint; it is refused at once
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+LABELS = Labels.named("red", "green", "blue")
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8), st.just("../../x"),
+    st.lists(st.integers(-1, 300), max_size=4), st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.file}",)
+
+
+def repacked(content: bytes, random: Random) -> bytes:
+    """A zip in which one record is mangled, and its checksum is right; or one is left out, packed, or there twice."""
+    target = BytesIO()
+    with zipfile.ZipFile(BytesIO(content)) as source, zipfile.ZipFile(target, "w") as archive:
+        names = source.namelist()
+        chosen = random.choice(names)
+        for name in names:
+            record = source.read(name)
+            if name == chosen:
+                kind = random.randrange(4)
+                if kind == 0:
+                    continue
+                if kind == 1:
+                    archive.writestr(name, record + b"\0" * 10_000, zipfile.ZIP_DEFLATED)
+                    continue
+                record = mutated(record, random, [record, b"{}"])
+            archive.writestr(name, record)
+    return target.getvalue()
+
+
+def test_cache_folders(door: Callable[[str], Door], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever lies in the cache: the pictures are the right ones, made again if need be."""
+    door = door("cache folders")
+    root = write_own_data(tmp_path / "data", train=2, val=1)
+    config = DataConfig(dataset="folder", data_dir=str(root), resize=16, crop=16, cache_dir=str(door.folder))
+    right = load_split(config, "train")
+    images, masks = np.array(right.images), np.array(right.masks)
+    (about,) = door.folder.rglob("about.json")
+    files = {name: (about.parent / name).read_bytes() for name in ("about.json", "images.npy", "masks.npy")}
+    for random in door.randoms():
+        name = random.choice(list(files))
+        content = mutated(files[name], random, list(files.values()))
+        about.parent.mkdir(exist_ok=True)
+        (about.parent / name).unlink(missing_ok=True)  # mapped files are not written over
+        (about.parent / name).write_bytes(content)
+        found = door(lambda: load_split(config, "train"), "cache")
+        assert found is not None
+        np.testing.assert_array_equal(found.images, images)
+        np.testing.assert_array_equal(found.masks, masks)
+        assert (found.names, found.digests, found.fingerprint) == (right.names, right.digests, right.fingerprint)
+    assert "is damaged; it is made again" in capsys.readouterr().out
+
+
+def checkpoint() -> Checkpoint:
+    return Checkpoint(
+        config=asdict(TrainConfig(model="lraspp_mobilenet_v3_large")), class_names=list(LABELS.names),
+        palette=[list(colour) for colour in LABELS.palette], fingerprint="f", epoch=3, best_epoch=2, best_value=0.5,
+        network={"w": torch.arange(60.0).reshape(3, 20), "b": torch.ones(3, dtype=torch.int64)},
+        optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}, scaler={},
+    )  # fmt: skip
+
+
+def check_stored(found: model_store.Stored) -> None:
+    assert all(isinstance(tensor, torch.Tensor) for tensor in found.state.values())
+    assert found.epoch >= 0
+    assert 2 <= len(found.labels) <= 255
+    assert isinstance(found.config, TrainConfig)
+
+
+def test_checkpoints(door: Callable[[str], Door]) -> None:
+    door = door("checkpoints")
+    file = door.folder / "last.pt"
+    checkpoints.save(checkpoint(), file)
+    good = file.read_bytes()
+    for random in door.randoms():
+        file.write_bytes(repacked(good, random) if random.random() < 0.4 else mutated(good, random, [good]))
+        found = door(lambda: model_store.load(str(file)), "last.pt")
+        if found is not None:
+            check_stored(found)
+    assert door.refused > door.tried // 4
+
+
+def test_made_up_checkpoints(door: Callable[[str], Door]) -> None:
+    door = door("checkpoints made up")
+    file, trap = door.folder / "last.pt", door.folder / "executed"
+    good = {"format": checkpoints.FORMAT} | vars(checkpoint())
+
+    @made_up(door.name)
+    @given(st.dictionaries(st.sampled_from(list(good)), SCALARS, max_size=3))
+    def one(changes: dict[str, Any]) -> None:
+        torch.save(good | changes, file)
+        found = door(lambda: model_store.load(str(file)), "last.pt")
+        if found is not None:
+            check_stored(found)
+
+    one()
+    torch.save(good, file)
+    assert door(lambda: model_store.load(str(file)), "last.pt") is not None
+    for content in (
+        good | {"network": Trap(trap)},
+        Trap(trap),
+        good | {"network": {"w": torch.zeros(1).expand(2**40)}},
+    ):
+        torch.save(content, file)
+        assert door(lambda: model_store.load(str(file)), "last.pt") is None
+    file.write_bytes(pickle.dumps(Trap(trap)))
+    assert door(lambda: model_store.load(str(file)), "last.pt") is None
+    assert not trap.exists()
+
+
+def program(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """The records of an exported network, in the layout of torch 2.14."""
+    config = {}
+    with zipfile.ZipFile(file, "w") as archive:
+        for place, (name, tensor) in enumerate(tensors.items()):
+            archive.writestr(f"model/data/weights/weight_{place}", tensor.numpy().tobytes())
+            config[name] = {
+                "path_name": f"weight_{place}", "is_param": True, "use_pickle": False, "tensor_meta": {
+                    "dtype": 7, "sizes": [{"as_int": size} for size in tensor.shape],
+                    "strides": [{"as_int": stride} for stride in tensor.stride()], "storage_offset": {"as_int": 0},
+                },
+            }  # fmt: skip
+        archive.writestr(f"model/{CONFIG}", json.dumps({"config": config}))
+        archive.writestr("model/models/model.json", "{}")
+        archive.writestr("model/byteorder", "little")
+
+
+def test_exported_networks(door: Callable[[str], Door]) -> None:
+    door = door("exported networks")
+    file = door.folder / "model.pt2"
+    right = {"w": torch.arange(60.0).reshape(3, 20), "b": torch.ones(3)}
+    program(file, right)
+    good = file.read_bytes()
+    for random in door.randoms():
+        packed = random.random() < 0.5
+        file.write_bytes(repacked(good, random) if packed else mutated(good, random, [good]))
+        found = door(lambda: read_weights(file), ("model.pt2", "size or stride"))
+        if found is not None and not packed:  # what is mangled without its checksum is noticed
+            assert found.keys() == right.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
+    file.write_bytes(good)
+    found = door(lambda: read_weights(file), "model.pt2")
+    assert found is not None
+    assert torch.equal(found["w"], right["w"])
+    assert door.refused > door.tried // 4
+
+
+def scores() -> Scores:
+    torch.manual_seed(0)
+    found = Scores(LABELS)
+    masks = torch.randint(0, 3, (4, 6, 7))
+    masks[0, 0] = 255
+    found.update(torch.randn(4, 3, 6, 7), masks, range(4))
+    return found
+
+
+def test_scores(door: Callable[[str], Door]) -> None:
+    door = door("scores")
+    file = door.folder / "val_histograms.npz"
+    right = scores()
+    names = np.array(["a", "b", "c", "d"])
+    right.save(file, {"name": names, "digest": np.array(["1", "2", "3", "4"])})
+    good, metrics = file.read_bytes(), right.metrics()
+    for random in door.randoms():
+        packed = random.random() < 0.3
+        file.write_bytes(repacked(good, random) if packed else mutated(good, random, [good]))
+        found = door(lambda: (load_scores(file, LABELS)[0], read_digests(file)), "val_histograms.npz")
+        if found is not None and not packed:
+            assert found[0].metrics() == pytest.approx(metrics, nan_ok=True)
+            assert list(found[1]) == names.tolist()
+    assert door.refused > door.tried // 4
+
+
+def test_made_up_scores(door: Callable[[str], Door]) -> None:
+    door = door("scores made up")
+    file, trap = door.folder / "val_histograms.npz", door.folder / "executed"
+    scores().save(file, {"name": np.array(["a", "b", "c", "d"]), "digest": np.array(["1", "2", "3", "4"])})
+    with np.load(file) as archive:
+        good = dict(archive)
+    kinds = st.sampled_from(["u1", "i8", "u4", "f8", "f4", "c16", "U3", "S2", "M8[s]", "?"])
+    shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+    values = st.sampled_from([0, 1])
+
+    @made_up(door.name)
+    @given(st.sampled_from(sorted(good)), kinds, shapes, values)
+    def one(name: str, kind: str, shape: tuple[int, ...], value: int) -> None:
+        np.savez(file, **(good | {name: np.full(shape, value).astype(kind)}))
+        found = door(lambda: (load_scores(file, LABELS)[0], read_digests(file)), "val_histograms.npz")
+        assert found is None or len(found[0]) == 4
+
+    one()
+    absurd = [good | {"loss": np.array([Trap(trap)] * 4, object)}, good | {"pixels": good["pixels"] + 1},
+              good | {"confidence_sum": good["confidence_sum"] * np.nan}, good | {"image": np.zeros(4, np.int64)},
+    ]  # fmt: skip
+    for arrays in absurd:
+        np.savez(file, **arrays)
+        assert door(lambda: load_scores(file, LABELS), "val_histograms.npz") is None
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("image.npy", "w", force_zip64=True) as stream,
+    ):
+        header = {"descr": "<i8", "fortran_order": False, "shape": (10**11,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(b"\0" * 2**20)
+    assert door(lambda: load_scores(file, LABELS), "val_histograms.npz") is None
+    assert not trap.exists()
+
+
+RECORD: dict[str, Any] = {
+    "protocol": {
+        "bins": 10, "edges": "(a, b]", "resolution": [32, 32], "interpolation": "bilinear", "boundary_width": 3,
+        "dataset": "folder", "classes": list(LABELS.names), "split": "val", "images": 4, "pixels": 99,
+        "precision": "float32",
+    },
+    "origin": {"config": asdict(TrainConfig()), "epoch": 3, "trained_in_run": "a" * 32, "calibration": None},
+    "palette": [list(colour) for colour in LABELS.palette],
+}  # fmt: skip
+
+
+def test_score_records(door: Callable[[str], Door]) -> None:
+    door = door("score records")
+    file = door.folder / "val.json"
+    good = json.dumps(RECORD).encode()
+
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
+        found = door(lambda: read_record(file), "val.json")
+        if found is not None:
+            assert len(found.labels.palette) == len(found.labels)
+            assert model_store.recorded_config(found.origin["config"])
+            assert found.protocol["boundary_width"] >= 0
+
+    check(good)
+    assert door.right == 1
+    for random in door.randoms():
+        check(mutated(good, random, [good]))
+
+    @made_up(door.name)
+    @given(st.sampled_from(["protocol", "origin"]), st.data(), SCALARS)
+    def one(part: str, data: st.DataObject, value: Any) -> None:
+        name = data.draw(st.sampled_from(sorted(RECORD[part])))
+        check(json.dumps(RECORD | {part: RECORD[part] | {name: value}}).encode())
+
+    one()
+    check(b"[" * 100_000)
+
+
+def test_model_metadata(door: Callable[[str], Door]) -> None:
+    """The file `config.json` and a logged model's metadata hold the same configuration."""
+    door = door("model metadata")
+    good = {"config": asdict(TrainConfig()), "class_names": list(LABELS.names), "palette": RECORD["palette"],
+            "epoch": 3,
+            "calibration": None}  # fmt: skip
+
+    @made_up(door.name)
+    @given(st.dictionaries(st.sampled_from(sorted(good)), SCALARS, max_size=1),
+           st.dictionaries(st.sampled_from(sorted(good["config"])), SCALARS, max_size=2))  # fmt: skip
+    def one(changes: dict[str, Any], fields: dict[str, Any]) -> None:
+        about = good | {"config": good["config"] | fields} | changes
+        found = door(lambda: model_store._stored(about, {}, None, "models:/made-up/1"), "models:/made-up/1")
+        if found is not None:
+            check_stored(found)
+
+    one()
+    assert door(lambda: model_store._stored(good, {}, None, "models:/made-up/1"), "models:/made-up/1") is not None
+
+
+def test_expressions_of_an_exported_network_are_not_evaluated(door: Callable[[str], Door]) -> None:
+    """To load the whole program, as torch does, would evaluate them as Python."""
+    door = door("exported networks")
+    file, trap = door.folder / "model.pt2", door.folder / "executed"
+    program(file, {"w": torch.ones(2)})
+    content = file.read_bytes()
+    with zipfile.ZipFile(BytesIO(content)) as source, zipfile.ZipFile(file, "w") as archive:
+        for name in source.namelist():
+            expression = json.dumps({"expr_str": f"__import__('os').system('touch {trap}')"})
+            archive.writestr(name, expression if name.endswith("models/model.json") else source.read(name))
+    found = door(lambda: read_weights(file), "model.pt2")
+    assert found is not None
+    assert torch.equal(found["w"], torch.ones(2))
+    assert not trap.exists()
+    shutil.rmtree(door.folder)
+    with pytest.raises(InputError, match=r"model\.pt2 does not exist"):
+        read_weights(file)
