@@ -9,13 +9,14 @@ from segmentation.datasets import Originals, Split
 from segmentation.progress import progress
 
 
-def index_batches(order: np.ndarray, size: int) -> list[np.ndarray]:
+def index_batches(order: np.ndarray, size: int, shares: int = 1) -> list[np.ndarray]:
     """Cut an order of images into batches of `size`; a single image left over joins the batch before it.
 
-    Batch norm over a 1 x 1 feature map needs two values, so a batch of one would stop training.
+    Batch norm over a 1 x 1 feature map needs two values, so a batch of one would stop training. With several `shares`,
+    at most `size`, images that are too few for one in each of them join the batch before, too.
     """
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) == 1 and size > 1:
+    if len(batches) > 1 and len(batches[-1]) < min(size, max(2, shares)):
         last = batches.pop()
         batches[-1] = np.concatenate([batches[-1], last])
     return batches

@@ -204,6 +204,11 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
             raise InputError(
                 f"crop={self.crop} is larger than resize={self.resize}: the shorter side has only {self.resize} pixels"
             )
+        if self.batch_size < self.processes:
+            raise InputError(
+                f"batch_size={self.batch_size} has no image for each of processes={self.processes}: it is shared out "
+                f"among them, so make it at least {self.processes}"
+            )
         if self.warmup_epochs > self.epochs:
             raise InputError(f"warmup_epochs={self.warmup_epochs} is more than epochs={self.epochs}")
         if self.auxiliary_loss and self.model == "lraspp_mobilenet_v3_large":

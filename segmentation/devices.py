@@ -7,12 +7,18 @@ import torch
 from segmentation.errors import InputError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, place: int = 0, processes: int = 1) -> torch.device:
     """The device called `name`; `auto` is a GPU if there is one, else the CPU.
 
+    Of several `processes` that compute together on this machine, that at `place`, counted from 0, takes a GPU of its
+    own; the CPU they share.
+
     Raises:
-        InputError: no such device here.
+        InputError: no such device here, or not one for each process.
     """
+    if processes > 1:
+        device = resolve_device(name)
+        return device if device.type == "cpu" else own_gpu(device, place, processes, torch.cuda.device_count())
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -24,6 +30,24 @@ def resolve_device(name: str) -> torch.device:
         present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise InputError(f"device={name!r} is not here. Present: {', '.join(present)}.") from error
     return device
+
+
+def own_gpu(device: torch.device, place: int, processes: int, gpus: int) -> torch.device:
+    """The GPU of the process at `place` of several on a machine with so many of them; `device` is what was asked for.
+
+    Raises:
+        InputError: there are not enough, or one certain GPU was asked for.
+    """
+    if device.type != "cuda" or device.index is not None:
+        raise InputError(
+            f"device={device} is one for {processes} processes: set device=cuda, device=cpu, or processes=1"
+        )
+    if processes > gpus:
+        raise InputError(
+            f"processes={processes} on GPUs need one each, and there {'is' if gpus == 1 else 'are'} {gpus} here: set "
+            f"processes={gpus} or device=cpu"
+        )
+    return torch.device("cuda", place)
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

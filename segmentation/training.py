@@ -1,30 +1,37 @@
-"""Training: `train` yields an `Epoch` after each pass; who iterates may log it, keep it, or stop."""
+"""Training: `train` yields an `Epoch` after each pass; who iterates may log it, keep it, or stop.
+
+With several processes, the first one runs `train` and the others `follow`; each sees its share of every batch, and the
+sums over all shares are those of one process.
+"""
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from segmentation import optimizers
+from segmentation import distributed, optimizers
 from segmentation.batches import in_order, index_batches
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig
 from segmentation.counting import count_right
-from segmentation.datasets import Split
+from segmentation.datasets import Split, load_split
 from segmentation.devices import autocast, resolve_device, resolve_precision
+from segmentation.distributed import Team
 from segmentation.errors import DivergedError, InputError
 from segmentation.labels import VOID
 from segmentation.losses import cross_entropy_sum
 from segmentation.metrics import is_better
-from segmentation.models import Segmenter
+from segmentation.models import Segmenter, build
 from segmentation.progress import progress
 from segmentation.resampling import Interval
-from segmentation.scoring import Scores, score
+from segmentation.scoring import Scores, at_size_of, evaluating, score
+from segmentation.sync_batch_norm import synchronised
 from segmentation.transforms import Augmentation
 
 RESAMPLES_OF_AN_EPOCH = 1000
@@ -89,29 +96,33 @@ def train(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint
         config: all of its optimisation and augmentation fields, and `monitor` and `patience`.
         start: the state after an earlier epoch of the same training; it goes on as if it had never stopped.
 
+    With several processes, this one starts the others or meets those of `torchrun`; they end with it, or as soon as
+    nobody iterates any more.
+
     Raises:
         DivergedError: the loss is no longer finite. The weights are those before the step that found it.
+        InputError: what the user can mend, such as that another process has ended.
     """
-    device = resolve_device(config.device)
-    context = autocast(device, resolve_precision(config.precision, device))
-    network.to(device).to(memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
-    optimizer = optimizers.build_optimizer(network, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+    with distributed.together(config, follow) as team:
+        yield from _lead(network, data, config, start, team)
+
+
+def _lead(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint | None, team: Team) -> Iterator[Epoch]:
+    """Train as the first process of a team."""
+    team.told((data.train.fingerprint, data.val.fingerprint, start))
+    training = _Training(network, data, config, start, team)
     finished_epochs, best_epoch, best_value = 0, 0, math.nan
     if start is not None:
         finished_epochs, best_epoch, best_value = start.epoch, start.best_epoch, start.best_value
-        network.load_state_dict(start.network)
-        optimizer.load_state_dict(start.optimizer)
-        scaler.load_state_dict(start.scaler)
 
     for number in range(finished_epochs + 1, config.epochs + 1):
         if config.patience is not None and best_epoch and number - 1 - best_epoch >= config.patience:
             return
         started = time.perf_counter()
-        train_loss, train_accuracy, rate = _one_pass(network, optimizer, scaler, data.train, config, number, context)
-        trained = time.perf_counter()
-        val_batches = in_order(data.val, config.batch_size, device)
-        val = score(network, val_batches, data.val.labels, context, config.boundary_width)
+        with team.epoch(number):
+            train_loss, train_accuracy, rate = training.one_pass(number)
+            trained = time.perf_counter()
+            val = training.scores()
         metrics = val.metrics()
         if not math.isfinite(metrics["loss"]):
             raise DivergedError(
@@ -131,8 +142,8 @@ def train(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint
             best_epoch=best_epoch,
             best_value=best_value,
             network=network.state_dict(),
-            optimizer=optimizer.state_dict(),
-            scaler=scaler.state_dict(),
+            optimizer=training.optimizer.state_dict(),
+            scaler=training.scaler.state_dict(),
         )
         finished = time.perf_counter()
         images_per_second = len(data.train) / (trained - started)
@@ -151,97 +162,226 @@ def train(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint
         )
 
 
-def _one_pass(
-    network: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    split: Split,
-    config: TrainConfig,
-    number: int,
-    context: AbstractContextManager[object],
-) -> tuple[float, float, float]:
-    """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
+def follow(config: TrainConfig, team: Team) -> None:
+    """Train as any process but the first, which has the starting weights, takes the decisions and records.
 
-    All that is random follows from the seed and the epoch's number, whatever happened before.
+    Args:
+        config: that of the first process, but for where the data are on this machine.
+        team: this process's place in it.
+
+    Raises:
+        InputError: the data are not those of the first process, or whatever the user can mend.
     """
-    order_seed, torch_seed = np.random.SeedSequence([config.seed, number]).generate_state(2)
-    order = np.random.default_rng(order_seed).permutation(len(split))
-    torch.manual_seed(int(torch_seed))
-    random = torch.Generator().manual_seed(int(torch_seed))
-    augment = Augmentation(config)
-
-    frozen = number <= config.freeze_backbone
-    network.train()
-    network.backbone.train(not frozen)
-    optimizers.trainable(network.backbone, not frozen)
-    if config.freeze_batch_norm:
-        for module in network.backbone.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-                optimizers.trainable(module, False)
-
-    batches = index_batches(order, config.batch_size)
-    loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
-    with progress(f"epoch {number}/{config.epochs}", len(split)) as bar:
-        for step, indices in enumerate(batches):
-            images, masks = augment(*split.gather(indices), random)
-            rate = optimizers.learning_rate(config, (number - 1) * len(batches) + step, len(batches))
-            optimizers.set_learning_rate(optimizer, rate)
-            try:
-                batch_loss, batch_correct, batch_pixels = _one_step(
-                    network, optimizer, scaler, images, masks, config, context
-                )
-            except FloatingPointError as error:
-                raise DivergedError(
-                    f"the loss became {error} in epoch {number}, step {step + 1} of {len(batches)} "
-                    f"(learning_rate={rate:g}); try a smaller learning_rate or warmup_epochs=1"
-                ) from None
-            loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
-            bar.update(len(indices))
-    return loss_sum / pixels if pixels else math.nan, correct / pixels if pixels else math.nan, rate
+    device = resolve_device(config.device, team.local_rank, team.local_size)
+    data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+    team.meet(device)
+    *fingerprints, start = team.told()
+    for split, fingerprint in zip((data.train, data.val), fingerprints, strict=True):
+        if split.fingerprint != fingerprint:
+            raise InputError(
+                f"{split.location} holds other images for {split.dataset}/{split.name} than the first process has; "
+                f"copy the same data set to every machine"
+            )
+    training = _Training(build(config, len(data.train.labels)), data, config, start, team)
+    try:
+        while number := team.next_epoch():
+            training.one_pass(number)
+            training.scores()
+    except DivergedError:
+        return  # the first process has found it at the same step
 
 
-def _one_step(
-    network: Segmenter,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    images: torch.Tensor,
-    masks: torch.Tensor,
-    config: TrainConfig,
-    context: AbstractContextManager[object],
-) -> tuple[float, int, int]:
-    """One optimiser step on images `(B, 3, H, W)` and masks `(B, H, W)`; returns loss sum, right pixels and pixels.
+class _Training:
+    """A network and what changes it, in one of the processes that train it together, or in the only one."""
 
-    The loss is the mean over the whole batch's non-void pixels, however many forward passes it takes.
-    """
-    device = network.mean.device
-    pixels = int((masks != VOID).sum())
-    if pixels == 0:
-        return 0.0, 0, 0
-    optimizer.zero_grad(set_to_none=True)
-    loss_sum, correct = 0.0, 0
-    for part in index_batches(np.arange(len(images)), config.micro_batch or len(images)):
-        part_images = images[part].to(device, non_blocking=True)
-        part_masks = masks[part].to(device, non_blocking=True)
-        with context:
-            outputs = _training_outputs(network, part_images)
-        loss = main_loss = cross_entropy_sum(outputs["out"], part_masks)
-        if config.auxiliary_loss:
-            loss = loss + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], part_masks)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(loss.item())
-        scaler.scale(loss / pixels).backward()
-        loss_sum += main_loss.item()
-        correct += count_right(outputs["out"], part_masks)
-    scaler.step(optimizer)
-    scaler.update()
-    return loss_sum, correct, pixels
+    def __init__(
+        self, network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint | None, team: Team
+    ) -> None:
+        if len(data.train) < team.size:
+            raise InputError(f"{len(data.train)} training images cannot be shared by {team.size} processes")
+        self.device = resolve_device(config.device, team.local_rank, team.local_size)
+        self.context = autocast(self.device, resolve_precision(config.precision, self.device))
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.network = network.to(self.device).to(memory_format=layout)
+        self.data = data
+        self.config = config
+        self.team = team
+        self.optimizer = optimizers.build_optimizer(network, config)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        if start is not None:
+            network.load_state_dict(start.network)
+            self.optimizer.load_state_dict(start.optimizer)
+            self.scaler.load_state_dict(start.scaler)
+        self._parallel: DistributedDataParallel | None = None
+        self._learning: list[bool] = []
+
+    def one_pass(self, number: int) -> tuple[float, float, float]:
+        """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
+
+        All that is random follows from the seed and the epoch's number, whatever happened before, and from the number
+        of processes: what a layer draws by itself, as dropout does, differs between them.
+        """
+        config, split, network, team = self.config, self.data.train, self.network, self.team
+        order_seed, *torch_seeds = np.random.SeedSequence([config.seed, number]).generate_state(2 + team.rank)
+        order = np.random.default_rng(order_seed).permutation(len(split))
+        torch.manual_seed(int(torch_seeds[-1]))
+        random = torch.Generator().manual_seed(int(torch_seeds[0]))
+        augment = Augmentation(config)
+
+        frozen = number <= config.freeze_backbone
+        network.train()
+        network.backbone.train(not frozen)
+        optimizers.trainable(network.backbone, not frozen)
+        if config.freeze_batch_norm:
+            for module in network.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+                    optimizers.trainable(module, False)
+
+        batches = index_batches(order, config.batch_size, team.size)
+        loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
+        together = config.sync_batch_norm and team.size > 1
+        with (
+            synchronised(network) if together else nullcontext(),
+            progress(f"epoch {number}/{config.epochs}", len(split)) as bar,
+        ):
+            for step, indices in enumerate(batches):
+                draws = augment.draw(len(indices), random)
+                images, masks = augment.change(*split.gather(team.share(indices)), team.share(draws))
+                rate = optimizers.learning_rate(config, (number - 1) * len(batches) + step, len(batches))
+                optimizers.set_learning_rate(self.optimizer, rate)
+                try:
+                    batch_loss, batch_correct, batch_pixels = self._one_step(images, masks, len(indices))
+                except FloatingPointError as error:
+                    raise DivergedError(
+                        f"the loss became {error} in epoch {number}, step {step + 1} of {len(batches)} "
+                        f"(learning_rate={rate:g}); try a smaller learning_rate or warmup_epochs=1"
+                    ) from None
+                loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
+                bar.update(len(indices))
+        team.average(_running_statistics(network))
+        whole_loss, whole_correct, whole_pixels = team.total(loss_sum, correct, pixels)
+        if not whole_pixels:
+            return math.nan, math.nan, rate
+        return whole_loss / whole_pixels, whole_correct / whole_pixels, rate
+
+    def scores(self) -> Scores:
+        """Score the validation split; the scores are whole in the first process, and of its own share in another."""
+        val, config, team = self.data.val, self.config, self.team
+        if team.size == 1:
+            batches = in_order(val, config.batch_size, self.device)
+            return score(self.network, batches, val.labels, self.context, config.boundary_width)
+        scores = Scores(val.labels, config.boundary_width)
+        own = team.share(np.arange(len(val)))
+        with evaluating(self.network), progress(f"scoring {val.dataset}/{val.name}", len(own)) as bar:
+            for indices in index_batches(own, max(1, config.batch_size // team.size)):
+                images, masks = (part.to(self.device, non_blocking=True) for part in val.gather(indices))
+                with self.context:
+                    logits = self.network(images)
+                scores.update(at_size_of(masks, logits), masks, indices.tolist())
+                bar.update(len(indices))
+        merge_all(scores, team)
+        return scores
+
+    def _one_step(self, images: torch.Tensor, masks: torch.Tensor, whole: int) -> tuple[float, int, int]:
+        """One optimiser step on this process's images `(B, 3, H, W)` and masks `(B, H, W)` of `whole` in all processes.
+
+        The loss is the mean over the whole batch's non-void pixels, however many forward passes it takes, and however
+        many processes.
+
+        Returns:
+            Loss sum, right pixels and pixels of this process's images.
+        """
+        pixels = int((masks != VOID).sum())
+        (whole_pixels,) = self.team.total(pixels)
+        if whole_pixels == 0:
+            return 0.0, 0, 0
+        config, scaler = self.config, self.scaler
+        outputs_of = self._forward()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, correct = 0.0, 0
+        parts = self._parts(len(images), whole)
+        for place, part in enumerate(parts):
+            part_images = images[part].to(self.device, non_blocking=True)
+            part_masks = masks[part].to(self.device, non_blocking=True)
+            with self._parallel.no_sync() if self._parallel and place < len(parts) - 1 else nullcontext():
+                with self.context:
+                    outputs = _training_outputs(outputs_of, part_images)
+                loss = main_loss = cross_entropy_sum(outputs["out"], part_masks)
+                if config.auxiliary_loss:
+                    loss = loss + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], part_masks)
+                (whole_loss,) = self.team.total(loss.item())
+                if not math.isfinite(whole_loss):
+                    raise FloatingPointError(whole_loss)
+                # several processes' gradients are averaged
+                scaler.scale(loss / (whole_pixels / self.team.size)).backward()
+            loss_sum += main_loss.item()
+            correct += count_right(outputs["out"], part_masks)
+        scaler.step(self.optimizer)
+        scaler.update()
+        return loss_sum, correct, pixels
+
+    def _parts(self, images: int, whole: int) -> list[np.ndarray]:
+        """Places of the images of each forward pass; there are equally many passes in all processes."""
+        if self.team.size == 1:
+            return index_batches(np.arange(images), self.config.micro_batch or images)
+        fewest = whole // self.team.size
+        return np.array_split(
+            np.arange(images), len(index_batches(np.arange(fewest), self.config.micro_batch or fewest))
+        )
+
+    def _forward(self) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        """The network's outputs; with several processes, their backward pass averages the gradients of all."""
+        if self.team.size == 1:
+            return self.network.outputs
+        learning = [parameter.requires_grad for parameter in self.network.parameters()]
+        if self._parallel is None or learning != self._learning:
+            self._parallel = DistributedDataParallel(_Outputs(self.network), gradient_as_bucket_view=True)
+            self._parallel.broadcast_buffers = False  # not at each step; the first process's are taken over once
+            self._learning = learning
+        return self._parallel
 
 
-def _training_outputs(network: Segmenter, images: torch.Tensor) -> dict[str, torch.Tensor]:
+class _Outputs(nn.Module):
+    """`Segmenter.outputs` as a module's forward pass, which is the one that averages gradients."""
+
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.network.outputs(images)
+
+
+def _running_statistics(network: nn.Module) -> list[torch.Tensor]:
+    """The tensors that batch norm keeps of the batches it has seen."""
+    return [
+        tensor for module in network.modules() if isinstance(module, nn.BatchNorm2d)
+        for tensor in (module.running_mean, module.running_var) if tensor is not None
+    ]  # fmt: skip
+
+
+def merge_all(scores: Scores, team: Team) -> None:
+    """Add to the first process's scores those of all others; an image that several have scored counts once."""
+    if team.rank:
+        numbers = iter(scores.tables[0].images.tolist())
+        for block in scores.blocks():
+            team.send(([next(numbers) for _ in next(iter(block.values()))], block))
+        team.send(None)
+        return
+    for rank in range(1, team.size):
+        while (found := team.received(rank)) is not None:
+            numbers, block = found
+            for table in scores.tables:
+                table.append({name: block[name] for name in table.totals}, numbers)
+
+
+def _training_outputs(
+    outputs_of: Callable[[torch.Tensor], dict[str, torch.Tensor]], images: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """The forward pass of training; what the user can mend about it is told as such."""
     try:
-        return network.outputs(images)
+        return outputs_of(images)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

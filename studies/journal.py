@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segmentation.errors import InputError
-from studies.processes import is_dead, me
+from segmentation.processes import is_dead, me
 
 Entry = dict[str, Any]
 Stream = Literal["records", "files"]

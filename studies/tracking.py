@@ -32,10 +32,10 @@ from segmentation import plots
 from segmentation.datasets import Split
 from segmentation.errors import InputError
 from segmentation.models import Segmenter
+from segmentation.processes import is_dead, me
 from studies import serving
 from studies.commands import RUN
 from studies.journal import Entry, Journal
-from studies.processes import is_dead, me
 from studies.run_search import every_run
 from studies.secrets import hidden, keep_apart, without_password
 from studies.sending import FINAL, MODEL, allowed, sender

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from segmentation import checkpoints, models, plots
+from segmentation import checkpoints, distributed, models, plots
 from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
@@ -20,7 +20,7 @@ from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter, WeightsTaken
 from segmentation.scoring import Scores, score
-from segmentation.training import Data, Epoch, train
+from segmentation.training import Data, Epoch, follow, train
 from studies import resumption, tracking
 from studies.commands import command
 from studies.identity import IDENTITY, identity
@@ -57,6 +57,8 @@ def run_training(
 ) -> TrainingResult:
     """Train as configured, record everything in one MLflow run, and print where to look.
 
+    Of several processes that `torchrun` has started, the first does that; the others help it, and end here.
+
     Args:
         config: what to do.
         run_id: an MLflow run to do it in; if a checkpoint of that run is there, the training goes on from it.
@@ -67,6 +69,9 @@ def run_training(
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
         tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
+    if distributed.rank() > 0:
+        distributed.follow_torchrun(config, follow)
+        raise SystemExit(0)
     opened_by_mlflow = None
     if config.resume is not None:
         config, run_id, data = resumption.find(config)

@@ -14,8 +14,8 @@ import pytest
 import mlproject
 from segmentation.config import QuickStartConfig, TrainConfig
 from segmentation.errors import InputError
+from segmentation.processes import me
 from studies import tracking
-from studies.processes import me
 from studies.resumption import merged
 from tests.conftest import PROJECT
 from tests.faults.kills import kills

@@ -6,6 +6,9 @@ from typing import Any
 
 import psutil
 
+CLOCK_SECONDS = 10
+"""The start of a process, as told now, may differ by this from what was told earlier, since clocks are put right."""
+
 
 def me() -> dict[str, Any]:
     """What tells this process from every other one: host, number, and when it began, in seconds of Unix time."""
@@ -19,6 +22,7 @@ def is_dead(other: Mapping[str, Any]) -> bool | None:
         return None
     try:
         process = psutil.Process(other["pid"])
-        return bool(process.create_time() != other["started"] or process.status() == psutil.STATUS_ZOMBIE)
+        another = abs(process.create_time() - other["started"]) > CLOCK_SECONDS
+        return another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
