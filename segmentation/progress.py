@@ -1,9 +1,12 @@
 """Progress bars for people; silent where nobody watches."""
 
 import sys
+from threading import RLock
 from typing import Never
 
 from tqdm import tqdm
+
+tqdm.set_lock(RLock())  # its own is for several processes, and complains when one of them is killed
 
 
 def progress(description: str, images: int) -> "tqdm[Never]":
