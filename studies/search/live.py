@@ -1,7 +1,10 @@
 """How a study gets on, as a line and as a bar that moves."""
 
+import os
+import socket
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
@@ -12,16 +15,29 @@ from tqdm import tqdm
 from studies.search import space as spaces
 from studies.search.plan import EPOCHS, Plan, best_trial, counted, in_state, spent
 from studies.search.samplers import RETRY_OF
-from studies.search.storage import REASON
+from studies.search.storage import REASON, WORKER
 
+SECONDS_A_TRIAL = 0.05
+"""So long, for each trial there is, the table of all is not written again: it grows with them, and so does its cost."""
 ENDED = {TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Live:
     """A bar that counts training epochs, on a terminal only, and a line for every trial that ends."""
 
-    def __init__(self, study: Study, plan: Plan, when_one_ends: Callable[[], None]) -> None:
+    def __init__(
+        self, study: Study, plan: Plan, when_one_ends: Callable[[], None], workers: Collection[int] = ()
+    ) -> None:
+        """Begin.
+
+        Args:
+            study: what to look at.
+            plan: what it is to do.
+            when_one_ends: called when trials of these workers have ended, but not all the time.
+            workers: process ids of this machine; none stands for this process.
+        """
         self._study, self._plan, self._when_one_ends = study, plan, when_one_ends
+        self._workers, self._not_before = workers or (os.getpid(),), 0.0
         self._told = {trial.number for trial in in_state(counted(study), *ENDED)}
         self._out = sys.stdout  # not what a training's own lines are led to meanwhile
         self._bar = tqdm(
@@ -47,11 +63,16 @@ class Live:
             self._told.add(trial.number)
             with tqdm.external_write_mode(self._out):
                 print(self._line(trial), file=self._out, flush=True)
-        if new:
+        if any(self._is_ours(trial) for trial in new) and time.monotonic() >= self._not_before:
             self._when_one_ends()
+            self._not_before = time.monotonic() + SECONDS_A_TRIAL * len(self._told)
         self._bar.total = self._plan.most_epochs(self._study)
         self._bar.n = spent(self._study)
         self._bar.set_description_str(_counts(self._study, self._plan))
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get(WORKER)
+        return worker is not None and worker["host"] == socket.gethostname() and worker["pid"] in self._workers
 
     def _line(self, trial: FrozenTrial) -> str:
         line = f"trial {trial.number}, {spaces.described(self._plan.values(trial))}: "

@@ -14,10 +14,10 @@ from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies import published, tracking
 from studies.search import space as spaces
-from studies.search.plan import EPOCHS, SETTINGS, STATES, Plan, counted, in_state
+from studies.search.plan import EPOCHS, RUN, SETTINGS, STATES, Plan, counted, in_state
 from studies.search.space import Choices, Range, typed
 from studies.search.storage import studies_beside
-from studies.search.worker import METRICS_KEPT, RUN
+from studies.search.worker import METRICS_KEPT
 from studies.split_report import small_print
 from studies.stored_scores import StoredScores, find_runs
 

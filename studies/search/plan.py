@@ -21,6 +21,8 @@ VALUES = "values"
 """Attribute of a trial: the values of the fields that are searched."""
 EPOCHS = "epochs"
 """Attribute of a trial: epochs that it has been trained for."""
+RUN = "mlflow_run_id"
+"""Attribute of a trial: its MLflow run."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """How trials that have ended are called."""
 IDLE = "idle"
@@ -146,6 +148,11 @@ def counted(study: Study) -> list[FrozenTrial]:
     trials = study.get_trials(deepcopy=False)
     followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     return [trial for trial in trials if trial.number not in followed and IDLE not in trial.user_attrs]
+
+
+def point(trial: FrozenTrial) -> dict[str, Any]:
+    """The values that a trial has, or is to have; empty if none are prescribed and none have been drawn yet."""
+    return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
 
 
 def spent(study: Study) -> int:

@@ -41,7 +41,8 @@ def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, r
             process.start()
             theirs.close()
             workers.append((process, ours))
-        with Live(study, wanted, lambda: log_progress(study, wanted, parent)) as live:
+        pids = [process.pid for process, _ in workers if process.pid is not None]
+        with Live(study, wanted, lambda: log_progress(study, wanted, parent), pids) as live:
             while any(process.is_alive() for process, _ in workers):
                 live.show()
                 time.sleep(0.5)

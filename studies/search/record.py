@@ -16,10 +16,10 @@ from studies.search import space as spaces
 from studies.search.goals import Goal
 from studies.search.live import progress_in_words
 from studies.search.pictures import has_published, search_figures
-from studies.search.plan import EPOCHS, STATES, Plan, best_trial, counted, in_state, spent
+from studies.search.plan import EPOCHS, RUN, STATES, Plan, best_trial, counted, in_state, spent
 from studies.search.space import typed
 from studies.search.storage import REASON
-from studies.search.worker import METRICS_KEPT, RUN
+from studies.search.worker import METRICS_KEPT
 
 COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/ece")
 """Figures of a trial in the table: the original report's, mean IoU, and the ECE with its interval."""

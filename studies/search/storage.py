@@ -1,17 +1,14 @@
 """Where studies are kept, and what happens to the trials of workers that died."""
 
 import os
-import socket
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
-import psutil
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, fail_stale_trials
@@ -21,18 +18,25 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation.config import StudyConfig
 from segmentation.errors import InputError
+from segmentation.processes import is_dead
+from studies.search.plan import EPOCHS
 from studies.search.samplers import RETRY_OF
 
 WORKER = "worker"
-"""Attribute of a trial: host, process and start of the worker that does it."""
+"""Attribute of a trial: the worker that does it, as `processes.me` tells."""
 REASON = "reason"
 """Attribute of a trial that did not complete: why."""
 DEATHS = "deaths"
-"""Attribute of a trial: how many workers have died over it."""
+"""Attribute of a trial: how many workers in a row have died over it, none of which had finished an epoch."""
+DIED_AT = "died_at"
+"""Attribute of a trial: epochs that it had been trained for when a worker last died over it."""
 MAX_DEATHS = 3
-"""A training that so many workers died over is not tried again."""
+"""A training that so many workers in a row died over is not tried again."""
 CLAIMING_SECONDS = 60
 """A trial without a worker's name after this time was claimed by one that died at once."""
+_UNCLAIMED: dict[tuple[str, int], float] = {}
+"""When this process first saw a trial that bears no worker's name, as of `time.monotonic()`: the times that a database
+holds are those of many machines, each in its own time zone."""
 
 
 @contextmanager
@@ -110,19 +114,13 @@ def studies_beside(study: Study) -> list[Study]:
     return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
 
 
-def me() -> dict[str, Any]:
-    """What tells this process from every other one."""
-    process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
-
-
 def running(study: Study) -> list[FrozenTrial]:
     """The trials that a worker is at."""
     return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def reap(study: Study) -> None:
-    """Put the trials of dead workers back into the queue.
+    """Put the trials of dead workers back into the queue, and those that another worker died over doing so.
 
     Workers on this machine are looked for among its processes; those on others, in a database, by their heartbeat.
     """
@@ -130,57 +128,56 @@ def reap(study: Study) -> None:
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)
     for trial in running(study):
-        if _is_dead(trial):
-            try:
+        if _is_dead(study, trial):
+            with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
                 study.tell(trial.number, state=TrialState.FAIL)
-            except (UpdateFinishedTrialError, ValueError):  # another worker was faster
-                continue
-            retry_after_death(study, trial)
-
-
-def repair(study: Study) -> None:
-    """Put back into the queue what was taken from a dead worker by another that died before it had put it there."""
     trials = study.get_trials(deepcopy=False)
     followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
-        if trial.state == TrialState.FAIL and REASON not in trial.user_attrs and trial.number not in followed:
-            retry_after_death(study, trial)
+        if waits_for_retry(trial) and trial.number not in followed:
+            retry_after_death(study, trial)  # another may be doing so, too: a worker leaves what is there twice
+
+
+def waits_for_retry(trial: FrozenTrial) -> bool:
+    """Whether a trial failed with its worker, and has not cost too many."""
+    return trial.state == TrialState.FAIL and REASON not in trial.user_attrs and _deaths(trial) < MAX_DEATHS
 
 
 def retry_after_death(study: Study, trial: FrozenTrial) -> None:
     """Queue a trial again, unless it has cost too many workers."""
-    deaths = trial.user_attrs.get(DEATHS, 0) + 1
+    deaths = _deaths(trial)
     if deaths < MAX_DEATHS:
         retry(study, trial, deaths)
+
+
+def _deaths(trial: FrozenTrial) -> int:
+    """How many workers in a row have died over a trial, with the one that just has."""
+    got_on = trial.user_attrs.get(EPOCHS, 0) > trial.user_attrs.get(DIED_AT, 0)
+    return 1 if got_on else int(trial.user_attrs.get(DEATHS, 0)) + 1
 
 
 def retry(study: Study, trial: FrozenTrial, deaths: int = 0) -> None:
     """Queue a trial again; who takes it goes on from its checkpoint in its MLflow run."""
     kept = {name: value for name, value in trial.user_attrs.items() if name not in (WORKER, REASON)}
+    kept |= {RETRY_OF: trial.number, DEATHS: deaths, DIED_AT: trial.user_attrs.get(EPOCHS, 0)}
     study.add_trial(
         create_trial(
             state=TrialState.WAITING,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs=kept | {RETRY_OF: trial.number, DEATHS: deaths},
+            user_attrs=kept,
             system_attrs=dict(trial.system_attrs),
             intermediate_values=trial.intermediate_values,
         )
     )
 
 
-def _is_dead(trial: FrozenTrial) -> bool:
+def _is_dead(study: Study, trial: FrozenTrial) -> bool:
     worker = trial.user_attrs.get(WORKER)
     if worker is None:
-        assert trial.datetime_start is not None
-        return time.time() - trial.datetime_start.timestamp() > CLAIMING_SECONDS
-    if worker["host"] != socket.gethostname():
-        return False
-    try:
-        process = psutil.Process(worker["pid"])
-        return process.create_time() != worker["started"] or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+        first_seen = _UNCLAIMED.setdefault((study.study_name, trial.number), time.monotonic())
+        return time.monotonic() - first_seen > CLAIMING_SECONDS
+    return is_dead(worker) is True
 
 
 def _writable(file: Path) -> str:

@@ -14,9 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.config import TrainConfig
 from segmentation.errors import DivergedError, InputError
+from segmentation.processes import me
 from segmentation.training import Data
 from studies import tracking
-from studies.processes import me
 from studies.run_names import run_name
 from studies.search import space as spaces
 from studies.search.goals import FAR

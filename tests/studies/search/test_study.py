@@ -23,11 +23,10 @@ from optuna.trial import TrialState
 import mlproject
 from segmentation.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
-from studies.search.plan import counted, plan
+from studies.search.plan import RUN, counted, plan
 from studies.search.status import show_status
 from studies.search.storage import open_storage
 from studies.search.study import run_study
-from studies.search.worker import RUN
 from studies.training_run import run_training
 from tests.studies.search.conftest import tiny
 

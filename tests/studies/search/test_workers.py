@@ -16,10 +16,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.config import StudyConfig
-from studies.search.plan import counted
+from studies.search.plan import RUN, counted
 from studies.search.samplers import RETRY_OF
 from studies.search.storage import open_storage
-from studies.search.worker import RUN
 from tests.conftest import PROJECT
 from tests.studies.search.conftest import tiny
 

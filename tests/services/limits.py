@@ -1,0 +1,150 @@
+"""What the services of a shared study can bear: what one training costs each of them, and a study of many workers.
+
+    python -m tests.services.limits
+
+starts the services of compose.yaml without containers, lets trainings of two lengths record themselves there, and
+counts the requests and the processor time of each server: the difference of the two lengths is what an epoch costs.
+Then it times what a worker asks of PostgreSQL when 10, 100 and 1000 others are at work. Prints one line of JSON each.
+"""
+
+import argparse
+import io
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.trial import TrialState, create_trial
+
+from segmentation.config import StudyConfig, TrainConfig, TuneConfig
+from segmentation.metrics import METRICS
+from segmentation.processes import me
+from studies.search import space as spaces
+from studies.search.plan import EPOCHS, VALUES, plan
+from studies.search.samplers import SeededByTrial, build_pruner
+from studies.search.storage import WORKER, open_storage, reap
+from studies.search.worker import Worker
+from studies.training_run import run_training
+from tests.conftest import write_own_data
+from tests.services.stack import Stack, stack
+from tests.studies.search.conftest import tiny
+
+SERVED = re.compile("PG|MLFLOW")
+REQUEST = re.compile(r'"([A-Z]+) (?:/api/2\.0)?/(mlflow/[a-z-]+/[a-z-]+|mlflow-artifacts)')
+LENGTHS = 3, 13
+"""Epochs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--others", type=int, nargs="*", default=[10, 100, 1000], help="workers at work meanwhile")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="limits-") as folder, stack() as services:
+        os.chdir(folder)
+        os.environ.update({key: value for key, value in services.worker().environment.items() if SERVED.match(key)})
+        for log_model in (False, True):
+            print(json.dumps(trainings(services, Path(folder), log_model)), flush=True)
+        for others in options.others:
+            print(json.dumps(asked(others)), flush=True)
+
+
+def trainings(services: Stack, place: Path, log_model: bool) -> dict[str, Any]:
+    """What a training and each of its epochs cost the servers."""
+    root = place / "own" if (place / "own").is_dir() else write_own_data(place)
+    found = []
+    for epochs in LENGTHS:
+        config = TrainConfig(**tiny(root, epochs=epochs, log_model=log_model, examples=6))
+        before, requests = _seconds(services), _requests(services)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            run_training(config)
+        time.sleep(1)
+        seconds = {name: taken - before[name] for name, taken in _seconds(services).items()}
+        found.append((seconds, _requests(services) - requests))
+    (short, few), (long, many) = found
+    more = LENGTHS[1] - LENGTHS[0]
+    return {
+        "log_model": log_model,
+        "requests_a_training": dict(few), "requests_an_epoch": round((many.total() - few.total()) / more, 1),
+        "milliseconds_a_training": {name: round(1000 * taken) for name, taken in short.items()},
+        "milliseconds_an_epoch": {name: round(1000 * (long[name] - short[name]) / more, 1) for name in short},
+    }  # fmt: skip
+
+
+def _seconds(services: Stack) -> dict[str, float]:
+    """Processor time that each server has used up."""
+    objects, mlflow = services.servers
+    (postgres,) = [
+        process for process in psutil.process_iter(["cmdline"])
+        if f"-p {services.postgres.port} " in " ".join(process.info["cmdline"] or [])
+    ]  # fmt: skip
+    roots = {"mlflow": psutil.Process(mlflow), "objects": psutil.Process(objects), "postgres": postgres}
+    return {name: sum(map(_used, [first, *first.children(True)])) for name, first in roots.items()}
+
+
+def _used(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _requests(services: Stack) -> Counter[str]:
+    return Counter(" ".join(found) for found in REQUEST.findall(services.log.read_text()))
+
+
+def asked(others: int) -> dict[str, Any]:
+    """Milliseconds that a worker waits for PostgreSQL, at the end of an epoch and between two trainings."""
+    config = TuneConfig(epochs=50, n_trials=10**9, study_name=f"others {others}", storage="postgresql:///optuna")
+    wanted = plan(config)
+    with open_storage(StudyConfig(storage=config.storage), heartbeat=config.heartbeat) as storage:
+        sampler, pruner = SeededByTrial(config.sampler, config.seed), build_pruner(config, len(wanted.goals))
+        study = optuna.create_study(storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner)
+        distributions: Any = {name: dimension.distribution() for name, dimension in wanted.space.items()}
+        for number in range(others):
+            study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING, distributions=distributions,
+                    params={name: each.low * (1 + number / others) for name, each in distributions.items()},
+                    user_attrs={WORKER: me() | {"host": "another"}, EPOCHS: 10, VALUES: {}},
+                    intermediate_values=dict.fromkeys(range(1, 11), 1.0),
+                )
+            )  # fmt: skip
+        worker = Worker(study, wanted, parent="", role="search", max_failures=1)
+        trial = study.ask()
+        spaces.suggest(trial, wanted.space)
+        metrics = {f"val/{name}": 0.0 for name in METRICS}  # better than all others, so that it is never pruned
+        epochs = iter(range(1, 50))
+        at_the_end_of_an_epoch = _median(lambda: worker._after(trial, next(epochs), metrics), 15)
+
+        def between() -> None:
+            reap(study)
+            assert wanted.may_start(study)
+            next_trial = study.ask()
+            spaces.suggest(next_trial, wanted.space)
+            study.tell(next_trial, 1.0)
+
+        return {
+            "others": others, "milliseconds_an_epoch": at_the_end_of_an_epoch,
+            "milliseconds_between_trainings": _median(between, 5),
+        }  # fmt: skip
+
+
+def _median(work: Callable[[], None], times: int) -> float:
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return round(1000 * statistics.median(seconds), 1)
+
+
+if __name__ == "__main__":
+    main()

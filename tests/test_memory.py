@@ -1,0 +1,93 @@
+"""Data larger than memory: what a training holds of its own does not grow with the images that it maps from disk."""
+
+import re
+import threading
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segmentation.config import TrainConfig
+from segmentation.datasets import Split
+from segmentation.labels import Labels
+from segmentation.models import Segmenter
+from segmentation.training import Data, train
+from studies.training_run import _mention_oddities
+
+FEW, MANY, SIDE = 100, 10_000, 64
+MASKS = MANY * SIDE**2
+"""Bytes of the masks of many images; their pictures have three times as many."""
+STATUS = Path("/proc/self/status")
+
+
+class Tiny(torch.nn.Module):
+    """A network that takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = torch.nn.Conv2d(3, 4, 16, 16)
+        self.classifier = torch.nn.Conv2d(4, 3, 1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": torch.nn.functional.interpolate(self.classifier(self.backbone(images)), images.shape[2:])}
+
+
+def mapped(place: Path, count: int) -> Split:
+    """So many images that take no room: nothing on disk, and in memory only where they are looked at."""
+    arrays = []
+    for part, more in (("images", (3,)), ("masks", ())):
+        file = place.with_name(f"{place.name}-{count}-{part}.npy")
+        np.lib.format.open_memmap(file, "w+", np.uint8, (count, SIDE, SIDE, *more))[0, :2] = 1
+        arrays.append(np.lib.format.open_memmap(file, "r"))
+    names = tuple(f"{index:06d}" for index in range(count))
+    return Split("folder", "train", "here", Labels.named("a", "b", "c"), names, arrays[0], arrays[1], "f", names)
+
+
+def taken_by_training(place: Path, count: int) -> int:
+    """Bytes that an epoch with so many images takes at most beyond what was there, without mapped files."""
+    data = Data(mapped(place / "train", count), mapped(place / "val", 20))
+    config = TrainConfig(epochs=1, batch_size=50, device="cpu", learning_rate=0.01)
+    before, over = own_memory(), threading.Event()
+    seen = [before]
+
+    def look() -> None:
+        while not over.wait(0.005):
+            seen.append(own_memory())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        list(train(Segmenter(Tiny(), "signed_unit"), data, config))
+    finally:
+        over.set()
+        thread.join()
+    assert len(seen) > 5
+    return max(seen) - before
+
+
+def own_memory() -> int:
+    """Bytes of this process's memory that are not a file's."""
+    (kilobytes,) = re.findall(r"RssAnon:\s+(\d+)", STATUS.read_text())
+    return int(kilobytes) * 1024
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells what is mapped from what is not")
+def test_a_training_s_own_memory_does_not_grow_with_the_images(tmp_path: Path) -> None:
+    taken_by_training(tmp_path, FEW)  # with what is made once
+    few, many = taken_by_training(tmp_path, FEW), taken_by_training(tmp_path, MANY)
+    print(f"{few / 2**20:.1f} MB with {FEW} images, {many / 2**20:.1f} MB with {MANY}, of {4 * MASKS / 2**20:.0f} MB")
+    assert many - few < MASKS / 4  # one copy of the masks alone would be all of it
+
+
+def test_what_is_told_of_the_images_copies_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Data(mapped(tmp_path / "train", MANY), mapped(tmp_path / "val", 20))
+    tracemalloc.start()
+    try:
+        _mention_oddities(data, TrainConfig())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "is of class c" in capsys.readouterr().out
+    assert peak < MASKS / 4
