@@ -23,7 +23,7 @@ def one_of(field: str, value: str, known: Iterable[str]) -> str:
 
 
 def listed(items: Iterable[str], at_most: int = 5) -> str:
-    """Join the first few `items` for a message, and count the rest."""
+    """Join the first few `items` for a message, the middle of very long ones left out, and count the rest."""
     items = list(items)
     rest = f" and {len(items) - at_most} more" if len(items) > at_most else ""
-    return ", ".join(items[:at_most]) + rest
+    return ", ".join(item if len(item) <= 300 else f"{item[:200]}…{item[-99:]}" for item in items[:at_most]) + rest

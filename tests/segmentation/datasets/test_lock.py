@@ -93,7 +93,11 @@ def test_a_dead_owner_is_not_waited_for(tmp_path: Path) -> None:
     assert list(tmp_path.glob("lock*")) == []
 
 
-@pytest.mark.parametrize("text", ["", "half of it {", json.dumps({"process": me() | {"host": "elsewhere"}, "beat": 1})])
+@pytest.mark.parametrize(
+    "text",
+    ["", "half of it {", json.dumps({"process": me() | {"host": "elsewhere"}, "beat": 1})],
+    ids=["empty", "half", "whole"],
+)
 def test_an_owner_elsewhere_is_taken_for_dead_when_it_writes_nothing_for_a_while(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
