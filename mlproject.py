@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         refuse_passwords(arguments)
         command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command.function != "run_training":
+            raise InputError(f"torchrun is for train and main: start {arguments[0]} by itself, with processes=N")
         config = parse(command.config, arguments[1:], f"mlproject.py {arguments[0]}")
     except InputError as error:
         return _refused(error, 2)

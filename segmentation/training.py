@@ -6,7 +6,7 @@ sums over all shares are those of one process.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
@@ -87,7 +87,7 @@ class Epoch:
         }
 
 
-def train(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint | None = None) -> Iterator[Epoch]:
+def train(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint | None = None) -> Generator[Epoch]:
     """Train a network and yield after every epoch.
 
     Args:

@@ -173,8 +173,9 @@ def _train_and_record(
             if number not in recorded:
                 tracking.log_metrics(figures, step=number)
     kept: Scores | None = None
+    epochs = train(network, data, config, start)
     try:
-        for epoch in train(network, data, config, start):
+        for epoch in epochs:
             history.append(epoch.metrics())
             if epoch.number not in recorded:
                 tracking.log_metrics(history[-1], step=epoch.number)
@@ -193,6 +194,7 @@ def _train_and_record(
             if watch is not None:
                 watch(epoch.number, history[-1])
     finally:
+        epochs.close()  # at once, or other processes would wait for the next one
         if best_epoch:
             print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
             _log_curves(history, best_epoch)

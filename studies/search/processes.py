@@ -27,7 +27,7 @@ from studies.search.worker import Worker
 
 def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
     """Start the workers, watch them, and stop them when this process is stopped."""
-    threads = str(max(1, (os.cpu_count() or 1) // config.workers))
+    threads = str(max(1, (os.cpu_count() or 1) // (config.workers * config.processes)))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", threads)
     context = multiprocessing.get_context("spawn")

@@ -17,6 +17,18 @@ def test_each_image_is_in_one_batch_and_none_is_left_alone(images: int, size: in
     assert np.concatenate(batches).tolist() == list(range(images))
 
 
+@pytest.mark.parametrize(
+    ("images", "size", "shares", "sizes"),
+    [(10, 4, 2, [4, 4, 2]), (10, 4, 3, [4, 6]), (11, 4, 4, [4, 7]), (5, 2, 2, [2, 3]), (3, 4, 4, [3])],
+)
+def test_what_is_left_over_is_shared_out_or_joins_the_batch_before(
+    images: int, size: int, shares: int, sizes: list[int]
+) -> None:
+    batches = index_batches(np.arange(images), size, shares)
+    assert [len(batch) for batch in batches] == sizes
+    assert np.concatenate(batches).tolist() == list(range(images))
+
+
 def test_a_batch_holds_the_pictures_asked_for_in_the_layout_for_convolutions() -> None:
     split = load_split(DataConfig(dataset="shapes", resize=32, crop=32), "val")
     images, masks = split.gather(np.array([5, 2]))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segmentation.devices import resolve_device, resolve_precision
+from segmentation.devices import own_gpu, resolve_device, resolve_precision
 from segmentation.errors import InputError
 
 
@@ -14,6 +14,16 @@ def test_auto_takes_what_is_there() -> None:
 def test_a_device_that_is_not_here_is_told_with_those_that_are(name: str) -> None:
     with pytest.raises(InputError, match=rf"device='{name}' is not here. Present: cpu"):
         resolve_device(name)
+
+
+def test_several_processes_share_the_cpu_and_take_a_gpu_each() -> None:
+    assert resolve_device("cpu", 1, 2) == torch.device("cpu")
+    cuda = torch.device("cuda")
+    assert [own_gpu(cuda, place, 2, 4) for place in range(2)] == [torch.device("cuda:0"), torch.device("cuda:1")]
+    with pytest.raises(InputError, match=r"processes=3 on GPUs need one each, and there are 2 here: set processes=2"):
+        own_gpu(cuda, 0, 3, 2)
+    with pytest.raises(InputError, match=r"device=cuda:1 is one for 2 processes"):
+        own_gpu(torch.device("cuda:1"), 0, 2, 2)
 
 
 def test_precision_on_a_cpu() -> None:
