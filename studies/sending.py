@@ -71,6 +71,13 @@ def _tags(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> No
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in entry["values"].items()])
 
 
+def _untag(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    there = client.get_run(run_id).data.tags
+    for name in entry["values"]:
+        if name in there:
+            client.delete_tag(run_id, name)
+
+
 def _metrics(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
     """Of one moment, so that what is sent twice is there once: MLflow keeps equal points once."""
     metrics = [Metric(name, value, entry["time"], entry["step"]) for name, value in entry["values"].items()]
@@ -150,8 +157,8 @@ class _Saved:
 
 
 _SENDERS: Mapping[str, Callable[[mlflow.MlflowClient, str, Entry, Path], None]] = {
-    "params": _params, "tags": _tags, "metrics": _metrics, "input": _input, "end": _end, "artifacts": _artifacts,
-    "image": _image, "model": _model,
+    "params": _params, "tags": _tags, "untag": _untag, "metrics": _metrics, "input": _input, "end": _end,
+    "artifacts": _artifacts, "image": _image, "model": _model,
 }  # fmt: skip
 
 

@@ -258,7 +258,9 @@ def reopen_run(run_id: str) -> None:
 def end_run(run_id: str, status: str, reason: str | None = None) -> None:
     """Give a run that this process does not have open its last status, and the reason unless it is FINISHED."""
     with _journal(run_id) as journal:
-        if reason is not None:
+        if reason is None:
+            journal.add("records", {"what": "untag", "values": [REASON]})
+        else:
             journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
         journal.add("records", {"what": "end", "status": status, "time": _now()})
 
