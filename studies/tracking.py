@@ -130,7 +130,10 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
 
 def _unusable(error: Exception) -> InputError:
     where, why = without_password(mlflow.get_tracking_uri()), without_password(str(error))
-    return InputError(f"MLflow at {where} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}")
+    told = f"MLflow at {where} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}"
+    if "error code 401" in why:
+        told += ". Give user and password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return InputError(told)
 
 
 def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None) -> Run:
@@ -241,7 +244,10 @@ def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str 
         chosen = client.get_run(parent).info.experiment_id
         return client.create_run(chosen, tags={**told, "mlflow.parentRunId": parent}, run_name=name)
 
-    return str(_patiently(create).info.run_id)
+    try:
+        return str(_patiently(create).info.run_id)
+    except MlflowException as error:
+        raise _unusable(error) from error
 
 
 def describe_run(run_id: str, name: str, tags: Mapping[str, str]) -> None:
@@ -580,7 +586,8 @@ def _patiently(call: Callable[[], T]) -> T:
         try:
             return call()
         except MlflowException as error:
-            if error.error_code in FINAL or time.monotonic() > deadline:
+            turned_away = "error code 401" in str(error) or "error code 403" in str(error)
+            if turned_away or error.error_code in FINAL or time.monotonic() > deadline:
                 raise
             time.sleep(1)
 

@@ -13,7 +13,7 @@ from tests.studies.test_resumption import train
 
 
 def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole() -> None:
-    """No file may grow beyond 2 MB any more, as if there were no room: a checkpoint has 25."""
+    """No file may grow beyond 16 MB any more, as if there were no room: a checkpoint has 25."""
     with subprocess.Popen(
         [sys.executable, str(PROJECT / "mlproject.py"), *train("--epochs=500")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -22,7 +22,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(
         run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
         while "epoch 2/" not in process.stdout.readline():
             pass
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2 * 2**20, 2 * 2**20))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (16 * 2**20, 16 * 2**20))
         said, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in errors
