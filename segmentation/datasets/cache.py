@@ -33,6 +33,8 @@ FORMAT = 2
 PARTS = ("images", "masks")
 BLOCK = 64 * 2**20
 """Bytes that are checked at a time."""
+ABANDONED = 24 * 3600
+"""Seconds; a copy that was begun so long ago and is not finished is one that nobody works on."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,12 @@ def whole(folder: Path) -> dict[str, Any] | None:
 
 
 def _remove_others(place: Path, kept: Path) -> None:
-    """Remove the copies of earlier states of the same files; a process that still maps one keeps its own view."""
+    """Remove the copies of earlier states of the same files, and what builders that died have left.
+
+    A process that still maps a copy keeps its own view.
+    """
+    now = kept.stat().st_mtime  # by the clock of the disk, which may be another machine's
     for folder in place.iterdir():
-        if folder != kept and not folder.name.startswith(".building-"):
+        is_being_built = folder.name.startswith(".building-") and now - folder.stat().st_mtime < ABANDONED
+        if folder != kept and not is_being_built:
             shutil.rmtree(folder, ignore_errors=True)

@@ -79,6 +79,8 @@ def limit(config: TuneConfig) -> Limit | None:
     try:
         metric, sign, bound = found.groups() if found else ("", "", "")
         number = float(bound)
+        if not math.isfinite(number):
+            raise ValueError(bound)
     except ValueError:
         raise InputError(
             f"constraint={config.constraint!r} is not understood; write METRIC<=NUMBER or METRIC>=NUMBER, such as "

@@ -3,7 +3,6 @@
 import io
 import multiprocessing
 import os
-import signal
 import sys
 import time
 from contextlib import suppress
@@ -73,8 +72,7 @@ def _worker_process(
     told: Connection, config: TuneConfig, wanted: Plan, parent: str, role: str, left: float | None
 ) -> None:
     """What a worker of its own process does; it says nothing, but for why it stopped."""
-    for number in interruption.SIGNALS:
-        signal.signal(number, interruption.stop)
+    interruption.catch()
     sys.stderr = io.StringIO()
     keep_freed_memory()
     try:

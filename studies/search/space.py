@@ -225,10 +225,11 @@ def _dimension(name: str, text: str) -> Choices | Range:
         return Choices(values)
     or_zero = len(parts) == 2 and read_value(TrainConfig, name, parts[0], "search=") == 0
     low, high = (read_value(TrainConfig, name, end.strip(), "search=") for end in ([*parts[-1].split(".."), ""])[:2])
-    if (len(parts) > 1 and not or_zero) or not isinstance(low, int | float) or not isinstance(high, int | float):
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    if (len(parts) > 1 and not or_zero) or not numbers:
         raise InputError(f"search={name}={text} is not understood; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
     logarithmic = name in LOGARITHMIC
-    if low >= high:
+    if not low < high:
         raise InputError(f"search={name}={text}: the low end must be below the high end")
     if logarithmic and low <= 0:
         raise InputError(

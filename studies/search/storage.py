@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import optuna
 from optuna import Study
@@ -21,6 +20,7 @@ from segmentation.errors import InputError
 from segmentation.processes import is_dead
 from studies.search.plan import EPOCHS
 from studies.search.samplers import RETRY_OF
+from studies.secrets import without_password
 
 WORKER = "worker"
 """Attribute of a trial: the worker that does it, as `processes.me` tells."""
@@ -61,7 +61,7 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
         except SQLAlchemyError:  # another process may be making the tables
             time.sleep(1)
             storage = _database(place, heartbeat)
-    except (SQLAlchemyError, RuntimeError) as error:
+    except (SQLAlchemyError, RuntimeError, ValueError) as error:  # the last for an address that is none
         raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
     try:
         yield storage
@@ -76,16 +76,16 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
 
 
 def _database(place: str, heartbeat: int) -> RDBStorage:
-    parts = urlsplit(place)
-    if parts.password:
+    if without_password(place) != place:
         raise InputError(
             "storage holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
             "environment as PGPASSWORD, or in ~/.pgpass"
         )
-    if parts.scheme == "sqlite":
-        _writable(Path(parts.path.removeprefix("/")))
+    scheme, _, rest = place.partition("://")
+    if scheme == "sqlite":
+        _writable(Path(rest.partition("?")[0].removeprefix("/")))
         return RDBStorage(place)
-    if parts.scheme != "postgresql":
+    if scheme != "postgresql":
         raise InputError(f"storage={place} is not known; name FILE.journal, postgresql://HOST/NAME or sqlite:///FILE")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

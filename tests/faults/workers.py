@@ -10,7 +10,6 @@ and the object store. Prints one line of JSON; ends with 1 if anything is not as
 """
 
 import argparse
-import json
 import os
 import random
 import re
@@ -37,6 +36,7 @@ from studies.search.plan import IDLE, RUN, STATES, counted
 from studies.search.samplers import RETRY_OF
 from studies.search.storage import open_storage
 from tests.conftest import write_own_data
+from tests.faults.results import tell
 from tests.services.compose import Service
 from tests.services.stack import Stack, stack
 from tests.studies.search.conftest import tiny
@@ -125,11 +125,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found |= {"workers_that_ended_wrongly": crew.died, "tracebacks": tracebacks}
         if options.keep:
             shutil.copytree(place, options.keep, dirs_exist_ok=True)
-    print(json.dumps(happened | found))
-    wrong = [name for name, value in found.items() if isinstance(value, list) and value]
-    if wrong:
-        print(f"Not as it should be: {', '.join(wrong)}.", file=sys.stderr)
-    return 1 if wrong else 0
+    wrong = ", ".join(f"{name}: {len(value)}" for name, value in found.items() if isinstance(value, list) and value)
+    rows = [
+        {"what": f"one of {options.workers} workers of a study on {MACHINES} machines is killed",
+         "times": happened["kills"], "wrong": wrong},
+        {"what": f"one is stopped for {FROZEN} s, taken for dead, and goes on", "times": happened["freezes"],
+         "wrong": wrong},
+    ]  # fmt: skip
+    return tell("workers", {"rows": rows, **happened, **found, "wrong": wrong})
 
 
 def _disturb(crew: Crew, workers: int, seconds: float, dice: random.Random) -> dict[str, Any]:

@@ -155,6 +155,20 @@ def test_a_cache_folder_that_cannot_be_made_is_told(config: DataConfig, tmp_path
         load_split(DataConfig(**(vars(config) | {"cache_dir": str(tmp_path / "file" / "below")})), "train")
 
 
+def test_what_builders_that_died_have_left_goes_after_a_day(config: DataConfig, own_data: Path) -> None:
+    load_split(config, "train")
+    place = kept(config).parent
+    old, new = place / ".building-old", place / ".building-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "images.npy").write_bytes(b"begun")
+    yesterday = new.stat().st_mtime - cache.ABANDONED - 60
+    os.utime(old, (yesterday, yesterday))
+    Image.new("RGB", (48, 40), (9, 9, 9)).save(own_data / "train/images/0.jpg")
+    load_split(config, "train")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_two_processes_that_build_at_once_both_succeed(config: DataConfig) -> None:
     program = (
         "from segmentation.config import DataConfig\n"

@@ -48,7 +48,12 @@ def test_a_limit_tells_how_far_beyond() -> None:
     assert limit(TuneConfig(constraint="val/confidence_gap>=-0.05")) == Limit("val/confidence_gap", False, -0.05)
 
 
-@pytest.mark.parametrize("text", ["val/ece", "val/ece<0.1", "val/ece<=", "val/ece<=a", "ece<=0.1", "<=0.1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "val/ece", "val/ece<0.1", "val/ece<=", "val/ece<=a", "val/ece<=nan", "val/loss>=-inf", "ece<=0.1", "<=0.1",
+    ],
+)  # fmt: skip
 def test_a_limit_that_is_not_understood_is_told(text: str) -> None:
     with pytest.raises(InputError, match="constraint="):
         limit(TuneConfig(constraint=text))

@@ -72,6 +72,8 @@ def test_ranges_and_lists_are_read(search: str, expected: dict[str, Any]) -> Non
         ("momentum=0|0.1..0.9", "write 0..0.9, which holds 0 anyway"),
         ("momentum=0.1..x", "'x' is not a number"),
         ("warmup_epochs=0..2.5", "'2.5' is not a whole number"),
+        ("freeze_batch_norm=false..true", "freeze_batch_norm=false..true is not understood; write LOW..HIGH"),
+        ("momentum=nan..0.9", "the low end must be below the high end"),
         ("batch_size=8|8", "lists a value twice"),
         ("momentum=0.5..2", "search: momentum=2 is not possible: momentum=2.0 is out of range"),
         ("model=fcn_resnet50|fcn_resnet5", "model='fcn_resnet5' is not known. Did you mean 'fcn_resnet50'?"),

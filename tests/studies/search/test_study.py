@@ -272,6 +272,8 @@ def test_what_cannot_be_is_told_before_anything_is_trained(own_data: Path, tmp_p
         ({"storage": "sqlite:///s.db", "workers": 2}, "sqlite takes one worker only"),
         ({"storage": "mysql://a/b"}, "storage=mysql://a/b is not known"),
         ({"storage": "postgresql://me:secret@localhost/x"}, "storage holds a password"),
+        ({"storage": "postgresql://localhost/x?password=secret"}, "storage holds a password"),
+        ({"storage": "postgresql://me@[::1/x"}, "cannot be used"),
         ({"storage": "postgresql://me@127.0.0.1:1/x"}, "cannot be used"),
         ({"storage": str(tmp_path)}, "cannot be written"),
         ({"storage": "nowhere/s.journal"}, "nowhere is not there"),

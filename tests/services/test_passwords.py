@@ -1,0 +1,75 @@
+"""No password that a study is given is left anywhere: not printed, not recorded, not in a file."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.services.stack import Stack
+from tests.studies.search.conftest import tiny
+
+
+def fields(own_data: Path, **more: object) -> list[str]:
+    said = tiny(own_data, epochs=1, study_name="passwords", n_trials=1) | more
+    return [word for name, value in said.items() for word in (f"--{name}", str(value))]
+
+
+def run(command: list[str], words: list[str], env: Mapping[str, str], place: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, *words], env=dict(env), cwd=place, capture_output=True, text=True, timeout=300)
+
+
+def recorded(stack: Stack, database: str) -> str:
+    """All that a database holds."""
+    dump = Path(stack.postgres.psql).with_name("pg_dump")
+    env = {"PGPASSWORD": stack.variables["POSTGRES_PASSWORD"]}
+    words = [str(dump), "-h", "127.0.0.1", "-p", str(stack.postgres.port), "-U", "postgres", database]
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def secrets(stack: Stack) -> dict[str, str]:
+    return {
+        "MLflow": stack.variables["MLFLOW_ADMIN_PASSWORD"], "Optuna": stack.variables["OPTUNA_DB_PASSWORD"],
+    }  # fmt: skip
+
+
+def test_a_study_leaves_no_password_anywhere(
+    stack: Stack, own_data: Path, tmp_path: Path, secrets: dict[str, str]
+) -> None:
+    worker = stack.worker()
+    env = {name: value for name, value in worker.environment.items() if not name.startswith("MLFLOW_TRACKING_")}
+    env["MLFLOW_TRACKING_URI"] = stack.mlflow.replace("//", f"//admin:{secrets['MLflow']}@")
+    env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    assert env["PGPASSWORD"] == secrets["Optuna"]
+    storage = f"postgresql://optuna@127.0.0.1:{stack.postgres.port}/optuna"
+    done = run(worker.command[:3], fields(own_data, storage=storage), env, tmp_path)
+    assert done.returncode == 0, done.stderr
+    left = {
+        "what it printed": done.stdout + done.stderr,
+        "MLflow's database": recorded(stack, "mlflow"),
+        "Optuna's database": recorded(stack, "optuna"),
+        "the object store": "".join(
+            each.get()["Body"].read().decode("latin-1") for each in stack.bucket().objects.all()
+        ),
+        "its folder": "".join(file.read_bytes().decode("latin-1") for file in tmp_path.rglob("*") if file.is_file()),
+    }  # fmt: skip
+    for place, text in left.items():
+        assert "passwords" in text or "val" in text, f"{place} holds what was recorded"
+        for whose, secret in secrets.items():
+            assert secret not in text, f"{whose}'s password is in {place}"
+
+
+@pytest.mark.parametrize("place", ["user", "query"])
+def test_a_storage_with_a_password_is_refused_before_anything_is_recorded(
+    stack: Stack, own_data: Path, tmp_path: Path, secrets: dict[str, str], place: str
+) -> None:
+    host, secret = f"127.0.0.1:{stack.postgres.port}/optuna", secrets["Optuna"]
+    storage = {"user": f"postgresql://optuna:{secret}@{host}", "query": f"postgresql://{host}?password={secret}"}[place]
+    worker, before = stack.worker(), recorded(stack, "mlflow").count("storage")
+    env = {name: value for name, value in worker.environment.items() if name != "PGPASSWORD"}
+    done = run(worker.command[:3], fields(own_data, storage=storage), env, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: storage holds a password")
+    assert secret not in done.stdout + done.stderr
+    assert recorded(stack, "mlflow").count("storage") == before
