@@ -12,7 +12,7 @@ FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz lint ui dashboard bench clean
+.PHONY: help install run test fuzz lint audit ui dashboard bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ lint: $(VENV)/installed-lint  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/installed-audit  ## Look for known vulnerabilities of what is installed (asks PyPI)
+	$(BIN)/pip-audit --local --skip-editable
 
 ui: $(VENV)/installed  ## Open the MLflow UI on http://127.0.0.1:5000 (PORT=... for another)
 	@case '$(STORE)' in http*) echo 'The runs are on a server, open $(STORE)'; exit 1;; esac

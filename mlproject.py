@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
+from segmentation import interruption
 from segmentation.allocator import keep_freed_memory
 from segmentation.config import (
     CalibrateConfig,
@@ -26,7 +27,6 @@ from segmentation.config import (
     choices,
 )
 from segmentation.errors import InputError, one_of
-from studies import interruption
 from studies.secrets import keep_apart, refuse_passwords, without_password
 
 

@@ -34,6 +34,7 @@ from segmentation.allocator import keep_freed_memory
 from segmentation.config import TrainConfig
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
+from segmentation.interruption import SIGNALS
 
 IN_STEP = timedelta(minutes=10)
 """So long a process waits for another inside an epoch."""
@@ -224,11 +225,11 @@ def follow_torchrun(config: TrainConfig, follower: Follower) -> None:
         InputError: what went wrong in this process; what went wrong in another is told there.
     """
     team = _place(config)
-    for number in (signal.SIGINT, signal.SIGTERM):  # until the first process is there, nothing is worth waiting for
+    for number in SIGNALS:  # until the first process is there, nothing is worth waiting for
         signal.signal(number, signal.SIG_DFL)
     team.store = _torchrun_store()
     team.store.wait(["training/begun"])
-    for number in (signal.SIGINT, signal.SIGTERM):  # the first one, which is told to stop as well, tells when
+    for number in SIGNALS:  # the first one, which is told to stop as well, tells when
         signal.signal(number, signal.SIG_IGN)
     _follow(config, follower, team)
 
@@ -282,10 +283,10 @@ def _loopback_only() -> Iterator[None]:
 
 
 def _start(config: TrainConfig, follower: Follower, team: Team) -> Iterator[tuple[int, SpawnProcess]]:
-    """Start all processes but the first; Ctrl-C in a terminal, which reaches them too, is never theirs."""
+    """Start all processes but the first; a signal to stop may reach them too, but only the first one heeds it."""
     context = multiprocessing.get_context("spawn")
-    resource_tracker.ensure_running()  # which would let the signal through again
-    with _held_back(signal.SIGINT):
+    resource_tracker.ensure_running()  # which would let some through again
+    with _held_back():
         for other in range(1, team.size):
             place = Team(other, team.size, other, team.size)
             arguments = (config, follower, place, team.store.port, torch.get_num_threads())
@@ -295,12 +296,12 @@ def _start(config: TrainConfig, follower: Follower, team: Team) -> Iterator[tupl
 
 
 @contextmanager
-def _held_back(number: int) -> Iterator[None]:
-    """A signal waits until the end of the `with`; for processes started inside, for ever."""
+def _held_back() -> Iterator[None]:
+    """Signals to stop wait until the end of the `with`; for processes started inside, for ever."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
@@ -309,7 +310,8 @@ def _held_back(number: int) -> Iterator[None]:
 
 def _other_process(config: TrainConfig, follower: Follower, team: Team, port: int, threads: int) -> None:
     """What a process that the first one has started does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(threads)

@@ -12,10 +12,10 @@ from multiprocessing.context import SpawnProcess
 import optuna
 from optuna import Study
 
+from segmentation import interruption
 from segmentation.allocator import keep_freed_memory
 from segmentation.config import TuneConfig
 from segmentation.errors import InputError
-from studies import interruption
 from studies.search.live import Live
 from studies.search.plan import Plan
 from studies.search.record import log_progress

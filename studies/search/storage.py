@@ -52,6 +52,11 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     place = config.storage
+    if without_password(place) != place:
+        raise InputError(
+            "storage holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
+            "environment as PGPASSWORD, or in ~/.pgpass"
+        )
     if "://" not in place:
         yield JournalStorage(JournalFileBackend(_writable(Path(place))))
         return
@@ -61,6 +66,8 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
         except SQLAlchemyError:  # another process may be making the tables
             time.sleep(1)
             storage = _database(place, heartbeat)
+    except InputError:
+        raise
     except (SQLAlchemyError, RuntimeError, ValueError) as error:  # the last for an address that is none
         raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
     try:
@@ -76,11 +83,6 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
 
 
 def _database(place: str, heartbeat: int) -> RDBStorage:
-    if without_password(place) != place:
-        raise InputError(
-            "storage holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
-            "environment as PGPASSWORD, or in ~/.pgpass"
-        )
     scheme, _, rest = place.partition("://")
     if scheme == "sqlite":
         _writable(Path(rest.partition("?")[0].removeprefix("/")))

@@ -24,13 +24,13 @@ from tests.faults.results import tell
 from tests.faults.training import Training, differences
 
 
-def kills(times: int, place: Path, seed: int = 0, epochs: int = 10) -> dict[str, Any]:
+def kills(times: int, place: Path, seed: int = 0, epochs: int = 10, **more: Any) -> dict[str, Any]:
     """Kill and compare.
 
     Returns:
         What was done and what was found, by name; `wrong` lists what should not be, and is empty.
     """
-    alone = Training(place / "alone", epochs)
+    alone = Training(place / "alone", epochs, **more)
     began = time.monotonic()
     assert alone.start().wait() == 0, alone.said()
     span = time.monotonic() - began
@@ -38,7 +38,7 @@ def kills(times: int, place: Path, seed: int = 0, epochs: int = 10) -> dict[str,
     moments: Counter[str] = Counter()
     while done < times:
         trainings += 1
-        training = Training(place / f"killed-{trainings}", epochs)
+        training = Training(place / f"killed-{trainings}", epochs, **more)
         while True:
             process = training.start("--resume=auto")
             before = training.said().count("epoch ")

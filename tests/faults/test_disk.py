@@ -9,13 +9,13 @@ import mlflow
 
 from segmentation import checkpoints
 from tests.conftest import PROJECT
-from tests.studies.test_resumption import train
+from tests.faults.training import words
 
 
-def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole() -> None:
+def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(own_data: Path) -> None:
     """No file may grow beyond 16 MB any more, as if there were no room: a checkpoint has 25."""
     with subprocess.Popen(
-        [sys.executable, str(PROJECT / "mlproject.py"), *train("--epochs=500")],
+        [sys.executable, str(PROJECT / "mlproject.py"), *words(data_dir=own_data, epochs=500, log_model=False)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None

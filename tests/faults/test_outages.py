@@ -17,6 +17,7 @@ from studies import journal, tracking
 from studies.journal import journals
 from tests.conftest import PROJECT
 from tests.faults.server import Door, Fault, Server
+from tests.faults.training import words
 
 
 class Place(NamedTuple):
@@ -158,16 +159,12 @@ sys.exit(mlproject.main(sys.argv[1:]))
 
 
 def test_a_training_ends_well_without_its_server_and_is_uploaded_with_its_model(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = {
-        "dataset": "shapes", "model": "lraspp_mobilenet_v3_large", "resize": 32, "crop": 32, "batch_size": 64,
-        "epochs": 2, "examples": 1, "register_as": "synced", "plot_every": 1,
-    }  # fmt: skip
-    arguments = [f"--{name}={value}" for name, value in small.items()]
+    arguments = words(data_dir=own_data, epochs=2, examples=1, register_as="synced", plot_every=1)
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(
-        [sys.executable, "-c", TRAINING, "train", *arguments], cwd=tmp_path, env=environment,
+        [sys.executable, "-c", TRAINING, *arguments], cwd=tmp_path, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as training:  # fmt: skip
         assert training.stdout is not None

@@ -17,8 +17,9 @@ from segmentation.errors import InputError
 from segmentation.processes import me
 from studies import tracking
 from studies.resumption import merged
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, write_own_data
 from tests.faults.kills import kills
+from tests.faults.training import words
 
 BEGUN = TrainConfig(
     dataset="shapes", epochs=7, learning_rate=0.3, data_dir="/somewhere", device="cpu", recipe="careful"
@@ -51,36 +52,30 @@ def test_the_quick_start_s_own_defaults_are_not_given_either() -> None:
     assert asdict(merged(TrainConfig(resume="x"), asdict(begun))) == asdict(begun)
 
 
-def train(*more: str) -> list[str]:
-    small = {
-        "dataset": "shapes", "model": "lraspp_mobilenet_v3_large", "resize": 32, "crop": 32, "batch_size": 64,
-        "examples": 0, "log_model": False,
-    }  # fmt: skip
-    return ["train", *(f"--{name}={value}" for name, value in small.items()), *more]
-
-
 EPOCHS = 12
 
 
+@pytest.mark.parametrize(("number", "processes"), [("SIGUSR1", 1), ("SIGHUP", 2)])
 def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    fields = {"data_dir": write_own_data(tmp_path, 24), "epochs": EPOCHS, "processes": processes, "log_model": False}
     process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "mlproject.py"), *train(f"--epochs={EPOCHS}")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, str(PROJECT / "mlproject.py"), *words(**fields)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
     run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
     while "epoch 2/" not in process.stdout.readline():
         pass
-    process.send_signal(signal.SIGUSR1)
+    os.killpg(process.pid, signal.Signals[number])  # all of them, as a terminal or a scheduler does
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Stopped: SIGUSR1" in errors
+    assert f"Stopped: {number}" in errors
     assert f"mlflow run . --env-manager local -e train -P resume={run_id}\n" in said
     run = mlflow.get_run(run_id)
     assert run.info.status == "KILLED"
-    assert run.data.tags["status_reason"] == "killed by SIGUSR1"
+    assert run.data.tags["status_reason"] == f"killed by {number}"
     assert "curves/loss.png" in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
 
     opened = mlflow.MlflowClient().create_run("0").info.run_id  # as `mlflow run` does
@@ -158,4 +153,4 @@ def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
 
 
 def test_a_killed_training_ends_with_the_figures_of_one_that_was_not(tmp_path: Path) -> None:
-    assert kills(2, tmp_path, epochs=4)["wrong"] == []
+    assert kills(2, tmp_path, epochs=4, log_model=False)["wrong"] == []
