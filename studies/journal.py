@@ -88,8 +88,28 @@ class Journal:
 
 
 def journals(place: Path) -> list[Path]:
-    """The journals in a folder that no living process of this machine has open."""
-    return sorted(file.parent for file in place.glob(f"*/{OWNER}") if _is_left(file))
+    """The journals in a folder that hold something to send, and that no living process of this machine has open.
+
+    Those of which all is sent are removed: a process that was killed in its last moment leaves such.
+    """
+    left = sorted(file.parent for file in place.glob(f"*/{OWNER}") if _is_left(file))
+    for folder in left:
+        if all(len(_whole_lines(folder, name)) <= _sent(folder, name) for name in STREAMS):
+            shutil.rmtree(folder, ignore_errors=True)
+    return [folder for folder in left if folder.is_dir()]
+
+
+def _whole_lines(folder: Path, name: Stream) -> list[bytes]:
+    """The entries of a stream; the last line, which may be torn, only if it ends."""
+    file = folder / f"{name}.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _sent(folder: Path, name: Stream) -> int:
+    """How many entries of a stream are sent."""
+    file = folder / f"{name}.sent"
+    return int(file.read_text() or 0) if file.is_file() else 0
 
 
 class _Sender:
@@ -108,14 +128,11 @@ class _Sender:
         self._turned_away: float | None = None
         self._changed, self._stopping = threading.Condition(), threading.Event()
         self._thread: threading.Thread | None = None
-        file = folder / f"{name}.jsonl"
-        lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
-        whole = [line for line in lines if line.endswith(b"\n")]  # the last may be torn
-        sent = int(self._count_file.read_text() or 0) if self._count_file.is_file() else 0
+        whole = _whole_lines(folder, name)
         self._number = len(whole)
-        self._waiting = deque((number, json.loads(whole[number])) for number in range(sent, len(whole)))
+        self._waiting = deque((number, json.loads(whole[number])) for number in range(_sent(folder, name), len(whole)))
         self._size = sum(map(len, whole))
-        self._file = file.open("ab", buffering=0)
+        self._file = (folder / f"{name}.jsonl").open("ab", buffering=0)
         self._file.truncate(self._size)
         self._adding = threading.Lock()
         if self._waiting:

@@ -42,8 +42,9 @@ def test_train_on_camvid_with_declared_and_undeclared_parameters(store: str, tmp
 
 
 def test_the_quick_start_learns_and_leaves_something_to_learn(store: str, tmp_path: Path) -> None:
-    """A few of its epochs are enough to see that."""
-    given = parameters(checkpoint_dir=tmp_path / "kept", epochs=5, plot_every=5, examples=1, log_model="false")
+    """A few of its epochs on smaller pictures are enough to see that."""
+    smaller = parameters(epochs=5, resize=64, crop=64, plot_every=5, examples=1, log_model="false")
+    given = [*smaller, *parameters(checkpoint_dir=tmp_path / "kept")]
     done = mlflow_run("--experiment-name", "quick start", *given)
     assert done.returncode == 0, done.stderr
     (run,) = mlflow.search_runs(experiment_names=["quick start"], output_format="list")
@@ -51,7 +52,7 @@ def test_the_quick_start_learns_and_leaves_something_to_learn(store: str, tmp_pa
     first, last = history[0].value, run.data.metrics["best/pixel_accuracy"]
     assert 0.8 < last < 0.98
     assert last > first + 0.08
-    assert run.data.metrics["best/mean_iou"] > 0.35
+    assert run.data.metrics["best/mean_iou"] > 0.3
     assert 0 < run.data.metrics["best/ece"] < 0.1
     assert "pixel_accuracy" in done.stdout
 

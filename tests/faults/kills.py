@@ -54,17 +54,22 @@ def kills(times: int, place: Path, seed: int = 0, epochs: int = 10, **more: Any)
                 process.wait()
                 done += 1
                 moments[_moment(training)] += 1
-                continue
-            if process.returncode:
+                if not _is_finished(training):
+                    continue
+            if process.returncode not in (0, -signal.SIGKILL):
                 wrong.append(f"training {trainings} ended with {process.returncode}: {training.said()[-1500:]}")
             break
-        if process.returncode == 0:
-            wrong += [f"training {trainings}: {each}" for each in _compare(alone, training)]
+        wrong += [f"training {trainings}: {each}" for each in _compare(alone, training)]
     rows = [
         {"what": f"training killed by SIGKILL {moment}", "times": count, "wrong": "; ".join(wrong)}
         for moment, count in moments.most_common()
     ]
     return {"rows": rows, "trainings": trainings, "wrong": wrong}
+
+
+def _is_finished(training: Training) -> bool:
+    """Whether it was killed in its last moment, when its run had ended."""
+    return "\nCheckpoints: " in training.said() and any(run.info.status == "FINISHED" for run in training.runs())
 
 
 def _moment(training: Training) -> str:

@@ -67,7 +67,7 @@ def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=200)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="outages-") as place:
         return tell("outages", outages(asked.seconds, asked.epochs, Path(place)))

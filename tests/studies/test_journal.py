@@ -182,7 +182,7 @@ def test_a_full_disk_is_told_and_what_was_added_before_is_intact(tmp_path: Path)
     assert [entry["number"] for entry, _ in store.taken] == [0, 2]
 
 
-def test_journals_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+def test_journals_of_living_processes_are_left_alone_and_those_that_are_sent_go(tmp_path: Path) -> None:
     store = Store()
     store.is_away.set()
     open_journal = Journal(tmp_path / "mine", store.send)
@@ -190,10 +190,14 @@ def test_journals_of_living_processes_are_left_alone(tmp_path: Path) -> None:
         pid = process.pid
     owner = json.loads((tmp_path / "mine" / journals.OWNER).read_text())
     assert owner["pid"] == os.getpid()
-    for name, told in {"dead": owner | {"pid": pid}, "elsewhere": owner | {"host": "another"}, "damaged": 3}.items():
+    dead = owner | {"pid": pid}
+    for name, told in {"dead": dead, "sent": dead, "elsewhere": owner | {"host": "another"}, "damaged": 3}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / journals.OWNER).write_text(json.dumps(told))
+        (tmp_path / name / "records.jsonl").write_text("{}\n{}\n{")
+        (tmp_path / name / "records.sent").write_text("2" if name == "sent" else "1")
     assert [folder.name for folder in journals.journals(tmp_path)] == ["damaged", "dead"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == ["damaged", "dead", "elsewhere", "mine"]
     open_journal.close()
 
 

@@ -55,7 +55,7 @@ def test_the_quick_start_s_own_defaults_are_not_given_either() -> None:
 EPOCHS = 12
 
 
-@pytest.mark.parametrize(("number", "processes"), [("SIGUSR1", 1), ("SIGHUP", 2)])
+@pytest.mark.parametrize(("number", "processes"), [("SIGUSR1", 1), ("SIGTERM", 2)])
 def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     number: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
