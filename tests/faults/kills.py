@@ -24,7 +24,7 @@ from tests.faults.results import tell
 from tests.faults.training import Training, differences
 
 
-def kills(times: int, place: Path, seed: int = 0, epochs: int = 10, **more: Any) -> dict[str, Any]:
+def kills(times: int, place: Path, seed: int = 0, epochs: int = 40, **more: Any) -> dict[str, Any]:
     """Kill and compare.
 
     Returns:
@@ -41,10 +41,10 @@ def kills(times: int, place: Path, seed: int = 0, epochs: int = 10, **more: Any)
         training = Training(place / f"killed-{trainings}", epochs, **more)
         while True:
             process = training.start("--resume=auto")
-            before = training.said().count("epoch ")
+            before = training.epochs_done()
             patience = chance.uniform(0, span) if chance.random() < 0.2 else None
             while patience is None and process.poll() is None:
-                if "Run " in training.said()[-2000:] and training.said().count("epoch ") > before:
+                if training.epochs_done() > before:
                     patience = chance.uniform(0, 1.5 * span / epochs)
                 time.sleep(0.02)
             try:

@@ -44,13 +44,13 @@ def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
             while "epoch 2/" not in training.said():
                 assert process.poll() is None, training.said()
                 time.sleep(0.05)
-            before = training.said().count("epoch ")
+            before = training.epochs_done()
             if fault == "killed":
                 server.stop()
             else:
                 door.fault = fault  # type: ignore[assignment]
             time.sleep(seconds)
-            meanwhile = training.said().count("epoch ") - before
+            meanwhile = training.epochs_done() - before
             if fault == "killed":
                 server.start()
             door.fault = "none"

@@ -50,6 +50,10 @@ class Training:
         """All that was printed so far."""
         return (self.place / "said").read_text()
 
+    def epochs_done(self) -> int:
+        """How many epochs were finished, those that were done twice counted twice."""
+        return len(re.findall(r"^epoch \d+/", self.said(), re.MULTILINE))
+
     def runs(self) -> list[Any]:
         """Every run of the folder."""
         client = mlflow.MlflowClient(self.uri)
