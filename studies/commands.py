@@ -1,8 +1,10 @@
 """The command that makes a run again, from the configuration it has stored."""
 
 import shlex
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from segmentation.config import (
@@ -35,11 +37,25 @@ def command(kind: str, values: Mapping[str, Any], always: Collection[str] = ()) 
         values: the configuration by field; a field that is missing has its default.
         always: fields to give in any case.
     """
-    given = [
-        f"-P {field.name}={shlex.quote(str(values[field.name]))}"
-        for field in fields(CONFIGS[kind])
+    return " ".join([f"{RUN} -e {kind}", *(f"-P {name}={text}" for name, text in _given(kind, values, always))])
+
+
+def here(kind: str, values: Mapping[str, Any] | None = None) -> str:
+    """What to type in this folder: by `mlflow run` if it is the project's own, by the project's command line if not."""
+    values = values or {}
+    if Path("MLproject").is_file():
+        return command(kind, values)
+    door = Path(__file__).resolve().parents[1] / "mlproject.py"
+    typed = "mlproject" if Path(sys.argv[0]).name == "mlproject" else f"python {shlex.quote(str(door))}"
+    return " ".join([f"{typed} {kind}", *(f"--{name} {text}" for name, text in _given(kind, values, ()))])
+
+
+def _given(kind: str, values: Mapping[str, Any], always: Collection[str]) -> list[tuple[str, str]]:
+    """The fields to type, each with its value as a shell takes it."""
+    return [
+        (field.name, shlex.quote(str(values[field.name])))
+        for field in (fields(CONFIGS[kind]) if kind in CONFIGS else ())
         if field.name in values
         and (field.name not in NAMES or kind == "report")
         and (field.name in always or values[field.name] != field.default)
     ]
-    return " ".join([f"{RUN} -e {kind}", *given])

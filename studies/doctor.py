@@ -10,7 +10,7 @@ from segmentation.datasets import cache
 from segmentation.errors import InputError
 from segmentation.progress import progress
 from studies import tracking
-from studies.commands import RUN, command
+from studies.commands import here
 from studies.journal import journals
 from studies.resumption import can_go_on
 from studies.search.storage import is_missing, open_storage
@@ -38,7 +38,7 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    print(f"Runs: {len(found)} said to be under way.")
+    print(f"Runs: {len(found)} said to be under way, in {tracking.store()}.")
     for run in found:
         where = f"process {run.process['pid']} on {run.process['host']}" if run.process else "an unknown process"
         print(f"  {run.run_id}, {run.kind or 'run'} {run.name}: {where}", end="")
@@ -47,12 +47,24 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
             print(", which cannot be seen from here.")
         elif not is_dead:
             print(", which lives.")
+        elif config.close and _has_ended(run, Path(config.records)):
+            print(", which is dead; what it still had to record was sent, and it is closed.")
         elif config.close:
             goes_on = _how_to_go_on(run, config)
             tracking.end_run(run.run_id, "KILLED", f"its process died; {goes_on.splitlines()[0].rstrip(':')}")
             print(f", which is dead: now KILLED; {goes_on}")
         else:
             print(f", which is dead; {_how_to_go_on(run, config)}")
+
+
+def _has_ended(run: FoundRun, records: Path) -> bool:
+    """Whether a dead run had come to its end, which MLflow is told only now."""
+    folder = records / run.run_id
+    if folder not in journals(records):
+        return False
+    tracking.send_unsent(folder)
+    now = tracking.find_run(run.run_id)
+    return now is not None and now.status != "RUNNING"
 
 
 def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:
@@ -62,7 +74,7 @@ def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:
         return "it can be made again."
     if not can_go_on(run, Path(config.checkpoint_dir)):
         return f"its checkpoint is not in {config.checkpoint_dir}, so it cannot go on."
-    told = command("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
+    told = here("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
     return f"it can go on:\n    {told}"
 
 
@@ -85,7 +97,7 @@ def _checkpoints(config: DoctorConfig) -> Iterator[str]:
             try:
                 checkpoints.load(file)
             except InputError as error:
-                damaged.append(f"{error}: remove it; its training begins anew, or goes on from another copy")
+                damaged.append(f"{error}: put another copy in its place, or remove it and begin that training anew")
             bar.update(1)
     print(f"Checkpoints: {len(files)} in {place}, {len(damaged)} of them damaged.")
     yield from damaged
@@ -105,7 +117,7 @@ def _records(config: DoctorConfig) -> Iterator[str]:
     left = journals(Path(config.records))
     print(f"Records that MLflow has not taken: of {len(left)} run(s).")
     for folder in left:
-        yield f"run {folder.name} has records in {folder} that MLflow has not taken; to send them: {RUN} -e sync"
+        yield f"run {folder.name} has records in {folder} that MLflow has not taken; to send them: {here('sync')}"
 
 
 def send_records(config: SyncConfig) -> None:

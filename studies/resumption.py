@@ -1,10 +1,14 @@
 """Going on with a training that was stopped: which one, and with the configuration it was begun with."""
 
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from segmentation import checkpoints
 from segmentation.config import TrainConfig, decisive
@@ -49,7 +53,7 @@ def find(config: TrainConfig) -> Resumption:
                 f"Run {run.run_id} is said to be under way elsewhere. If its process is dead, go on with it by "
                 f"resume={run.run_id}."
             )
-    print("Nothing of this configuration was stopped: a new run begins.")
+    print("Nothing of this configuration was stopped that can be gone on with here: a new run begins.")
     return Resumption(config, None, data)
 
 
@@ -98,8 +102,7 @@ def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
         if name not in values or name in ("resume", "checkpoint_dir"):
             continue
         now = values[name]
-        # `mlflow run` gives the default of a path as the folder that it is
-        typed = now != defaults[name] and not (name == "data_dir" and Path(now) == Path.cwd())
+        typed = now != defaults[name] and not (name == "data_dir" and Path(now) in _default_folders())
         if not typed:
             values[name] = was
         elif name in matters and now != was:
@@ -113,3 +116,12 @@ def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
         return type(given)(**values | {"resume": None})
     except TypeError as error:
         raise InputError(f"run {given.resume} was begun with {json.dumps(dict(begun))}, which fits no more") from error
+
+
+def _default_folders() -> set[Path]:
+    """What the folder `.` may have become: `mlflow run` gives it as the one that itself was started in."""
+    found = {Path.cwd()}
+    if "MLFLOW_RUN_ID" in os.environ:
+        with suppress(psutil.Error):
+            found |= {Path(parent.cwd()) for parent in psutil.Process().parents()[:2]}
+    return found

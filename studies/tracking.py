@@ -34,7 +34,7 @@ from segmentation.errors import InputError
 from segmentation.models import Segmenter
 from segmentation.processes import is_dead, me
 from studies import serving
-from studies.commands import RUN
+from studies.commands import here
 from studies.journal import Entry, Journal
 from studies.run_search import every_run
 from studies.secrets import hidden, keep_apart, without_password
@@ -57,10 +57,10 @@ UNSENT = Path("unsent")
 """Where the journals of runs lie while not all of it is sent."""
 PATIENCE, SHORT_PATIENCE = 60.0, 10.0
 """Seconds without any answer after which MLflow is no longer waited for; the second when told to stop."""
-SYNC = f"{RUN} -e sync"
-"""What sends journals later."""
-REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""MLflow's own patience, unless the user has set it: 7 attempts of 120 s each, before our journal may try again."""
+REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # fmt: skip
+"""MLflow's own patience, unless the user has set it: 7 attempts of 120 s each, before our journal may try again; and no
+lines of its own among ours."""
 NOTE_LENGTH = 7900
 """Characters that fit into a tag."""
 NOTE_WIDTH = 560
@@ -97,8 +97,6 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
     Raises:
         InputError: the tracking store cannot be reached, or has refused what was logged.
     """
-    for key, value in REQUESTS.items():
-        os.environ.setdefault(key, value)
     check_store(PATIENCE if run_id else 0.0)
     try:
         run = _begun(experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None))
@@ -129,8 +127,8 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
 
 
 def _unusable(error: Exception) -> InputError:
-    where, why = without_password(mlflow.get_tracking_uri()), without_password(str(error))
-    told = f"MLflow at {where} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}"
+    why = without_password(str(error))
+    told = f"MLflow at {store()} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}"
     if "error code 401" in why:
         told += ". Give user and password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     return InputError(told)
@@ -175,14 +173,14 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
         if journal.unsent():
             _tell(
                 f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
-                f"{journal.folder}; to send them when it answers again:\n  {SYNC}"
+                f"{journal.folder}; to send them when it answers again:\n  {here('sync')}"
             )
 
 
 def _opened_journal(run_id: str) -> Journal:
     def tell(error: str) -> None:
         if error:
-            _tell(f"MLflow takes no records ({error}): they are kept in {UNSENT / run_id} until it does.")
+            _tell(f"MLflow takes no records ({error[:160]}): they are kept in {UNSENT / run_id} until it does.")
         else:
             _tell("MLflow takes records again.")
 
@@ -207,6 +205,11 @@ def _journal(run_id: str | None = None) -> Iterator[Journal]:
         journal.close()
     if journal.refusal:
         raise InputError(journal.refusal)
+
+
+def store() -> str:
+    """Where runs are recorded."""
+    return without_password(mlflow.get_tracking_uri())
 
 
 def wait_until_sent() -> bool:
@@ -271,11 +274,15 @@ def end_run(run_id: str, status: str, reason: str | None = None) -> None:
         journal.add("records", {"what": "end", "status": status, "time": _now()})
 
 
-def remove_run(run_id: str) -> None:
-    """Put a run that holds nothing into MLflow's bin."""
+def leave_run(run_id: str, into: str) -> None:
+    """Finish a run that `mlflow run` has opened for work that is done in another one, and put it below that one.
+
+    It cannot be deleted: `mlflow run` ends it once more afterwards, and fails where it is not there.
+    """
     client = mlflow.MlflowClient()
-    client.set_terminated(run_id, "FINISHED")  # `mlflow run` asks for the status at the end, and leaves this one alone
-    client.delete_run(run_id)
+    client.set_tag(run_id, "mlflow.parentRunId", into)
+    client.set_tag(run_id, "kind", "resume")
+    client.update_run(run_id, status="FINISHED", name="resumed")
 
 
 def open_children(parent: str) -> list[str]:
@@ -555,7 +562,7 @@ def where_to_look(run_id: str) -> str:
     """The line that tells how to see a run: its address, or the command that opens the UI."""
     uri = mlflow.get_tracking_uri()
     if (UNSENT / run_id).is_dir() and all(each.run_id != run_id for each in _open):
-        return f"Look at it when MLflow has taken it all: {SYNC}"
+        return f"Look at it when MLflow has taken it all: {here('sync')}"
     run = mlflow.get_run(run_id)
     # without what is asked for, the UI opens with its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
@@ -567,6 +574,8 @@ def where_to_look(run_id: str) -> str:
 def check_store(patience: float = 0.0) -> None:
     """Raise an `InputError` where MLflow would retry for minutes, once nothing has answered for `patience` seconds."""
     keep_apart()
+    for key, value in REQUESTS.items():
+        os.environ.setdefault(key, value)
     deadline = time.monotonic() + patience
     while True:
         try:

@@ -22,7 +22,7 @@ from segmentation.models import Segmenter, WeightsTaken
 from segmentation.scoring import Scores, score
 from segmentation.training import Data, Epoch, follow, train
 from studies import resumption, tracking
-from studies.commands import command
+from studies.commands import here
 from studies.identity import IDENTITY, identity
 from studies.model_store import Stored
 from studies.resumption import last_checkpoint
@@ -84,8 +84,7 @@ def run_training(
     goes_on = run_id is not None
     with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, _telling_how_to_go_on(run_id, config):
         if opened_by_mlflow is not None:
-            tracking.remove_run(opened_by_mlflow)
-            print(f"Run {opened_by_mlflow}, which `mlflow run` has opened for this call, is empty and was removed.")
+            tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
         tracking.log_config(config)
         device = resolve_device(config.device)
@@ -122,7 +121,7 @@ def _telling_how_to_go_on(run_id: str, config: TrainConfig) -> Iterator[None]:
     except BaseException:
         if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
             values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
-            print(f"To go on with it:\n  {command('train', values)}", flush=True)
+            print(f"To go on with it:\n  {here('train', values)}", flush=True)
         raise
 
 

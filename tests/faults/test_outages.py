@@ -107,7 +107,7 @@ def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     said = capsys.readouterr().err
     assert f"12 record(s) of run {run_id} were not taken by MLflow. They are kept in unsent/{run_id}" in said
-    assert "mlflow run . --env-manager local -e sync" in said
+    assert "mlproject.py sync" in said
     place.door.fault = "none"
     monkeypatch.setattr(tracking, "PATIENCE", 20.0)
     assert tracking.send_unsent(Path("unsent") / run_id) == 0

@@ -2,9 +2,12 @@ import shlex
 from dataclasses import asdict
 from itertools import pairwise
 
+import pytest
+
 import mlproject
 from segmentation.config import CompareConfig, TrainConfig
-from studies.commands import CONFIGS, command
+from studies.commands import CONFIGS, command, here
+from tests.conftest import PROJECT
 
 
 def arguments(text: str) -> list[str]:
@@ -36,3 +39,16 @@ def test_every_kind_is_an_entry_point() -> None:
     assert CONFIGS.keys() <= mlproject.COMMANDS.keys()
     for kind, config in CONFIGS.items():
         assert mlproject.COMMANDS[kind].config is config
+
+
+def test_what_to_type_fits_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"resume": "a", "checkpoint_dir": "my checkpoints", "epochs": 50}
+    elsewhere = (
+        f"python {shlex.quote(str(PROJECT / 'mlproject.py'))} train --checkpoint_dir 'my checkpoints' --resume a"
+    )
+    assert sorted(shlex.split(here("train", values))) == sorted(shlex.split(elsewhere))
+    assert here("sync").endswith("mlproject.py sync")
+    monkeypatch.setattr("sys.argv", ["/usr/bin/mlproject", "train"])
+    assert here("sync") == "mlproject sync"
+    monkeypatch.chdir(PROJECT)
+    assert here("train", values) == command("train", values)

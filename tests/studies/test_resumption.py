@@ -16,10 +16,12 @@ from segmentation.config import QuickStartConfig, TrainConfig
 from segmentation.errors import InputError
 from segmentation.processes import me
 from studies import tracking
+from studies.journal import OWNER
 from studies.resumption import merged
 from tests.conftest import PROJECT, write_own_data
 from tests.faults.kills import kills
 from tests.faults.training import words
+from tests.test_mlflow_run import mlflow_run, parameters
 
 BEGUN = TrainConfig(
     dataset="shapes", epochs=7, learning_rate=0.3, data_dir="/somewhere", device="cpu", recipe="careful"
@@ -57,7 +59,7 @@ EPOCHS = 12
 
 @pytest.mark.parametrize(("number", "processes"), [("SIGUSR1", 1), ("SIGTERM", 2)])
 def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
-    number: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: str, processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fields = {"data_dir": write_own_data(tmp_path, 24), "epochs": EPOCHS, "processes": processes, "log_model": False}
     process = subprocess.Popen(
@@ -72,16 +74,19 @@ def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"Stopped: {number}" in errors
-    assert f"mlflow run . --env-manager local -e train -P resume={run_id}\n" in said
+    assert f"python {PROJECT / 'mlproject.py'} train --resume {run_id}\n" in said
     run = mlflow.get_run(run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags["status_reason"] == f"killed by {number}"
     assert "curves/loss.png" in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
 
-    opened = mlflow.MlflowClient().create_run("0").info.run_id  # as `mlflow run` does
-    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
-    assert mlproject.main(["train", f"--resume={run_id}"]) == 0
-    said = capsys.readouterr().out
+    if processes == 1:
+        done = mlflow_run("-e", "train", *parameters(resume=run_id, checkpoint_dir=tmp_path / "checkpoints"))
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    else:
+        assert mlproject.main(["train", f"--resume={run_id}"]) == 0
+        said = capsys.readouterr().out
     assert f"of {EPOCHS}." in said
     assert "epoch 1/" not in said
     points = mlflow.MlflowClient().get_metric_history(run_id, "val/loss")
@@ -89,7 +94,8 @@ def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     run = mlflow.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert "status_reason" not in run.data.tags
-    assert mlflow.get_run(opened).info.lifecycle_stage == "deleted"
+    below = mlflow.MlflowClient().search_runs(["0"], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert [each.info.status for each in below] == ["FINISHED"] * (processes == 1), "what `mlflow run` has opened"
     assert mlproject.main(["train", f"--resume={run_id}"]) == 1
     assert "that training has finished" in capsys.readouterr().err
 
@@ -132,7 +138,7 @@ def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.C
     said = capsys.readouterr().out
     states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
     assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
-    assert f"resume={ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
+    assert f"--resume {ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
     assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
     for run_id in ids.values():
         mlflow.MlflowClient().set_terminated(run_id)
@@ -150,6 +156,21 @@ def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
     said = capsys.readouterr()
     assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
     assert f"{about.parent} is damaged; it is made again" in said.out
+
+
+def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        dead = json.dumps(me() | {"pid": process.pid})
+    run_id = tracking.create_run("doctor", "ended", {"kind": "train"})
+    mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, dead)
+    folder = Path("unsent", run_id)
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text(dead)
+    (folder / "records.jsonl").write_text(json.dumps({"what": "end", "status": "FINISHED", "time": 1}) + "\n")
+    mlproject.main(["doctor"])
+    assert "it is closed" in capsys.readouterr().out
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert not folder.exists()
 
 
 def test_a_killed_training_ends_with_the_figures_of_one_that_was_not(tmp_path: Path) -> None:
