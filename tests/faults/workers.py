@@ -171,7 +171,7 @@ def _finish(crew: Crew) -> None:
     while crew.processes:
         assert time.monotonic() < until, "the workers do not come to an end"
         if crew.look():
-            until = min(until, time.monotonic() + 120)
+            until = min(until, time.monotonic() + 300)  # each draws what it has seen, all at once
         time.sleep(0.2)
 
 
