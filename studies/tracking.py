@@ -180,7 +180,8 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
 def _opened_journal(run_id: str) -> Journal:
     def tell(error: str) -> None:
         if error:
-            _tell(f"MLflow takes no records ({error[:160]}): they are kept in {UNSENT / run_id} until it does.")
+            why = without_password(error)[:160]  # in this order: half a password would not be known as one
+            _tell(f"MLflow takes no records ({why}): they are kept in {UNSENT / run_id} until it does.")
         else:
             _tell("MLflow takes records again.")
 
@@ -560,15 +561,15 @@ def log_network(
 
 def where_to_look(run_id: str) -> str:
     """The line that tells how to see a run: its address, or the command that opens the UI."""
-    uri = mlflow.get_tracking_uri()
+    uri = store()
     if (UNSENT / run_id).is_dir() and all(each.run_id != run_id for each in _open):
         return f"Look at it when MLflow has taken it all: {here('sync')}"
     run = mlflow.get_run(run_id)
     # without what is asked for, the UI opens with its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
-        return f"Look at it: {without_password(uri).rstrip('/')}{page}"
-    return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {without_password(uri)}`), http://127.0.0.1:5000{page}"
+        return f"Look at it: {uri.rstrip('/')}{page}"
+    return f"Look at it: `make ui` (or `mlflow ui --backend-store-uri {uri}`), http://127.0.0.1:5000{page}"
 
 
 def check_store(patience: float = 0.0) -> None:

@@ -20,7 +20,7 @@ from segmentation.errors import InputError
 from segmentation.processes import is_dead
 from studies.search.plan import EPOCHS
 from studies.search.samplers import RETRY_OF
-from studies.secrets import without_password
+from studies.secrets import refuse_passwords
 
 WORKER = "worker"
 """Attribute of a trial: the worker that does it, as `processes.me` tells."""
@@ -52,11 +52,7 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     place = config.storage
-    if without_password(place) != place:
-        raise InputError(
-            "storage holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
-            "environment as PGPASSWORD, or in ~/.pgpass"
-        )
+    refuse_passwords([f"--storage={place}"])
     if "://" not in place:
         yield JournalStorage(JournalFileBackend(_writable(Path(place))))
         return

@@ -87,3 +87,12 @@ def test_a_description_shows_pictures_between_what_is_said_and_the_details() -> 
     ]  # fmt: skip
     assert mlflow.artifacts.load_image(f"runs:/{run_id}/description/0.png").size == (560, 373)
     assert mlflow.artifacts.load_image(f"runs:/{run_id}/description/1.png").size == (560, 50)
+
+
+def test_a_long_error_is_cut_without_baring_half_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = tracking._opened_journal("0" * 32)
+    journal._senders["records"]._tell(f"{'x' * 130} http://me:Xq7-hunter2-and-much-more@host refused")
+    journal.close()
+    printed = capsys.readouterr().err
+    assert "MLflow takes no records (xxx" in printed
+    assert "Xq7" not in printed
