@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "grows. What a stage finds is kept as JSON; the table and the pictures show all that is kept.",
     )
     parser.add_argument("stages", metavar="STAGE", nargs="*", help=f"{', '.join(_names())} (all)")
-    parser.add_argument("--quick", action="store_true", help="less work, a few minutes: shows that all runs, no more")
+    parser.add_argument("--quick", action="store_true", help="a little work, once: shows in minutes that all runs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to keep it (benchmarks/results)")
     parser.add_argument("--docs", action="store_true", help="write what is kept into docs/benchmarks.md; runs nothing")
     return parser
@@ -67,8 +67,9 @@ def _stage(name: str, quick: bool) -> tuple[Record | None, list[str]]:
         cases = stage.cases(quick)
         for number, case in enumerate(cases, 1):
             about = f"{name}, {number} of {len(cases)}: {case.name}"
-            tell = _rounds(about, case.rounds, len(case.contestants))
-            times = in_turns(case.contestants, case.rounds, case.warmups, tell)
+            rounds, warmups = (1, 0) if quick else (case.rounds, case.warmups)
+            tell = _rounds(about, rounds, len(case.contestants))
+            times = in_turns(case.contestants, rounds, warmups, tell)
             record["cases"].append(case_record(case, times, case.same({each.name: each.value for each in times})))
     except (Exception, SystemExit) as error:
         return None, [_reason(error)]

@@ -16,13 +16,18 @@ def me() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
 
 
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether `me` has described the same process twice."""
+    same = (one.get("host"), one.get("pid")) == (other.get("host"), other.get("pid"))
+    return same and abs(one.get("started", 0) - other.get("started", 0)) <= CLOCK_SECONDS
+
+
 def is_dead(other: Mapping[str, Any]) -> bool | None:
     """Whether a process that `me` has described has ended; None for one of another machine, which cannot be seen."""
     if other["host"] != socket.gethostname():
         return None
     try:
         process = psutil.Process(other["pid"])
-        another = abs(process.create_time() - other["started"]) > CLOCK_SECONDS
-        return another or process.status() == psutil.STATUS_ZOMBIE
+        return abs(process.create_time() - other["started"]) > CLOCK_SECONDS or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

@@ -11,10 +11,10 @@ from segmentation.errors import InputError
 from segmentation.progress import progress
 from studies import tracking
 from studies.commands import here
-from studies.journal import journals
 from studies.resumption import can_go_on
 from studies.search.storage import is_missing, open_storage
 from studies.tracking import FoundRun
+from studies.tracking.journal import all_journals, journals, run_of
 
 CHECKPOINTS = ("best.pt", "last.pt")
 
@@ -38,7 +38,7 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    print(f"Runs: {len(found)} said to be under way, in {tracking.store()}.")
+    print(f"Runs: {len(found)} said to be under way, in {tracking.address()}.")
     for run in found:
         where = f"process {run.process['pid']} on {run.process['host']}" if run.process else "an unknown process"
         print(f"  {run.run_id}, {run.kind or 'run'} {run.name}: {where}", end="")
@@ -59,10 +59,11 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
 
 def _has_ended(run: FoundRun, records: Path) -> bool:
     """Whether a dead run had come to its end, which MLflow is told only now."""
-    folder = records / run.run_id
-    if folder not in journals(records):
+    left = journals(records, run.run_id)
+    for folder in left:
+        tracking.send_unsent(folder)
+    if not left:
         return False
-    tracking.send_unsent(folder)
     now = tracking.find_run(run.run_id)
     return now is not None and now.status != "RUNNING"
 
@@ -117,7 +118,7 @@ def _records(config: DoctorConfig) -> Iterator[str]:
     left = journals(Path(config.records))
     print(f"Records that MLflow has not taken: of {len(left)} run(s).")
     for folder in left:
-        yield f"run {folder.name} has records in {folder} that MLflow has not taken; to send them: {here('sync')}"
+        yield f"run {run_of(folder)} has records in {folder} that MLflow has not taken; to send them: {here('sync')}"
 
 
 def send_records(config: SyncConfig) -> None:
@@ -127,9 +128,9 @@ def send_records(config: SyncConfig) -> None:
         InputError: it cannot be sent, or only in part.
     """
     place = Path(config.records)
-    found = journals(place) if config.run_id is None else [place / config.run_id]
-    if config.run_id is not None and not found[0].is_dir():
-        raise InputError(f"run_id={config.run_id}: {found[0]} is not there, so nothing of that run waits")
+    found = journals(place) if config.run_id is None else all_journals(place, config.run_id)
+    if config.run_id is not None and not found:
+        raise InputError(f"run_id={config.run_id}: nothing of that run waits in {place}")
     failed = []
     for folder in found:
         try:
@@ -140,8 +141,8 @@ def send_records(config: SyncConfig) -> None:
         if left:
             failed.append(f"{folder}: MLflow has not taken {left} record(s)")
         else:
-            print(f"Run {folder.name}: all is sent.")
-            print(tracking.where_to_look(folder.name))
+            print(f"Run {run_of(folder)}: all is sent.")
+            print(tracking.where_to_look(run_of(folder)))
     if failed:
         raise InputError("not all was sent; nothing is lost:\n" + "\n".join(f"  {each}" for each in failed))
     if not found:

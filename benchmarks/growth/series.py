@@ -49,18 +49,18 @@ def measured(series: Series, folder: Path, quick: bool, rounds: Callable[[int, i
     Args:
         series: the work.
         folder: where to put what it needs.
-        quick: whether to take the sizes of the quick mode, and one round.
+        quick: whether to take the sizes of the quick mode, and one round without one before it.
         rounds: given the numbers of rounds and of sizes, returns what is told of each piece of work.
 
     Returns:
         By name: what is plain in `series`; for each size the times of one piece of work and the memory; the exponent.
     """
-    sizes, times_each = (series.quick, 1) if quick else (series.sizes, series.rounds)
+    sizes, times_each, warmups = (series.quick, 1, 0) if quick else (series.sizes, series.rounds, series.warmups)
     contestants = []
     for size in sizes:
         own = Path(tempfile.mkdtemp(dir=folder))
         contestants.append(Contestant(f"{size:,}", "ours", _ready, (series.prepare, str(own), size, series.calls)))
-    found = in_turns(contestants, times_each, warmups=series.warmups, tell=rounds(times_each, len(sizes)))
+    found = in_turns(contestants, times_each, warmups=warmups, tell=rounds(times_each, len(sizes)))
     points = [
         {
             "x": size, "seconds": rounded([seconds / series.calls for seconds in each.seconds]),

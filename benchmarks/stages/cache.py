@@ -42,7 +42,7 @@ def cases(quick: bool) -> list[Case]:
         Contestant(THREADS, "peer", pillow, (True,)),
     ]
     name = f"CamVid, {SIDE} x {SIDE}"
-    return [Case(name, "images", len(_files()), contestants, _same, [Goal(PILLOW, 2)], 2 if quick else 7)]
+    return [Case(name, "images", len(_files()), contestants, _same, [Goal(PILLOW, 2)], rounds=7)]
 
 
 def _same(returned: Mapping[str, Any]) -> str:

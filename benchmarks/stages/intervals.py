@@ -43,7 +43,7 @@ class Work:
 def cases(quick: bool) -> list[Case]:
     """The one figure that scipy computes as well, and all that the comparison of runs needs."""
     one, every = (Work(1449, 1000), Work(150)) if quick else (Work(1449), Work(1449))
-    pairs, rounds = len(FIRST), 2 if quick else 7
+    pairs = len(FIRST)
     return [
         Case(
             f"ECE of {MODELS} models and their {pairs} differences, {one.images} images",
@@ -57,7 +57,7 @@ def cases(quick: bool) -> list[Case]:
             ],
             _same,
             [Goal(SCIPY, 50)],
-            rounds,
+            rounds=7,
         ),
         Case(
             f"all metrics of {MODELS} models and their {pairs} differences, {every.images} images; scipy the ECE alone",
@@ -70,7 +70,7 @@ def cases(quick: bool) -> list[Case]:
             ],
             _same,
             [Goal(SCIPY, 1)],
-            rounds,
+            rounds=7,
         ),
     ]
 

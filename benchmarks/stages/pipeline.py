@@ -42,7 +42,7 @@ def cases(quick: bool) -> list[Case]:
         Contestant(TORCHVISION, "peer", torchvision, (epochs,), alone),
     ]
     name = f"CamVid, {SIDE} x {SIDE}, batch {BATCH}, flips"
-    return [Case(name, "images", IMAGES * epochs, contestants, _same, [Goal(TORCHVISION, 60)], 2 if quick else 7)]
+    return [Case(name, "images", IMAGES * epochs, contestants, _same, [Goal(TORCHVISION, 60)], rounds=7)]
 
 
 def _same(returned: Mapping[str, Any]) -> str:

@@ -60,7 +60,6 @@ def cases(quick: bool) -> list[Case]:
     """Three ways to start, each contestant in a folder and with a store of its own."""
     place = Path(tempfile.mkdtemp(prefix="benchmark-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
-    rounds, warmups = (1, 0) if quick else (7, 1)
     helped = [
         Contestant(OURS, "ours", start, (place / "help", [f"{PROJECT}/mlproject.py", "train", "--help"])),
         Contestant(PYTHON, "limit", start, (place / "nothing", ["-c", "pass"])),
@@ -80,9 +79,9 @@ def cases(quick: bool) -> list[Case]:
     ]
     first = [Goal(IMPORTS, round(1 / 1.2, 3))]
     return [
-        Case("`train --help`", "starts", 1, helped, _help, (), 3 if quick else 9),
-        Case("`train` until the first step", "starts", 1, begun, _first_step, first, rounds, warmups),
-        Case("`mlflow run` of a training of seconds", "starts", 1, trained, _trained, (), rounds, warmups),
+        Case("`train --help`", "starts", 1, helped, _help, rounds=9),
+        Case("`train` until the first step", "starts", 1, begun, _first_step, first, rounds=7),
+        Case("`mlflow run` of a training of seconds", "starts", 1, trained, _trained, rounds=7),
     ]
 
 

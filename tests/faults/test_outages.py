@@ -13,8 +13,9 @@ import pytest
 
 import mlproject
 from segmentation.errors import InputError
-from studies import journal, tracking
-from studies.journal import journals
+from studies import tracking
+from studies.tracking import journal, runs
+from studies.tracking.journal import journals
 from tests.conftest import PROJECT
 from tests.faults.server import Door, Fault, Server
 from tests.faults.training import words
@@ -38,7 +39,7 @@ def place(behind: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", behind.door.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(journal, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    monkeypatch.setattr(runs, "PATIENCE", 20.0)
     return behind
 
 
@@ -99,7 +100,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_all(place: Place) -> None:
 def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 0.5)
+    monkeypatch.setattr(runs, "PATIENCE", 0.5)
     place.door.fault = "no files"
     with tracking.tracked_run("outages", "no files", {}) as run_id:
         log_epochs(1, 12)
@@ -109,7 +110,7 @@ def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
     assert f"12 record(s) of run {run_id} were not taken by MLflow. They are kept in unsent/{run_id}" in said
     assert "mlproject.py sync" in said
     place.door.fault = "none"
-    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    monkeypatch.setattr(runs, "PATIENCE", 20.0)
     assert tracking.send_unsent(Path("unsent") / run_id) == 0
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/12.txt") == "epoch 12"
 
@@ -117,16 +118,14 @@ def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
 def test_a_server_that_never_comes_back_leaves_a_record_that_sync_uploads(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 0.5)
+    monkeypatch.setattr(runs, "PATIENCE", 0.5)
     with tracking.tracked_run("outages", "gone", {}) as run_id:
         log_epochs(1, 2)
         place.door.fault = "error"
         log_epochs(3, 12)
     place.door.fault = "none"
-    monkeypatch.setattr(tracking, "PATIENCE", 20.0)
+    monkeypatch.setattr(runs, "PATIENCE", 20.0)
     assert mlflow.get_run(run_id).info.status == "RUNNING"
-    owner = Path("unsent", run_id, journal.OWNER)
-    owner.write_text(owner.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1000000000'))
     capsys.readouterr()
     assert mlproject.main(["doctor"]) == 1
     assert f"unsent/{run_id}" in capsys.readouterr().err
@@ -152,7 +151,7 @@ def test_what_the_server_refuses_fails_the_run_and_says_what(place: Place) -> No
 TRAINING = """
 import sys
 from studies import tracking
-tracking.PATIENCE = 1.0
+tracking.store.PATIENCE = tracking.runs.PATIENCE = 1.0
 import mlproject
 sys.exit(mlproject.main(sys.argv[1:]))
 """

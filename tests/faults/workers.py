@@ -5,7 +5,7 @@
 starts the services of compose.yaml without containers, and workers as processes of their own, on machines that differ
 in their host names (Linux, as root; otherwise all are on this one). At random moments one is killed by SIGKILL, and
 another takes its place, or one is stopped for longer than it takes to be taken for dead, and then goes on. When the
-time is over the workers finish the study. Then everything is looked at: Optuna's trials, MLflow's runs, checkpoints,
+time is over the workers finish the study, and `sync` sends what killed ones had still to record. Then everything is looked at: Optuna's trials, MLflow's runs, checkpoints,
 and the object store. Prints one line of JSON; ends with 1 if anything is not as it should be.
 """
 
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mlflow import MlflowClient
 from optuna import Study, load_study
@@ -76,15 +76,25 @@ class Crew:
         (self.place / machine).mkdir(exist_ok=True)
         log = self.place / f"worker-{self.started}.log"
         self.started += 1
-        command = [*self.service.command[:3]]
-        command += [word for name, value in self.fields.items() for word in (f"--{name}", str(value))]
+        words = [word for name, value in self.fields.items() for word in (f"--{name}", str(value))]
+        with log.open("wb") as out:
+            self.processes[self._begun(machine, ["tune", *words], out)] = log
+
+    def send_what_is_left(self) -> list[str]:
+        """Do what a user does whose machine was killed: `sync`, on each that has something to send."""
+        machines = sorted({folder.parts[-3] for folder in self.place.glob("machine-*/unsent/*")})
+        for machine in machines:
+            log = self.place / f"sync-{machine}.log"
+            with log.open("wb") as out:
+                if self._begun(machine, ["sync"], out).wait(300):
+                    self.died.append(f"sync on {machine}: {log.read_text()}")
+        return machines
+
+    def _begun(self, machine: str, words: list[str], out: IO[bytes]) -> subprocess.Popen[bytes]:
+        command = [*self.service.command[:2], *words]
         if os.getuid() == 0 and shutil.which("unshare"):
             command = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', machine, *command]
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command, stdout=out, stderr=out, cwd=self.place / machine, env=self.service.environment
-            )
-        self.processes[process] = log
+        return subprocess.Popen(command, stdout=out, stderr=out, cwd=self.place / machine, env=self.service.environment)
 
     def look(self) -> bool:
         """Sort out those that have ended; returns whether one has ended because all is done."""
@@ -115,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             happened = _disturb(crew, options.workers, 60 * options.minutes, random.Random(options.seed))
             disturbed = time.monotonic() - began
             _finish(crew)
+            happened["machines_with_records_to_send"] = len(crew.send_what_is_left())
         finally:
             for process in crew.processes:
                 process.kill()

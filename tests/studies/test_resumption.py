@@ -16,8 +16,8 @@ from segmentation.config import QuickStartConfig, TrainConfig
 from segmentation.errors import InputError
 from segmentation.processes import me
 from studies import tracking
-from studies.journal import OWNER
 from studies.resumption import merged
+from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT, write_own_data
 from tests.faults.kills import kills
 from tests.faults.training import words

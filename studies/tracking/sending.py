@@ -16,7 +16,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
-from studies.journal import Entry, RefusedError
+from studies.tracking.journal import Entry, RefusedError
 
 FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
 """MLflow's answers that asking again does not change."""

@@ -1,8 +1,9 @@
 """What a run has to tell, kept on disk until it is told: nothing is lost while nobody listens.
 
-A journal is a folder with two streams, `records` and `files`, each a file of JSON lines and a count of those that were
-sent. A thread for each stream sends its entries in order, again and again until they are taken; so a store of files
-that fails does not hold up the figures. An entry may be sent twice if a process is killed, never out of order.
+A journal belongs to one process; another one that tells something of the same run meanwhile has a journal of its own.
+It is a folder with two streams, `records` and `files`, each a file of JSON lines and a count of those that were sent. A
+thread for each stream sends its entries in order, again and again until they are taken; so a store of files that fails
+does not hold up the figures. An entry may be sent twice if a process is killed, never out of order.
 """
 
 import json
@@ -11,19 +12,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from segmentation.errors import InputError
-from segmentation.processes import is_dead, me
+from studies.tracking.ownership import OWNER, Claim, TakenError, is_left
 
 Entry = dict[str, Any]
 Stream = Literal["records", "files"]
 STREAMS: tuple[Stream, ...] = "records", "files"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds between two attempts: each pause is twice the one before."""
-OWNER = "process.json"
 
 
 class RefusedError(Exception):
@@ -43,13 +44,16 @@ class Journal:
             send: sends an entry, whose files lie in the given folder. It raises `RefusedError` for one that will never
                 be taken, and anything else for one that is to be sent again later.
             tell: called when an entry is not taken, and when entries are taken again.
+
+        Raises:
+            TakenError: another process has it open.
+            InputError: it cannot be written.
         """
         self.folder = folder
         self.refusal: str | None = None
         """Why the first entry was refused that was; it is skipped."""
         with _writable(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / OWNER).write_text(json.dumps(me()))
+            self._claim = Claim(folder)
             self._senders = {name: _Sender(folder, name, send, tell, self._refused) for name in STREAMS}
 
     def add(self, stream: Stream, entry: Entry, fill: Callable[[Path], None] | None = None) -> None:
@@ -80,22 +84,42 @@ class Journal:
         """Stop sending; what is unsent stays in the folder, which is removed if there is nothing."""
         for sender in self._senders.values():
             sender.stop()
-        if not self.unsent():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.unsent():
+            self._claim.let_go()
+        else:
+            self._claim.remove()
 
     def _refused(self, error: RefusedError) -> None:
         self.refusal = self.refusal or str(error)
 
 
-def journals(place: Path) -> list[Path]:
-    """The journals in a folder that hold something to send, and that no living process of this machine has open.
+def places(place: Path, run_id: str) -> Iterator[Path]:
+    """Where a run's journals may be, one for each process that has it open."""
+    return (place / (f"{run_id}.{number}" if number else run_id) for number in count())
 
-    Those of which all is sent are removed: a process that was killed in its last moment leaves such.
+
+def run_of(folder: Path) -> str:
+    """The id of the run whose journal a folder is."""
+    return folder.name.partition(".")[0]
+
+
+def all_journals(place: Path, run_id: str) -> list[Path]:
+    """A run's journals in a folder, also those that a process of another machine may have open."""
+    return sorted(file.parent for file in place.glob(f"*/{OWNER}") if run_of(file.parent) == run_id)
+
+
+def journals(place: Path, run_id: str | None = None) -> list[Path]:
+    """The journals in a folder, all or a run's, that hold something to send, and that nobody has open.
+
+    One of another machine may be open there, and is left out. Those of which all is sent are removed: a process that
+    was killed in its last moment leaves such.
     """
-    left = sorted(file.parent for file in place.glob(f"*/{OWNER}") if _is_left(file))
+    folders = sorted(file.parent for file in place.glob(f"*/{OWNER}"))
+    left = [folder for folder in folders if run_id in (None, run_of(folder)) and is_left(folder)]
     for folder in left:
         if all(len(_whole_lines(folder, name)) <= _sent(folder, name) for name in STREAMS):
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(TakenError):
+                Claim(folder).remove()
     return [folder for folder in left if folder.is_dir()]
 
 
@@ -214,9 +238,10 @@ class _Sender:
     def _has_sent(self, number: int) -> None:
         if self._stopping.is_set():
             return  # another process may have the journal by now; it sends this once more
-        temporary = self._count_file.with_suffix(".new")
-        temporary.write_text(str(number + 1))
-        temporary.replace(self._count_file)
+        with suppress(OSError):  # a full disk: nothing is lost, though another process would send this once more
+            temporary = self._count_file.with_suffix(".new")
+            temporary.write_text(str(number + 1))
+            temporary.replace(self._count_file)
         shutil.rmtree(self._payload(number), ignore_errors=True)
         with self._changed:
             self._waiting.popleft()
@@ -236,13 +261,6 @@ def _writable(folder: Path) -> Iterator[None]:
             f"what is to be recorded could not be kept in {folder}: {error.strerror or error}; make room there, or go "
             f"to another folder. What was recorded before is safe, and so are the checkpoints"
         ) from error
-
-
-def _is_left(file: Path) -> bool:
-    try:
-        return is_dead(json.loads(file.read_text())) is True
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
 
 
 def _first_line(error: Exception) -> str:

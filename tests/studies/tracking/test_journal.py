@@ -8,13 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from segmentation.errors import InputError
-from studies import journal as journals
-from studies.journal import Entry, Journal, RefusedError
+from studies.tracking import journal as journals
+from studies.tracking.journal import Entry, Journal, RefusedError
+from studies.tracking.ownership import OWNER, TakenError
 from tests.conftest import PROJECT
 
 
@@ -131,7 +133,7 @@ def test_half_a_line_is_forgotten(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from studies import journal
+from studies.tracking import journal
 def send(entry, files):
     with open(sys.argv[2], "a") as file:
         file.write(f"{entry['number']}\\n")
@@ -188,17 +190,84 @@ def test_journals_of_living_processes_are_left_alone_and_those_that_are_sent_go(
     open_journal = Journal(tmp_path / "mine", store.send)
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         pid = process.pid
-    owner = json.loads((tmp_path / "mine" / journals.OWNER).read_text())
+    owner = json.loads((tmp_path / "mine" / OWNER).read_text())
     assert owner["pid"] == os.getpid()
     dead = owner | {"pid": pid}
     for name, told in {"dead": dead, "sent": dead, "elsewhere": owner | {"host": "another"}, "damaged": 3}.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / journals.OWNER).write_text(json.dumps(told))
+        (tmp_path / name / OWNER).write_text(json.dumps(told))
         (tmp_path / name / "records.jsonl").write_text("{}\n{}\n{")
         (tmp_path / name / "records.sent").write_text("2" if name == "sent" else "1")
     assert [folder.name for folder in journals.journals(tmp_path)] == ["damaged", "dead"]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["damaged", "dead", "elsewhere", "mine"]
     open_journal.close()
+
+
+def test_a_journal_belongs_to_one_at_a_time_and_another_gets_it_with_what_is_left(tmp_path: Path) -> None:
+    store = Store()
+    store.is_away.set()
+    first = Journal(tmp_path / "run", store.send)
+    first.add("records", {"number": 1})
+    with pytest.raises(TakenError):
+        Journal(tmp_path / "run", store.send)
+    other = Journal(next(islice(journals.places(tmp_path, "run"), 1, None)), store.send)
+    other.add("records", {"number": 2})
+    first.close()
+    assert [journals.run_of(folder) for folder in journals.journals(tmp_path)] == ["run"], "the other one is open"
+    store.is_away.clear()
+    again = Journal(tmp_path / "run", store.send)
+    assert again.wait(5)
+    assert other.wait(5)
+    again.close()
+    other.close()
+    assert sorted(entry["number"] for entry, _ in store.taken) == [1, 2]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_count_that_cannot_be_kept_holds_nothing_up(tmp_path: Path) -> None:
+    store = Store()
+    journal = Journal(tmp_path / "run", store.send)
+    (tmp_path / "run" / "records.new").mkdir()  # as if the disk were full
+    for number in (1, 2):
+        journal.add("records", {"number": number})
+    assert journal.wait(1)
+    journal.close()
+    assert [entry["number"] for entry, _ in store.taken] == [1, 2]
+    assert not (tmp_path / "run").exists()
+
+
+SHARED = """
+import sys
+from itertools import islice
+from pathlib import Path
+from studies.tracking import journal
+from studies.tracking.ownership import TakenError
+place, taken, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+def send(entry, files):
+    with open(taken, "a") as file:
+        file.write(f"{entry['number']}\\n")
+for number in range(200):
+    for folder in islice(journal.places(place, "run"), 9):
+        try:
+            opened = journal.Journal(folder, send)
+        except TakenError:
+            continue
+        break
+    opened.add("records", {"number": f"{name}-{number}"})
+    opened.wait(1)
+    opened.close()
+"""
+
+
+def test_processes_that_tell_of_the_same_run_do_not_disturb_each_other(tmp_path: Path) -> None:
+    place, taken = tmp_path / "unsent", tmp_path / "taken"
+    arguments = [sys.executable, "-c", SHARED, str(place), str(taken)]
+    processes = [subprocess.Popen([*arguments, name], cwd=PROJECT, stderr=subprocess.PIPE) for name in "abc"]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, b"")
+    assert sorted(taken.read_text().split()) == sorted(f"{name}-{number}" for name in "abc" for number in range(200))
+    assert not list(place.iterdir())
 
 
 def test_waiting_ends_when_the_last_entry_is_taken(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""What is logged in a run: figures, settings, pictures, files, models; by way of its journal."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mlflow.models import Model
+from PIL import Image
+
+from segmentation import plots
+from segmentation.datasets import Split
+from segmentation.models import Segmenter
+from studies import serving
+from studies.secrets import hidden, without_password
+from studies.tracking.journal import Entry
+from studies.tracking.runs import journal_of, metrics_entry, now, open_run, wait_until_sent
+from studies.tracking.sending import MODEL
+from studies.tracking.store import patiently
+
+NOTE_LENGTH = 7900
+"""Characters that fit into a tag."""
+NOTE_WIDTH = 560
+"""Pixels; wider pictures push aside what the UI shows beside a description."""
+
+
+def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
+    """Log the resolved configuration as params and as `config.json`, without the fields that are to be left out.
+
+    `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
+    """
+    run_id = open_run()
+    values = hidden({name: value for name, value in asdict(config).items() if name not in leave_out})
+    logged = patiently(lambda: mlflow.MlflowClient().get_run(run_id)).data.params
+    _record({"what": "params", "values": {name: str(value) for name, value in values.items() if name not in logged}})
+    log_json(values, "config.json")
+
+
+def log_split(split: Split, context: str) -> None:
+    """Log a data set as an input of the run, identified by the hash of its files."""
+    profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
+    _record({
+        "what": "input", "name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16],
+        "location": split.location, "profile": profile, "context": context,
+    })  # fmt: skip
+
+
+def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
+    """Log figures of one moment; a figure that is not a number, such as the IoU of an absent class, is left out."""
+    _record(metrics_entry(metrics, step))
+
+
+def log_tags(tags: Mapping[str, str]) -> None:
+    """Set tags of the current run."""
+    _record({"what": "tags", "values": hidden(tags)})
+
+
+def log_note(
+    said: str, pictures: Sequence[Figure | Image.Image] = (), details: str = "", run_id: str | None = None
+) -> None:
+    """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
+
+    Args:
+        said: Markdown; the UI shows its first lines at once, all else on a click.
+        pictures: shown below it, made as narrow as the page needs them.
+        details: Markdown below the pictures.
+        run_id: the run; None is the one that is open here.
+    """
+    run_id, shown = run_id or open_run(), []
+    for place, picture in enumerate(pictures):
+        path = f"description/{place}.png"
+        image = Image.fromarray(plots.pixels(picture)) if isinstance(picture, Figure) else picture.convert("RGB")
+        image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
+        _keep(path, image.save, run_id)
+        # relative, so that it holds wherever the UI is served
+        shown.append(f"![{path}](get-artifact?path={path}&run_uuid={run_id})\n")
+    kept, room = [], NOTE_LENGTH
+    for line in "\n".join([said, "", *shown, details]).strip().splitlines():
+        line = _spaced(line)
+        room -= len(line) + 1
+        if room < 0:
+            kept.append("…")
+            break
+        kept.append(line)
+    _record({"what": "tags", "values": {"mlflow.note.content": without_password("\n".join(kept))}}, run_id)
+
+
+def _spaced(line: str) -> str:
+    """A row of a table with a space after each cell: the UI leaves none, and trims those it knows as spaces."""
+    is_row = line.startswith("|") and set(line) - set("|- ")
+    return line.replace(" | ", "\u2003\u200b | ") if is_row else line
+
+
+def log_figure(figure: Figure, path: str) -> None:
+    """Log a picture as an artifact."""
+    _keep(path, Image.fromarray(plots.pixels(figure)).save)
+
+
+def log_figure_at(figure: Figure, key: str, step: int) -> None:
+    """Log a picture of one epoch, for the UI's image stepper."""
+    image = Image.fromarray(plots.pixels(figure))
+    with journal_of() as journal:
+        entry = {"what": "image", "key": key, "step": step, "time": now()}
+        journal.add("files", entry, lambda folder: image.save(folder / "image.png"))
+
+
+def log_json(content: Any, path: str) -> None:
+    """Log an object as a JSON artifact; NaN becomes null."""
+    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=1)
+    log_text(text, path)
+
+
+def log_text(text: str, path: str, run_id: str | None = None) -> None:
+    """Log a text artifact of the run that is open here, or of another one."""
+    _keep(path, lambda file: file.write_text(without_password(text), encoding="utf-8"), run_id)
+
+
+def log_folder(folder: str | Path, path: str) -> None:
+    """Log a folder with all that is in it as the artifact folder `path`."""
+    _keep(path, lambda there: shutil.copytree(folder, there, copy_function=_linked))
+
+
+@contextmanager
+def artifact_file(path: str) -> Iterator[Path]:
+    """A file to write, logged as the artifact `path` afterwards."""
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / Path(path).name
+        yield file
+        _keep(path, lambda there: shutil.move(file, there))
+
+
+def log_network(
+    network: Segmenter, split: Split, metadata: dict[str, Any], register_as: str | None, alias: str
+) -> str | None:
+    """Log a network as the run's model, and register it if a name is given; it is moved to the CPU for that.
+
+    It is stored as an exported program (`pt2`), which loads without unpickling code, and can be served.
+
+    Args:
+        network: takes images `(B, 3, H, W)` uint8 of any size and gives logits `(B, C, H, W)`.
+        split: images to show how it is called.
+        metadata: what is needed to use it: configuration, classes, palette, calibration, epoch.
+        register_as: name in the model registry, or None.
+        alias: alias that will point to the registered version.
+
+    Returns:
+        The registered version's URI; None if there is no such name, or MLflow does not answer now.
+    """
+    network.cpu().to(memory_format=torch.contiguous_format).eval()
+    images, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
+
+    def save(folder: Path) -> None:
+        serving.save_model(str(folder / MODEL), Model(metadata=metadata), network, images.contiguous())
+
+    with journal_of() as journal:
+        entry = {"what": "model", "metadata": metadata, "register_as": register_as, "alias": alias}
+        journal.add("files", entry, save)
+    if register_as is None or not wait_until_sent():
+        return None
+    version = mlflow.MlflowClient().get_model_version_by_alias(register_as, alias)
+    return f"models:/{register_as}/{version.version}"
+
+
+def _record(entry: Entry, run_id: str | None = None) -> None:
+    with journal_of(run_id) as journal:
+        journal.add("records", entry)
+
+
+def _keep(path: str, write: Callable[[Path], object], run_id: str | None = None) -> None:
+    """Log what `write` writes to the path it is given as the artifact `path`."""
+
+    def fill(folder: Path) -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        write(folder / path)
+
+    with journal_of(run_id) as journal:
+        journal.add("files", {"what": "artifacts", "path": path}, fill)
+
+
+def _linked(source: str, target: str) -> None:
+    """A second name for a file, or a copy where there cannot be one."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,290 @@
+"""One piece of work as one MLflow run, with a status that tells the truth."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from tqdm import tqdm
+
+from segmentation.errors import InputError
+from segmentation.processes import me
+from studies.commands import here
+from studies.secrets import without_password
+from studies.tracking.journal import Entry, Journal, places
+from studies.tracking.ownership import TakenError
+from studies.tracking.sending import allowed, sender
+from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, unusable
+from studies.tracking.system_metrics import SystemMetrics
+
+
+class Stopped(Exception):  # noqa: N818 - nothing has gone wrong
+    """A training is to end before its last epoch; the message says why. Its run ends as KILLED."""
+
+
+REASON = "status_reason"
+"""Tag that says why a run did not finish."""
+VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
+PROCESS = "process"
+"""Tag of a run: the process that does it."""
+UNSENT = Path("unsent")
+"""Where the journals of runs lie while not all of it is sent."""
+SHORT_PATIENCE = 10.0
+"""Seconds without any answer after which MLflow is no longer waited for when told to stop."""
+
+
+class _OpenRun(NamedTuple):
+    run_id: str
+    journal: Journal
+    monitor: SystemMetrics
+
+
+_open: list[_OpenRun] = []
+"""The runs that this process is in the middle of, the innermost last."""
+
+
+@contextmanager
+def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[str]:
+    """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
+
+    What is logged inside goes through a journal, so that MLflow may be away meanwhile. What could not be sent by the
+    end stays in the journal, and a line says how to send it later.
+
+    Args:
+        experiment: its experiment, unless `mlflow run` has chosen one.
+        name: its name.
+        tags: further tags.
+        run_id: a run that is there already, to go on with.
+
+    Yields:
+        The run's id. An exception inside ends the run as FAILED, an interruption or `Stopped` as KILLED, and the tag
+        `status_reason` says why.
+
+    Raises:
+        InputError: the tracking store cannot be reached, or has refused what was logged.
+    """
+    check_store(PATIENCE if run_id else 0.0)
+    try:
+        run = _begun(experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None))
+    except (MlflowException, OSError) as error:
+        raise unusable(error) from error
+    run_id = run.info.run_id
+    journal = _opened_journal(run_id)
+    opened = _OpenRun(run_id, journal, SystemMetrics(run_id, partial(_log_sample, journal)))
+    _open.append(opened)
+    opened.monitor.start()
+    try:
+        yield run_id
+    except KeyboardInterrupt as error:
+        _close(opened, "KILLED", f"killed by {error}" if str(error) else "interrupted", SHORT_PATIENCE)
+        raise
+    except Stopped as reason:
+        _close(opened, "KILLED", str(reason))
+        raise
+    except MlflowException as error:
+        _close(opened, "FAILED", f"{type(error).__name__}: {error}")
+        raise unusable(error) from error
+    except BaseException as error:
+        _close(opened, "FAILED", f"{type(error).__name__}: {error}")
+        raise
+    _close(opened, "FINISHED")
+    if journal.refusal:
+        raise InputError(journal.refusal)
+
+
+def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None) -> Run:
+    """A run that is RUNNING: a new one, or one that is there."""
+    client = mlflow.MlflowClient()
+    tags = {"git_commit": _git_commit(), **_versions(), **tags, PROCESS: json.dumps(me())}
+    if run_id is None:
+        if _open:
+            tags["mlflow.parentRunId"] = open_run()
+        return client.create_run(experiment_id(experiment), tags=resolve_tags(tags), run_name=name)
+    run = patiently(lambda: client.get_run(run_id))
+    if run.info.lifecycle_stage != "active":
+        raise InputError(f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`")
+    client.update_run(run_id, status="RUNNING", name=name)
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    if REASON in run.data.tags:
+        client.delete_tag(run_id, REASON)
+    return run
+
+
+def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: float | None = None) -> None:
+    """End a run when everything is sent, or when nobody has listened for so many seconds, by default `PATIENCE`."""
+    run_id, journal = opened.run_id, opened.journal
+    opened.monitor.finish()
+    try:
+        if not journal.wait(0.0):
+            tell(f"Waiting for MLflow, which has not yet taken {journal.unsent()} record(s).")
+            journal.wait(PATIENCE if patience is None else patience)
+        if status == "FINISHED" and journal.refusal:
+            status, reason = "FAILED", journal.refusal
+    finally:
+        _open.remove(opened)
+        if reason is not None:
+            journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
+        journal.add("records", {"what": "end", "status": status, "time": now()})
+        journal.wait(0.0)
+        journal.close()
+        if journal.unsent():
+            tell(
+                f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
+                f"{journal.folder}; to send them when it answers again:\n  {here('sync')}"
+            )
+
+
+def _opened_journal(run_id: str) -> Journal:
+    """A journal of a run that this process alone has."""
+
+    def told(error: str) -> None:
+        if error:
+            why = without_password(error)[:160]  # in this order: half a password would not be known as one
+            tell(f"MLflow takes no records ({why}): they are kept in {UNSENT} until it does.")
+        else:
+            tell("MLflow takes records again.")
+
+    for folder in places(UNSENT, run_id):
+        with suppress(TakenError):
+            return Journal(folder, sender(run_id), told)
+    raise AssertionError("there are endless places")
+
+
+@contextmanager
+def journal_of(run_id: str | None = None) -> Iterator[Journal]:
+    """The journal of a run, by default of the one that is open here; one that is not open is sent at once."""
+    opened = next((each for each in reversed(_open) if run_id in (None, each.run_id)), None)
+    if opened is not None:
+        if opened.journal.refusal:
+            raise InputError(opened.journal.refusal)
+        yield opened.journal
+        return
+    assert run_id is not None
+    journal = _opened_journal(run_id)
+    try:
+        yield journal
+        journal.wait(PATIENCE)
+    finally:
+        journal.close()
+    if journal.refusal:
+        raise InputError(journal.refusal)
+
+
+def open_run() -> str:
+    """The id of the innermost run that this process is in the middle of."""
+    return _open[-1].run_id
+
+
+def wait_until_sent(run_id: str | None = None) -> bool:
+    """Wait until MLflow has taken all that was logged so far in a run, by default the open one; returns whether it has.
+
+    Raises:
+        InputError: MLflow has refused something.
+    """
+    with journal_of(run_id) as journal:
+        return journal.wait(PATIENCE)
+
+
+def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+    """Make a run, nested in another one and in its experiment if that is given, and leave it open; returns its id."""
+    check_store(PATIENCE)
+    told = {**tags, PROCESS: json.dumps(me())}
+
+    def create() -> Run:
+        client = mlflow.MlflowClient()
+        if parent is None:
+            return client.create_run(experiment_id(experiment), tags=told, run_name=name)
+        chosen = client.get_run(parent).info.experiment_id
+        return client.create_run(chosen, tags={**told, "mlflow.parentRunId": parent}, run_name=name)
+
+    try:
+        return str(patiently(create).info.run_id)
+    except MlflowException as error:
+        raise unusable(error) from error
+
+
+def describe_run(run_id: str, name: str, tags: Mapping[str, str]) -> None:
+    """Name and tag a run that this process does not have open."""
+    with journal_of(run_id) as journal:
+        journal.add("records", {"what": "tags", "values": {"mlflow.runName": name, **tags}})
+
+
+def reopen_run(run_id: str) -> None:
+    """Mark a run as RUNNING."""
+    patiently(lambda: mlflow.MlflowClient().update_run(run_id, status="RUNNING"))
+
+
+def end_run(run_id: str, status: str, reason: str | None = None) -> None:
+    """Give a run that this process does not have open its last status, and the reason unless it is FINISHED."""
+    with journal_of(run_id) as journal:
+        if reason is None:
+            journal.add("records", {"what": "untag", "values": [REASON]})
+        else:
+            journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
+        journal.add("records", {"what": "end", "status": status, "time": now()})
+
+
+def leave_run(run_id: str, into: str) -> None:
+    """Finish a run that `mlflow run` has opened for work that is done in another one, and put it below that one.
+
+    It cannot be deleted: `mlflow run` ends it once more afterwards, and fails where it is not there.
+    """
+    client = mlflow.MlflowClient()
+    client.set_tag(run_id, "mlflow.parentRunId", into)
+    client.set_tag(run_id, "kind", "resume")
+    client.update_run(run_id, status="FINISHED", name="resumed")
+
+
+def tag_reason(run_id: str, reason: str) -> None:
+    """Say on a run why it did not finish, as far as the store can be reached."""
+    with suppress(MlflowException, InputError):
+        check_store()
+        mlflow.MlflowClient().set_tag(run_id, REASON, without_password(reason)[:5000])
+
+
+def _log_sample(journal: Journal, metrics: Mapping[str, float], step: int) -> None:
+    with suppress(InputError):  # a full disk is told to who trains
+        journal.add("records", metrics_entry(metrics, step))
+
+
+def metrics_entry(metrics: Mapping[str, float], step: int | None) -> Entry:
+    values = {allowed(name): float(value) for name, value in metrics.items() if value == value}
+    return {"what": "metrics", "values": values, "step": step or 0, "time": now()}
+
+
+def tell(what: str) -> None:
+    """Say something beside the progress bars."""
+    tqdm.write(without_password(what), file=sys.stderr)
+
+
+def now() -> int:
+    """Milliseconds of Unix time."""
+    return time.time_ns() // 10**6
+
+
+def _git_commit() -> str:
+    """The commit of this code, marked when files differ from it; `unknown` outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    return {f"version.{package}": version(package) for package in VERSIONS_OF}

@@ -1,0 +1,64 @@
+"""What processes that are gone had still to tell MLflow, sent later."""
+
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+
+from segmentation.errors import InputError
+from segmentation.processes import is_same
+from studies.tracking.journal import Entry, Journal, run_of
+from studies.tracking.ownership import TakenError, owner
+from studies.tracking.past_runs import find_run
+from studies.tracking.runs import tell
+from studies.tracking.sending import sender
+from studies.tracking.store import PATIENCE, check_store
+
+
+def send_unsent(folder: Path) -> int:
+    """Send what a journal that nobody has open still holds; returns how many entries are left.
+
+    Where another process has gone on with the run since, what that one has told remains: only figures and files that
+    are missing are added.
+
+    Raises:
+        InputError: there is no such run, MLflow has refused something, or another process sends it now.
+    """
+    check_store()
+    run_id, wrote = run_of(folder), owner(folder)
+    run = find_run(run_id)
+    if run is None:
+        raise InputError(f"there is no run {run_id}; if it was deleted for good, remove {folder}")
+    is_latest = not wrote or not run.process or is_same(wrote, run.process)
+    send = sender(run_id) if is_latest else _sender_of_what_is_missing(run_id)
+    try:
+        journal = Journal(folder, send, lambda error: tell(f"MLflow: {error}") if error else None)
+    except TakenError as error:
+        raise InputError(f"another process is at {folder} now") from error
+    try:
+        journal.wait(PATIENCE)
+    finally:
+        journal.close()
+    if journal.refusal:
+        raise InputError(journal.refusal)
+    return journal.unsent()
+
+
+def _sender_of_what_is_missing(run_id: str) -> Callable[[Entry, Path], None]:
+    client, send = mlflow.MlflowClient(), sender(run_id)
+
+    def is_there(entry: Entry) -> bool:
+        if entry["what"] == "metrics":
+            steps = [{point.step for point in client.get_metric_history(run_id, name)} for name in entry["values"]]
+            return all(entry["step"] in each for each in steps)
+        if entry["what"] == "artifacts":
+            folder = posixpath.dirname(entry["path"]) or None
+            return any(file.path == entry["path"] for file in client.list_artifacts(run_id, folder))
+        return entry["what"] in ("tags", "untag", "end")  # of which the latest word counts
+
+    def send_if_missing(entry: Entry, files: Path) -> None:
+        if not is_there(entry):
+            send(entry, files)
+
+    return send_if_missing

@@ -1,0 +1,74 @@
+"""Journals of processes that are gone, sent to a real store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from segmentation.errors import InputError
+from segmentation.processes import me
+from studies import tracking
+from studies.tracking.ownership import OWNER
+
+
+def journal(folder: Path, process: dict[str, Any], *records: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text(json.dumps(process))
+    (folder / "records.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    file = folder / "files.d" / "000000"
+    file.mkdir(parents=True)
+    (file / "known.txt").write_text("of the dead process")
+    (file.parent / "000001").mkdir()
+    (file.parent / "000001" / "new.txt").write_text("of the dead process")
+    entries = [{"what": "artifacts", "path": name} for name in ("known.txt", "new.txt")]
+    (folder / "files.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    return folder
+
+
+def figures(step: int, value: float) -> dict[str, Any]:
+    return {"what": "metrics", "values": {"val/loss": value}, "step": step, "time": step}
+
+
+LATE = (
+    figures(1, 0.5), figures(2, 0.4), figures(3, 0.3),
+    {"what": "tags", "values": {"status_reason": "its server was away"}},
+    {"what": "end", "status": "FAILED", "time": 9},
+)  # fmt: skip
+
+
+def finished() -> str:
+    """A run whose second epoch nobody has told."""
+    with tracking.tracked_run("unsent", "gone on with", {}) as run_id:
+        tracking.log_metrics({"val/loss": 0.5}, 1)
+        tracking.log_metrics({"val/loss": 0.3}, 3)
+        tracking.log_text("of the living process", "known.txt")
+    return run_id
+
+
+def test_what_is_left_of_a_run_that_another_process_has_gone_on_with_only_fills_gaps(tmp_path: Path) -> None:
+    run_id = finished()
+    folder = journal(tmp_path / run_id, me() | {"host": "another"}, *LATE)
+    assert tracking.send_unsent(folder) == 0
+    run, points = mlflow.get_run(run_id), mlflow.MlflowClient().get_metric_history(run_id, "val/loss")
+    assert sorted((point.step, point.value) for point in points) == [(1, 0.5), (2, 0.4), (3, 0.3)]
+    assert run.info.status == "FINISHED"
+    assert "status_reason" not in run.data.tags
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/known.txt") == "of the living process"
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/new.txt") == "of the dead process"
+    assert not folder.exists()
+
+
+def test_what_is_left_of_the_process_that_was_at_the_run_last_is_sent_as_it_is(tmp_path: Path) -> None:
+    run_id = finished()
+    assert tracking.send_unsent(journal(tmp_path / f"{run_id}.1", me(), *LATE[3:])) == 0
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["status_reason"] == "its server was away"
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/known.txt") == "of the dead process"
+
+
+def test_a_journal_of_no_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no run aaa; if it was deleted for good, remove"):
+        tracking.send_unsent(journal(tmp_path / "aaa", me()))
