@@ -5,8 +5,9 @@
 starts the services of compose.yaml without containers, and workers as processes of their own, on machines that differ
 in their host names (Linux, as root; otherwise all are on this one). At random moments one is killed by SIGKILL, and
 another takes its place, or one is stopped for longer than it takes to be taken for dead, and then goes on. When the
-time is over the workers finish the study, and `sync` sends what killed ones had still to record. Then everything is looked at: Optuna's trials, MLflow's runs, checkpoints,
-and the object store. Prints one line of JSON; ends with 1 if anything is not as it should be.
+time is over the workers finish the study, and `sync` sends what killed ones had still to record. Then everything is
+looked at: Optuna's trials, MLflow's runs, checkpoints, and the object store. Prints one line of JSON; ends with 1 if
+anything is not as it should be.
 """
 
 import argparse
