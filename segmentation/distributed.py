@@ -34,7 +34,7 @@ from segmentation.allocator import keep_freed_memory
 from segmentation.config import TrainConfig
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
-from segmentation.interruption import SIGNALS
+from segmentation.interruption import SIGNALS, answer_all
 
 IN_STEP = timedelta(minutes=10)
 """So long a process waits for another inside an epoch."""
@@ -225,12 +225,10 @@ def follow_torchrun(config: TrainConfig, follower: Follower) -> None:
         InputError: what went wrong in this process; what went wrong in another is told there.
     """
     team = _place(config)
-    for number in SIGNALS:  # until the first process is there, nothing is worth waiting for
-        signal.signal(number, signal.SIG_DFL)
+    answer_all(signal.SIG_DFL)  # until the first process is there, nothing is worth waiting for
     team.store = _torchrun_store()
     team.store.wait(["training/begun"])
-    for number in SIGNALS:  # the first one, which is told to stop as well, tells when
-        signal.signal(number, signal.SIG_IGN)
+    answer_all(signal.SIG_IGN)  # the first process, which is told to stop as well, tells when
     _follow(config, follower, team)
 
 
@@ -310,8 +308,7 @@ def _held_back() -> Iterator[None]:
 
 def _other_process(config: TrainConfig, follower: Follower, team: Team, port: int, threads: int) -> None:
     """What a process that the first one has started does."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    answer_all(signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(threads)

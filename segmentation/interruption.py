@@ -14,6 +14,12 @@ def catch() -> dict[int, Any]:
     return {number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
+def answer_all(handler: signal.Handlers) -> None:
+    """Let all of these signals do the same: what they would by default, or nothing."""
+    for number in SIGNALS:
+        signal.signal(number, handler)
+
+
 def stop(number: int, frame: FrameType | None) -> NoReturn:
     """Stop once; a second signal must not disturb the run that is being closed (Ctrl-C reaches `mlflow run` too,
     which then terminates us)."""

@@ -34,6 +34,9 @@ def examine(config: DoctorConfig) -> None:
 def _runs(config: DoctorConfig) -> Iterator[str]:
     try:
         tracking.check_store()
+        if tracking.is_absent():
+            print(f"Runs: none yet, {tracking.address()} is not there.")
+            return
         found = [run for run in tracking.runs_under_way() if run.run_id != os.environ.get("MLFLOW_RUN_ID")]
     except InputError as error:
         yield str(error)
@@ -47,25 +50,24 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
             print(", which cannot be seen from here.")
         elif not is_dead:
             print(", which lives.")
-        elif config.close and _has_ended(run, Path(config.records)):
-            print(", which is dead; what it still had to record was sent, and it is closed.")
-        elif config.close:
-            goes_on = _how_to_go_on(run, config)
-            tracking.end_run(run.run_id, "KILLED", f"its process died; {goes_on.splitlines()[0].rstrip(':')}")
-            print(f", which is dead: now KILLED; {goes_on}")
         else:
-            print(f", which is dead; {_how_to_go_on(run, config)}")
+            print(f", which is dead{_closed(run, config) if config.close else f'; {_how_to_go_on(run, config)}'}")
 
 
-def _has_ended(run: FoundRun, records: Path) -> bool:
-    """Whether a dead run had come to its end, which MLflow is told only now."""
-    left = journals(records, run.run_id)
-    for folder in left:
-        tracking.send_unsent(folder)
-    if not left:
-        return False
+def _closed(run: FoundRun, config: DoctorConfig) -> str:
+    """What has become of a dead run, once what it had still to record is sent: its end may be among that."""
+    try:
+        waiting = sum(tracking.send_unsent(folder) for folder in journals(Path(config.records), run.run_id))
+    except InputError as error:
+        return f"; it stays as it is, since {error}"
+    if waiting:
+        return f"; it stays as it is, since MLflow has not taken {waiting} record(s) of it"
     now = tracking.find_run(run.run_id)
-    return now is not None and now.status != "RUNNING"
+    if now is not None and now.status != "RUNNING":
+        return "; what it still had to record was sent, and it is closed."
+    goes_on = _how_to_go_on(run, config)
+    tracking.end_run(run.run_id, "KILLED", f"its process died; {goes_on.splitlines()[0].rstrip(':')}")
+    return f": now KILLED; {goes_on}"
 
 
 def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:

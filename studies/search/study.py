@@ -147,7 +147,7 @@ def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStor
     deadline = float("inf") if config.timeout is None else time.monotonic() + config.timeout
     confirmed, begun_with = None, _ended(study, None)
     try:
-        with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent):
+        with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent, shared=True):
             tracking.log_config(config, leave_out=wanted.space)
             try:
                 confirmed = _search_and_confirm(study, wanted, config, storage, parent, deadline)

@@ -38,7 +38,7 @@ from studies.tracking.runs import (
     tracked_run,
     wait_until_sent,
 )
-from studies.tracking.store import address, check_store
+from studies.tracking.store import address, check_store, is_absent
 from studies.tracking.unsent import send_unsent
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "describe_run",
     "end_run",
     "find_run",
+    "is_absent",
     "leave_run",
     "log_config",
     "log_figure",

@@ -21,6 +21,8 @@ from segmentation.errors import InputError
 from studies.tracking.ownership import OWNER, Claim, TakenError, is_left
 
 Entry = dict[str, Any]
+Send = Callable[[Entry, Path], None]
+"""Sends an entry, whose files lie in the given folder."""
 Stream = Literal["records", "files"]
 STREAMS: tuple[Stream, ...] = "records", "files"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
@@ -34,15 +36,13 @@ class RefusedError(Exception):
 class Journal:
     """The journal of one run."""
 
-    def __init__(
-        self, folder: Path, send: Callable[[Entry, Path], None], tell: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, folder: Path, send: Send, tell: Callable[[str], None] = lambda _: None) -> None:
         """Open a journal, with what is still unsent in it.
 
         Args:
             folder: made if it is not there; it vanishes when all is sent.
-            send: sends an entry, whose files lie in the given folder. It raises `RefusedError` for one that will never
-                be taken, and anything else for one that is to be sent again later.
+            send: raises `RefusedError` for an entry that will never be taken, and anything else for one that is to be
+                sent again later.
             tell: called when an entry is not taken, and when entries are taken again.
 
         Raises:
@@ -143,7 +143,7 @@ class _Sender:
         self,
         folder: Path,
         name: Stream,
-        send: Callable[[Entry, Path], None],
+        send: Send,
         tell: Callable[[str], None],
         refused: Callable[[RefusedError], None],
     ) -> None:

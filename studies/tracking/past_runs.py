@@ -1,6 +1,5 @@
 """Runs that are there already: found again, and what they have logged."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from segmentation.processes import is_dead
 from studies.commands import here
 from studies.run_search import every_run
 from studies.tracking.journal import journals
-from studies.tracking.runs import PROCESS, UNSENT, wait_until_sent
+from studies.tracking.runs import UNSENT, process_of, wait_until_sent
 from studies.tracking.sending import FINAL
 from studies.tracking.store import address, patiently, unusable
 
@@ -70,12 +69,8 @@ def _runs_where(condition: str) -> list[FoundRun]:
 
 
 def _found(run: Run) -> FoundRun:
-    tags = run.data.tags
-    try:
-        process = dict(json.loads(tags.get(PROCESS, "{}")))
-    except (TypeError, ValueError):
-        process = {}
-    return FoundRun(run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process)
+    kind = run.data.tags.get("kind", "")
+    return FoundRun(run.info.run_id, run.info.run_name or "", run.info.status, kind, process_of(run))
 
 
 def stored_config(run_id: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlflow
 from mlflow.entities import Run
@@ -19,10 +19,10 @@ from mlflow.tracking.context.registry import resolve_tags
 from tqdm import tqdm
 
 from segmentation.errors import InputError
-from segmentation.processes import me
+from segmentation.processes import is_same, me
 from studies.commands import here
 from studies.secrets import without_password
-from studies.tracking.journal import Entry, Journal, places
+from studies.tracking.journal import Entry, Journal, RefusedError, Send, places
 from studies.tracking.ownership import TakenError
 from studies.tracking.sending import allowed, sender
 from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, unusable
@@ -40,6 +40,8 @@ PROCESS = "process"
 """Tag of a run: the process that does it."""
 UNSENT = Path("unsent")
 """Where the journals of runs lie while not all of it is sent."""
+LATEST_SECONDS = 5.0
+"""After so long, whoever is at a run asks whether they still are; nobody is taken for dead before."""
 SHORT_PATIENCE = 10.0
 """Seconds without any answer after which MLflow is no longer waited for when told to stop."""
 
@@ -55,7 +57,9 @@ _open: list[_OpenRun] = []
 
 
 @contextmanager
-def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None) -> Iterator[str]:
+def tracked_run(
+    experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None, shared: bool = False
+) -> Iterator[str]:
     """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
 
     What is logged inside goes through a journal, so that MLflow may be away meanwhile. What could not be sent by the
@@ -65,14 +69,16 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
         experiment: its experiment, unless `mlflow run` has chosen one.
         name: its name.
         tags: further tags.
-        run_id: a run that is there already, to go on with.
+        run_id: a run that is there already, to go on with. A process that is still at it can add nothing any more.
+        shared: several processes are at the run at the same time, and none takes it over.
 
     Yields:
         The run's id. An exception inside ends the run as FAILED, an interruption or `Stopped` as KILLED, and the tag
         `status_reason` says why.
 
     Raises:
-        InputError: the tracking store cannot be reached, or has refused what was logged.
+        InputError: the tracking store cannot be reached, or has refused what was logged, or another process has gone on
+            with the run.
     """
     check_store(PATIENCE if run_id else 0.0)
     try:
@@ -80,7 +86,7 @@ def tracked_run(experiment: str, name: str, tags: Mapping[str, str], run_id: str
     except (MlflowException, OSError) as error:
         raise unusable(error) from error
     run_id = run.info.run_id
-    journal = _opened_journal(run_id)
+    journal = _opened_journal(run_id, sender(run_id) if shared else _sender_of_the_latest(run_id))
     opened = _OpenRun(run_id, journal, SystemMetrics(run_id, partial(_log_sample, journal)))
     _open.append(opened)
     opened.monitor.start()
@@ -146,7 +152,35 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
             )
 
 
-def _opened_journal(run_id: str) -> Journal:
+def _sender_of_the_latest(run_id: str) -> Send:
+    """What sends as long as no other process has gone on with the run: this one may have been taken for dead."""
+    send, seen = sender(run_id), time.monotonic()
+
+    def send_if_latest(entry: Entry, files: Path) -> None:
+        nonlocal seen
+        now = time.monotonic()
+        if now - seen > LATEST_SECONDS:
+            process = process_of(mlflow.MlflowClient().get_run(run_id))
+            if process and not is_same(process, me()):
+                raise RefusedError(
+                    f"process {process.get('pid')} on {process.get('host')} has gone on with run {run_id}, since this "
+                    f"process seemed to be dead"
+                )
+            seen = now
+        send(entry, files)
+
+    return send_if_latest
+
+
+def process_of(run: Run) -> Mapping[str, Any]:
+    """The process that was at a run last, as `processes.me` has told; empty if it is not known."""
+    try:
+        return dict(json.loads(run.data.tags.get(PROCESS, "{}")))
+    except (TypeError, ValueError):
+        return {}
+
+
+def _opened_journal(run_id: str, send: Send) -> Journal:
     """A journal of a run that this process alone has."""
 
     def told(error: str) -> None:
@@ -158,7 +192,7 @@ def _opened_journal(run_id: str) -> Journal:
 
     for folder in places(UNSENT, run_id):
         with suppress(TakenError):
-            return Journal(folder, sender(run_id), told)
+            return Journal(folder, send, told)
     raise AssertionError("there are endless places")
 
 
@@ -172,7 +206,7 @@ def journal_of(run_id: str | None = None) -> Iterator[Journal]:
         yield opened.journal
         return
     assert run_id is not None
-    journal = _opened_journal(run_id)
+    journal = _opened_journal(run_id, sender(run_id))
     try:
         yield journal
         journal.wait(PATIENCE)

@@ -16,7 +16,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
-from studies.tracking.journal import Entry, RefusedError
+from studies.tracking.journal import Entry, RefusedError, Send
 
 FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
 """MLflow's answers that asking again does not change."""
@@ -41,7 +41,7 @@ class SplitDataset(MetaDataset):
         return super().to_dict() | {"profile": json.dumps(self._profile)}
 
 
-def sender(run_id: str) -> Callable[[Entry, Path], None]:
+def sender(run_id: str) -> Send:
     """What sends the entries of a run's journal to the tracking store that is set now."""
     uri = mlflow.get_tracking_uri()
 

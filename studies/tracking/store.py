@@ -18,6 +18,7 @@ from studies.tracking.sending import FINAL
 
 T = TypeVar("T")
 
+SQLITE = "sqlite:///"
 PATIENCE = 60.0
 """Seconds without any answer after which MLflow is no longer waited for."""
 REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -29,6 +30,12 @@ lines of its own among ours."""
 def address() -> str:
     """Where runs are recorded."""
     return without_password(mlflow.get_tracking_uri())
+
+
+def is_absent() -> bool:
+    """Whether nothing was recorded yet: the store is a file that is not there."""
+    uri = mlflow.get_tracking_uri()
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
 
 
 def check_store(patience: float = 0.0) -> None:
@@ -50,8 +57,8 @@ def check_store(patience: float = 0.0) -> None:
 
 def _check_store() -> None:
     uri = mlflow.get_tracking_uri()
-    if uri.startswith("sqlite:///"):
-        file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith(SQLITE):
+        file = Path(uri.removeprefix(SQLITE))
         if not os.access(file if file.exists() else file.parent, os.W_OK):
             raise InputError(
                 f"runs cannot be recorded in {file}: it cannot be written. Go to a folder that can be, or set "

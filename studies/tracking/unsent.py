@@ -1,14 +1,13 @@
 """What processes that are gone had still to tell MLflow, sent later."""
 
 import posixpath
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 
 from segmentation.errors import InputError
 from segmentation.processes import is_same
-from studies.tracking.journal import Entry, Journal, run_of
+from studies.tracking.journal import Entry, Journal, Send, run_of
 from studies.tracking.ownership import TakenError, owner
 from studies.tracking.past_runs import find_run
 from studies.tracking.runs import tell
@@ -45,7 +44,7 @@ def send_unsent(folder: Path) -> int:
     return journal.unsent()
 
 
-def _sender_of_what_is_missing(run_id: str) -> Callable[[Entry, Path], None]:
+def _sender_of_what_is_missing(run_id: str) -> Send:
     client, send = mlflow.MlflowClient(), sender(run_id)
 
     def is_there(entry: Entry) -> bool:

@@ -1,6 +1,5 @@
 """Which training `resume` goes on with, as what, and in which run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,10 +13,8 @@ import pytest
 import mlproject
 from segmentation.config import QuickStartConfig, TrainConfig
 from segmentation.errors import InputError
-from segmentation.processes import me
 from studies import tracking
 from studies.resumption import merged
-from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT, write_own_data
 from tests.faults.kills import kills
 from tests.faults.training import words
@@ -119,58 +116,6 @@ def test_a_run_without_its_checkpoint_is_told(capsys: pytest.CaptureFixture[str]
     tracking.end_run(run_id, "KILLED", "by this test")
     assert mlproject.main(["train", f"--resume={run_id}"]) == 1
     assert "name the right checkpoint_dir" in capsys.readouterr().err
-
-
-def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
-        pid = process.pid
-    runs = {
-        "dead": me() | {"pid": pid}, "alive": me() | {"pid": os.getpid()}, "elsewhere": me() | {"host": "another"},
-    }  # fmt: skip
-    ids = {}
-    for name, told in runs.items():
-        ids[name] = tracking.create_run("doctor", name, {"kind": "train"})
-        mlflow.MlflowClient().set_tag(ids[name], tracking.PROCESS, json.dumps(told))
-    assert mlproject.main(["doctor", "--close=False"]) == 0
-    assert mlflow.get_run(ids["dead"]).info.status == "RUNNING"
-    capsys.readouterr()
-    assert mlproject.main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
-    assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
-    assert f"--resume {ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
-    assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
-    for run_id in ids.values():
-        mlflow.MlflowClient().set_terminated(run_id)
-
-
-def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint = tmp_path / "checkpoints" / "some-run" / "last.pt"
-    about = tmp_path / "cache" / "mlproject" / "a" / "b" / "about.json"
-    for file in (checkpoint, about):
-        file.parent.mkdir(parents=True)
-        file.write_bytes(b"half of it")
-    assert mlproject.main(["doctor"]) == 1
-    said = capsys.readouterr()
-    assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
-    assert f"{about.parent} is damaged; it is made again" in said.out
-
-
-def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
-    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
-        dead = json.dumps(me() | {"pid": process.pid})
-    run_id = tracking.create_run("doctor", "ended", {"kind": "train"})
-    mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, dead)
-    folder = Path("unsent", run_id)
-    folder.mkdir(parents=True)
-    (folder / OWNER).write_text(dead)
-    (folder / "records.jsonl").write_text(json.dumps({"what": "end", "status": "FINISHED", "time": 1}) + "\n")
-    mlproject.main(["doctor"])
-    assert "it is closed" in capsys.readouterr().out
-    assert mlflow.get_run(run_id).info.status == "FINISHED"
-    assert not folder.exists()
 
 
 def test_a_killed_training_ends_with_the_figures_of_one_that_was_not(tmp_path: Path) -> None:

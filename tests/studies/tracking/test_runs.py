@@ -4,8 +4,11 @@ import mlflow
 import pytest
 
 from segmentation.config import TrainConfig
+from segmentation.errors import InputError
 from studies import tracking
 from studies.tracking import runs
+
+ANOTHER = json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0})
 
 
 def test_a_failing_run_says_why_and_the_error_goes_on() -> None:
@@ -41,9 +44,39 @@ def test_the_run_that_mlflow_opened_is_used_and_its_raw_params_stay(monkeypatch:
 
 
 def test_a_long_error_is_cut_without_baring_half_a_password(capsys: pytest.CaptureFixture[str]) -> None:
-    journal = runs._opened_journal("0" * 32)
+    journal = runs._opened_journal("0" * 32, lambda entry, files: None)
     journal._senders["records"]._tell(f"{'x' * 130} http://me:Xq7-hunter2-and-much-more@host refused")
     journal.close()
     printed = capsys.readouterr().err
     assert "MLflow takes no records (xxx" in printed
     assert "Xq7" not in printed
+
+
+def test_who_was_taken_for_dead_adds_nothing_to_a_run_that_another_process_has_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "LATEST_SECONDS", 0.0)
+
+    def train(run_id: str) -> None:
+        tracking.log_metrics({"val/loss": 1.0}, 1)
+        assert tracking.wait_until_sent()
+        mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, ANOTHER)
+        tracking.log_metrics({"val/loss": 0.5}, 2)
+
+    with (
+        pytest.raises(InputError, match="process 7 on elsewhere has gone on with run"),
+        tracking.tracked_run("e", "n", {}) as run_id,
+    ):
+        train(run_id)
+    run = mlflow.get_run(run_id)
+    assert [point.step for point in mlflow.MlflowClient().get_metric_history(run_id, "val/loss")] == [1]
+    assert (run.info.status, "status_reason" in run.data.tags) == ("RUNNING", False)
+
+
+def test_processes_share_a_run_that_is_meant_to_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LATEST_SECONDS", 0.0)
+    with tracking.tracked_run("e", "n", {}, shared=True) as run_id:
+        mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, ANOTHER)
+        tracking.log_metrics({"val/loss": 0.5}, 2)
+    run = mlflow.get_run(run_id)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"val/loss": 0.5})

@@ -1,0 +1,90 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+import mlproject
+from segmentation.processes import me
+from studies import tracking
+from studies.tracking.ownership import OWNER
+
+
+def left_by_a_dead_process(record: dict[str, Any]) -> tuple[str, Path]:
+    """A run that looks alive, and the journal of its process, with one record."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        dead = json.dumps(me() | {"pid": process.pid})
+    run_id = tracking.create_run("doctor", "left", {"kind": "train"})
+    mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, dead)
+    folder = Path("unsent", run_id)
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text(dead)
+    (folder / "records.jsonl").write_text(f"{json.dumps(record)}\n")
+    return run_id, folder
+
+
+def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pid = process.pid
+    runs = {
+        "dead": me() | {"pid": pid}, "alive": me() | {"pid": os.getpid()}, "elsewhere": me() | {"host": "another"},
+    }  # fmt: skip
+    ids = {}
+    for name, told in runs.items():
+        ids[name] = tracking.create_run("doctor", name, {"kind": "train"})
+        mlflow.MlflowClient().set_tag(ids[name], tracking.PROCESS, json.dumps(told))
+    assert mlproject.main(["doctor", "--close=False"]) == 0
+    assert mlflow.get_run(ids["dead"]).info.status == "RUNNING"
+    capsys.readouterr()
+    assert mlproject.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
+    assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
+    assert f"--resume {ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
+    assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
+    for run_id in ids.values():
+        mlflow.MlflowClient().set_terminated(run_id)
+
+
+def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "some-run" / "last.pt"
+    about = tmp_path / "cache" / "mlproject" / "a" / "b" / "about.json"
+    for file in (checkpoint, about):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half of it")
+    assert mlproject.main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
+    assert f"{about.parent} is damaged; it is made again" in said.out
+
+
+def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
+    run_id, folder = left_by_a_dead_process({"what": "end", "status": "FINISHED", "time": 1})
+    mlproject.main(["doctor"])
+    assert "it is closed" in capsys.readouterr().out
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert not folder.exists()
+
+
+def test_doctor_leaves_a_dead_run_as_it_is_whose_records_cannot_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    run_id, folder = left_by_a_dead_process({"what": "tags", "values": {"k" * 300: "a name that is too long"}})
+    mlproject.main(["doctor"])
+    assert "which is dead; it stays as it is, since MLflow refuses tags kkk" in capsys.readouterr().out
+    assert mlflow.get_run(run_id).info.status == "RUNNING"
+    tracking.end_run(run_id, "FAILED", "a test")
+    assert not folder.exists()
+
+
+def test_doctor_makes_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'absent.db'}")
+    assert mlproject.main(["doctor"]) == 0
+    assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} is not there." in capsys.readouterr().out
+    assert not (tmp_path / "absent.db").exists()
