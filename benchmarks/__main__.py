@@ -69,7 +69,7 @@ def _stage(name: str, quick: bool) -> tuple[Record | None, list[str]]:
             about = f"{name}, {number} of {len(cases)}: {case.name}"
             rounds, warmups = (1, 0) if quick else (case.rounds, case.warmups)
             tell = _rounds(about, rounds, len(case.contestants))
-            times = in_turns(case.contestants, rounds, warmups, tell)
+            times = in_turns(case.contestants, rounds, warmups, tell, quick)
             record["cases"].append(case_record(case, times, case.same({each.name: each.value for each in times})))
     except (Exception, SystemExit) as error:
         return None, [_reason(error)]

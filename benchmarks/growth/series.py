@@ -60,7 +60,7 @@ def measured(series: Series, folder: Path, quick: bool, rounds: Callable[[int, i
     for size in sizes:
         own = Path(tempfile.mkdtemp(dir=folder))
         contestants.append(Contestant(f"{size:,}", "ours", _ready, (series.prepare, str(own), size, series.calls)))
-    found = in_turns(contestants, times_each, warmups=warmups, tell=rounds(times_each, len(sizes)))
+    found = in_turns(contestants, times_each, warmups, rounds(times_each, len(sizes)), quick)
     points = [
         {
             "x": size, "seconds": rounded([seconds / series.calls for seconds in each.seconds]),
