@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = interruption.catch()
     try:
         _loaded(command)(config)
+        _name_the_run(arguments[0])
     except InputError as error:
         return _refused(error, 1)
     except KeyboardInterrupt as reason:
@@ -145,6 +146,14 @@ def _tag_the_run(reason: str) -> None:
         from studies.tracking import tag_reason
 
         tag_reason(os.environ["MLFLOW_RUN_ID"], reason)
+
+
+def _name_the_run(command: str) -> None:
+    """Say what the run is that `mlflow run` has opened, where the command has not made it its own."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from studies.tracking import describe_run
+
+        describe_run(os.environ["MLFLOW_RUN_ID"], command, {"kind": command})
 
 
 def _overview() -> str:

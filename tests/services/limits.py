@@ -4,7 +4,8 @@
 
 starts the services of compose.yaml without containers, lets trainings of two lengths record themselves there, and
 counts the requests and the processor time of each server: the difference of the two lengths is what an epoch costs.
-Then it times what a worker asks of PostgreSQL when 10, 100 and 1000 others are at work. Prints one line of JSON each.
+Then it times what a worker asks of PostgreSQL when 10, 100 and 1000 others are at work. What it finds is kept in
+`limits.json`, and written into docs/scaling.md.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import optuna
 import psutil
 from optuna.trial import TrialState, create_trial
 
+from benchmarks.machine import machine
 from segmentation.config import StudyConfig, TrainConfig, TuneConfig
 from segmentation.metrics import METRICS
 from segmentation.processes import me
@@ -34,7 +37,7 @@ from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.storage import WORKER, open_storage, reap
 from studies.search.worker import Worker
 from studies.training_run import run_training
-from tests.conftest import write_own_data
+from tests.conftest import PROJECT, write_own_data
 from tests.services.stack import Stack, stack
 from tests.studies.search.conftest import tiny
 
@@ -42,6 +45,9 @@ SERVED = re.compile("PG|MLFLOW")
 REQUEST = re.compile(r'"([A-Z]+) (?:/api/2\.0)?/(mlflow/[a-z-]+/[a-z-]+|mlflow-artifacts)')
 LENGTHS = 3, 13
 """Epochs."""
+SERVERS = {"mlflow": "the MLflow server", "objects": "the object store", "postgres": "PostgreSQL, for MLflow"}
+KEPT, PAGE = Path(__file__).parent / "limits.json", PROJECT / "docs" / "scaling.md"
+BEGIN, END = "<!-- limits -->", "<!-- end of limits -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,13 +55,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--others", type=int, nargs="*", default=[10, 100, 1000], help="workers at work meanwhile")
     options = parser.parse_args(arguments)
+    found: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine(), "trainings": [], "workers": []}
     with tempfile.TemporaryDirectory(prefix="limits-") as folder, stack() as services:
         os.chdir(folder)
         os.environ.update({key: value for key, value in services.worker().environment.items() if SERVED.match(key)})
         for log_model in (False, True):
-            print(json.dumps(trainings(services, Path(folder), log_model)), flush=True)
+            found["trainings"].append(trainings(services, Path(folder), log_model))
+            print(json.dumps(found["trainings"][-1]), flush=True)
         for others in options.others:
-            print(json.dumps(asked(others)), flush=True)
+            found["workers"].append(asked(others))
+            print(json.dumps(found["workers"][-1]), flush=True)
+    KEPT.write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """docs/scaling.md with the tables of what is kept."""
+    found = json.loads(KEPT.read_text())
+    without, with_model = found["trainings"]
+    requests = [str(sum(each["requests_a_training"].values())) for each in (without, with_model)]
+    rows = [["requests to the MLflow server", *requests, str(without["requests_an_epoch"])]]
+    for name, server in SERVERS.items():
+        once = [f"{each['milliseconds_a_training'][name]} ms" for each in (without, with_model)]
+        rows.append([f"processor time of {server}", *once, f"{without['milliseconds_an_epoch'][name]} ms"])
+    lines = [
+        f"| | a training of {LENGTHS[0]} epochs | with its model | each further epoch |", "| --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows), "",
+        "| other workers at the same study | wait for PostgreSQL after an epoch | between two trainings |",
+        "| --- | --- | --- |",
+    ]  # fmt: skip
+    for each in found["workers"]:
+        waits = (each[f"milliseconds_{when}"] for when in ("an_epoch", "between_trainings"))
+        lines.append(f"| {each['others']:,} | {' | '.join(f'{wait:.0f} ms' for wait in waits)} |")
+    about = found["machine"]
+    lines += [
+        "",
+        f"<sub>`python -m tests.services.limits` · {found['date']} · {about['cores']} cores, {about['cpu']}</sub>",
+    ]
+    table = "\n".join(lines)
+    text = PAGE.read_text(encoding="utf-8")
+    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text, flags=re.DOTALL)
 
 
 def trainings(services: Stack, place: Path, log_model: bool) -> dict[str, Any]:

@@ -88,3 +88,16 @@ def test_doctor_makes_no_store(
     assert mlproject.main(["doctor"]) == 0
     assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} is not there." in capsys.readouterr().out
     assert not (tmp_path / "absent.db").exists()
+
+
+@pytest.mark.parametrize("command", ["doctor", "status", "sync"])
+def test_the_run_that_mlflow_opens_for_what_records_nothing_is_named(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    opened = client.create_run(client.create_experiment(f"for {command}"), run_name="ugly-slug-7").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    assert mlproject.main([command]) == 0
+    run = client.get_run(opened)
+    assert (run.info.run_name, run.data.tags["kind"], run.info.status) == (command, command, "RUNNING")
+    client.set_terminated(opened)
