@@ -137,17 +137,20 @@ def _class_indices(values: np.ndarray, classes: Mapping[int, int], file: Path) -
     highest = max(max(classes), VOID)
     known, table = np.zeros(highest + 1, bool), np.zeros(highest + 1, np.uint8)
     known[list(classes)] = True
+    no_class = next((index for index in range(256) if index not in classes.values()), None)
+    table[:] = no_class or 0
     table[list(classes)] = list(classes.values())
-    if values.dtype == np.uint8:
-        right = _translated(values, known[:256])
-    else:
-        right = (values >= 0) & (values <= highest)
-        right &= known[np.where(right, values, 0)]
+    if values.dtype == np.uint8 and no_class is not None:
+        indices = _translated(values, table[:256])
+        if not (indices == no_class).any():
+            return indices
+    right = (values >= 0) & (values <= highest)
+    right &= known[np.where(right, values, 0)]
     if not right.all():
         strange, counts = np.unique(values[~right], return_counts=True)
         told = listed(f"{value} ({count} pixels)" for value, count in zip(strange, counts, strict=True))
         raise InputError(f"mask {file} has values that are no class: {told}; known values: {_ranges(classes)}")
-    return _translated(values, table[:256]) if values.dtype == np.uint8 else table[values]
+    return table[values]
 
 
 def _translated(values: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -1,18 +1,16 @@
 """Which process has a journal: one at a time, until it lets go or dies."""
 
-import fcntl
 import json
-import os
 import shutil
-import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from segmentation.processes import is_dead, is_same, me
 
-OWNER = "process.json"
-"""Locked by the owner, by flock, which ends with its process; it names who that is."""
+OWNER, LOCK = "process.json", "lock"
 CLAIM_SECONDS, POLL_SECONDS = 0.5, 0.02
 """How long to ask for a folder: who only looks whether it is left holds it for a moment, too."""
 
@@ -22,28 +20,28 @@ class TakenError(Exception):
 
 
 class Claim:
-    """A folder that this process has, made if it is not there.
-
-    Raises:
-        TakenError: another process has it.
-        OSError: it cannot be made.
-    """
+    """A folder that this process has, made if it is not there."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        deadline = time.monotonic() + CLAIM_SECONDS
-        while (file := _locked(folder)) is None:
-            if time.monotonic() >= deadline:
-                raise TakenError(str(folder))
-            time.sleep(POLL_SECONDS)
-        file.truncate(0)
-        file.write(json.dumps(me()))
-        file.flush()
-        self._file = file
+        """Take it.
+
+        Raises:
+            TakenError: another process has it.
+            OSError: it cannot be made.
+        """
+        self._folder, self._lock = folder, FileLock(folder / LOCK)
+        while not self._lock.is_locked:
+            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # who had it has just removed it
+                try:
+                    self._lock.acquire(CLAIM_SECONDS, POLL_SECONDS)
+                except Timeout as error:
+                    raise TakenError(str(folder)) from error
+        (folder / OWNER).write_text(json.dumps(me()))
 
     def let_go(self) -> None:
         """Leave the folder, as it is, to whoever asks."""
-        self._file.close()
+        self._lock.release()
 
     def remove(self) -> None:
         """Remove the folder with all that is in it, and let go."""
@@ -51,11 +49,11 @@ class Claim:
             for entry in self._folder.iterdir():
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
-                elif entry.name != OWNER:
+                elif entry.name != LOCK:
                     entry.unlink()
-            (self._folder / OWNER).unlink()  # the last, since somebody else may have the folder from then on
+            (self._folder / LOCK).unlink()  # the last, since somebody else may have the folder from then on
             self._folder.rmdir()
-        self._file.close()
+        self._lock.release()
 
 
 def owner(folder: Path) -> dict[str, Any]:
@@ -72,26 +70,8 @@ def is_left(folder: Path) -> bool:
     with suppress(KeyError, TypeError):
         if had and is_dead(had) is not True and not is_same(had, me()):
             return False
-    file = _locked(folder)
-    if file is not None:
-        file.close()
-    return file is not None
-
-
-def _locked(folder: Path) -> TextIO | None:
-    """The owner's file of a folder, locked; None if another process has it, or has just removed it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / OWNER).open("a+")
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
-    except BlockingIOError:
-        pass
-    except OSError:
-        return file  # a file system that cannot lock
-    file.close()
-    return None
+        with FileLock(folder / LOCK, blocking=False):
+            return True
+    except (Timeout, FileNotFoundError):
+        return False

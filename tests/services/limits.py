@@ -80,7 +80,9 @@ def page() -> str:
     rows = [["requests to the MLflow server", *requests, str(without["requests_an_epoch"])]]
     for name, server in SERVERS.items():
         once = [f"{each['milliseconds_a_training'][name]} ms" for each in (without, with_model)]
-        rows.append([f"processor time of {server}", *once, f"{without['milliseconds_an_epoch'][name]} ms"])
+        rows.append(
+            [f"processor time of {server}", *once, f"{max(1, round(without['milliseconds_an_epoch'][name]))} ms"]
+        )
     lines = [
         f"| | a training of {LENGTHS[0]} epochs | with its model | each further epoch |", "| --- | --- | --- | --- |",
         *(f"| {' | '.join(row)} |" for row in rows), "",
