@@ -125,11 +125,13 @@ def reap(study: Study) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)
-    for trial in running(study):
-        if _is_dead(study, trial):
-            with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
-                study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
+    dead = [trial for trial in trials if trial.state == TrialState.RUNNING and _is_dead(study, trial)]
+    for trial in dead:
+        with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
+            study.tell(trial.number, state=TrialState.FAIL)
+    if dead:
+        trials = study.get_trials(deepcopy=False)
     followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
     for trial in trials:
         if waits_for_retry(trial) and trial.number not in followed:

@@ -53,6 +53,8 @@ class Worker:
     """Called after each epoch and while waiting."""
     data: dict[tuple[object, ...], Data] = field(default_factory=dict)
     """Splits loaded so far, by what they depend on."""
+    reported: set[int] = field(default_factory=set)
+    """Epochs of the trial at hand that the study knows; to ask it would make it read all trials."""
 
     def work(self) -> None:
         """Take trials until there is nothing left to do here or elsewhere, or the time is over.
@@ -105,6 +107,7 @@ class Worker:
 
     def _train(self, trial: Trial) -> float | Sequence[float]:
         trial.set_user_attr(WORKER, me())
+        self.reported = set(self._frozen(trial).intermediate_values)
         self._leave_if_nothing_is_left(trial)
         values = spaces.suggest(trial, self.plan.space)
         trial.set_user_attr(VALUES, values)
@@ -189,8 +192,9 @@ class Worker:
         if epoch == self.plan.base.epochs:
             return
         if len(self.plan.goals) == 1:
-            if epoch not in self._frozen(trial).intermediate_values:
+            if epoch not in self.reported:
                 trial.report(self._reported(metrics), epoch)
+                self.reported.add(epoch)
             if trial.should_prune():
                 goal = self.plan.goals[0]
                 self._set_constraint(trial, metrics)
