@@ -73,5 +73,5 @@ def is_left(folder: Path) -> bool:
     try:
         with FileLock(folder / LOCK, blocking=False):
             return True
-    except (Timeout, FileNotFoundError):
+    except OSError:  # a timeout, too
         return False
