@@ -90,7 +90,7 @@ def test_doctor_makes_no_store(
     assert not (tmp_path / "absent.db").exists()
 
 
-@pytest.mark.parametrize("command", ["doctor", "status", "sync"])
+@pytest.mark.parametrize("command", ["doctor", "sync"])
 def test_the_run_that_mlflow_opens_for_what_records_nothing_is_named(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

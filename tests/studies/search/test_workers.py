@@ -22,15 +22,21 @@ from studies.search.storage import open_storage
 from tests.conftest import PROJECT
 from tests.studies.search.conftest import tiny
 
-GRID = "learning_rate=0.01|0.1,weight_decay=0|0.01"
+GRID = "learning_rate=0.01|0.1,weight_decay=0|0.01", 4
+SMALL_GRID = "learning_rate=0.01|0.1", 2
+"""What is searched, and how many points it has."""
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("postgres", 3), ("journal", 2)])
+@pytest.mark.parametrize(
+    ("kind", "workers", "grid", "points"),
+    [("postgres", 3, *GRID), ("journal", 2, *SMALL_GRID)],
+    ids=["postgres", "journal"],
+)
 def test_every_point_is_finished_once_though_workers_are_killed(
-    kind: str, workers: int, request: pytest.FixtureRequest, own_data: Path, tmp_path: Path
+    kind: str, workers: int, grid: str, points: int, request: pytest.FixtureRequest, own_data: Path, tmp_path: Path
 ) -> None:
     storage = request.getfixturevalue("postgres") if kind == "postgres" else str(tmp_path / "studies.journal")
-    fields = tiny(own_data, sampler="grid", search=GRID, workers=workers, storage=storage)
+    fields = tiny(own_data, sampler="grid", search=grid, workers=workers, storage=storage)
     fields |= {"study_name": "killed", "epochs": 5}
     command = [sys.executable, str(PROJECT / "mlproject.py"), "tune"]
     command += [word for name, value in fields.items() for word in (f"--{name}", str(value))]
@@ -45,18 +51,18 @@ def test_every_point_is_finished_once_though_workers_are_killed(
         finally:
             process.kill()
         assert process.returncode == 0, printed
-        _check(study, killed, printed)
+        _check(study, points, killed, printed)
         optuna.delete_study(study_name="killed", storage=opened)
 
 
-def _check(study: Study, killed: list[FrozenTrial], printed: str) -> None:
+def _check(study: Study, points: int, killed: list[FrozenTrial], printed: str) -> None:
     assert printed.count("died by signal 9") == len(killed)
-    assert "4 done, 0 pruned, 0 failed" in printed
+    assert f"{points} done, 0 pruned, 0 failed" in printed
 
     trials = counted(study)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 4
-    assert len({tuple(trial.params.values()) for trial in trials}) == 4
-    assert len([trial for trial in study.trials if IDLE not in trial.user_attrs]) == 4 + len(killed)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * points
+    assert len({tuple(trial.params.values()) for trial in trials}) == points
+    assert len([trial for trial in study.trials if IDLE not in trial.user_attrs]) == points + len(killed)
     client = MlflowClient()
     for dead in killed:
         (successor,) = [trial for trial in trials if trial.user_attrs.get(RETRY_OF) == dead.number]
