@@ -16,11 +16,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.stages import SLOW_IMPORTS
+
 Role = Literal["ours", "limit", "peer"]
-SLOW_IMPORTS = [
-    "lightning.pytorch", "netcal.metrics", "scipy.stats", "studies.search.worker", "studies.training_run",
-    "torchmetrics", "torchvision.transforms.v2",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
