@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segmentation.prediction import Predictor
+from studies import served_model
 from studies.served_model import MAX_BYTES, MAX_IMAGES, Refused, ServedModel
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
@@ -20,6 +21,8 @@ from tests.fuzz.test_pictures import mangled, photographs
 
 pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 NAMED = ("image", "encoding")
+FEW_PIXELS = 5_000_000
+"""Of a request: a pixel takes some 40 bytes, and the guard allows fewer than a server does."""
 
 
 def model(resize: int | None) -> ServedModel:
@@ -39,7 +42,10 @@ def check(found: list[dict[str, Any]] | None) -> None:
                 assert mask.size == shape[::-1]
 
 
-def test_mangled_requests(door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]) -> None:
+def test_mangled_requests(
+    door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_model, "MAX_PIXELS", FEW_PIXELS)
     door, small = door("requests"), photographs()
     models = model(None), model(8)
     for random in door.randoms():
