@@ -135,10 +135,9 @@ def _mask_values(mask: Image.Image, file: Path) -> np.ndarray:
 def _class_indices(values: np.ndarray, classes: Mapping[int, int], file: Path) -> np.ndarray:
     """Turn mask values `(H, W)` into class indices `(H, W)` uint8; a value of no class is an error that counts it."""
     highest = max(max(classes), VOID)
-    known, table = np.zeros(highest + 1, bool), np.zeros(highest + 1, np.uint8)
-    known[list(classes)] = True
     no_class = next((index for index in range(256) if index not in classes.values()), None)
-    table[:] = no_class or 0
+    known, table = np.zeros(highest + 1, bool), np.full(highest + 1, no_class or 0, np.uint8)
+    known[list(classes)] = True
     table[list(classes)] = list(classes.values())
     if values.dtype == np.uint8 and no_class is not None:
         indices = _translated(values, table[:256])

@@ -107,8 +107,9 @@ class Worker:
 
     def _train(self, trial: Trial) -> float | Sequence[float]:
         trial.set_user_attr(WORKER, me())
-        self.reported = set(self._frozen(trial).intermediate_values)
-        self._leave_if_nothing_is_left(trial)
+        trials = self.study.get_trials(deepcopy=False)
+        self.reported = set(trials[trial.number].intermediate_values)
+        self._leave_if_nothing_is_left(trial, trials)
         values = spaces.suggest(trial, self.plan.space)
         trial.set_user_attr(VALUES, values)
         config = spaces.varied(self.plan.base, values)
@@ -140,9 +141,8 @@ class Worker:
             tracking.log_text(printed.getvalue(), "training.log", run_id)
         return self._values(trial, result)
 
-    def _leave_if_nothing_is_left(self, trial: Trial) -> None:
+    def _leave_if_nothing_is_left(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
         """Two workers may have taken the last place at once, or put the same trial back into the queue."""
-        trials = self.study.get_trials(deepcopy=False)
         frozen = trials[trial.number]
         retry_of, prescribed = frozen.user_attrs.get(RETRY_OF), point(frozen)
         before = [each for each in counted(self.study) if each.number < trial.number]

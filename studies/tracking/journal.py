@@ -103,9 +103,9 @@ def run_of(folder: Path) -> str:
     return folder.name.partition(".")[0]
 
 
-def all_journals(place: Path, run_id: str) -> list[Path]:
-    """A run's journals in a folder, also those that a process of another machine may have open."""
-    return sorted(file.parent for file in place.glob(f"*/{OWNER}") if run_of(file.parent) == run_id)
+def all_journals(place: Path, run_id: str | None = None) -> list[Path]:
+    """The journals in a folder, all or a run's, also those that somebody has open."""
+    return sorted(file.parent for file in place.glob(f"*/{OWNER}") if run_id in (None, run_of(file.parent)))
 
 
 def journals(place: Path, run_id: str | None = None) -> list[Path]:
@@ -114,8 +114,7 @@ def journals(place: Path, run_id: str | None = None) -> list[Path]:
     One of another machine may be open there, and is left out. Those of which all is sent are removed: a process that
     was killed in its last moment leaves such.
     """
-    folders = sorted(file.parent for file in place.glob(f"*/{OWNER}"))
-    left = [folder for folder in folders if run_id in (None, run_of(folder)) and is_left(folder)]
+    left = [folder for folder in all_journals(place, run_id) if is_left(folder)]
     for folder in left:
         if all(len(_whole_lines(folder, name)) <= _sent(folder, name) for name in STREAMS):
             with suppress(TakenError):

@@ -140,9 +140,7 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
             status, reason = "FAILED", journal.refusal
     finally:
         _open.remove(opened)
-        if reason is not None:
-            journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
-        journal.add("records", {"what": "end", "status": status, "time": now()})
+        _add_end(journal, status, reason)
         journal.wait(0.0)
         journal.close()
         if journal.unsent():
@@ -150,6 +148,12 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
                 f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
                 f"{journal.folder}; to send them when it answers again:\n  {here('sync')}"
             )
+
+
+def _add_end(journal: Journal, status: str, reason: str | None) -> None:
+    if reason is not None:
+        journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
+    journal.add("records", {"what": "end", "status": status, "time": now()})
 
 
 def _sender_of_the_latest(run_id: str) -> Send:
@@ -265,9 +269,7 @@ def end_run(run_id: str, status: str, reason: str | None = None) -> None:
     with journal_of(run_id) as journal:
         if reason is None:
             journal.add("records", {"what": "untag", "values": [REASON]})
-        else:
-            journal.add("records", {"what": "tags", "values": {REASON: without_password(reason)[:5000]}})
-        journal.add("records", {"what": "end", "status": status, "time": now()})
+        _add_end(journal, status, reason)
 
 
 def leave_run(run_id: str, into: str) -> None:
@@ -294,6 +296,7 @@ def _log_sample(journal: Journal, metrics: Mapping[str, float], step: int) -> No
 
 
 def metrics_entry(metrics: Mapping[str, float], step: int | None) -> Entry:
+    """Figures of one moment as an entry of a journal; those that are not numbers are left out."""
     values = {allowed(name): float(value) for name, value in metrics.items() if value == value}
     return {"what": "metrics", "values": values, "step": step or 0, "time": now()}
 

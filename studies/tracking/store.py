@@ -92,6 +92,7 @@ def patiently(call: Callable[[], T]) -> T:
 
 
 def unusable(error: Exception) -> InputError:
+    """What to tell a user of MLflow's error, without passwords."""
     why = without_password(str(error))
     told = f"MLflow at {address()} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}"
     if "error code 401" in why:
