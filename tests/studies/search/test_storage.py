@@ -118,7 +118,7 @@ def test_of_a_trial_that_was_put_back_twice_one_is_done(sampler: str, first: str
         one, other = study.ask(), study.ask()
         for trial in (one, other) if first == "lower" else (other, one):
             with suppress(RuntimeError):
-                worker._leave_if_nothing_is_left(trial)
+                worker._leave_if_nothing_is_left(trial, study.trials)
                 study.tell(trial, 1.0)
                 continue
             study.tell(trial, state=TrialState.FAIL)
