@@ -24,7 +24,7 @@ run: $(VENV)/installed  ## Train a small network in about a minute and record it
 	@echo 'Done. To look at the run: make ui'
 
 test: $(VENV)/installed-test  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 fuzz: $(VENV)/installed-test  ## Try 100,000 mangled inputs in half an hour (FUZZ_SEED=5 for the same ones again)
 	FUZZ_INPUTS=$(FUZZ_INPUTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 
 from segmentation.calibration import BINS
+from segmentation.compiling import compiled
 from segmentation.labels import VOID
 from segmentation.reliability import FINE_BINS
 
@@ -126,19 +127,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def _compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile, and keep it on disk for the next process wherever a folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
-
-    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except RuntimeError:  # nowhere to keep it
-            return njit(signature, **options)(function)
-
-    return compiled
-
-
 @njit(inline="always")
 def _most_probable(logits: np.ndarray, block: np.ndarray, highest: np.ndarray, label: np.ndarray) -> None:
     """Copy logits `(C, P)` into the beginning of a block `(C, LANES)`; find the highest and its lowest index."""
@@ -156,7 +144,7 @@ def _most_probable(logits: np.ndarray, block: np.ndarray, highest: np.ndarray, l
             highest[lane] = value if value > top else top
 
 
-@_compiled("i8(f4[:,:], u1[:])")
+@compiled("i8(f4[:,:], u1[:])")
 def _right(logits: np.ndarray, masks: np.ndarray) -> int:
     """Pixels of logits `(C, P)` whose highest is that of their class."""
     classes, pixels = logits.shape
@@ -204,7 +192,7 @@ def _bin(confidence: np.float32, bins: int) -> np.uintp:
     return place
 
 
-@_compiled(f"void(f4[:,:], u1[:], u1[:], {'i8[:,:,::1], f8[:,::1], ' * 4} i8[:,::1], f8[::1], f8[::1])")
+@compiled(f"void(f4[:,:], u1[:], u1[:], {'i8[:,:,::1], f8[:,::1], ' * 4} i8[:,::1], f8[::1], f8[::1])")
 def _count(
     logits: np.ndarray,
     masks: np.ndarray,

@@ -9,7 +9,7 @@ than in the split, as it made them larger in the split than in truth.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from statistics import NormalDist
 from typing import NamedTuple
@@ -21,7 +21,7 @@ RESAMPLES = 10_000
 LEVEL = 0.95
 NORMAL = NormalDist()
 BLOCK = 256
-"""Images whose draws are made at a time; below 2**16."""
+"""Images whose draws are made at a time; a byte tells which."""
 SPAN = 8
 """Blocks of images whose values are added up at a time, to bound the memory."""
 TOGETHER = 1000
@@ -178,18 +178,23 @@ def _kept_draws(images: int, resamples: int, seed: int) -> tuple[np.ndarray, ...
 
 def _new_draws(images: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """First how many of a resample's draws fall into each block, then where in the block: together, uniform draws."""
+    from segmentation.compiled_draws import count_draws  # takes long to load
+
     random = np.random.default_rng(seed)
     sizes = np.full(-(-images // BLOCK), BLOCK)
     sizes[-1] = images - BLOCK * (len(sizes) - 1)
     draws = random.multinomial(images, sizes / images, size=resamples).T
     for start in range(0, len(sizes), SPAN):
         span = slice(start, start + SPAN)
-        times = np.empty((resamples, sizes[span].sum()), np.uint8)
+        times = np.zeros((resamples, sizes[span].sum()), np.uint8)
         blocks = np.split(times, np.cumsum(sizes[span])[:-1], axis=1)
-        with ThreadPoolExecutor(1) as pool:  # draws ahead, while what is drawn is counted
-            places = pool.map(partial(_places, random), sizes[span], draws[span])
-            for each in zip(places, draws[span], blocks, strict=True):
-                _count(*each)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            counted = [
+                pool.submit(count_draws, _places(random, size, drawn), drawn, block)
+                for size, drawn, block in zip(sizes[span], draws[span], blocks, strict=True)
+            ]
+        for each in counted:
+            each.result()
         yield times
 
 
@@ -200,7 +205,7 @@ def _places(random: np.random.Generator, size: int, drawn: np.ndarray) -> np.nda
     """
     count = int(drawn.sum())
     if size != 256:
-        return random.integers(0, size, count, dtype=np.uint16)
+        return random.integers(0, size, count, dtype=np.uint16).astype(np.uint8)
     words = -(-count // 2)
     left_over = min(words, random.bit_generator.state["has_uint32"])  # half of 64 bits, from the block before
     whole, half = divmod(words - left_over, 2)
@@ -210,21 +215,3 @@ def _places(random: np.random.Generator, size: int, drawn: np.ndarray) -> np.nda
         random.integers(0, 2**32, half, dtype=np.uint32),
     ]
     return np.concatenate(parts).astype("<u4", copy=False).view(np.uint8)[1::2][:count]
-
-
-def _count(places: np.ndarray, drawn: np.ndarray, times: np.ndarray) -> None:
-    """Count how often each place of a block is drawn.
-
-    Args:
-        places: as from `_places`.
-        drawn: how many each resample has, `(R,)`.
-        times: what is filled, `(R, b)`.
-    """
-    size, ends = times.shape[1], np.cumsum(drawn)
-    rows = 2**16 // size
-    for start in range(0, len(times), rows):
-        part = times[start : start + rows]
-        cells = np.repeat((np.arange(len(part)) * size).astype(np.uint16), drawn[start : start + rows])
-        last = ends[start + len(part) - 1]
-        cells += places[last - len(cells) : last]
-        part[:] = np.bincount(cells, minlength=part.size).reshape(part.shape)

@@ -15,7 +15,14 @@ os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "1"
 PROJECT = Path(__file__).parent.parent
 CAMVID = PROJECT.parent / "shared" / "data" / "camvid"
 
+QUICK = tuple(f"tests/{folder}/" for folder in ("benchmarks", "fuzz", "segmentation"))
+"""Where most files take seconds: last, so that no process has a long one left when the others are done."""
+
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images are not at {CAMVID}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.nodeid.startswith(QUICK))
 
 
 @pytest.fixture(scope="session")

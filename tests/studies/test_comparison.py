@@ -182,11 +182,11 @@ def test_a_comparison_holds_table_sentences_and_pictures(
 
 def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained) -> None:
     assert [run.info.run_id for run in find_runs(two_seeds.experiment, "val")] == list(two_seeds.run_ids)
-    assert [run.info.run_id for run in find_runs("models:/second-seed@newest", "val")] == [two_seeds.run_ids[1]]
+    assert [run.info.run_id for run in find_runs("models:/first-seed@first", "val")] == [two_seeds.run_ids[0]]
     with pytest.raises(InputError, match="'two seeds' has no finished run that scored split='test'"):
         find_runs(two_seeds.experiment, "test")
-    twice = f"runs:/{two_seeds.run_ids[0]}, {two_seeds.run_ids[0]}, models:/second-seed/1"
-    assert [run.info.run_id for run in find_runs(twice, "val")] == list(two_seeds.run_ids)
+    twice = f"runs:/{two_seeds.run_ids[1]}, {two_seeds.run_ids[1]}, models:/first-seed/1"
+    assert [run.info.run_id for run in find_runs(twice, "val")] == list(reversed(two_seeds.run_ids))
 
 
 @pytest.mark.parametrize(

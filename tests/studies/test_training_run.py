@@ -37,6 +37,11 @@ def settings(root: Path, **more: Any) -> TrainConfig:
     return TrainConfig(**values | more)
 
 
+def plain(root: Path, **more: Any) -> TrainConfig:
+    """Without what takes time and is looked at elsewhere: pictures of epochs and of examples, and the model."""
+    return settings(root, **{"plot_every": 100, "examples": 0, "log_model": False} | more)
+
+
 class Finished(NamedTuple):
     """One training run that many tests look at."""
 
@@ -266,7 +271,7 @@ def test_a_run_can_start_from_another_run_s_weights(
     finished: Finished, own_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = finished.result.run_id
-    again = run_training(settings(own_data, epochs=1, learning_rate=0.0, weights=weights, keep="last", log_model=False))
+    again = run_training(plain(own_data, epochs=1, learning_rate=0.0, weights=weights, keep="last"))
     taken = json.loads(text(again.run_id, "starting_weights.json"))
     assert not taken["fresh"]
     assert not taken["left"]
@@ -277,7 +282,7 @@ def test_a_run_can_start_from_another_run_s_weights(
     )
 
     (own_data / "classes.txt").write_text("other\nnames\nhere\n")
-    other = run_training(settings(own_data, epochs=1, weights=finished.checkpoint("best"), log_model=False))
+    other = run_training(plain(own_data, epochs=1, weights=finished.checkpoint("best")))
     fresh = json.loads(text(other.run_id, "starting_weights.json"))["fresh"]
     assert fresh
     assert all("low_classifier" in name or "high_classifier" in name for name in fresh)
@@ -285,7 +290,7 @@ def test_a_run_can_start_from_another_run_s_weights(
 
 
 def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
-    result = run_training(settings(own_data, keep="last", monitor="val/ece", epochs=4))
+    result = run_training(plain(own_data, keep="last", monitor="val/ece", epochs=4, log_model=True))
     run = mlflow.get_run(result.run_id)
     assert run.data.tags["model_epoch"] == "4"
     assert json.loads(text(result.run_id, "reliability/val.json"))["metrics"]["ece"] == run.data.metrics["val/ece"]
@@ -296,7 +301,7 @@ def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
 
 
 def test_the_same_configuration_logs_identical_numbers(own_data: Path) -> None:
-    config = settings(own_data, epochs=2, log_model=False)
+    config = plain(own_data, epochs=2)
     first, second = (mlflow.get_run(run_training(config).run_id).data.metrics for _ in range(2))
     timed = ("epoch_seconds", "images_per_second")
     ours = {name: v for name, v in first.items() if name not in timed and not name.startswith("system/")}
@@ -310,7 +315,7 @@ def test_system_metrics_are_on(finished: Finished) -> None:
 
 def test_class_names_may_hold_any_character(own_data: Path) -> None:
     (own_data / "classes.txt").write_text("road: left (50%) #1\nsigns & lights, too\nрека/été\n")
-    result = run_training(settings(own_data, epochs=1, log_model=False))
+    result = run_training(plain(own_data, epochs=1))
     run = mlflow.get_run(result.run_id)
     assert {"val/iou/road: left _50__ _1", "val/iou/signs _ lights_ too", "val/iou/река/été"} <= set(run.data.metrics)
     assert "signs & lights, too" in text(result.run_id, "confusion/val.csv")
@@ -320,7 +325,7 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
 
 def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_data / "classes.txt").write_text("red\ngreen\nblue\nnever\n")
-    result = run_training(settings(own_data, epochs=1, log_model=False))
+    result = run_training(plain(own_data, epochs=1))
     assert not [path for path in artifacts(result.run_id) if path.startswith("model")]
     assert not mlflow.get_run(result.run_id).outputs.model_outputs
     assert "no pixel of folder/train is of class never" in capsys.readouterr().out

@@ -22,21 +22,18 @@ from studies.search.storage import open_storage
 from tests.conftest import PROJECT
 from tests.studies.search.conftest import tiny
 
-GRID = "learning_rate=0.01|0.1,weight_decay=0|0.01", 4
-SMALL_GRID = "learning_rate=0.01|0.1", 2
+GRID, POINTS = "learning_rate=0.01|0.1", 2
 """What is searched, and how many points it has."""
+WORKERS = 2
+"""`python -m tests.faults.workers` kills more of more."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "workers", "grid", "points"),
-    [("postgres", 3, *GRID), ("journal", 2, *SMALL_GRID)],
-    ids=["postgres", "journal"],
-)
+@pytest.mark.parametrize("kind", ["postgres", "journal"])
 def test_every_point_is_finished_once_though_workers_are_killed(
-    kind: str, workers: int, grid: str, points: int, request: pytest.FixtureRequest, own_data: Path, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, own_data: Path, tmp_path: Path
 ) -> None:
     storage = request.getfixturevalue("postgres") if kind == "postgres" else str(tmp_path / "studies.journal")
-    fields = tiny(own_data, sampler="grid", search=grid, workers=workers, storage=storage)
+    fields = tiny(own_data, sampler="grid", search=GRID, workers=WORKERS, storage=storage)
     fields |= {"study_name": "killed", "epochs": 5}
     command = [sys.executable, str(PROJECT / "mlproject.py"), "tune"]
     command += [word for name, value in fields.items() for word in (f"--{name}", str(value))]
@@ -45,24 +42,24 @@ def test_every_point_is_finished_once_though_workers_are_killed(
         try:
             study = _study(opened)
             killed: list[FrozenTrial] = []
-            while len(killed) < workers - 1:
+            while len(killed) < WORKERS - 1:
                 killed.append(_kill_one(study, killed))
             printed, _ = process.communicate(timeout=500)
         finally:
             process.kill()
         assert process.returncode == 0, printed
-        _check(study, points, killed, printed)
+        _check(study, killed, printed)
         optuna.delete_study(study_name="killed", storage=opened)
 
 
-def _check(study: Study, points: int, killed: list[FrozenTrial], printed: str) -> None:
+def _check(study: Study, killed: list[FrozenTrial], printed: str) -> None:
     assert printed.count("died by signal 9") == len(killed)
-    assert f"{points} done, 0 pruned, 0 failed" in printed
+    assert f"{POINTS} done, 0 pruned, 0 failed" in printed
 
     trials = counted(study)
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * points
-    assert len({tuple(trial.params.values()) for trial in trials}) == points
-    assert len([trial for trial in study.trials if IDLE not in trial.user_attrs]) == points + len(killed)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * POINTS
+    assert len({tuple(trial.params.values()) for trial in trials}) == POINTS
+    assert len([trial for trial in study.trials if IDLE not in trial.user_attrs]) == POINTS + len(killed)
     client = MlflowClient()
     for dead in killed:
         (successor,) = [trial for trial in trials if trial.user_attrs.get(RETRY_OF) == dead.number]
