@@ -10,7 +10,6 @@ from dataclasses import fields
 from typing import Any, NamedTuple, get_args
 
 from segmentation import interruption
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import (
     CalibrateConfig,
     CompareConfig,
@@ -27,6 +26,7 @@ from segmentation.config import (
     choices,
 )
 from segmentation.errors import InputError, one_of
+from segmentation.runtime import prepare_process
 from studies.secrets import keep_apart, refuse_passwords, without_password
 
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stop.code:
             _tag_the_run(f"wrongly called: {' '.join(arguments)}")
         raise
-    keep_freed_memory()
+    prepare_process()
     before = interruption.catch()
     try:
         _loaded(command)(config)

@@ -30,11 +30,11 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import TrainConfig
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
 from segmentation.interruption import SIGNALS, answer_all
+from segmentation.runtime import prepare_process
 
 IN_STEP = timedelta(minutes=10)
 """So long a process waits for another inside an epoch."""
@@ -310,7 +310,7 @@ def _other_process(config: TrainConfig, follower: Follower, team: Team, port: in
     """What a process that the first one has started does."""
     answer_all(signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_freed_memory()
+    prepare_process()
     torch.set_num_threads(threads)
     try:
         team.store = TCPStore(LOOPBACK, port, is_master=False, timeout=BETWEEN)

@@ -46,9 +46,9 @@ def _scoring(images: int, classes: int) -> Callable[[], None]:
 
 def _batch(classes: int, side: int) -> tuple[Any, Any]:
     """Random logits and masks."""
-    from segmentation.allocator import keep_freed_memory
+    from segmentation.runtime import prepare_process
 
-    keep_freed_memory()
+    prepare_process()
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)

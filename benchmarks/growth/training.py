@@ -37,9 +37,9 @@ SERIES = (
 
 
 def _epoch(folder: str, images: int, side: int, classes: int, batch_size: int = 16) -> Callable[[], None]:
-    from segmentation.allocator import keep_freed_memory
+    from segmentation.runtime import prepare_process
 
-    keep_freed_memory()
+    prepare_process()
     import torch
 
     from segmentation import models

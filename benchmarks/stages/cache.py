@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages.training import use_all_cores
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import TrainConfig
+from segmentation.runtime import prepare_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,7 @@ def _same(returned: Mapping[str, Any]) -> str:
 
 def this_project() -> Run:
     """Open the split with an empty cache."""
-    keep_freed_memory()
+    prepare_process()
     use_all_cores()
     import numpy as np
 
@@ -91,7 +91,7 @@ def this_project() -> Run:
 
 def reduced() -> Run:
     """Decode images at the smallest scale of the decoder that is not below the size they are resized to; and masks."""
-    keep_freed_memory()
+    prepare_process()
     from PIL import Image
 
     def decode(files: tuple[Path, Path]) -> tuple[int, int]:

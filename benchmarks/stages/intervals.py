@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.allocator import keep_freed_memory
+from segmentation.runtime import prepare_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -253,7 +253,7 @@ def _scipy_in_pairs(count: "np.ndarray", gap: "np.ndarray", resamples: int) -> R
 
 
 def _prepare_our_own() -> None:
-    keep_freed_memory()
+    prepare_process()
 
     import torch
 

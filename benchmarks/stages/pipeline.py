@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import TrainConfig
+from segmentation.runtime import prepare_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def _same(returned: Mapping[str, Any]) -> str:
 
 def this_project(epochs: int) -> Run:
     """What a training does until the network: take the images of a batch from the cache, and augment them."""
-    keep_freed_memory()
+    prepare_process()
     _use_one_core()
     import numpy as np
     import torch
@@ -89,7 +89,7 @@ def this_project(epochs: int) -> Run:
 
 def reading(epochs: int) -> Run:
     """Copy the bytes of all images and masks, in order, to where they are read from."""
-    keep_freed_memory()
+    prepare_process()
     _use_one_core()
     import numpy as np
 

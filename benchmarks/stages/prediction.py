@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages.training import use_all_cores
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import ModelConfig, Network
 from segmentation.labels import voc_palette
+from segmentation.runtime import prepare_process
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +136,7 @@ def _beside_the_loop(ours: Path, theirs: Path) -> tuple[float, int]:
 
 def this_project(work: Folder) -> Run:
     """What `predict` does but for MLflow: a mask, a confidence map and an overlay, at each picture's own size."""
-    keep_freed_memory()
+    prepare_process()
     use_all_cores()
     import numpy as np
 
@@ -168,7 +168,7 @@ def this_project(work: Folder) -> Run:
 
 def bare_network(work: Folder) -> Run:
     """The network over batches that lie in memory as it takes them."""
-    keep_freed_memory()
+    prepare_process()
     use_all_cores()
     import numpy as np
     import torch

@@ -59,9 +59,9 @@ def same(values: Mapping[str, Any]) -> str:
 
 def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
     """Everything that a training run scores, from logits to figures."""
-    from segmentation.allocator import keep_freed_memory
+    from segmentation.runtime import prepare_process
 
-    keep_freed_memory()
+    prepare_process()
     from segmentation.labels import Labels
     from segmentation.scoring import Scores
 
@@ -80,9 +80,9 @@ def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
 
 def prepare_softmax(images: int) -> Callable[[], None]:
     """What nobody can do without."""
-    from segmentation.allocator import keep_freed_memory
+    from segmentation.runtime import prepare_process
 
-    keep_freed_memory()
+    prepare_process()
     batches = _batches(images)
 
     def run() -> None:
@@ -134,9 +134,9 @@ def prepare_netcal(images: int) -> Callable[[], dict[str, float]]:
 
 def prepare_forward(model: str, images: int) -> Callable[[], None]:
     """The network whose logits would be scored."""
-    from segmentation.allocator import keep_freed_memory
+    from segmentation.runtime import prepare_process
 
-    keep_freed_memory()
+    prepare_process()
     import torch
 
     from segmentation import models

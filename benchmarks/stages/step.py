@@ -15,8 +15,10 @@ CLASSES, SIDE, BATCH = 11, 128, 16
 class Way(NamedTuple):
     """How to compute a step."""
 
-    allocator: str = "kept"
-    """What becomes of freed memory: `kept` by the process, as our commands do, or given back, glibc's `default`."""
+    memory_kept: bool = True
+    """Whether the process keeps what it frees, as our commands do, or gives it back, as glibc does by itself."""
+    brief_waits: bool = True
+    """Whether threads soon sleep after a loop, as in our commands, or wait for milliseconds."""
     channels_last: bool = True
     precision: str = "float32"
     compiled: bool = False
@@ -25,7 +27,8 @@ class Way(NamedTuple):
 OURS = "this project"
 WAYS = {
     OURS: Way(),
-    "freed memory given back": Way(allocator="default"),
+    "freed memory given back": Way(memory_kept=False),
+    "threads wait long": Way(brief_waits=False),
     "channels first": Way(channels_last=False),
     "bfloat16": Way(precision="bfloat16"),
     "torch.compile": Way(compiled=True),
@@ -72,10 +75,12 @@ def same(values: Mapping[str, Any]) -> str:
 
 def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:
     """Forward, backward, step on the same batch."""
-    from segmentation.allocator import keep_freed_memory
+    from segmentation.runtime import keep_freed_memory, wait_briefly
 
-    if way.allocator == "kept":
+    if way.memory_kept:
         keep_freed_memory()
+    if way.brief_waits:
+        wait_briefly()
     import time
 
     import torch

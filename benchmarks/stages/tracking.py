@@ -27,8 +27,8 @@ from typing import Any, Literal
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages import training
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import Network, TrainConfig
+from segmentation.runtime import prepare_process
 
 TITLE = "Tracking, 50 epochs"
 NETWORK: Network = "lraspp_mobilenet_v3_large"
@@ -107,7 +107,7 @@ def _share(epochs: int, trained: training.Epoch, returned: Mapping[str, Any]) ->
 
 def this_project(place: Path, store: Store, epochs: int, pictures: bool = False, past_runs: int = 0) -> Run:
     """What `train` logs after each epoch, and the pictures of those epochs in which they are due."""
-    keep_freed_memory()
+    prepare_process()
     training.use_all_cores()
     folder, uri = _open(place, store)
     os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -169,7 +169,7 @@ def lightning(place: Path, store: Store, epochs: int) -> Run:
 
 def one_epoch(place: Path, work: training.Epoch) -> Run:
     """Train and score, and record nothing; the next epoch each round."""
-    keep_freed_memory()
+    prepare_process()
     training.use_all_cores()
     from segmentation.training import train
     from studies.training_start import load_data, starting_network

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import Network, TrainConfig
+from segmentation.runtime import prepare_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,7 +102,7 @@ def _same(returned: Mapping[str, Any]) -> str:
 
 def this_project(work: Epoch) -> Run:
     """What `train` does each epoch: learn, score, log to MLflow, save checkpoints, draw pictures when they are due."""
-    keep_freed_memory()
+    prepare_process()
     use_all_cores()
     place = _own_place()
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / 'mlflow.db'}"
@@ -144,7 +144,7 @@ def this_project(work: Epoch) -> Run:
 
 def bare_steps(work: Epoch) -> Run:
     """Steps over batches that lie in memory as the network takes them, then forward passes over the others."""
-    keep_freed_memory()
+    prepare_process()
     use_all_cores()
     import torch
     from torch.nn.functional import cross_entropy

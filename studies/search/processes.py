@@ -13,9 +13,9 @@ import optuna
 from optuna import Study
 
 from segmentation import interruption
-from segmentation.allocator import keep_freed_memory
 from segmentation.config import TuneConfig
 from segmentation.errors import InputError
+from segmentation.runtime import prepare_process
 from studies.search.live import Live
 from studies.search.plan import Plan
 from studies.search.record import log_progress
@@ -74,7 +74,7 @@ def _worker_process(
     """What a worker of its own process does; it says nothing, but for why it stopped."""
     interruption.catch()
     sys.stderr = io.StringIO()
-    keep_freed_memory()
+    prepare_process()
     try:
         deadline = float("inf") if left is None else time.monotonic() + left
         with open_storage(config, config.heartbeat) as storage:

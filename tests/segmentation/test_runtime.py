@@ -1,0 +1,51 @@
+"""What the process's own libraries say of the settings."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+AS_A_COMMAND = """
+import mlproject
+from segmentation.config import SyncConfig
+mlproject.COMMANDS["sync"] = mlproject.Command(SyncConfig, "torch", "typename")  # loads torch and does nothing
+assert mlproject.main(["sync"]) == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux alone")
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+    ids=["nothing", "count", "policy"],
+)
+def test_a_command_tells_openmp_how_long_to_wait_unless_the_user_has(said: dict[str, str], shown: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", AS_A_COMMAND], cwd=PROJECT, env=environment | said | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{shown}'" in done.stderr
+
+
+FAULTS = """
+import resource, numpy as np
+from segmentation.runtime import keep_freed_memory
+kept = keep_freed_memory()
+for turn in range(12):
+    np.ones(4_000_000)
+    if turn == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is of Linux's C library")
+def test_memory_that_was_freed_is_not_cleared_anew() -> None:
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=PROJECT, capture_output=True, text=True, check=True)
+    kept, faults = done.stdout.split()
+    if kept == "True":
+        assert int(faults) < 1000, "ten arrays of 32 MB have 78,000 pages of 4 kB"
