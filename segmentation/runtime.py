@@ -9,8 +9,8 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 AT_ONCE = 64 * 2**20
 """Bytes by which the heap grows."""
 TURNS = "10000"
-"""How often a thread of OpenMP looks for its next loop before it sleeps: for a tenth of a millisecond or so, longer than
-it is from loop to loop within a step. With a tenth of that, threads sleep and wake all the time."""
+"""How often a thread of OpenMP looks for its next loop before it sleeps: for a tenth of a millisecond or so, which is
+longer than it takes from loop to loop within a step. With a tenth of that, threads sleep and wake all the time."""
 
 
 def prepare_process() -> None:

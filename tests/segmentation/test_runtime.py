@@ -36,7 +36,7 @@ import resource, numpy as np
 from segmentation.runtime import keep_freed_memory
 kept = keep_freed_memory()
 for turn in range(12):
-    np.ones(4_000_000)
+    np.ones(8_000_000)
     if turn == 1:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -48,4 +48,4 @@ def test_memory_that_was_freed_is_not_cleared_anew() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], cwd=PROJECT, capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     if kept == "True":
-        assert int(faults) < 1000, "ten arrays of 32 MB have 78,000 pages of 4 kB"
+        assert int(faults) < 1000, "ten arrays of 64 MB have 156,000 pages of 4 kB"
