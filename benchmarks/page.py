@@ -1,4 +1,4 @@
-"""The parts of `docs/benchmarks.md` that are written from what was measured, between comments that name them."""
+"""The parts of pages that are written from what was measured, between comments that name them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from benchmarks.results import Record
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PICTURES = PAGE.parent / "images"
 BLOCKS = {"stages": tables.stages, "growth": tables.growth}
-"""What writes each part."""
+"""What writes each part of it."""
 
 
 def with_results(page: str, records: Mapping[str, Record]) -> str:
@@ -19,10 +19,19 @@ def with_results(page: str, records: Mapping[str, Record]) -> str:
         ValueError: a comment is missing.
     """
     for name, write in BLOCKS.items():
-        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        before, begun, rest = page.partition(begin)
-        _, ended, after = rest.partition(end)
-        if not begun or not ended:
-            raise ValueError(f"the page lacks {begin} or, after it, {end}")
-        page = f"{before}{begin}\n\n{write(records)}\n\n{end}{after}"
+        page = with_part(page, name, write(records))
     return page
+
+
+def with_part(page: str, name: str, written: str) -> str:
+    """The page with what stands between `<!-- name -->` and `<!-- end of name -->` written anew.
+
+    Raises:
+        ValueError: a comment is missing.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise ValueError(f"the page lacks {begin} or, after it, {end}")
+    return f"{before}{begin}\n\n{written}\n\n{end}{after}"

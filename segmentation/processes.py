@@ -1,5 +1,6 @@
 """Which process does something, and whether it still lives."""
 
+import json
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,14 @@ def me() -> dict[str, Any]:
     """What tells this process from every other one: host, number, and when it began, in seconds of Unix time."""
     process = psutil.Process()
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """A JSON object that another process writes, such as `me`; empty if it has not come to its end, or never will."""
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError):
+        return {}
 
 
 def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

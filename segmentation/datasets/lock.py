@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from segmentation.processes import is_dead, me
+from segmentation.processes import is_dead, me, parsed
 
 BEAT_SECONDS, STALE_SECONDS, POLL_SECONDS = 5.0, 60.0, 0.2
 
@@ -51,7 +51,7 @@ def _wait_for(file: Path, doing: str) -> None:
             now = file.read_text()
             if now != seen:
                 seen, since = now, time.monotonic()
-            owner = _parsed(now).get("process", {})
+            owner = parsed(now).get("process", {})
             if time.monotonic() - since > STALE_SECONDS or (owner and is_dead(owner)):
                 _remove(file, seen)
                 continue
@@ -94,13 +94,6 @@ def _remove(file: Path, seen: str) -> None:
 
 def _owner(file: Path) -> dict[str, Any]:
     try:
-        return _parsed(file.read_text())
+        return parsed(file.read_text())
     except OSError:
         return {}
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError):
-        return {}  # its owner is in the middle of writing it

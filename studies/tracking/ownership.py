@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from segmentation.processes import is_dead, is_same, me
+from segmentation.processes import is_dead, is_same, me, parsed
 
 OWNER, LOCK = "process.json", "lock"
 CLAIM_SECONDS, POLL_SECONDS = 0.5, 0.02
@@ -59,8 +59,8 @@ class Claim:
 def owner(folder: Path) -> dict[str, Any]:
     """The process that has a folder, or had it last, as `processes.me` has told; empty if that is not known."""
     try:
-        return dict(json.loads((folder / OWNER).read_text()))
-    except (OSError, TypeError, ValueError):
+        return parsed((folder / OWNER).read_text())
+    except (OSError, ValueError):
         return {}
 
 

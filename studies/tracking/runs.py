@@ -19,7 +19,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from tqdm import tqdm
 
 from segmentation.errors import InputError
-from segmentation.processes import is_same, me
+from segmentation.processes import is_same, me, parsed
 from studies.commands import here
 from studies.secrets import without_password
 from studies.tracking.journal import Entry, Journal, RefusedError, Send, places
@@ -178,10 +178,7 @@ def _sender_of_the_latest(run_id: str) -> Send:
 
 def process_of(run: Run) -> Mapping[str, Any]:
     """The process that was at a run last, as `processes.me` has told; empty if it is not known."""
-    try:
-        return dict(json.loads(run.data.tags.get(PROCESS, "{}")))
-    except (TypeError, ValueError):
-        return {}
+    return parsed(run.data.tags.get(PROCESS, ""))
 
 
 def _opened_journal(run_id: str, send: Send) -> Journal:

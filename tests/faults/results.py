@@ -6,17 +6,16 @@ writes the table into the page.
 """
 
 import json
-import re
 import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.page import with_part
 from tests.conftest import PROJECT
 
 FOLDER = Path(__file__).parent / "results"
 PAGE = PROJECT / "docs" / "reliability.md"
-BEGIN, END = "<!-- faults -->", "<!-- end of faults -->"
 
 
 def tell(name: str, found: dict[str, Any]) -> int:
@@ -46,8 +45,7 @@ def table() -> str:
 
 def page() -> str:
     """The page with the table of what is kept."""
-    text = PAGE.read_text(encoding="utf-8")
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{table()}\n\n{END}", text, flags=re.DOTALL)
+    return with_part(PAGE.read_text(encoding="utf-8"), "faults", table())
 
 
 if __name__ == "__main__":

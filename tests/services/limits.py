@@ -29,6 +29,7 @@ import psutil
 from optuna.trial import TrialState, create_trial
 
 from benchmarks.machine import machine
+from benchmarks.page import with_part
 from segmentation.config import StudyConfig, TrainConfig, TuneConfig
 from segmentation.metrics import METRICS
 from segmentation.processes import me
@@ -48,7 +49,6 @@ LENGTHS = 3, 43
 """Epochs."""
 SERVERS = {"mlflow": "the MLflow server", "objects": "the object store", "postgres": "PostgreSQL, for MLflow"}
 KEPT, PAGE = Path(__file__).parent / "limits.json", PROJECT / "docs" / "scaling.md"
-BEGIN, END = "<!-- limits -->", "<!-- end of limits -->"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,9 +97,7 @@ def page() -> str:
         "",
         f"<sub>`python -m tests.services.limits` · {found['date']} · {about['cores']} cores, {about['cpu']}</sub>",
     ]
-    table = "\n".join(lines)
-    text = PAGE.read_text(encoding="utf-8")
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{table}\n\n{END}", text, flags=re.DOTALL)
+    return with_part(PAGE.read_text(encoding="utf-8"), "limits", "\n".join(lines))
 
 
 def trainings(services: Stack, place: Path, log_model: bool) -> dict[str, Any]:
