@@ -136,7 +136,7 @@ class RecordConfig:
     keep: Literal["best", "last"] = "best"
     """Epoch whose weights become the run's model, final pictures and calibration figures."""
     plot_every: int = 10
-    """Log reliability and example pictures every this many epochs."""
+    """Log reliability and example pictures every this many epochs; 0 draws none in the whole run, as for a search."""
     examples: int = 6
     """Number of validation images to show."""
     log_model: bool = True
@@ -176,13 +176,14 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) == defaults[name]:
                 object.__setattr__(self, name, value)
-        for name in ("epochs", "batch_size", "plot_every", "processes"):
+        for name in ("epochs", "batch_size", "processes"):
             _at_least(self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
-        for name in ("freeze_backbone", "warmup_epochs", "examples", "seed", "dataset_seed", "boundary_width"):
+        for name in ("freeze_backbone", "warmup_epochs", "plot_every", "examples", "seed", "dataset_seed"):
             _at_least(self, name, 0)
+        _at_least(self, "boundary_width", 0)
         _within(self, "calibration_fraction", 0.0, 0.9)
         for name in (
             "learning_rate",

@@ -92,8 +92,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             {name: scores.reliability.bins() for name, scores in both.items()}, title,
             {name: scores.accuracy_band() for name, scores in both.items()}, small_print(rules),
         )  # fmt: skip
-        tracking.log_figure(picture, "calibration/before_and_after.png")
-        first = f"{found}\n\n{_change_table(changes, scored_on)}", picture
+        drawn = tracking.log_figure(picture, "calibration/before_and_after.png")
+        first = f"{found}\n\n{_change_table(changes, scored_on)}", drawn
         log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
         _print_changes(changes, len(scored_on))
         registered = tracking.log_network(network, scored_on, calibrated.metadata(), config.register_as, config.alias)

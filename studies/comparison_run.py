@@ -68,9 +68,9 @@ def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pai
     tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
     tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
     for name, figure in _figures(contestants, pairs):
-        tracking.log_figure(figure, f"comparison/{name}.png")
+        drawn = tracking.log_figure(figure, f"comparison/{name}.png")
         if name == "reliability":
-            tracking.log_note(markdown, [figure])
+            tracking.log_note(markdown, [drawn])
     shown = _log_side_by_side(contestants, examples)
     _print_result(contestants, pairs, spreads)
     if not shown and examples:

@@ -62,14 +62,14 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         metrics = {"predict/images": float(len(folder.rows)), "predict/skipped": float(len(folder.skipped))}
         if folder.skipped:
             tracking.log_text("".join(f"{path}: {why}\n" for path, why in folder.skipped.items()), "skipped.txt")
-        shown: list[Figure] = []
+        shown: list[Image.Image] = []
         if folder.rows:
             metrics["predict/images_per_second"] = len(folder.rows) / seconds
             metrics["predict/mean_confidence"] = folder.mean_confidence()
             metrics |= {f"predict/share/{name}": share for name, share in folder.shares().items()}
             for place, figure in enumerate(_examples(folder, pictures, stored.described())):
-                tracking.log_figure(figure, f"examples/{place}.png")
-                shown = shown or [figure]
+                drawn = tracking.log_figure(figure, f"examples/{place}.png")
+                shown = shown or [drawn]
             tracking.log_figure(plots.legend(stored.labels), "legend.png")
         tracking.log_metrics(metrics)
         tracking.log_note(_note(folder, stored, config), shown)

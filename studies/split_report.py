@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch.nn import functional as F
 
 from segmentation import calibration, plots
@@ -73,7 +74,8 @@ def log_scores(
     device: torch.device,
     examples: int,
     which: str,
-    first: tuple[str, Figure] | None = None,
+    first: tuple[str, Image.Image] | None = None,
+    pictures: bool = True,
 ) -> None:
     """Log every picture of a split and its numbers, set the run's description, and print the figures.
 
@@ -87,15 +89,15 @@ def log_scores(
         examples: number of images to show.
         which: which state of which network, for the titles.
         first: what the description begins with instead of the figures, in Markdown, and the picture to show with it.
+        pictures: whether to draw any.
     """
     scored = f"{split.dataset}/{split.name}, {len(split)} images"
     title, note = f"{scored}\n{which}", small_print(rules)
     metrics, resampled, groups = scores.metrics(), scores.resampled(), scores.groups()
     intervals = {name: interval(resampled[name], value) for name, value in metrics.items()}
     floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
-    drawn = dict(reliability_figures(scores, groups, intervals["ece"], title, note))
-    for name, figure in drawn.items():
-        tracking.log_figure(figure, f"reliability/{split.name}{name}.png")
+    drawn = reliability_figures(scores, groups, intervals["ece"], title, note) if pictures else ()
+    logged = [tracking.log_figure(figure, f"reliability/{split.name}{name}.png") for name, figure in drawn]
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
@@ -107,9 +109,11 @@ def log_scores(
         scores.save(file, {"name": np.array(split.names), "digest": np.array(split.digests)})
     order = np.argsort(-np.nan_to_num(scores.image_ece()), kind="stable")
     tracking.log_text(_images_csv(scores, split.names, order), f"reliability/{split.name}_images.csv")
-    tracking.log_figure(plots.confusion(scores.confusion.counts, split.labels, title), f"confusion/{split.name}.png")
     tracking.log_text(_confusion_csv(scores), f"confusion/{split.name}.csv")
-    log_examples(network, split, scores, order, device, examples, which)
+    if pictures:
+        confusion = plots.confusion(scores.confusion.counts, split.labels, title)
+        tracking.log_figure(confusion, f"confusion/{split.name}.png")
+        log_examples(network, split, scores, order, device, examples, which)
     said = in_words(metrics, intervals, floor, len(split))
     figures = f"**{scored}: {which}**\n\n{_key_figures(metrics, intervals)}\n\n{said}"
     tables = "\n\n".join([
@@ -117,7 +121,7 @@ def log_scores(
         _region_table(groups), note,
     ])  # fmt: skip
     if first is None:
-        tracking.log_note(figures, [drawn[""]], tables)
+        tracking.log_note(figures, logged[:1], tables)
     else:
         tracking.log_note(first[0], [first[1]], f"{figures}\n\n{tables}")
     print(f"\n{scored}: {which}. In brackets, 95 % intervals over images.")

@@ -190,7 +190,7 @@ def _train_and_record(
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)
-            if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
+            if config.plot_every and (epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs)):
                 _log_progress_pictures(network, epoch, data.val, config, device)
             if watch is not None:
                 watch(epoch.number, history[-1])
@@ -198,7 +198,8 @@ def _train_and_record(
         epochs.close()  # at once, or other processes would wait for the next one
         if best_epoch:
             print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
-            _log_curves(history, best_epoch)
+            if config.plot_every:
+                _log_curves(history, best_epoch)
     if len(history) < config.epochs:
         print(f"Stopped early: no better {config.monitor} than epoch {best_epoch}'s for {config.patience} epoch(s).")
     best = history[best_epoch - 1]
@@ -218,7 +219,8 @@ def _train_and_record(
         which += f", best {config.monitor}"
     rules = protocol(config, data.val, kept, str(precision).removeprefix("torch."))
     trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
-    log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which)
+    pictures = config.plot_every > 0
+    log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
     if config.log_model:
         model_uri = tracking.log_network(network, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:

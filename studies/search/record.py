@@ -39,9 +39,9 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     tracking.log_text(_csv(study, plan), "study/trials.csv")
     plane, described = plan.goals[0].metric.removeprefix("val/").replace("/", "_"), []
     for name, figure in search_figures(study, plan):
-        tracking.log_figure(figure, f"study/{name}.png")
+        drawn = tracking.log_figure(figure, f"study/{name}.png")
         if name in (plane, "trials"):
-            described.append(figure)
+            described.append(drawn)
     tracking.log_note(said, described, table)
     best = best_trial(study, plan)
     if best is not None:

@@ -63,9 +63,7 @@ def log_tags(tags: Mapping[str, str]) -> None:
     _record({"what": "tags", "values": hidden(tags)})
 
 
-def log_note(
-    said: str, pictures: Sequence[Figure | Image.Image] = (), details: str = "", run_id: str | None = None
-) -> None:
+def log_note(said: str, pictures: Sequence[Image.Image] = (), details: str = "", run_id: str | None = None) -> None:
     """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
 
     Args:
@@ -77,7 +75,7 @@ def log_note(
     run_id, shown = run_id or open_run(), []
     for place, picture in enumerate(pictures):
         path = f"description/{place}.png"
-        image = Image.fromarray(plots.pixels(picture)) if isinstance(picture, Figure) else picture.convert("RGB")
+        image = picture.convert("RGB")  # a copy
         image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
         _keep(path, image.save, run_id)
         # relative, so that it holds wherever the UI is served
@@ -99,9 +97,11 @@ def _spaced(line: str) -> str:
     return line.replace(" | ", "\u2003\u200b | ") if is_row else line
 
 
-def log_figure(figure: Figure, path: str) -> None:
-    """Log a picture as an artifact."""
-    _keep(path, Image.fromarray(plots.pixels(figure)).save)
+def log_figure(figure: Figure, path: str) -> Image.Image:
+    """Log a picture as an artifact; returns it as drawn, since drawing takes long."""
+    image = Image.fromarray(plots.pixels(figure))
+    _keep(path, image.save)
+    return image
 
 
 def log_figure_at(figure: Figure, key: str, step: int) -> None:

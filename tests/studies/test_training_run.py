@@ -38,8 +38,8 @@ def settings(root: Path, **more: Any) -> TrainConfig:
 
 
 def plain(root: Path, **more: Any) -> TrainConfig:
-    """Without what takes time and is looked at elsewhere: pictures of epochs and of examples, and the model."""
-    return settings(root, **{"plot_every": 100, "examples": 0, "log_model": False} | more)
+    """Without what takes time and is looked at elsewhere: pictures and the model."""
+    return settings(root, **{"plot_every": 0, "log_model": False} | more)
 
 
 class Finished(NamedTuple):
@@ -321,6 +321,21 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
     assert "signs & lights, too" in text(result.run_id, "confusion/val.csv")
     stored = model_store.load(f"checkpoints/{result.run_id}/last.pt")
     assert stored.labels.names[0] == "road: left (50%) #1"
+
+
+def test_without_pictures_all_numbers_are_there_and_an_evaluation_can_draw_them(own_data: Path) -> None:
+    result = run_training(plain(own_data, epochs=1, checkpoint_dir="kept"))
+    files = artifacts(result.run_id)
+    assert not [file for file in files if file.endswith((".png", ".jpg", ".webp"))]
+    assert files >= {
+        "config.json", "reliability/val.json", "reliability/val_histograms.npz", "reliability/val_images.csv",
+        "confusion/val.csv",
+    }  # fmt: skip
+    run = mlflow.get_run(result.run_id)
+    assert "val/ece" in run.data.metrics
+    assert "| ece |" in run.data.tags["mlflow.note.content"].replace("\u2003\u200b", "")
+    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/last.pt", examples=1))
+    assert artifacts(last_run().info.run_id) >= {"reliability/val.png", "confusion/val.png", "examples/val_0.png"}
 
 
 def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,6 @@ def tiny(root: Path, **more: Any) -> dict[str, Any]:
     """Fields of a study whose trainings take a second or two."""
     return {
         "dataset": "folder", "data_dir": str(root), "resize": 32, "crop": 32, "model": "lraspp_mobilenet_v3_large",
-        "batch_norm_momentum": 0.1, "epochs": 4, "batch_size": 4, "device": "cpu", "examples": 0, "plot_every": 100,
+        "batch_norm_momentum": 0.1, "epochs": 4, "batch_size": 4, "device": "cpu", "examples": 0, "plot_every": 0,
         "log_model": False, "experiment": "studies",
     } | more  # fmt: skip

@@ -28,9 +28,8 @@ def test_a_description_that_is_too_long_is_cut_at_the_end_of_a_line() -> None:
 def test_a_description_shows_pictures_between_what_is_said_and_the_details() -> None:
     figure = Figure((9, 6), dpi=100)
     with tracking.tracked_run("notes", "pictures", {}) as run_id:
-        tracking.log_note(
-            "said", [figure, Image.new("RGBA", (1120, 100))], "| name | value |\n| --- | --- |\n| a | 1 |"
-        )
+        drawn = tracking.log_figure(figure, "figure.png")
+        tracking.log_note("said", [drawn, Image.new("RGBA", (1120, 100))], "| name | value |\n| --- | --- |\n| a | 1 |")
     told = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
     gap = "\u2003\u200b"
     assert list(filter(None, told)) == [
@@ -39,5 +38,6 @@ def test_a_description_shows_pictures_between_what_is_said_and_the_details() -> 
         f"![description/1.png](get-artifact?path=description/1.png&run_uuid={run_id})",
         f"| name{gap} | value |", "| --- | --- |", f"| a{gap} | 1 |",
     ]  # fmt: skip
+    assert mlflow.artifacts.load_image(f"runs:/{run_id}/figure.png").size == drawn.size == (900, 600)
     assert mlflow.artifacts.load_image(f"runs:/{run_id}/description/0.png").size == (560, 373)
     assert mlflow.artifacts.load_image(f"runs:/{run_id}/description/1.png").size == (560, 50)
