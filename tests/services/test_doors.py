@@ -121,7 +121,7 @@ def test_one_user_s_runs_are_not_another_s_to_change(stack: Stack, admin: tuple[
 
 @pytest.mark.usefixtures("as_admin")
 def test_a_training_arrives_with_its_files_in_the_object_store(stack: Stack, own_data: Path) -> None:
-    config = TrainConfig(**tiny(own_data, epochs=1))
+    config = TrainConfig(**tiny(own_data, epochs=1, plot_every=1))
     run_id = run_training(config).run_id
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.info.artifact_uri) == (

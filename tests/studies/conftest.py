@@ -34,7 +34,7 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory, store: str) -> Trained:
     values: dict[str, Any] = {
         "dataset": "folder", "data_dir": str(write_own_data(place, train=9, val=12)), "resize": 32, "crop": 32,
         "device": "cpu", "epochs": 4, "batch_size": 4, "learning_rate": 0.05, "model": "lraspp_mobilenet_v3_large",
-        "batch_norm_momentum": 0.1, "calibration_fraction": 0.34, "examples": 3, "cache_dir": str(place / "cache"),
+        "batch_norm_momentum": 0.1, "calibration_fraction": 0.34, "examples": 2, "cache_dir": str(place / "cache"),
         "checkpoint_dir": str(place / "checkpoints"), "experiment": "two seeds", "keep": "last",
     }  # fmt: skip
     first = TrainConfig(**values, register_as="first-seed", alias="first")

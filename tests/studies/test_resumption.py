@@ -58,7 +58,8 @@ EPOCHS = 12
 def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     number: str, processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fields = {"data_dir": write_own_data(tmp_path, 24), "epochs": EPOCHS, "processes": processes, "log_model": False}
+    fields = {"data_dir": write_own_data(tmp_path, 24), "epochs": EPOCHS, "processes": processes}
+    fields |= {"log_model": False, "plot_every": EPOCHS}
     process = subprocess.Popen(
         [sys.executable, str(PROJECT / "mlproject.py"), *words(**fields)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
