@@ -13,7 +13,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-BLUE, ORANGE, RED, GREY = "#2b6cb0", "#dd6b20", "#c53030", "#718096"
+BLUE, ORANGE, RED, GREY = "#0072b2", "#d55e00", "#c53030", "#718096"
+"""Blue and orange are those of `SERIES`, which differ for any colour vision; red never stands beside orange alone."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
 """Told apart with any colour vision: Okabe and Ito, "Color Universal Design", 2008, with wine for their yellow."""
 TITLE, LABEL, NOTE = 12, 9, 7.5

@@ -23,10 +23,20 @@ def test_reliability_bars_are_the_numbers_of_the_bins() -> None:
     assert heights(top) == numbers.accuracy[filled].tolist()
     np.testing.assert_allclose(heights(top, "///"), -numbers.gap[filled], atol=1e-12)
     assert heights(bottom) == numbers.share[filled].tolist()
-    assert f"ECE {numbers.ece():.4f} [0.0123, 0.0456]" in texts(figure)
-    assert f"MCE {numbers.mce():.4f}" in texts(figure)
-    assert f"over-confident by {-numbers.signed_gap():.4f}" in texts(figure)
-    assert top.get_title() == "a title"
+    assert f"ECE {numbers.ece():.4f} [0.0123, 0.0456]" in top.get_title()
+    assert f"MCE {numbers.mce():.4f}" in top.get_title()
+    assert f"over-confident by {-numbers.signed_gap():.4f}" in top.get_title()
+    assert figure.get_suptitle() == "a title"
+
+
+def test_a_bin_fades_with_its_fraction_of_the_pixels() -> None:
+    numbers = bins()  # 4, 10, 20, 30 and 936 of 1,000 pixels
+    top = plots.reliability(numbers, "t").axes[0]
+    bars = [patch for patch in top.patches if isinstance(patch, Rectangle) and patch.get_hatch() is None]
+    strengths = [float(bar.get_alpha() or 0) / 0.7 for bar in bars]
+    np.testing.assert_allclose(strengths, [np.sqrt(n / 50) for n in (4, 10, 20, 30)] + [1])
+    np.testing.assert_allclose(top.collections[-1].get_facecolor()[:, 3], strengths)  # type: ignore[index]
+    assert "MCE 0.1600 (in a bin with 2 % of the pixels)" in top.get_title()
 
 
 def test_the_band_is_drawn_at_the_filled_bins_alone() -> None:
@@ -41,7 +51,7 @@ def test_the_band_is_drawn_at_the_filled_bins_alone() -> None:
 
 def test_the_note_is_written_beneath() -> None:
     figure = plots.reliability(bins(), "t", note=NOTE)
-    assert [text.get_text().replace("\n", " ") for text in figure.texts] == [NOTE]
+    assert figure.texts[-1].get_text().replace("\n", " ") == NOTE
     assert_fits(figure)
 
 
@@ -54,7 +64,8 @@ def test_an_interval_that_leaves_its_accuracy_out_or_is_not_defined_is_drawn() -
 def test_diagrams_without_pixels_say_so() -> None:
     nan = np.full(10, np.nan)
     single = plots.reliability(NO_PIXELS, "t", Interval(np.nan, np.nan), (nan, nan), NOTE)
-    assert texts(single) == "no pixels"
+    assert single.axes[0].get_title() == "no pixels"
+    assert not single.legends
     lines = plots.reliability_lines({"nowhere": NO_PIXELS}, "t", {"nowhere": (nan, nan)})
     assert legend(lines) == ["perfect calibration", "nowhere · no pixels"]
     assert not lines.axes[1].patches
@@ -91,11 +102,15 @@ def test_lines_run_through_the_bins_of_each_series() -> None:
     figure = plots.reliability_lines({"before": before, "after": after}, "t", {"before": band})
     top, bottom = figure.axes
     filled = before.count > 0
-    _, first, second = top.lines
-    assert np.asarray(first.get_xdata()).tolist() == before.confidence[filled].tolist()
-    assert np.asarray(first.get_ydata()).tolist() == before.accuracy[filled].tolist()
+    _, few, first, _, second = top.lines
+    for line, shown in ((few, before.share < 0.01), (first, before.share >= 0.01)):
+        assert np.asarray(line.get_xdata()).tolist() == before.confidence[filled & shown].tolist()
+        assert np.asarray(line.get_ydata()).tolist() == before.accuracy[filled & shown].tolist()
+    assert few.get_linestyle() == "None"
     assert first.get_color() != second.get_color()
-    wanted = [[[x, a], [x, b]] for x, a, b in zip(before.confidence, *band, strict=True) if np.isfinite(x)]
+    wanted = [
+        [[x, a], [x, b]] for x, a, b, share in zip(before.confidence, *band, before.share, strict=True) if share >= 0.01
+    ]
     assert strokes(top) == wanted
     shares = [patch.get_data().values.tolist() for patch in bottom.patches if isinstance(patch, StepPatch)]
     assert shares == [before.share.tolist(), after.share.tolist()]
