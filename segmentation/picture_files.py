@@ -59,6 +59,15 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
         raise InputError(f"{name} cannot be read as an image, it is damaged or cut off: {why}") from error
 
 
+def pixels_in(file: Path) -> int:
+    """Width times height of the image in a file, read from its header; 0 if there is none, which `decoded` reports."""
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return image.width * image.height
+    except Exception:  # readers of damaged files raise nearly anything
+        return 0
+
+
 def refuse_deep(image: Image.Image, name: object = "it") -> None:
     """Raise an `InputError` for a picture of more than 8 bits a channel."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):

@@ -7,7 +7,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from segmentation import checkpoints, distributed, models, plots
@@ -32,8 +31,6 @@ from studies.training_start import load_data, starting_network
 
 EVERY_EPOCH = "epoch_seconds"
 """A figure that every epoch has."""
-BLOCK = 256
-"""Images whose masks are looked at at a time."""
 OF_THE_WHOLE_RUN = 0
 """The step of figures that no epoch has."""
 
@@ -257,9 +254,8 @@ def _mention_oddities(data: Data, config: TrainConfig) -> None:
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
         print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
-    masks = data.train.masks
-    present = {label for start in range(0, len(masks), BLOCK) for label in np.unique(masks[start : start + BLOCK])}
-    absent = [name for index, name in enumerate(data.train.labels.names) if index not in present]
+    pixels = data.train.pixels_by_value()
+    absent = [name for index, name in enumerate(data.train.labels.names) if not pixels[index]]
     if absent:
         print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {listed(absent)}.")
 

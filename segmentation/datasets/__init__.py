@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from segmentation.config import DataConfig
-from segmentation.datasets.cache import Split, load
+from segmentation.datasets.cache import Split, data_fields, load
 from segmentation.datasets.camvid import open_camvid
 from segmentation.datasets.folder import open_folder
 from segmentation.datasets.holdout import HELD_OUT, held_out
@@ -21,7 +21,7 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "folder": open_folder,
 }
 
-__all__ = ["DATASETS", "HELD_OUT", "Originals", "Split", "load_split", "open_split"]
+__all__ = ["DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split"]
 
 
 def load_split(config: DataConfig, split: str) -> Split:

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,7 +14,7 @@ from segmentation.datasets.source import Picture
 from segmentation.errors import InputError, listed
 from segmentation.labels import VOID, Labels
 from segmentation.names import is_plain
-from segmentation.picture_files import LARGEST_FILE, decoded, refuse_deep
+from segmentation.picture_files import LARGEST_FILE, decoded, pixels_in, refuse_deep
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 """Endings of files that are taken for images or masks, in any case."""
@@ -31,14 +32,18 @@ class PicturePairs:
     files: Mapping[str, tuple[Path, Path]]
     classes: Mapping[int, int]
 
-    @property
-    def names(self) -> list[str]:
-        return list(self.files)
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.files)
 
     def identity(self) -> str:
         stats = [(name, *((path.stat().st_size, path.stat().st_mtime_ns) for path in files))
                  for name, files in self.files.items()]  # fmt: skip
         return repr((self.labels.names, sorted(self.classes.items()), stats))
+
+    def pixels(self, index: int) -> int:
+        image_file, _ = self.files[self.names[index]]
+        return pixels_in(image_file)
 
     def read(self, index: int) -> Picture:
         image_file, mask_file = self.files[self.names[index]]
