@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from segmentation.calibration import BINS, coarse
+from segmentation.devices import countable
 from segmentation.reliability import FINE_BINS, Bins, bin_of, histogram_columns, histograms, numbered
 from segmentation.softmax import PixelPredictions, check_shapes, pixel_predictions
 
@@ -22,8 +23,8 @@ def columns(classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
 def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> dict[str, np.ndarray]:
     """Count the non-void pixels of each image.
 
-    On the CPU float32 logits are counted in one compiled pass, elsewhere by torch; the definitions are the same, and
-    probabilities differ in their last digits.
+    On the CPU float32 logits are counted in one compiled pass, on CUDA by torch; the definitions are the same, and
+    probabilities differ in their last digits. Any other device may lack float64: its logits are copied to the CPU.
 
     Args:
         logits: `(B, C, H, W)` floating point, never probabilities; half precision is computed in float32.
@@ -37,6 +38,7 @@ def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     Raises:
         ValueError: a shape, a type or a label does not fit.
     """
+    logits, masks, near = countable(logits, masks, near)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if logits.device.type == "cpu" and logits.dtype == torch.float32:

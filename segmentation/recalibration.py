@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmentation.devices import countable
 from segmentation.errors import InputError, one_of
 from segmentation.labels import VOID
 from segmentation.softmax import check_shapes
@@ -44,8 +45,8 @@ class Passes:
         self._batches = batches
         self._classes = classes
         self.count = 0
-        self.device = torch.device("cpu")
-        """Where the batches of the last pass were."""
+        self.device = self.given_on = torch.device("cpu")
+        """Where the batches of the last pass are computed with, and where they were given."""
         self.length = 0
         """Batches with a labelled pixel in the last pass."""
 
@@ -57,6 +58,8 @@ class Passes:
             with torch.inference_mode(False):
                 check_shapes(logits, labels)
                 check_images(logits, images)
+                self.given_on = logits.device
+                logits, images, labels = countable(logits, images, labels)
                 if logits.shape[1] != self._classes:
                     raise ValueError(f"logits of {logits.shape[1]} classes, where {self._classes} are expected")
                 lowest, highest = logits.aminmax()
@@ -333,7 +336,7 @@ def fit(method: str, batches: Batches, classes: int, seed: int = 0) -> Fit:
         calibrator, after = build(method, classes).to(passes.device), before
     calibrator.requires_grad_(False)
     temperature, at_bound = calibrator.summary(passes)
-    return Fit(calibrator, before, after, passes.count, temperature, at_bound)
+    return Fit(calibrator.to(passes.given_on), before, after, passes.count, temperature, at_bound)
 
 
 def _float32_at_least(logits: torch.Tensor) -> torch.Tensor:
