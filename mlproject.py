@@ -26,7 +26,7 @@ from segmentation.config import (
     choices,
 )
 from segmentation.errors import InputError, one_of
-from segmentation.runtime import prepare_process
+from segmentation.runtime import check_system, prepare_process
 from studies.secrets import keep_apart, refuse_passwords, without_password
 
 
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     keep_apart()
     try:
+        check_system()
         refuse_passwords(arguments)
         command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command.function != "run_training":

@@ -246,13 +246,7 @@ def follow_torchrun(config: TrainConfig, follower: Follower) -> None:
 def _place(config: TrainConfig) -> Team:
     """How many train together, and which of them this process is."""
     if by_torchrun():
-        missing = [name for name in LAUNCHED if not os.environ.get(name)]
-        if missing:
-            raise InputError(
-                f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that a launcher has started several processes, but "
-                f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} not set: torchrun sets all; see "
-                f"docs/scaling.md for Slurm"
-            )
+        _need(*LAUNCHED)
         team = Team(
             rank(), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         )
@@ -270,11 +264,23 @@ def _place(config: TrainConfig) -> Team:
     return team
 
 
-LAUNCHED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher sets beside `WORLD_SIZE`."""
+LAUNCHED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""What a launcher sets beside `WORLD_SIZE`, and where to meet: `MASTER_ADDR` and `MASTER_PORT`."""
+
+
+def _need(*names: str) -> None:
+    """Raise an `InputError` for environment variables that a launcher should have set."""
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that a launcher has started several processes, but "
+            f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} not set: torchrun sets all; for Slurm see "
+            f"docs/scaling.md"
+        )
 
 
 def _torchrun_store() -> Any:
+    _need("MASTER_ADDR", "MASTER_PORT")
     store, _, _ = next(rendezvous("env://", timeout=BETWEEN))
     return store
 

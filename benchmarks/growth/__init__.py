@@ -1,9 +1,9 @@
 """How cost grows with what there is more of: the same work at several sizes, each in a process of its own."""
 
-from benchmarks.growth import comparing, recording, scoring, searching, training
+from benchmarks.growth import comparing, preparing, recording, scoring, searching, training
 from benchmarks.growth.series import Series, measured, place
 
-ALL = (*training.SERIES, *scoring.SERIES, *recording.SERIES, *comparing.SERIES, *searching.SERIES)
+ALL = (*preparing.SERIES, *training.SERIES, *scoring.SERIES, *recording.SERIES, *comparing.SERIES, *searching.SERIES)
 
 __all__ = ["ALL", "Series", "measured", "place", "series"]
 

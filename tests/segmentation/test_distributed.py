@@ -235,11 +235,11 @@ def test_more_processes_than_images_or_than_torchrun_has_started(
         distributed.follow_torchrun(TrainConfig(**values), follow)
 
 
-@pytest.mark.parametrize("missing", ["LOCAL_WORLD_SIZE", "RANK"])
+@pytest.mark.parametrize("missing", ["LOCAL_WORLD_SIZE", "RANK", "MASTER_ADDR"])
 def test_a_launcher_that_does_not_say_enough_is_told_what_lacks(
     missing: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = {"WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"} | dict.fromkeys(distributed.LAUNCHED[:3], "1")
+    said = {"WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"} | dict.fromkeys(distributed.LAUNCHED, "1")
     for name in said.keys() - {missing}:
         monkeypatch.setenv(name, said[name])
     with pytest.raises(InputError, match=rf"WORLD_SIZE=2 .* {missing} is not set: torchrun sets all"):
