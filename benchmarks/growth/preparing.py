@@ -44,7 +44,7 @@ SERIES = (
     Series(
         "Preparing a data set", IMAGES, "image", preparing, (1000, 10_000, 100_000), (100, 300), rounds=1, warmups=0
     ),
-    Series("Opening it again", IMAGES, "image", opening, (1000, 10_000, 100_000), (100, 300), rounds=3),
+    Series("Opening a prepared data set", IMAGES, "image", opening, (1000, 10_000, 100_000), (100, 300), rounds=3),
 )
 
 
