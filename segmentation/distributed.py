@@ -130,7 +130,7 @@ class Team:
 
     def dismiss(self) -> None:
         """Let the others end, unless they are in the middle of an epoch and cannot hear it."""
-        if self.size > 1 and not self.in_epoch:
+        if self.store is not None and not self.in_epoch:
             self._call(0)
 
     def meet(self, device: torch.device, alive: Callable[[], None] = lambda: None) -> None:

@@ -385,7 +385,7 @@ def _training_outputs(
             raise
         raise InputError(
             f"batch norm cannot learn from {len(images)} image(s) of {images.shape[3]} x {images.shape[2]} pixels at a "
-            f"time in this network; make batch_size and micro_batch at least 2, or the pictures larger"
+            f"time in this network; make batch_size and micro_batch at least 2 for each process, or the pictures larger"
         ) from error
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
