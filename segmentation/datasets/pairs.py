@@ -37,8 +37,8 @@ class PicturePairs:
         return tuple(self.files)
 
     def identity(self) -> str:
-        stats = [(name, *((path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-                 for name, files in self.files.items()]  # fmt: skip
+        found = {name: [path.stat() for path in files] for name, files in self.files.items()}
+        stats = [(name, *((each.st_size, each.st_mtime_ns) for each in both)) for name, both in found.items()]
         return repr((self.labels.names, sorted(self.classes.items()), stats))
 
     def pixels(self, index: int) -> int:
