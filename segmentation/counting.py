@@ -113,9 +113,7 @@ def _by_torch(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> 
         brier,
         confusion.cpu().numpy(),
         histograms(row, fine, pixels.confidence, pixels.correct, images, FINE_BINS),
-        histograms(
-            row, bin_of_log_odds(pixels.log_odds), pixels.confidence, pixels.correct, images, LOG_ODDS_BINS
-        ),
+        histograms(row, bin_of_log_odds(pixels.log_odds), pixels.confidence, pixels.correct, images, LOG_ODDS_BINS),
         by(0, 1, near & pixels.valid).each(images),
         by(masks.long(), classes, pixels.valid),
         by(pixels.label, classes, pixels.valid),
@@ -179,6 +177,6 @@ def _named(
 ) -> dict[str, np.ndarray]:
     return {
         "pixels": pixels, "negative_log_likelihood": loss, "brier": brier, "confusion": confusion, **fine.named(),
-        **log_odds.named("log_odds_"), **boundary.named("boundary_"), **true.named("true_"), **predicted.named("predicted_"),
-        **one_vs_rest.named("one_vs_rest_"),
+        **log_odds.named("log_odds_"), **boundary.named("boundary_"), **true.named("true_"),
+        **predicted.named("predicted_"), **one_vs_rest.named("one_vs_rest_"),
     }  # fmt: skip

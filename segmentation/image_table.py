@@ -74,8 +74,11 @@ class ImageTable:
 
     def column(self, name: str) -> np.ndarray:
         """One column of all images, `(N, ...)`, in memory."""
-        empty = np.empty(0, self._row)[name]
-        return np.concatenate([empty, *(block[name] for block in self.blocks())])
+        return np.concatenate([self.column_of_none(name), *(block[name] for block in self.blocks())])
+
+    def column_of_none(self, name: str) -> np.ndarray:
+        """The column of no images, `(0, ...)`: its type and shape."""
+        return np.empty(0, self._row)[name]
 
     def _append(self, images: Sequence[int] | None, rows: np.ndarray) -> None:
         if self._numbered is None:

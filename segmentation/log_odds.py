@@ -27,9 +27,8 @@ DROPPED_BITS = 15
 """Bits of a float32 that a table of bins need not look at: what is left tells odds apart that differ by 0.4 %."""
 _IDEAL = SCALE * np.sinh(FIRST + STEP * np.arange(1, LOG_ODDS_BINS))
 _CELLS = np.exp(-np.clip(_IDEAL, None, 80)).astype(np.float32).view(np.int32) >> DROPPED_BITS
-BIN_OF_ODDS = (LOG_ODDS_BINS - 1 - np.searchsorted(_CELLS[::-1], np.arange((256 << 23 - DROPPED_BITS)), "right")).astype(
-    np.int16
-)
+_ABOVE = np.searchsorted(_CELLS[::-1], np.arange(256 << 23 - DROPPED_BITS), "right")
+BIN_OF_ODDS = (LOG_ODDS_BINS - 1 - _ABOVE).astype(np.int16)
 """Bin by the upper bits of the odds of the other classes, a float32 of at least `SMALLEST_ODDS`."""
 EDGES = np.where(
     np.exp(-_IDEAL) < SMALLEST_ODDS, _IDEAL, -np.log((_CELLS << DROPPED_BITS).view(np.float32).astype(np.float64))

@@ -133,6 +133,8 @@ class ServedModel:
                 f"{place}: {picture.width} x {picture.height} pixels are too few for this network, which sees "
                 f"pictures at {self.predictor.resize or 'their own size'}; enlarge it"
             ) from error
+        except ValueError as error:  # logits that are NaN
+            raise Refused(f"{place}: {error}") from error
         about = {
             "height": picture.height, "width": picture.width, "class_names": self.class_names,
             "calibration": self.calibration,
