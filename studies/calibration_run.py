@@ -155,7 +155,8 @@ def _at_temperatures(
     found = {}
     for name in resampled[nodes[0]]:
         values = np.stack([resampled[node][name] for node in nodes])
-        found[name] = values[right - 1, rows] * (1 - part) + values[right, rows] * part
+        low, high = values[right - 1, rows], values[right, rows]
+        found[name] = low + part * (high - low)  # exactly the value where both are the same
     return found
 
 

@@ -427,8 +427,8 @@ def test_vector_scaling_may_change_labels() -> None:
 def test_refitted_temperatures_are_those_of_fitting_anew_to_each_resample() -> None:
     """The brute-force twin: draw images, and fit a temperature to them as to any others."""
     random = torch.Generator().manual_seed(3)
-    truth = 0.8 + 1.2 * torch.rand(12, 1, 1, generator=random)  # images that differ in what they call for
-    logits, pictures, labels = split(truth, images=12)
+    truth = 0.8 + 1.2 * torch.rand(12, 1, 1, 1, generator=random)  # images that differ in what they call for
+    logits, pictures, labels = split(truth.expand(12, CLASSES, SIDE, SIDE), images=12)
     labels[5] = 255  # an image without a single pixel
     whole = logits, pictures, labels
     fitted = fit("temperature", in_batches(whole, (5, 7)), CLASSES)

@@ -167,7 +167,7 @@ def test_what_needs_pixels_in_order_equals_sorting_every_pixel(
     kept = np.round(coverage[1:] * len(correct)).astype(int)
     expected = (np.cumsum(~correct) / np.arange(1, len(correct) + 1))[kept - 1]
     assert (np.abs(risk[1:] - expected) <= 2 / kept).all()  # a pixel or two on the edge of a bin
-    assert np.diff(coverage).max() < 0.03
+    assert np.diff(coverage).max() < 0.05
 
 
 def test_an_all_void_split_has_no_intervals() -> None:
@@ -180,8 +180,7 @@ def test_an_all_void_split_has_no_intervals() -> None:
 
 
 def test_empty_scores_have_no_numbers_but_do_not_fail(tmp_path: Path) -> None:
-    empty, void = Scores(LABELS), scores_of(*batch(images=1), 1)
-    void = scores_of(batch()[0], torch.full_like(batch()[1], 255), 5)
+    empty, void = Scores(LABELS), scores_of(batch()[0], torch.full_like(batch()[1], 255), 5)
     for scores in (empty, void):
         low, high = scores.accuracy_band()
         assert low.shape == high.shape == (10,)

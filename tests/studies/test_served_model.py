@@ -223,3 +223,10 @@ def test_the_server_s_copy_of_the_request_stays_out_of_the_answer() -> None:
     answer = json.loads(refused.serialize_as_json())
     assert answer["message"] == "image 1 of 1: no"
     assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
+
+
+def test_a_model_that_has_diverged_answers_no_classes_but_why() -> None:
+    diverged = model()
+    diverged.predictor.network = lambda images: (images.float() / 100).masked_fill(images == images.max(), np.nan)
+    with pytest.raises(Refused, match="image 1 of 1: the model gives no class to .* its logits are NaN or infinite"):
+        diverged.predict(PIXELS)
