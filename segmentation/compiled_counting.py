@@ -34,9 +34,9 @@ class Counts(NamedTuple):
     fine_confidence: np.ndarray
     """`(N, 2, 600)` float64: sums of confidences, likewise."""
     log_odds: np.ndarray
-    """`(N, 2, 800)` int64: wrong and right, bin of the confidence's log-odds."""
+    """`(N, 2, 1000)` int64: wrong and right, bin of the confidence's log-odds."""
     log_odds_confidence: np.ndarray
-    """`(N, 800)` float64: sums of confidences, likewise."""
+    """`(N, 1000)` float64: sums of confidences, likewise."""
     true: np.ndarray
     """`(N, C, 2, 10)` int64, by true class."""
     true_confidence: np.ndarray

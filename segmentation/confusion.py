@@ -30,8 +30,9 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
 def mean_over_split(values: np.ndarray, of_split: np.ndarray) -> np.ndarray:
     """Mean over one set of classes, those with a value in the whole split, whichever images the values are of.
 
-    In a resample that lacks a class of the set, the class keeps its value in the whole split: the mean neither loses
-    the class, which would change what is averaged, nor counts it as 0, though nobody erred on it.
+    In a resample without a pixel of a class of the set, labelled or predicted, the class keeps its value in the whole
+    split: the mean neither loses the class, which would change what is averaged, nor counts it as 0, though nobody
+    erred on it.
 
     Args:
         values: `(..., C)`, of resamples or of the split itself; NaN where a class is not defined.

@@ -11,12 +11,12 @@ import math
 import numpy as np
 import torch
 
-LOG_ODDS_BINS = 800
+LOG_ODDS_BINS = 1000
 SCALE = 2.0
 """Log-odds up to which the bins are about equally wide; beyond, their width is proportional to the log-odds."""
 LOWEST = -5.6
 """No confidence has lower log-odds: the top label of 255 equally probable classes has -5.54."""
-HIGHEST = 1000.0
+HIGHEST = 1e4
 """Log-odds above this are all in the last bin."""
 FIRST = math.asinh(LOWEST / SCALE)
 STEP = (math.asinh(HIGHEST / SCALE) - FIRST) / LOG_ODDS_BINS
@@ -33,7 +33,7 @@ BIN_OF_ODDS = (LOG_ODDS_BINS - 1 - _ABOVE).astype(np.int16)
 EDGES = np.where(
     np.exp(-_IDEAL) < SMALLEST_ODDS, _IDEAL, -np.log((_CELLS << DROPPED_BITS).view(np.float32).astype(np.float64))
 )
-"""`(799,)` upper edges of all bins but the last; where the table decides, they are edges of its cells."""
+"""`(999,)` upper edges of all bins but the last; where the table decides, they are edges of its cells."""
 
 
 def bin_of_log_odds(log_odds: torch.Tensor) -> torch.Tensor:

@@ -274,7 +274,7 @@ class Fit:
     nll_after: float
     """The same with the calibrator, never higher; equal if nothing better was found, and then it changes nothing."""
     passes: int
-    """How often the fitting images were gone through, without what `refitted` takes."""
+    """How often the fitting images were gone through."""
     temperature: Quantiles | None
     """Of the temperature over the non-void pixels; all the same for a global one; None for vector scaling."""
     at_bound: float

@@ -253,7 +253,7 @@ def test_random_labels_end_at_the_highest_temperature_and_say_so(method: str) ->
     fitted = fit(method, in_batches((logits, pictures, labels)), CLASSES)
     assert fitted.at_bound == 1
     assert fitted.temperature == pytest.approx([HIGHEST] * 3, rel=0.01)
-    assert method == "local" or fitted.passes < 5
+    assert method == "local" or fitted.passes < 7
     assert fitted.nll_after < fitted.nll_before
     assert "Warning: that is the highest allowed, 20" in fitted.described()
 

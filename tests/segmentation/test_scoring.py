@@ -274,9 +274,7 @@ def test_older_files_of_scores_are_read_and_lack_only_the_metrics_that_they_cann
     assert about["name"].tolist() == list("abcde")
     expected = scores.metrics() | {"aurc": math.nan, "adaptive_ece": math.nan}
     assert loaded.metrics() == pytest.approx(expected, nan_ok=True)
-    intervals = loaded.intervals()
-    assert intervals["ece"] == scores.intervals()["ece"]
-    assert np.isnan(intervals["aurc"]).all()
+    assert np.isnan(loaded.intervals()["aurc"]).all()
     chosen, _ = load_scores(tmp_path / "h.npz", LABELS, chosen=[3, 1])
     assert len(chosen) == 2
 
