@@ -122,13 +122,15 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
     """Let `true`, `none` and the like through in any case, and check closed lists here, to suggest the nearest."""
     known, spelled = choices(config_class), list(arguments)
     types = {field.name: field.type for field in fields(config_class)}
-    for place in range(1, len(spelled)):
-        name, value = spelled[place - 1].removeprefix("--").replace("-", "_"), spelled[place]
-        if not spelled[place - 1].startswith("--") or name not in types:
+    for place, argument in enumerate(spelled):
+        joined = argument.startswith("--") and "=" in argument  # `--field=value`; otherwise a value follows its flag
+        flag, _, value = argument.partition("=") if joined else (spelled[place - 1] if place else "", "", argument)
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or "=" in flag or name not in types:
             continue
         optional = type(None) in get_args(types[name])
         if (types[name] is bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
-            spelled[place] = value.capitalize()
+            spelled[place] = f"{flag}={value.capitalize()}" if joined else value.capitalize()
         elif name in known:
             one_of(name, value, [*known[name], "None"] if optional else known[name])
     return spelled

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -120,13 +120,6 @@ def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction
             f"as those of a model that diverged in training; train it with a lower learning_rate"
         )
     return Prediction(classes.cpu().numpy(), confidence.cpu().numpy())
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """The picture as one sees it: in RGB, turned as its EXIF data say; transparency is dropped, as in training."""
-    turned = ImageOps.exif_transpose(picture)
-    # straight to RGB, Pillow would warn of a palette's transparency
-    return (turned.convert("RGBA") if "transparency" in turned.info else turned).convert("RGB")
 
 
 def _first_zero(shifted: torch.Tensor) -> torch.Tensor:

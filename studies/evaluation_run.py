@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from segmentation.batches import in_order
 from segmentation.config import EvaluateConfig
-from segmentation.datasets import Originals, Split, load_split, open_split
+from segmentation.datasets import Originals, Split, load_split, open_split, report_coverage
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
 from segmentation.scoring import score
@@ -42,6 +42,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
                 f"{config.model_uri} tells {len(stored.labels)} classes apart ({', '.join(stored.labels.names)}) but "
                 f"{data.dataset} has {len(split.labels)} ({', '.join(split.labels.names)})"
             )
+        report_coverage(split)
         tracking.log_split(split, "evaluation")
         tags = {"model": stored.config.model, "dataset": data.dataset, "dataset_fingerprint": split.fingerprint}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))

@@ -13,7 +13,7 @@ from segmentation import checkpoints, distributed, models, plots
 from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
-from segmentation.datasets import Split
+from segmentation.datasets import Split, report_coverage
 from segmentation.devices import autocast, resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
@@ -254,10 +254,8 @@ def _mention_oddities(data: Data, config: TrainConfig) -> None:
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
         print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
-    pixels = data.train.pixels_by_value()
-    absent = [name for index, name in enumerate(data.train.labels.names) if not pixels[index]]
-    if absent:
-        print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {listed(absent)}.")
+    report_coverage(data.train, to_train=True)
+    report_coverage(data.val)
 
 
 def _described(device: torch.device) -> str:
