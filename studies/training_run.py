@@ -62,7 +62,8 @@ def run_training(
         config: what to do.
         run_id: an MLflow run to do it in; if a checkpoint of that run is there, the training goes on from it.
         data: the splits that the configuration names, if they are loaded already.
-        watch: called after each epoch that is new, with its number and metrics; it may raise `tracking.Stopped`.
+        watch: called with the number and metrics of each epoch, also of those that a resumed training has behind it; it
+            may raise `tracking.Stopped`.
 
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
@@ -173,6 +174,9 @@ def _train_and_record(
     kept: Scores | None = None
     epochs = train(network, data, config, start)
     try:
+        for number, figures in enumerate(history, 1):
+            if watch is not None:  # it may not have seen the last one: a killed process had saved it first
+                watch(number, figures)
         for epoch in epochs:
             history.append(epoch.metrics())
             if epoch.number not in recorded:

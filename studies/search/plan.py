@@ -1,5 +1,6 @@
 """What a study is to do, and how much of it is done."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -12,7 +13,8 @@ from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies.search import space as spaces
 from studies.search.goals import Goal, Limit, goals, limit
-from studies.search.samplers import RETRY_OF, chosen_pruner, first_rung
+from studies.search.samplers import IDLE as IDLE
+from studies.search.samplers import chosen_pruner, each_once
 from studies.search.space import Choices, Space
 
 SETTINGS = "settings"
@@ -25,8 +27,6 @@ RUN = "mlflow_run_id"
 """Attribute of a trial: its MLflow run."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """How trials that have ended are called."""
-IDLE = "idle"
-"""Attribute of a trial that found nothing left to do."""
 REPORT_S_GRID = 16
 """Trainings of the original report's grid."""
 
@@ -88,9 +88,27 @@ class Plan:
         """What a trial varies."""
         return spaces.values_of(trial.params, self.space)
 
-    def epochs_left(self, study: Study) -> int | None:
-        """Training epochs of the budget that are not used up; None without such a budget."""
-        return None if self.max_epochs is None else max(0, self.max_epochs - spent(study))
+    def epochs_left(self, study: Study, number: int | None = None) -> float:
+        """Training epochs of the budget that are neither used up nor needed; infinite without a budget.
+
+        What a trial that runs, or waits, needs to be completed is not left for others. So several workers that share
+        the end of a budget complete some trials, instead of beginning more than any can complete.
+
+        Args:
+            study: whose trials they are.
+            number: a trial that is under way, as which to look: its own needs are left, and so are those of later
+                trials under way, which must yield to it. By default all trials are others.
+        """
+        if self.max_epochs is None:
+            return math.inf
+        taken = 0
+        for trial in counted(study):
+            under_way = trial.state in (TrialState.RUNNING, TrialState.WAITING)
+            if not under_way or trial.number == number:
+                taken += trial.user_attrs.get(EPOCHS, 0)
+            elif number is None or trial.number < number:
+                taken += self.base.epochs
+        return self.max_epochs - taken
 
     def may_start(self, study: Study) -> bool:
         """Whether a training that is new, or waits to go on, may begin."""
@@ -98,9 +116,7 @@ class Plan:
             return True
         if self.is_grid:
             return False
-        left = self.epochs_left(study)
-        needed = self.base.epochs if self.pruner == "none" else first_rung(self.base.epochs)
-        if left is not None and left < needed:
+        if self.epochs_left(study) < self.base.epochs:
             return False
         return self.n_trials is None or len(counted(study)) < self.n_trials
 
@@ -144,10 +160,8 @@ def plan(config: TuneConfig) -> Plan:
 
 
 def counted(study: Study) -> list[FrozenTrial]:
-    """The trials, each training once: without those that another went on with, or that found nothing to do."""
-    trials = study.get_trials(deepcopy=False)
-    followed = {trial.user_attrs.get(RETRY_OF) for trial in trials}
-    return [trial for trial in trials if trial.number not in followed and IDLE not in trial.user_attrs]
+    """The trials of a study, each training once."""
+    return each_once(study.get_trials(deepcopy=False))
 
 
 def point(trial: FrozenTrial) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """How the next setting is chosen, and when a training is not worth finishing."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,25 @@ STARTUP_TRIALS = 3
 REDUCTION_FACTOR = 3
 """Halving lets one of so many go on."""
 RETRY_OF = "retry_of"
-"""Attribute of a trial that goes on with another one: that one's number."""
+"""Attribute of a trial that resumes another one: that one's number."""
+IDLE = "idle"
+"""Attribute of a trial that found nothing left to do."""
+
+
+def each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials of a study with each training once.
+
+    A trial that another one resumes is left out, as is one that found nothing to do. Where several trials resume the
+    same one, which happens when two workers requeue it at once, only the first of them is a training.
+    """
+    found: list[FrozenTrial] = []
+    resumed = set()
+    for trial in trials:
+        retry_of = trial.user_attrs.get(RETRY_OF)
+        if IDLE not in trial.user_attrs and (retry_of is None or retry_of not in resumed):
+            found.append(trial)
+        resumed.add(retry_of)
+    return [trial for trial in found if trial.number not in resumed]
 
 
 class SeededByTrial(BaseSampler):
@@ -89,8 +107,37 @@ def build_pruner(config: TuneConfig, objectives: int) -> BasePruner:
     if kind == "none":
         return NopPruner()
     if kind == "median":
-        return MedianPruner(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=first)
-    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION_FACTOR)
+        return _Median(n_startup_trials=STARTUP_TRIALS, n_warmup_steps=first)
+    return _Halving(min_resource=first, reduction_factor=REDUCTION_FACTOR)
+
+
+class _Halving(SuccessiveHalvingPruner):
+    """Successive halving that sees each training once."""
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        return super().prune(_EachOnceStudy(study), trial)
+
+
+class _Median(MedianPruner):
+    """The median pruner, which sees each training once."""
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        return super().prune(_EachOnceStudy(study), trial)
+
+
+class _EachOnceStudy(Study):
+    """A view of a study with each training once.
+
+    A trial that was interrupted and the trial that resumes it both hold the same intermediate values and rungs. Counted
+    twice, they would make a pruner stricter with each interruption.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.__dict__.update(study.__dict__)
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        trials = each_once(super().get_trials(deepcopy))
+        return [trial for trial in trials if states is None or trial.state in states]
 
 
 def first_rung(epochs: int) -> int:

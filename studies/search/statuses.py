@@ -4,7 +4,8 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from studies import tracking
-from studies.search.plan import IDLE, RUN
+from studies.search.plan import RUN
+from studies.search.samplers import IDLE
 from studies.search.storage import REASON, running
 
 STATUSES = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}

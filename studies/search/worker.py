@@ -21,10 +21,11 @@ from studies import tracking
 from studies.run_names import run_name
 from studies.search import space as spaces
 from studies.search.goals import FAR
-from studies.search.plan import EPOCHS, IDLE, RUN, VALUES, Plan, counted, point, spent
-from studies.search.samplers import RETRY_OF
+from studies.search.plan import EPOCHS, RUN, VALUES, Plan, counted, point
+from studies.search.samplers import IDLE, RETRY_OF
 from studies.search.statuses import settle
 from studies.search.storage import REASON, WORKER, reap, retry, running
+from studies.secrets import without_password
 from studies.training_run import TrainingResult, run_training
 from studies.training_start import load_data
 
@@ -54,8 +55,8 @@ class Worker:
     """Called after each epoch and while waiting."""
     data: dict[tuple[object, ...], Data] = field(default_factory=dict)
     """Splits loaded so far, by the fields of their data configuration."""
-    reported: set[int] = field(default_factory=set)
-    """Epochs of the trial at hand that the study knows; to ask it would make it read all trials."""
+    reported: int = 0
+    """Last epoch of the current trial that the study knows; kept here, since the study would read all trials."""
 
     def work(self) -> None:
         """Take trials until there is nothing left to do here or elsewhere, or the time is over.
@@ -107,19 +108,37 @@ class Worker:
         return None
 
     def _train(self, trial: Trial) -> float | Sequence[float]:
-        trial.set_user_attr(WORKER, me())
-        trials = self.study.get_trials(deepcopy=False)
-        self.reported = set(trials[trial.number].intermediate_values)
-        self._leave_if_nothing_is_left(trial, trials)
-        values = spaces.suggest(trial, self.plan.space)
-        trial.set_user_attr(VALUES, values)
-        config = spaces.varied(self.plan.base, values)
-        config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
-        run_id = self._run_of(trial, config)
+        """Do a trial; whatever fails, before its training starts too, is the trial's `REASON`.
+
+        A failed trial without a reason is one whose worker died, or that is postponed: it is queued again.
+        """
+        try:
+            trial.set_user_attr(WORKER, me())
+            trials = self.study.get_trials(deepcopy=False)
+            known = trials[trial.number]
+            self.reported = max(known.intermediate_values, default=0)
+            if len(self.plan.goals) > 1:  # of which nothing is reported
+                self.reported = known.user_attrs.get(EPOCHS, 0)
+            self._leave_if_nothing_is_left(trial, trials)
+            values = spaces.suggest(trial, self.plan.space)
+            trial.set_user_attr(VALUES, values)
+            config = spaces.varied(self.plan.base, values)
+            config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
+            data = self._data(config)
+            return self._values(trial, self._trained(trial, config, self._run_of(trial, config), data))
+        except (Postponed, TrialPruned, UpdateFinishedTrialError):
+            raise
+        except Exception as error:
+            if IDLE not in trial.user_attrs:
+                trial.set_user_attr(REASON, without_password(f"{type(error).__name__}: {error}")[:2000])
+            raise
+
+    def _trained(self, trial: Trial, config: TrainConfig, run_id: str, data: Data) -> TrainingResult:
+        """Train in the trial's MLflow run, and keep there what is printed meanwhile."""
         printed = io.StringIO()
         try:
             with redirect_stdout(printed):
-                result = run_training(config, run_id, self._data(config), lambda *epoch: self._after(trial, *epoch))
+                return run_training(config, run_id, data, lambda *epoch: self._after(trial, *epoch))
         except Postponed:
             if self._frozen(trial).state != TrialState.RUNNING:
                 settle(self.study, run_id)
@@ -134,16 +153,14 @@ class Worker:
             tracking.end_run(run_id, "KILLED", f"pruned: {error}")
             raise TrialPruned(str(error)) from None
         except Exception as error:
-            trial.set_user_attr(REASON, f"{type(error).__name__}: {error}"[:2000])
             if not isinstance(error, InputError):
                 printed.write(traceback.format_exc())
             raise
         finally:
             tracking.log_text(printed.getvalue(), "training.log", run_id)
-        return self._values(trial, result)
 
     def _leave_if_nothing_is_left(self, trial: Trial, trials: Sequence[FrozenTrial]) -> None:
-        """Two workers may have taken the last place at once, or put the same trial back into the queue."""
+        """Leave a trial that two workers have begun, or queued, at once, or that the budget cannot complete."""
         frozen = trials[trial.number]
         retry_of, prescribed = frozen.user_attrs.get(RETRY_OF), point(frozen)
         before = [each for each in counted(self.study) if each.number < trial.number]
@@ -154,7 +171,14 @@ class Worker:
             left = retry_of is None or all(each.user_attrs.get(RETRY_OF) != retry_of for each in earlier)
         else:
             left = not self.plan.is_grid and (self.plan.n_trials is None or len(before) < self.plan.n_trials)
-        if left:
+        needed = self.plan.base.epochs - frozen.user_attrs.get(EPOCHS, 0)
+        fits = self.plan.epochs_left(self.study, trial.number) >= needed
+        if left and not fits and retry_of is not None:
+            trial.set_user_attr(
+                REASON, f"pruned: the study's {self.plan.max_epochs} epochs leave too few to complete it"
+            )
+            raise TrialPruned("the budget is used up")
+        if left and fits:
             return
         trial.set_user_attr(IDLE, True)
         trial.set_user_attr(REASON, "nothing was left to do")
@@ -183,7 +207,13 @@ class Worker:
         return self.data[key]
 
     def _after(self, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
-        """Tell the study about an epoch; raises what ends the training."""
+        """Report an epoch to the study; raises what ends the training.
+
+        An epoch that the study knows already, because the trial resumes another one, is not judged again.
+        """
+        if epoch <= self.reported:
+            self._postpone_if_time_is_over()
+            return
         try:
             trial.set_user_attr(EPOCHS, epoch)
             trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _shown(metrics))
@@ -193,9 +223,7 @@ class Worker:
         if epoch == self.plan.base.epochs:
             return
         if len(self.plan.goals) == 1:
-            if epoch not in self.reported:
-                trial.report(self._reported(metrics), epoch)
-                self.reported.add(epoch)
+            trial.report(self._reported(metrics), epoch)
             if trial.should_prune():
                 goal = self.plan.goals[0]
                 self._set_constraint(trial, metrics)
@@ -204,9 +232,12 @@ class Worker:
                     f"of the trainings at this epoch" if self.plan.pruner == "halving"
                     else f"pruned at epoch {epoch}: {goal.metric}={goal.value(metrics):.4g} is behind the median"
                 )  # fmt: skip
-        if self.plan.max_epochs is not None and spent(self.study) >= self.plan.max_epochs:
+        if self.plan.epochs_left(self.study, trial.number) <= 0:
             self._set_constraint(trial, metrics)
             raise tracking.Stopped(f"pruned at epoch {epoch}: the study's {self.plan.max_epochs} epochs are used up")
+        self._postpone_if_time_is_over()
+
+    def _postpone_if_time_is_over(self) -> None:
         if time.monotonic() >= self.deadline:
             raise Postponed("the time of this call was over; it goes on when the study is resumed")
 

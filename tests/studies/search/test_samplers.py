@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from segmentation.config import TrainConfig, TuneConfig
 from segmentation.errors import InputError
 from studies.search import space as spaces
-from studies.search.samplers import SeededByTrial, build_pruner
+from studies.search.samplers import IDLE, RETRY_OF, SeededByTrial, build_pruner
 from studies.search.storage import retry
 
 SPACE = spaces.parse("learning_rate,weight_decay", TrainConfig(), grid=False)
@@ -114,3 +114,38 @@ def test_halving_waits_for_curves_that_start_slower() -> None:
                 study.tell(trial, level)
                 break
     assert pruned_at == [0, 4, 0, 4, 0, 12]
+
+
+@pytest.mark.parametrize(
+    ("kind", "levels"),
+    [("halving", (0.5, 0.9, 0.8, 0.7, 1.0, 0.6, 0.4, 0.65)), ("median", (1.0, 0.9, 1.1, 0.8, 1.2, 0.95))],
+)
+def test_the_pruner_decides_alike_however_often_trials_are_interrupted(kind: str, levels: tuple[float, ...]) -> None:
+    """An interrupted trial and those that resume it hold the same rungs, and are one training."""
+
+    def pruned_at(interruptions: int) -> list[int]:
+        study = new_study("random", epochs=20, pruner=kind)
+        found = []
+        for level in levels:
+            trial, epoch, pruned = study.ask(), 0, False
+            while epoch < 20 and not pruned:
+                epoch += 1
+                trial.report(level + 5 / epoch, epoch)
+                pruned = trial.should_prune()
+                if epoch in (4, 12) and not pruned:
+                    for _ in range(interruptions):
+                        study.tell(trial, state=TrialState.FAIL)
+                        retry(study, study.trials[trial.number])
+                        retry(study, study.trials[trial.number])  # by two workers at once: the second is idle
+                        idle_after, trial = trial.number, study.ask()
+                        idle = study.ask()
+                        assert study.trials[trial.number].user_attrs[RETRY_OF] == idle_after
+                        idle.set_user_attr(IDLE, True)
+                        study.tell(idle, state=TrialState.FAIL)
+            found.append(epoch if pruned else 0)
+            study.tell(trial, *([] if pruned else [level]), state=TrialState.PRUNED if pruned else None)
+        return found
+
+    whole = pruned_at(0)
+    assert set(whole) > {0}
+    assert pruned_at(1) == pruned_at(3) == whole

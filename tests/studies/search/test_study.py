@@ -24,9 +24,11 @@ from optuna.trial import TrialState
 import mlproject
 from segmentation.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
+from studies import tracking
+from studies.search import space as spaces
 from studies.search.plan import RUN, counted, plan
 from studies.search.status import show_status
-from studies.search.storage import open_storage
+from studies.search.storage import REASON, open_storage
 from studies.search.study import run_study
 from studies.search.worker import Worker
 from studies.training_run import run_training
@@ -332,3 +334,38 @@ def test_trials_that_search_a_field_of_the_data_are_trained_on_other_data(change
     np.testing.assert_array_equal(theirs.train.images, expected.train.images)
     assert not np.array_equal(ours.train.images, theirs.train.images)
     assert worker._data(replace(config, seed=5, learning_rate=0.5)) is ours
+
+
+def test_what_fails_before_a_training_starts_counts_as_a_failure_with_its_reason(
+    own_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An experiment that somebody has deleted; it would be taken for a dead worker, and tried again for ever."""
+    config = search(own_data, n_trials=9, max_failures=2)
+    wanted = plan(config)
+    study = optuna.create_study(study_name="s", storage=None)
+    parent = tracking.create_run("to be deleted", "study", {})
+    experiment = MlflowClient().get_experiment_by_name("to be deleted")
+    assert experiment is not None
+    MlflowClient().delete_experiment(experiment.experiment_id)
+    with pytest.raises(InputError, match="2 trainings in a row have failed, the last one with: InputError: MLflow at"):
+        Worker(study, wanted, parent, "search", config.max_failures).work()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    for trial in study.trials:
+        assert "deleted" in trial.user_attrs[REASON]
+
+
+def test_a_combination_that_the_corners_did_not_show_is_a_failure(own_data: Path) -> None:
+    """More combinations than are checked at the start: the impossible ones come last."""
+    many = "|".join(f"0.{number:04d}" for number in range(1, 1101))
+    more = {"search": f"crop=16|256,momentum={many}", "resize": 128, "crop": 128}
+    config = search(own_data, sampler="grid", max_failures=2, **more)
+    wanted = plan(config)
+    study = optuna.create_study(study_name="s", storage=None)
+    for values in spaces.points(wanted.space)[1::2][:5]:
+        assert values["crop"] > config.resize
+        study.enqueue_trial(values)
+    with pytest.raises(InputError, match="2 trainings in a row have failed, .*crop=256.* is not possible"):
+        Worker(study, wanted, "", "search", config.max_failures).work()
+    reasons = [trial.user_attrs.get(REASON, "") for trial in study.trials]
+    assert [state.name for state in (trial.state for trial in study.trials)] == ["FAIL"] * 2 + ["WAITING"] * 3
+    assert all("crop=256 is larger than resize=32" in reason for reason in reasons[:2])
