@@ -64,8 +64,8 @@ def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pai
     pairs, spreads = compare(contestants), seed_spreads(contestants)
     tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
     markdown = "\n".join(_markdown(contestants, pairs, spreads))
-    tracking.log_text(markdown, "comparison/table.md")
-    tracking.log_text(_table_csv(contestants, pairs), "comparison/table.csv")
+    tracking.log_table(markdown, "comparison/table.md")
+    tracking.log_table(_table_csv(contestants, pairs), "comparison/table.csv")
     tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
     for name, figure in _figures(contestants, pairs):
         drawn = tracking.log_figure(figure, f"comparison/{name}.png")

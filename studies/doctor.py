@@ -71,7 +71,7 @@ def _closed(run: FoundRun, config: DoctorConfig) -> str:
 
 
 def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:
-    if run.kind in ("tune", "models"):
+    if run.study or run.kind in ("tune", "models"):
         return "the same command goes on from there."
     if run.kind != "train":
         return "it can be made again."

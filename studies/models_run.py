@@ -11,7 +11,7 @@ from studies import tracking
 from studies.commands import command
 from studies.comparison_run import record_comparison
 from studies.identity import IDENTITY, identity
-from studies.resumption import can_go_on
+from studies.resumption import can_go_on, last_checkpoint
 from studies.run_names import run_name
 from studies.stored_scores import StoredScores, find_runs
 from studies.tracking import FoundRun
@@ -35,12 +35,21 @@ class Training(NamedTuple):
     identity: str
 
     def done(self) -> FoundRun | None:
-        """The newest finished run of this very training, if there is one."""
-        return next((run for run in self._runs() if run.status == "FINISHED"), None)
+        """The newest finished run of this very training whose scores and model have arrived, if there is one."""
+        finished = (run for run in self._runs() if run.status == "FINISHED")
+        return next((run for run in finished if tracking.has_arrived(run, self.config.val_split)), None)
 
     def begun(self) -> FoundRun | None:
-        """The newest run that was stopped in the middle of this training and whose checkpoint is here."""
-        return next((run for run in self._runs() if can_go_on(run, Path(self.config.checkpoint_dir))), None)
+        """The newest run that was stopped in the middle of this training and whose checkpoint is here.
+
+        A finished run whose scores or model have not arrived is one, too: from its checkpoint they are made again.
+        """
+        place = Path(self.config.checkpoint_dir)
+        for run in self._runs():
+            finished = run.status == "FINISHED" and not run.study and last_checkpoint(run.run_id, place).is_file()
+            if finished or can_go_on(run, place):
+                return run
+        return None
 
     def _runs(self) -> list[FoundRun]:
         return tracking.runs_tagged(IDENTITY, self.identity)
@@ -148,6 +157,8 @@ def _trained(training: Training, parent: str, retrain: bool) -> str:
         run_id = tracking.create_run(training.config.experiment, name, {}, parent)
     else:
         run_id = begun.run_id
+        if begun.status == "FINISHED":
+            print(f"Run {run_id} ({begun.name}) has finished, but MLflow lacks its scores or its model: made again.")
         tracking.describe_run(run_id, name, {"mlflow.parentRunId": parent})
     return run_training(training.config, run_id).run_id
 

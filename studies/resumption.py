@@ -48,7 +48,7 @@ def find(config: TrainConfig) -> Resumption:
         if can_go_on(run, Path(config.checkpoint_dir)):
             print(f"Going on with run {run.run_id} ({run.name}).")
             return Resumption(config, run.run_id, data)
-        if run.status == "RUNNING" and run.is_dead() is None:
+        if run.status == "RUNNING" and not run.study and run.is_dead() is None:
             print(
                 f"Run {run.run_id} is said to be under way elsewhere. If its process is dead, go on with it by "
                 f"resume={run.run_id}."
@@ -58,7 +58,12 @@ def find(config: TrainConfig) -> Resumption:
 
 
 def can_go_on(run: FoundRun, checkpoint_dir: Path) -> bool:
-    """Whether a training was stopped, and its checkpoint is here, or it had not come to its first."""
+    """Whether a training was stopped, and its checkpoint is here, or it had not come to its first.
+
+    A trial's run belongs to its study, which may resume it at any time: no other command does.
+    """
+    if run.study:
+        return False
     stopped = run.status in ("KILLED", "FAILED") or (run.status == "RUNNING" and run.is_dead() is True)
     return stopped and (last_checkpoint(run.run_id, checkpoint_dir).is_file() or not tracking.logged_epochs(run.run_id))
 
@@ -74,6 +79,11 @@ def _as_begun(config: TrainConfig, run_id: str) -> TrainConfig:
         raise InputError(f"resume={run_id} is not the ID of a training's run, nor auto")
     if run.status == "FINISHED":
         raise InputError(f"resume={run_id}: that training has finished")
+    if run.study:
+        raise InputError(
+            f"resume={run_id}: that run is a trial of study {run.study!r}, which resumes it itself: give the study's "
+            f"command again. To train its setting to the end by itself, begin a new run with the same fields"
+        )
     if run.status == "RUNNING" and run.is_dead() is False:
         raise InputError(f"resume={run_id}: that training is still under way, in process {run.process['pid']}")
     file = last_checkpoint(run_id, Path(config.checkpoint_dir))

@@ -16,7 +16,7 @@ PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", 
              "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_CONNECTION_STRING")  # fmt: skip
 """Variables that hold nothing else."""
 SHORTEST = 4
-"""Letters of a password that is looked for wherever it stands; a shorter one would be found in words."""
+"""Characters of a password of the environment that is redacted; a shorter one is found by chance."""
 
 WORDS = "(?:[a-z_]*(?:password|passwd|passphrase|secret|token|api_?key|access_?key|signature)|pwd|sig)"
 IN_ADDRESS = re.compile(
@@ -35,13 +35,41 @@ def without_password(text: str) -> str:
 
     These are what stands before the `@` of an address, as in `http://user:password@host`, a token in the user's place,
     values called `password`, `token`, `secret` and the like, as in `?password=...`, and, wherever they stand, the
-    passwords in the environment that MLflow and PostgreSQL read.
+    passwords in the environment that MLflow and PostgreSQL read. Of these only whole values are redacted, never a part
+    of a word or an address's scheme: a password may be an everyday word. For messages, errors and tags; structured data
+    goes through `without_spelled_password`.
     """
     for password in sorted(_of_environment(), key=len, reverse=True):
-        text = text.replace(password, HIDDEN)
+        text = re.sub(_as_whole(password), HIDDEN, text)
+    return without_spelled_password(text)
+
+
+def without_spelled_password(text: str) -> str:
+    """A text in which `***` stands for what its spelling shows to be a password, whatever the environment holds.
+
+    For values that mean something else when they happen to equal a password, such as `split=test` or a user's name.
+    """
     text = IN_ADDRESS.sub(rf"\g<kept>{HIDDEN}@", text)
     text = AS_USER.sub(rf"\g<kept>{HIDDEN}@", text)
     return AS_VALUE.sub(rf"\g<kept>{HIDDEN}", text)
+
+
+def _as_whole(password: str) -> str:
+    """A pattern that finds a password where it is no part of a word or of an address's scheme."""
+    before = r"(?<!\w)" if re.match(r"\w", password) else ""
+    after = r"(?!\w)" if re.search(r"\w$", password) else ""
+    return rf"{before}{re.escape(password)}{after}(?![\w+.-]*://)"
+
+
+def redacted(content: Any) -> Any:
+    """JSON content with the passwords that spelling shows taken out of its texts, and nothing else changed."""
+    if isinstance(content, str):
+        return without_spelled_password(content)
+    if isinstance(content, Mapping):
+        return {name: redacted(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [redacted(value) for value in content] if isinstance(content, list) else tuple(map(redacted, content))
+    return content
 
 
 def hidden(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +83,7 @@ def refuse_passwords(arguments: Sequence[str]) -> None:
     for argument in arguments:
         flag, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         name = flag.removeprefix("--") or name
-        if without_password(value) != value:
+        if without_spelled_password(value) != value:
             raise InputError(
                 f"{name} holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
                 f"environment: PGPASSWORD or ~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow. If "

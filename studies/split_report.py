@@ -107,8 +107,8 @@ def log_scores(
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:
         scores.save(file, {"name": np.array(split.names), "digest": np.array(split.digests)})
     order = np.argsort(-np.nan_to_num(scores.image_ece()), kind="stable")
-    tracking.log_text(_images_csv(scores, split.names, order), f"reliability/{split.name}_images.csv")
-    tracking.log_text(_confusion_csv(scores), f"confusion/{split.name}.csv")
+    tracking.log_table(_images_csv(scores, split.names, order), f"reliability/{split.name}_images.csv")
+    tracking.log_table(_confusion_csv(scores), f"confusion/{split.name}.csv")
     if pictures:
         confusion = plots.confusion(scores.confusion.counts, split.labels, title)
         tracking.log_figure(confusion, f"confusion/{split.name}.png")

@@ -28,15 +28,15 @@ COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/
 def log_progress(study: Study, plan: Plan, parent: str) -> None:
     """Write the table of trials and the description of the study's run, which may be another process's."""
     said, table = "\n".join(_said(study, plan, None)), "\n".join(_table(study, plan))
-    tracking.log_text(f"{said}\n\n{table}\n", "study/trials.md", parent)
+    tracking.log_table(f"{said}\n\n{table}\n", "study/trials.md", parent)
     tracking.log_note(said, details=table, run_id=parent)
 
 
 def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     """Write everything about a study into the run that is open."""
     said, table = "\n".join(_said(study, plan, confirmed)), "\n".join(_table(study, plan))
-    tracking.log_text(f"{said}\n\n{table}\n", "study/trials.md")
-    tracking.log_text(_csv(study, plan), "study/trials.csv")
+    tracking.log_table(f"{said}\n\n{table}\n", "study/trials.md")
+    tracking.log_table(_csv(study, plan), "study/trials.csv")
     plane, described = plan.goals[0].metric.removeprefix("val/").replace("/", "_"), []
     for name, figure in search_figures(study, plan):
         drawn = tracking.log_figure(figure, f"study/{name}.png")

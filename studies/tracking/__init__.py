@@ -11,6 +11,7 @@ from studies.tracking.log import (
     log_network,
     log_note,
     log_split,
+    log_table,
     log_tags,
     log_text,
 )
@@ -39,7 +40,7 @@ from studies.tracking.runs import (
     wait_until_sent,
 )
 from studies.tracking.store import address, check_store, is_absent
-from studies.tracking.unsent import send_unsent
+from studies.tracking.unsent import has_arrived, send_unsent
 
 __all__ = [
     "PROCESS",
@@ -53,6 +54,7 @@ __all__ = [
     "describe_run",
     "end_run",
     "find_run",
+    "has_arrived",
     "is_absent",
     "leave_run",
     "log_config",
@@ -64,6 +66,7 @@ __all__ = [
     "log_network",
     "log_note",
     "log_split",
+    "log_table",
     "log_tags",
     "log_text",
     "logged_epochs",

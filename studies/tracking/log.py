@@ -20,7 +20,7 @@ from segmentation import plots
 from segmentation.datasets import Split
 from segmentation.models import Segmenter
 from studies import serving
-from studies.secrets import hidden, without_password
+from studies.secrets import hidden, redacted, without_password
 from studies.tracking.journal import Entry
 from studies.tracking.runs import journal_of, metrics_entry, now, open_run, wait_until_sent
 from studies.tracking.sending import MODEL
@@ -38,7 +38,7 @@ def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
     `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
     """
     run_id = open_run()
-    values = hidden({name: value for name, value in asdict(config).items() if name not in leave_out})
+    values = redacted({name: value for name, value in asdict(config).items() if name not in leave_out})
     logged = patiently(lambda: mlflow.MlflowClient().get_run(run_id)).data.params
     _record({"what": "params", "values": {name: str(value) for name, value in values.items() if name not in logged}})
     log_json(values, "config.json")
@@ -114,13 +114,18 @@ def log_figure_at(figure: Figure, key: str, step: int) -> None:
 
 def log_json(content: Any, path: str) -> None:
     """Log an object as a JSON artifact; NaN becomes null."""
-    text = json.dumps(json.loads(json.dumps(content), parse_constant=lambda _: None), indent=1)
-    log_text(text, path)
+    text = json.dumps(json.loads(json.dumps(redacted(content)), parse_constant=lambda _: None), indent=1)
+    log_table(text, path)
 
 
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
-    """Log a text artifact of the run that is open here, or of another one."""
-    _keep(path, lambda file: file.write_text(without_password(text), encoding="utf-8"), run_id)
+    """Log what is printed for people, such as a log, as a text artifact of the run that is open here, or of another."""
+    log_table(without_password(text), path, run_id)
+
+
+def log_table(text: str, path: str, run_id: str | None = None) -> None:
+    """Log a structured text, such as a CSV or Markdown table, as it is; its values may equal a password by chance."""
+    _keep(path, lambda file: file.write_text(text, encoding="utf-8"), run_id)
 
 
 def log_folder(folder: str | Path, path: str) -> None:

@@ -27,6 +27,10 @@ class FoundRun(NamedTuple):
     """The entry point that made it."""
     process: Mapping[str, Any]
     """What does it, as `processes.me` has told; empty if it is not known."""
+    study: str = ""
+    """The study whose trial it is; empty if it is no trial's."""
+    promises_model: bool = False
+    """Whether its configuration logs the model."""
 
     def is_dead(self) -> bool | None:
         """Whether its process has ended; None if that cannot be seen from here."""
@@ -69,8 +73,11 @@ def _runs_where(condition: str) -> list[FoundRun]:
 
 
 def _found(run: Run) -> FoundRun:
-    kind = run.data.tags.get("kind", "")
-    return FoundRun(run.info.run_id, run.info.run_name or "", run.info.status, kind, process_of(run))
+    tags = run.data.tags
+    return FoundRun(
+        run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process_of(run),
+        study=tags.get("study", ""), promises_model=run.data.params.get("log_model", "").lower() == "true",
+    )  # fmt: skip
 
 
 def stored_config(run_id: str) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """What processes that are gone had still to tell MLflow, sent later."""
 
 import posixpath
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.processes import is_same
-from studies.tracking.journal import Entry, Journal, Send, run_of
+from studies.tracking.journal import Entry, Journal, Send, journals, run_of
 from studies.tracking.ownership import TakenError, owner
-from studies.tracking.past_runs import find_run
-from studies.tracking.runs import tell
+from studies.tracking.past_runs import FoundRun, find_run
+from studies.tracking.runs import UNSENT, tell
 from studies.tracking.sending import sender
-from studies.tracking.store import PATIENCE, check_store
+from studies.tracking.store import PATIENCE, check_store, patiently, unusable
 
 
 def send_unsent(folder: Path) -> int:
@@ -42,6 +45,36 @@ def send_unsent(folder: Path) -> int:
     if journal.refusal:
         raise InputError(journal.refusal)
     return journal.unsent()
+
+
+def has_arrived(run: FoundRun, split: str) -> bool:
+    """Whether MLflow has the scores that a finished training stored of a split, and its model if it was to log one.
+
+    A run may be FINISHED before: what the tracking store takes, the artifact store may still refuse. If something is
+    missing, what waits in the run's journals here is sent.
+    """
+    client = mlflow.MlflowClient()
+
+    def look() -> bool:
+        scored = {file.path for file in client.list_artifacts(run.run_id, "reliability")}
+        if not {f"reliability/{split}.json", f"reliability/{split}_histograms.npz"} <= scored:
+            return False
+        if not run.promises_model:
+            return True
+        outputs = client.get_run(run.run_id).outputs
+        models = [client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else [])]
+        return any(each.status == LoggedModelStatus.READY for each in models)
+
+    try:
+        if patiently(look):
+            return True
+        waiting = journals(UNSENT, run.run_id)
+        with suppress(InputError):  # it stays where it is
+            for folder in waiting:
+                send_unsent(folder)
+        return bool(waiting) and patiently(look)
+    except MlflowException as error:
+        raise unusable(error) from error
 
 
 def _sender_of_what_is_missing(run_id: str) -> Send:

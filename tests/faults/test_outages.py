@@ -12,10 +12,13 @@ import mlflow
 import pytest
 
 import mlproject
+from segmentation.config import ModelsConfig
 from segmentation.errors import InputError
 from studies import tracking
+from studies.models_run import run_models, trainings
 from studies.tracking import journal, runs
 from studies.tracking.journal import journals
+from studies.training_run import run_training
 from tests.conftest import PROJECT
 from tests.faults.server import Door, Fault, Server
 from tests.faults.training import words
@@ -113,6 +116,33 @@ def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
     monkeypatch.setattr(runs, "PATIENCE", 20.0)
     assert tracking.send_unsent(Path("unsent") / run_id) == 0
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/12.txt") == "epoch 12"
+
+
+def test_a_finished_training_whose_scores_have_not_arrived_is_not_reused_as_it_is(
+    place: Place, own_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What waits here is sent; what waits elsewhere is made again from the checkpoint, in the same run."""
+    network = "lraspp_mobilenet_v3_large"
+    config = ModelsConfig(
+        dataset="folder", data_dir=str(own_data), resize=32, crop=32, device="cpu", epochs=1, batch_size=4,
+        learning_rate=0.05, examples=1, log_model=False, plot_every=0, variants=f"{network}, {network} flip=0.5",
+    )  # fmt: skip
+    monkeypatch.setattr(runs, "PATIENCE", 0.2)
+    place.door.fault = "no files"
+    trained = [run_training(each).run_id for each in trainings(config)]
+    assert [mlflow.get_run(run_id).info.status for run_id in trained] == ["FINISHED"] * 2
+    (tracking.UNSENT / trained[1]).rename(tracking.UNSENT.parent / "elsewhere")
+    place.door.fault = "none"
+    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    capsys.readouterr()
+    assert run_models(config) == trained
+    said = capsys.readouterr().out
+    assert f"Trained already, in run {trained[0]}" in said
+    assert f"Run {trained[1]} " in said
+    assert "MLflow lacks its scores or its model: made again." in said
+    assert [step for step, _ in steps(trained[1])] == [1]
+    assert run_models(config) == trained
+    assert capsys.readouterr().out.count("Trained already") == 2
 
 
 def test_a_server_that_never_comes_back_leaves_a_record_that_sync_uploads(

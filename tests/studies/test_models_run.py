@@ -17,11 +17,12 @@ from segmentation import checkpoints
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import ModelsConfig, TrainConfig
 from segmentation.errors import InputError
-from studies import published, tracking
+from segmentation.processes import me
+from studies import published, resumption, tracking
 from studies.comparison import contestants_of
 from studies.comparison_run import beside_published
 from studies.identity import IDENTITY, identity
-from studies.models_run import run_models, trainings
+from studies.models_run import Training, run_models, trainings
 from studies.stored_scores import StoredScores, find_runs
 from studies.training_run import run_training
 from studies.training_start import load_data, starting_network
@@ -238,3 +239,26 @@ def test_identity_is_a_tag_of_every_training(compared: Compared) -> None:
     for run_id in compared.second:
         (found,) = tracking.runs_tagged(IDENTITY, mlflow.get_run(run_id).data.tags[IDENTITY])
         assert found.run_id == run_id
+
+
+@pytest.mark.parametrize("status", ["KILLED", "RUNNING"])
+def test_a_study_s_runs_are_left_to_the_study(compared: Compared, status: str) -> None:
+    """A pruned trial, and one that waits or whose worker died, are not resumed by another command."""
+    config = replace(next(iter(trainings(compared.config))), learning_rate=0.04, epochs=1)
+    data = load_data(config)
+    told = identity(config, data, starting_network(config, data.train)[0])
+    tags = {"kind": "train", "study": "s", "trial": "0", IDENTITY: told}
+    run_id = tracking.create_run("side by side", "trial 0", tags)
+    MlflowClient().set_tag(run_id, tracking.PROCESS, json.dumps(me() | {"started": 1.0}))  # dead
+    if status == "KILLED":
+        tracking.end_run(run_id, status, "pruned")
+    assert Training(config, told).begun() is None
+    assert resumption.find(replace(config, resume="auto")).run_id is None
+    with pytest.raises(InputError, match=f"resume={run_id}: that run is a trial of study 's'"):
+        resumption.find(replace(config, resume=run_id))
+    assert mlflow.get_run(run_id).info.status == status
+    MlflowClient().delete_tag(run_id, "study")
+    resumed = Training(config, told).begun()
+    MlflowClient().delete_run(run_id)
+    assert resumed is not None
+    assert resumed.run_id == run_id, "a run that is no trial is resumed"

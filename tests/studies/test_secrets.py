@@ -1,8 +1,13 @@
 """Passwords are hidden in every place where one can be given, and nothing else is."""
 
+from dataclasses import asdict
+
+import mlflow
 import pytest
 
+from segmentation.config import TrainConfig
 from segmentation.errors import InputError
+from studies import tracking
 from studies.secrets import hidden, keep_apart, refuse_passwords, separated, without_password
 
 SECRET = "Xq7-hunter2"
@@ -50,6 +55,59 @@ def test_passwords_of_the_environment_are_hidden_wherever_they_stand(monkeypatch
     assert without_password("auth of a/secret or a%2Fsecret, other one") == "auth of *** or ***, ***"
     monkeypatch.setenv("PGPASSWORD", "a")
     assert without_password("a cat") == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("password", "text", "shown"),
+    [
+        ("postgres", "postgresql://localhost/optuna", "postgresql://localhost/optuna"),
+        ("postgresql", "postgresql+psycopg://localhost/optuna", "postgresql+psycopg://localhost/optuna"),
+        ("psycopg", "postgresql+psycopg://localhost/optuna", "postgresql+psycopg://localhost/optuna"),
+        ("http", "http://127.0.0.1:5000 answers", "http://127.0.0.1:5000 answers"),
+        ("test", "tests of the latest contest, test_1", "tests of the latest contest, test_1"),
+        ("test", "user me with password test failed (test)", "user me with password *** failed (***)"),
+        ("$test", "a$test or $tests", "a*** or $tests"),
+    ],
+)
+def test_a_password_that_is_a_word_is_hidden_as_a_whole_word_alone(
+    password: str, text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", password)
+    assert without_password(text) == shown
+
+
+@pytest.mark.parametrize("password", ["postgres", "postgresql", "localhost", "optuna", "test", "shapes", "split"])
+def test_a_password_that_is_a_word_changes_no_command_line(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", password)
+    for storage in ("postgresql://localhost/optuna", "postgresql://postgres@localhost/postgres"):
+        refuse_passwords(["tune", "--storage", storage, "--dataset=shapes", "--val_split", "test"])
+    with pytest.raises(InputError, match="storage holds a password"):
+        refuse_passwords(["tune", "--storage", f"postgresql://me:{password}@localhost/optuna"])
+
+
+def test_a_password_that_is_a_word_changes_no_structured_artifact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", "test")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "train")
+    secret = f"http://me:{SECRET}@host/w.pt"
+    content = {"split": "test", "kind": ["train", {"test": 1.0}], "weights": secret, "said": f"password={SECRET}"}
+    table = "split,images\ntest,3\n"
+    config = TrainConfig(val_split="test", weights=secret, experiment="secrets")
+    with tracking.tracked_run("secrets", "words", {"kind": "train"}) as run_id:
+        tracking.log_config(config)
+        tracking.log_json(content, "content.json")
+        tracking.log_table(table, "table.csv")
+        tracking.log_text("no access with test", "training.log")
+    artifact = f"runs:/{run_id}/"
+    assert mlflow.artifacts.load_dict(f"{artifact}config.json") == asdict(config) | {
+        "weights": "http://me:***@host/w.pt"
+    }
+    assert mlflow.artifacts.load_dict(f"{artifact}content.json") == content | {
+        "weights": "http://me:***@host/w.pt", "said": "password=***",
+    }  # fmt: skip
+    assert mlflow.artifacts.load_text(f"{artifact}table.csv") == table
+    assert mlflow.artifacts.load_text(f"{artifact}training.log") == "no access with ***"
+    run = mlflow.get_run(run_id)
+    assert (run.data.params["val_split"], run.data.tags["kind"]) == ("test", "train")
 
 
 def test_values_are_hidden_by_name() -> None:

@@ -368,4 +368,4 @@ def test_a_combination_that_the_corners_did_not_show_is_a_failure(own_data: Path
         Worker(study, wanted, "", "search", config.max_failures).work()
     reasons = [trial.user_attrs.get(REASON, "") for trial in study.trials]
     assert [state.name for state in (trial.state for trial in study.trials)] == ["FAIL"] * 2 + ["WAITING"] * 3
-    assert all("crop=256 is larger than resize=32" in reason for reason in reasons[:2])
+    assert all("crop=256 is larger than resize=128" in reason for reason in reasons[:2])
