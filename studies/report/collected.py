@@ -209,10 +209,23 @@ class _Collection:
         return runs
 
     def _named_study(self, name: str) -> Run:
-        studies = {run.data.tags["study"]: run for run in self._search("tags.role = 'study'")}
-        if not studies:
+        runs = self._search("tags.role = 'study'")
+        if not runs:
             raise InputError(f"study_name={name!r}: MLflow holds no study; begin one with `{commands.RUN} -e tune`")
-        run = studies[one_of("study_name", name, studies)]
+        one_of("study_name", name, {run.data.tags["study"]: run for run in runs})
+        found = [run for run in runs if run.data.tags["study"] == name]
+        here = [run for run in found if self.experiments[run.info.experiment_id] == self.config.experiment]
+        run, *others = here or found
+        if others:
+            told = (
+                f"{each.info.run_id} in experiment {self.experiments[each.info.experiment_id]!r}, begun "
+                f"{datetime.fromtimestamp(each.info.start_time / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+                for each in (run, *others)
+            )
+            raise InputError(
+                f"study_name={name!r}: {len(others) + 1} studies have this name; name the run of one instead, as "
+                f"run_ids=ID: {'; '.join(told)}"
+            )
         if run.info.status == "RUNNING":
             raise InputError(f"study_name={name!r} is still being worked on; report it when it has ended")
         return run

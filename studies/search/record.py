@@ -45,7 +45,8 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     tracking.log_note(said, described, table)
     best = best_trial(study, plan)
     if best is not None:
-        shown = {f"best/{goal.metric}": value for goal, value in zip(plan.goals, best.values, strict=True)}
+        names = [f"best/{goal.metric.removeprefix('val/')}" for goal in plan.goals]  # as trainings name them
+        shown = dict(zip(names, best.values, strict=True))
         tracking.log_metrics(shown | {"study/trials": len(counted(study)), "study/epochs": spent(study)})
         if confirmed is not None:
             shown = {}

@@ -166,7 +166,7 @@ def log_network(
         serving.save_model(str(folder / MODEL), Model(metadata=metadata), network, images.contiguous())
 
     with journal_of() as journal:
-        entry = {"what": "model", "metadata": metadata, "register_as": register_as, "alias": alias}
+        entry = {"what": "model", "metadata": metadata, "register_as": register_as, "alias": alias, "time": now()}
         journal.add("files", entry, save)
     if register_as is None or not wait_until_sent():
         return None

@@ -20,6 +20,8 @@ from studies.tracking.journal import Entry, RefusedError, Send
 
 FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
 """MLflow's answers that asking again does not change."""
+MADE = "made"
+"""Tag of a registered model's version: when the model was made, in ms of Unix time; it may be registered long after."""
 MODEL = "model"
 """Where an entry's files hold a saved model, and what it is called."""
 
@@ -131,14 +133,21 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
             validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
         )
     if entry["register_as"] is not None:
-        _register(client, run_id, entry["register_as"], entry["alias"], model_id)
+        made = entry.get("time", run.info.start_time)  # entries of earlier versions do not say
+        _register(client, run_id, entry["register_as"], entry["alias"], model_id, made)
 
 
-def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, model_id: str) -> None:
+def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, model_id: str, made: int) -> None:
+    """Register a model, and let the alias point to it unless it points to one that was made later."""
     there = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
     version = next((each for each in there if each.model_id == model_id), None)
     if version is None:
-        version = mlflow.register_model(f"models:/{model_id}", name)
+        version = mlflow.register_model(f"models:/{model_id}", name, tags={MADE: str(made)})
+    current = client.get_registered_model(name).aliases.get(alias)
+    if current is not None:
+        newest = client.get_model_version(name, str(current))
+        if made < int(newest.tags.get(MADE, newest.creation_timestamp)):
+            return
     client.set_registered_model_alias(name, alias, str(version.version))
 
 

@@ -412,3 +412,18 @@ def test_the_kind_of_a_run_that_does_not_say_is_guessed(two_seeds: Trained, stud
         del run.data.tags["kind"]
         run.data.tags.update(tags)
         assert kind_of(run) == kind
+
+
+def test_of_equally_named_studies_none_is_picked_in_silence(two_seeds: Trained) -> None:
+    tags = {"kind": "tune", "role": "study", "study": "a common name"}
+    run_ids = []
+    for experiment in ("here", "there"):
+        run_ids.append(tracking.create_run(experiment, "study · a common name", tags))
+        tracking.end_run(run_ids[-1], "FINISHED")
+    with pytest.raises(InputError, match="2 studies have this name; name the run of one") as told:
+        collect(ReportConfig(study_name="a common name"))
+    for run_id, experiment in zip(run_ids, ("here", "there"), strict=True):
+        assert f"{run_id} in experiment '{experiment}'" in str(told.value)
+        found = collect(ReportConfig(study_name="a common name", experiment=experiment))
+        assert [study.run.run_id for study in found.studies] == [run_id]
+        assert [study.run.run_id for study in collect(ReportConfig(run_ids=run_id)).studies] == [run_id]

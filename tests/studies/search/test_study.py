@@ -93,7 +93,9 @@ def test_a_grid_leaves_its_table_its_heat_maps_and_a_run_for_each_training(
         assert int(row["epoch"]) == min(ece, key=lambda step: ece[step])  # the monitor decides
     best = study.best_trial
     assert f"Best: trial {best.number}," in printed
-    assert parent.data.metrics["best/val/loss"] == best.value
+    assert parent.data.metrics["best/loss"] == best.value
+    found = MlflowClient().search_runs([parent.info.experiment_id], f"metrics.`best/loss` <= {best.value}")
+    assert {run.info.run_id for run in found} >= {parent.info.run_id, best.user_attrs[RUN]}, "one filter finds both"
     assert parent.data.tags["best_run"] == best.user_attrs[RUN]
 
     # the line that is printed trains it again

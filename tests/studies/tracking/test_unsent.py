@@ -1,6 +1,7 @@
 """Journals of processes that are gone, sent to a real store."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from segmentation.errors import InputError
 from segmentation.processes import me
 from studies import tracking
 from studies.tracking.ownership import OWNER
+from tests.studies.conftest import Trained
 
 
 def journal(folder: Path, process: dict[str, Any], *records: dict[str, Any]) -> Path:
@@ -72,3 +74,23 @@ def test_what_is_left_of_the_process_that_was_at_the_run_last_is_sent_as_it_is(t
 def test_a_journal_of_no_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no run aaa; if it was deleted for good, remove"):
         tracking.send_unsent(journal(tmp_path / "aaa", me()))
+
+
+def test_a_model_that_is_sent_late_takes_no_alias_from_a_later_one(two_seeds: Trained, tmp_path: Path) -> None:
+    saved = mlflow.artifacts.download_artifacts("models:/first-seed@first", dst_path=str(tmp_path / "saved"))
+
+    def send(made: int) -> str:
+        run_id = tracking.create_run("unsent", f"made at {made}", {})
+        folder = tmp_path / run_id
+        shutil.copytree(saved, folder / "files.d" / "000000" / "model")
+        (folder / OWNER).write_text(json.dumps(me()))
+        entry = {"what": "model", "metadata": {}, "register_as": "sent late", "alias": "latest-run", "time": made}
+        (folder / "files.jsonl").write_text(json.dumps(entry) + "\n")
+        assert tracking.send_unsent(folder) == 0
+        return run_id
+
+    client, run_ids = mlflow.MlflowClient(), []
+    for made, latest in ((2000, 0), (1000, 0), (3000, 2)):
+        run_ids.append(send(made))
+        assert client.get_model_version_by_alias("sent late", "latest-run").run_id == run_ids[latest]
+    assert len(client.search_model_versions("name='sent late'")) == 3
