@@ -151,6 +151,8 @@ class RecordConfig:
     """Alias that points to the version registered by this run."""
     checkpoint_dir: str = "checkpoints"
     """Folder for best.pt and last.pt, in a subfolder named by the run's id."""
+    records: str = "unsent"
+    """Folder for what MLflow has not taken yet; `sync` sends it."""
     boundary_width: int = 3
     """Pixels on either side of a boundary that are reported apart from the interior, at the size they are scored at."""
 
@@ -355,6 +357,8 @@ class EvaluateConfig:
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
     experiment: str = "evaluation"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    records: str = "unsent"
+    """Folder for what MLflow has not taken yet; `sync` sends it."""
     run_name: Optional[str] = None
     """Name of the MLflow run; None says what was scored on which split."""
 
@@ -393,6 +397,8 @@ class CalibrateConfig:
     """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
     experiment: str = "calibration"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    records: str = "unsent"
+    """Folder for what MLflow has not taken yet; `sync` sends it."""
     run_name: Optional[str] = None
     """Name of the MLflow run; None says what was calibrated, and how."""
     register_as: Optional[str] = None
@@ -424,6 +430,8 @@ class CompareConfig:
     """Number of images to show, segmented by every model."""
     experiment: str = "comparison"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    records: str = "unsent"
+    """Folder for what MLflow has not taken yet; `sync` sends it."""
     run_name: Optional[str] = None
     """Name of the MLflow run; None lists what is compared."""
 
@@ -445,6 +453,8 @@ class ReportConfig:
     """Split whose scores to show."""
     output: str = "report"
     """Folder for report.html, report.md and its pictures."""
+    records: str = "unsent"
+    """Folder for what MLflow has not taken yet; `sync` sends it."""
     run_name: Optional[str] = None
     """Name of the MLflow run; None says what is reported."""
 
@@ -497,6 +507,8 @@ class PredictConfig:
     """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     experiment: str = "predictions"
     """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    records: str = "unsent"
+    """Folder for what MLflow has not taken yet; `sync` sends it."""
     run_name: Optional[str] = None
     """Name of the MLflow run; None says what predicted which pictures."""
 
@@ -508,7 +520,7 @@ def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those values of a training's configuration that what it learns depends on, the seed among them."""
     beside = {
         "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "log_model", "experiment", "run_name",
-        "register_as", "alias", "checkpoint_dir", "boundary_width", "recipe", "resume",
+        "register_as", "alias", "checkpoint_dir", "records", "boundary_width", "recipe", "resume",
     }  # fmt: skip
     return {name: value for name, value in values.items() if name not in beside}
 

@@ -46,6 +46,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
+    tracking.keep_records_in(config.records)
     name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
         tracking.log_config(config)

@@ -14,6 +14,7 @@ from segmentation.config import (
     ModelsConfig,
     PredictConfig,
     ReportConfig,
+    SyncConfig,
     TrainConfig,
     TuneConfig,
 )
@@ -21,8 +22,9 @@ from segmentation.config import (
 CONFIGS: Mapping[str, type] = {
     "train": TrainConfig, "evaluate": EvaluateConfig, "compare": CompareConfig, "calibrate": CalibrateConfig,
     "predict": PredictConfig, "models": ModelsConfig, "tune": TuneConfig, "report": ReportConfig,
+    "sync": SyncConfig,
 }  # fmt: skip
-"""What configures a run of each kind; a run's tag `kind` is the entry point that made it."""
+"""What configures each entry point that is printed for the user to type; a run's tag `kind` is the one that made it."""
 RUN = "mlflow run . --env-manager local"
 """What every command begins with; without the manager, MLflow looks for conda."""
 NAMES = ("run_name", "experiment")

@@ -34,6 +34,7 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
+    tracking.keep_records_in(config.records)
     tags = {"kind": "compare", "compared": config.run_ids}
     with tracking.tracked_run(config.experiment, config.run_name or "compare", tags) as run_id:
         tracking.log_config(config)

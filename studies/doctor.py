@@ -25,6 +25,7 @@ def examine(config: DoctorConfig) -> None:
     Raises:
         InputError: something was found that only the user can mend.
     """
+    tracking.keep_records_in(config.records)
     ills = [*_runs(config), *_studies(config), *_checkpoints(config), *_caches(config), *_records(config)]
     if ills:
         raise InputError(f"{len(ills)} thing(s) to mend:\n" + "\n".join(f"  {ill}" for ill in ills))
@@ -129,7 +130,8 @@ def _records(config: DoctorConfig) -> Iterator[str]:
     left = journals(Path(config.records))
     print(f"Records that MLflow has not taken: of {len(left)} run(s).")
     for folder in left:
-        yield f"run {run_of(folder)} has records in {folder} that MLflow has not taken; to send them: {here('sync')}"
+        told = f"run {run_of(folder)} has records in {folder} that MLflow has not taken; to send them"
+        yield f"{told}: {tracking.how_to_sync()}"
 
 
 def send_records(config: SyncConfig) -> None:
@@ -138,6 +140,7 @@ def send_records(config: SyncConfig) -> None:
     Raises:
         InputError: it cannot be sent, or only in part.
     """
+    tracking.keep_records_in(config.records)
     place = Path(config.records)
     found = journals(place) if config.run_id is None else all_journals(place, config.run_id)
     if config.run_id is not None and not found:

@@ -20,6 +20,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
     """
+    tracking.keep_records_in(config.records)
     name = config.run_name or f"evaluate · {config.model_uri[-40:]} · {config.split}"
     with tracking.tracked_run(config.experiment, name, {"kind": "evaluate", "evaluated": config.model_uri}) as run_id:
         tracking.log_config(config)

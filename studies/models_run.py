@@ -64,6 +64,7 @@ def run_models(config: ModelsConfig) -> list[str]:
     Raises:
         InputError: what the user can mend. What is trained is kept: the same command goes on from there.
     """
+    tracking.keep_records_in(config.records)
     configs = list(trainings(config))
     tags = {"kind": "models", "dataset": config.dataset, "variants": config.variants}
     name = config.run_name or f"models · {config.dataset} · {_counted(len(configs), 'training')}"

@@ -35,6 +35,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         InputError: what the user can mend. If only some pictures could not be predicted, all others are done and
             recorded by then. The run has ended as FAILED, with the reason in a tag.
     """
+    tracking.keep_records_in(config.records)
     images, output = Path(config.images), Path(config.output).absolute()
     name = config.run_name or f"predict · {config.model_uri[-40:]} · {images.name}"
     tags = {"kind": "predict", "predicted_with": config.model_uri}

@@ -109,7 +109,7 @@ def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
     values, defaults = asdict(given), {field.name: field.default for field in fields(given)}
     matters, changed = decisive(values), []
     for name, was in begun.items():
-        if name not in values or name in ("resume", "checkpoint_dir"):
+        if name not in values or name in ("resume", "checkpoint_dir", "records"):
             continue
         now = values[name]
         typed = now != defaults[name] and not (name == "data_dir" and Path(now) in _default_folders())

@@ -69,6 +69,7 @@ def run_training(
         InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
         tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
+    tracking.keep_records_in(config.records)
     if distributed.rank() > 0:
         distributed.follow_torchrun(config, follow)
         raise SystemExit(0)

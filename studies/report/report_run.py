@@ -25,6 +25,7 @@ def run_report(config: ReportConfig) -> Path:
     Raises:
         InputError: what the user can mend.
     """
+    tracking.keep_records_in(config.records)
     tracking.check_store()
     reported = collect(config)
     versions = {name: version(name) for name in ("mlflow", "markdown")}

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import sys
 import time
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -16,12 +17,17 @@ from segmentation import interruption
 from segmentation.config import TuneConfig
 from segmentation.errors import InputError
 from segmentation.runtime import prepare_process
+from studies import tracking
 from studies.search.live import Live
 from studies.search.plan import Plan
 from studies.search.record import log_progress
 from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.storage import open_storage, reap
 from studies.search.worker import Worker
+from studies.secrets import without_password
+
+LAST_LINES = 30
+"""So many lines of a crashed worker's traceback are printed."""
 
 
 def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
@@ -58,11 +64,14 @@ def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, r
             process.join()
     for number, (process, ours) in enumerate(workers, 1):
         if process.exitcode:
-            reason = f"died by signal {-process.exitcode}" if process.exitcode < 0 else "stopped"
+            reason = f"died by signal {-process.exitcode}"
+            if process.exitcode > 0:  # 130 is what this program leaves when it is told to stop
+                code = process.exitcode
+                reason = "stopped" if code == 130 else f"ended with exit code {code}; its last lines are above"
             with suppress(EOFError):
                 reason = ours.recv()
             failed.append(f"worker {number} {reason}")
-            print(f"Worker {number} {reason}.", file=sys.stderr)
+            print(f"Worker {number} {reason.rstrip('.')}.", file=sys.stderr)
     reap(study)
     if len(failed) == len(workers):
         raise InputError(f"every worker has stopped: {failed[-1]}")
@@ -71,11 +80,12 @@ def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, r
 def _worker_process(
     told: Connection, config: TuneConfig, wanted: Plan, parent: str, role: str, left: float | None
 ) -> None:
-    """What a worker of its own process does; it says nothing, but for why it stopped."""
+    """Work on the study in a process of its own, which prints nothing but sends why it stopped."""
     interruption.catch()
     sys.stderr = io.StringIO()
-    prepare_process()
     try:
+        prepare_process()
+        tracking.keep_records_in(config.records)
         deadline = float("inf") if left is None else time.monotonic() + left
         with open_storage(config, config.heartbeat) as storage:
             study = optuna.load_study(
@@ -86,7 +96,11 @@ def _worker_process(
             )
             Worker(study, wanted, parent, role, config.max_failures, deadline).work()
     except InputError as error:
-        told.send(f"stopped: {error}")
+        told.send(f"stopped: {without_password(str(error))}")
+        sys.exit(1)
+    except Exception as error:
+        lines = without_password("".join(traceback.format_exception(error))).strip().splitlines()[-LAST_LINES:]
+        told.send("crashed, which is a fault of this program or of a library; its last lines:\n" + "\n".join(lines))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -43,6 +43,7 @@ def run_study(config: TuneConfig) -> None:
         InputError: what the user can mend.
         KeyboardInterrupt: told to stop. The same command goes on.
     """
+    tracking.keep_records_in(config.records)
     wanted = plan(config)
     if config.workers > 1 and one_process_only(config.storage):
         raise InputError(

@@ -9,10 +9,9 @@ from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.processes import is_dead
-from studies.commands import here
 from studies.run_search import every_run
 from studies.tracking.journal import journals
-from studies.tracking.runs import UNSENT, process_of, wait_until_sent
+from studies.tracking.runs import how_to_sync, process_of, records_folder, wait_until_sent
 from studies.tracking.sending import FINAL
 from studies.tracking.store import address, patiently, unusable
 
@@ -117,8 +116,8 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
 def where_to_look(run_id: str) -> str:
     """The line that tells how to see a run: its address, or the command that opens the UI."""
     uri = address()
-    if journals(UNSENT, run_id):
-        return f"Look at it when MLflow has taken it all: {here('sync')}"
+    if journals(records_folder(), run_id):
+        return f"Look at it when MLflow has taken it all: {how_to_sync()}"
     run = mlflow.get_run(run_id)
     # without what is asked for, the UI opens with its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"

@@ -39,7 +39,7 @@ VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
 PROCESS = "process"
 """Tag of a run: the process that does it."""
 UNSENT = Path("unsent")
-"""Where the journals of runs lie while not all of it is sent."""
+"""Default folder of the journals of runs; a journal stays while not all of it is sent."""
 LATEST_SECONDS = 5.0
 """After so long, whoever is at a run asks whether they still are; nobody is taken for dead before."""
 SHORT_PATIENCE = 10.0
@@ -52,8 +52,25 @@ class _OpenRun(NamedTuple):
     monitor: SystemMetrics
 
 
+_records = [UNSENT]
+"""The folder that this process keeps journals in."""
 _open: list[_OpenRun] = []
 """The runs that this process is in the middle of, the innermost last."""
+
+
+def keep_records_in(folder: str | Path) -> None:
+    """Keep the journals that this process opens from now on in a folder: the field `records`."""
+    _records[0] = Path(folder)
+
+
+def records_folder() -> Path:
+    """The folder that this process keeps journals in."""
+    return _records[0]
+
+
+def how_to_sync() -> str:
+    """The command that sends what MLflow has not taken of this process's runs."""
+    return here("sync", {"records": str(records_folder())})
 
 
 @contextmanager
@@ -146,7 +163,7 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: f
         if journal.unsent():
             tell(
                 f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
-                f"{journal.folder}; to send them when it answers again:\n  {here('sync')}"
+                f"{journal.folder}; to send them when it answers again:\n  {how_to_sync()}"
             )
 
 
@@ -187,11 +204,11 @@ def _opened_journal(run_id: str, send: Send) -> Journal:
     def told(error: str) -> None:
         if error:
             why = without_password(error)[:160]  # in this order: half a password would not be known as one
-            tell(f"MLflow takes no records ({why}): they are kept in {UNSENT} until it does.")
+            tell(f"MLflow takes no records ({why}): they are kept in {records_folder()} until it does.")
         else:
             tell("MLflow takes records again.")
 
-    for folder in places(UNSENT, run_id):
+    for folder in places(records_folder(), run_id):
         with suppress(TakenError):
             return Journal(folder, send, told)
     raise AssertionError("there are endless places")

@@ -13,7 +13,7 @@ from segmentation.processes import is_same
 from studies.tracking.journal import Entry, Journal, Send, journals, run_of
 from studies.tracking.ownership import TakenError, owner
 from studies.tracking.past_runs import FoundRun, find_run
-from studies.tracking.runs import UNSENT, tell
+from studies.tracking.runs import records_folder, tell
 from studies.tracking.sending import sender
 from studies.tracking.store import PATIENCE, check_store, patiently, unusable
 
@@ -68,7 +68,7 @@ def has_arrived(run: FoundRun, split: str) -> bool:
     try:
         if patiently(look):
             return True
-        waiting = journals(UNSENT, run.run_id)
+        waiting = journals(records_folder(), run.run_id)
         with suppress(InputError):  # it stays where it is
             for folder in waiting:
                 send_unsent(folder)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -15,8 +16,10 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import StudyConfig
-from studies.search.plan import IDLE, RUN, counted
+from segmentation.config import StudyConfig, TuneConfig
+from segmentation.errors import InputError
+from studies.search.plan import IDLE, RUN, counted, plan
+from studies.search.processes import work_together
 from studies.search.samplers import RETRY_OF
 from studies.search.storage import open_storage
 from tests.conftest import PROJECT
@@ -105,3 +108,16 @@ def _kill_one(study: Study, killed: list[FrozenTrial]) -> FrozenTrial:
                 return again
         time.sleep(0.05)
     raise AssertionError("no worker was caught in mid-training")
+
+
+def test_a_worker_that_crashes_says_where(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A study that somebody deletes is no fault that a message foresees: Optuna raises KeyError."""
+    config = TuneConfig(**tiny(own_data, workers=1, n_trials=1, storage=str(tmp_path / "s.journal")))
+    with open_storage(config, heartbeat=60) as storage:
+        study = optuna.create_study(storage=storage, study_name="there")
+        gone = replace(plan(config), name="gone")
+        with pytest.raises(InputError, match="every worker has stopped: worker 1 crashed") as told:
+            work_together(study, gone, config, "", "search", float("inf"))
+    for said in (str(told.value), capsys.readouterr().err):
+        assert "KeyError" in said
+        assert "in load_study" in said
