@@ -371,3 +371,23 @@ def test_a_combination_that_the_corners_did_not_show_is_a_failure(own_data: Path
     reasons = [trial.user_attrs.get(REASON, "") for trial in study.trials]
     assert [state.name for state in (trial.state for trial in study.trials)] == ["FAIL"] * 2 + ["WAITING"] * 3
     assert all("crop=256 is larger than resize=128" in reason for reason in reasons[:2])
+
+
+def test_an_epoch_that_a_killed_process_had_not_reported_is_judged_when_its_training_is_resumed(own_data: Path) -> None:
+    """A checkpoint is saved before the study hears of its epoch; its rung is taken at that epoch all the same."""
+    fields = tiny(own_data, epochs=3)
+    config, heard = TrainConfig(**fields), []
+
+    def hear(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == 2 and len(heard) == 1:
+            raise KeyboardInterrupt("killed")
+        heard.append((epoch, metrics["val/loss"]))
+
+    run_id = tracking.create_run(config.experiment, "killed", {})
+    with pytest.raises(KeyboardInterrupt):
+        run_training(config, run_id, watch=hear)
+    assert [epoch for epoch, _ in heard] == [1]
+    run_training(config, run_id, watch=hear)
+    history = MlflowClient().get_metric_history(run_id, "val/loss")
+    assert heard == heard[:1] + [(point.step, point.value) for point in history]
+    assert [epoch for epoch, _ in heard] == [1, 1, 2, 3]
