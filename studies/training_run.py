@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +81,9 @@ def run_training(
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
     goes_on = run_id is not None
-    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, _telling_how_to_go_on(run_id, config):
+    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as telling:
+        if watch is None:  # a trial is resumed by its study
+            telling.enter_context(_telling_how_to_go_on(run_id, config))
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
