@@ -1,7 +1,6 @@
 """How a study gets on, as a line and as a bar that moves."""
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -12,6 +11,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
+from segmentation.processes import is_here
 from studies.search import space as spaces
 from studies.search.plan import EPOCHS, Plan, best_trial, counted, in_state, spent
 from studies.search.samplers import RETRY_OF
@@ -72,7 +72,7 @@ class Live:
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
         worker = trial.user_attrs.get(WORKER)
-        return worker is not None and worker["host"] == socket.gethostname() and worker["pid"] in self._workers
+        return worker is not None and is_here(worker) and worker["pid"] in self._workers
 
     def _line(self, trial: FrozenTrial) -> str:
         line = f"trial {trial.number}, {spaces.described(self._plan.values(trial))}: "

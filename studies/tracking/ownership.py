@@ -67,9 +67,8 @@ def owner(folder: Path) -> dict[str, Any]:
 def is_left(folder: Path) -> bool:
     """Whether nobody has a folder; one that a process of another machine has had is not known to be left."""
     had = owner(folder)
-    with suppress(KeyError, TypeError):
-        if had and is_dead(had) is not True and not is_same(had, me()):
-            return False
+    if "pid" in had and is_dead(had) is not True and not is_same(had, me()):
+        return False
     try:
         with FileLock(folder / LOCK, blocking=False):
             return True
