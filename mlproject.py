@@ -3,7 +3,6 @@
 import gc
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -85,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)
         return 130
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        interruption.restore(before)
     return 0
 
 

@@ -487,6 +487,8 @@ class SyncConfig:
     """Folder of what could not be sent to MLflow."""
     run_id: Optional[str] = None
     """The one run to send; None sends all."""
+    again: bool = False
+    """Send once more what MLflow has refused before and was set aside."""
 
 
 @dataclass(frozen=True, kw_only=True)

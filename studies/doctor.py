@@ -7,14 +7,15 @@ from pathlib import Path
 from segmentation import checkpoints
 from segmentation.config import DoctorConfig, StatusConfig, SyncConfig
 from segmentation.datasets import cache
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.progress import progress
 from studies import tracking
 from studies.commands import here
 from studies.resumption import can_go_on
 from studies.search.storage import is_missing, open_storage
 from studies.tracking import FoundRun
-from studies.tracking.journal import all_journals, journals, run_of
+from studies.tracking.journal import all_journals, journals, refused, run_of
+from studies.tracking.ownership import is_left
 
 CHECKPOINTS = ("best.pt", "last.pt")
 
@@ -44,15 +45,17 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
         return
     print(f"Runs: {len(found)} said to be under way, in {tracking.address()}.")
     for run in found:
-        where = f"process {run.process['pid']} on {run.process['host']}" if run.process else "an unknown process"
+        known = [f"process {each.get('pid', '?')} on {each.get('host', '?')}" for each in run.processes]
+        where = listed(known) or "an unknown process"
         print(f"  {run.run_id}, {run.kind or 'run'} {run.name}: {where}", end="")
         is_dead = run.is_dead()
         if is_dead is None:
             print(", which cannot be seen from here.")
         elif not is_dead:
-            print(", which lives.")
+            print(", which lives." if len(known) == 1 else ", of which one lives at least.")
         else:
-            print(f", which is dead{_closed(run, config) if config.close else f'; {_how_to_go_on(run, config)}'}")
+            said = _closed(run, config) if config.close else f"; {_how_to_go_on(run, config)}"
+            print(f", which {'are' if len(known) > 1 else 'is'} dead{said}")
 
 
 def _closed(run: FoundRun, config: DoctorConfig) -> str:
@@ -129,9 +132,23 @@ def _caches(config: DoctorConfig) -> Iterator[str]:
 def _records(config: DoctorConfig) -> Iterator[str]:
     left = journals(Path(config.records))
     print(f"Records that MLflow has not taken: of {len(left)} run(s).")
+    for folder in all_journals(Path(config.records)):
+        yield from _set_aside(folder)
     for folder in left:
         told = f"run {run_of(folder)} has records in {folder} that MLflow has not taken; to send them"
         yield f"{told}: {tracking.how_to_sync()}"
+
+
+def _set_aside(folder: Path) -> Iterator[str]:
+    """What MLflow has refused of a run, in one line, if anything."""
+    found = refused(folder)
+    if found:
+        again = here("sync", {"again": True})
+        yield (
+            f"MLflow has refused {len(found)} record(s) of run {run_of(folder)}, which are set aside in {folder}: "
+            f"{listed((each.why for each in found), 3)}. Fix the reason and send them by `{again}`, or remove that "
+            f"folder if they are not needed"
+        )
 
 
 def send_records(config: SyncConfig) -> None:
@@ -142,18 +159,23 @@ def send_records(config: SyncConfig) -> None:
     """
     tracking.keep_records_in(config.records)
     place = Path(config.records)
-    found = journals(place) if config.run_id is None else all_journals(place, config.run_id)
-    if config.run_id is not None and not found:
+    everything = all_journals(place, config.run_id)
+    if config.run_id is not None and not everything:
         raise InputError(f"run_id={config.run_id}: nothing of that run waits in {place}")
+    found = everything if config.run_id is not None else journals(place)
+    if config.again:
+        found = sorted({*found, *(folder for folder in everything if refused(folder) and is_left(folder))})
     failed = []
     for folder in found:
         try:
-            left = tracking.send_unsent(folder)
+            left = tracking.send_unsent(folder, config.again)
         except InputError as error:
             failed.append(f"{folder}: {error}")
             continue
         if left:
             failed.append(f"{folder}: MLflow has not taken {left} record(s)")
+        elif refused(folder):
+            failed += _set_aside(folder)
         else:
             print(f"Run {run_of(folder)}: all is sent.")
             print(tracking.where_to_look(run_of(folder)))

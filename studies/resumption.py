@@ -15,6 +15,7 @@ from segmentation.config import TrainConfig, decisive
 from segmentation.errors import InputError, listed
 from segmentation.training import Data
 from studies import tracking
+from studies.commands import here
 from studies.identity import IDENTITY, identity
 from studies.tracking import FoundRun
 from studies.training_start import load_data, starting_network
@@ -78,7 +79,7 @@ def _as_begun(config: TrainConfig, run_id: str) -> TrainConfig:
     if run is None or run.kind != "train":
         raise InputError(f"resume={run_id} is not the ID of a training's run, nor auto")
     if run.status == "FINISHED":
-        raise InputError(f"resume={run_id}: that training has finished")
+        raise InputError(_finished(config, run_id))
     if run.study:
         raise InputError(
             f"resume={run_id}: that run is a trial of study {run.study!r}, which resumes it itself: give the study's "
@@ -94,6 +95,21 @@ def _as_begun(config: TrainConfig, run_id: str) -> TrainConfig:
     else:
         begun = tracking.stored_config(run_id)
     return merged(config, begun)
+
+
+def _finished(given: TrainConfig, run_id: str) -> str:
+    """What to say of a training that has finished, with the command that trains its model further in a new run."""
+    begun = tracking.stored_config(run_id)
+    known = {field.name: field.default for field in fields(TrainConfig)}
+    typed = {name: value for name, value in asdict(given).items() if name in known and value != known[name]}
+    values = {name: begun.get(name, default) for name, default in known.items()} | typed | {"resume": None}
+    values["weights"] = f"runs:/{run_id}"
+    if not begun.get("log_model", True):
+        values["weights"] = str(last_checkpoint(run_id, Path(given.checkpoint_dir)).with_name("best.pt"))
+    return (
+        f"resume={run_id}: that training has finished after its {begun.get('epochs')} epochs. To train its model "
+        f"further, begin a new run with its weights:\n  {here('train', values)}"
+    )
 
 
 def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:

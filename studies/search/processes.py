@@ -94,7 +94,8 @@ def _worker_process(
                 sampler=SeededByTrial(wanted.sampler, wanted.base.seed),
                 pruner=build_pruner(config, len(wanted.goals)),
             )
-            Worker(study, wanted, parent, role, config.max_failures, deadline).work()
+            with tracking.joined(parent):
+                Worker(study, wanted, parent, role, config.max_failures, deadline).work()
     except InputError as error:
         told.send(f"stopped: {without_password(str(error))}")
         sys.exit(1)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna import Study
@@ -34,6 +35,12 @@ MAX_DEATHS = 3
 """A training that so many workers in a row died over is not tried again."""
 CLAIMING_SECONDS = 60
 """A trial without a worker's name after this time was claimed by one that died at once."""
+CONNECTIONS: dict[str, Any] = {
+    "pool_pre_ping": True,
+    "connect_args": {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3},
+}
+"""A training leaves its connection idle for minutes. One that was closed meanwhile is replaced when it is needed; one
+that a firewall has dropped in silence is noticed by TCP within a minute, not two hours."""
 _UNCLAIMED: dict[tuple[str, int], float] = {}
 """When this process first saw a trial that bears no worker's name, as of `time.monotonic()`: the times that a database
 holds are those of many machines, each in its own time zone."""
@@ -89,6 +96,7 @@ def _database(place: str, heartbeat: int) -> RDBStorage:
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(
             place,
+            engine_kwargs=CONNECTIONS,
             heartbeat_interval=heartbeat,
             grace_period=2 * heartbeat,
             heartbeat_stale_trial_callback=retry_after_death,

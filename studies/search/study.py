@@ -149,14 +149,22 @@ def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStor
     name = config.run_name or f"study · {wanted.name}"
     deadline = float("inf") if config.timeout is None else time.monotonic() + config.timeout
     confirmed, begun_with = None, _ended(study, None)
+    studies = [study]
+
+    def others() -> bool:
+        return any(running(each) for each in studies)
+
     try:
-        with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent, shared=True):
+        with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent, shared=True, others=others):
             tracking.log_config(config, leave_out=wanted.space)
             try:
-                confirmed = _search_and_confirm(study, wanted, config, storage, parent, deadline)
-            finally:
-                _record(study, wanted, confirmed, begun_with)
-                settle_all(study, confirmed, parent)
+                confirmed = _search_and_confirm(studies, wanted, config, storage, parent, deadline)
+            except KeyboardInterrupt:
+                raise  # there is no time to draw: the next call does
+            except BaseException:
+                _write_down(study, wanted, confirmed, begun_with, parent)
+                raise
+            _write_down(study, wanted, confirmed, begun_with, parent)
             if wanted.may_start(study) or running(study):
                 raise tracking.Stopped("the time of this call is over; the same command goes on with the study")
     except tracking.Stopped as reason:
@@ -164,12 +172,12 @@ def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStor
     except KeyboardInterrupt:
         print(f"Stopped: {progress_in_words(study, wanted)} The same command goes on with the study.")
         raise
-    finally:
-        if running(study):
-            tracking.reopen_run(parent)
-            if not running(study):  # they have ended meanwhile, and may have closed it before
-                tracking.end_run(parent, "KILLED" if wanted.may_start(study) else "FINISHED")
     _tell(study, wanted, confirmed, config, parent)
+
+
+def _write_down(study: Study, wanted: Plan, confirmed: Study | None, begun_with: list[int], parent: str) -> None:
+    _record(study, wanted, confirmed, begun_with)
+    settle_all(study, confirmed, parent)
 
 
 def _record(study: Study, wanted: Plan, confirmed: Study | None, begun_with: list[int]) -> None:
@@ -186,8 +194,10 @@ def _ended(study: Study, confirmed: Study | None) -> list[int]:
 
 
 def _search_and_confirm(
-    study: Study, wanted: Plan, config: TuneConfig, storage: BaseStorage, parent: str, deadline: float
+    studies: list[Study], wanted: Plan, config: TuneConfig, storage: BaseStorage, parent: str, deadline: float
 ) -> Study | None:
+    """Work on the study, and then on the one that confirms it, which is added to `studies` and returned."""
+    (study,) = studies
     _work(study, wanted, config, parent, "search", deadline)
     best = best_trial(study, wanted)
     if not config.confirm_seeds or best is None or wanted.may_start(study) or running(study):
@@ -207,6 +217,7 @@ def _search_and_confirm(
     print(f"Confirming trial {best.number} ({spaces.described(values)}) with the seeds {listed(map(str, seeds), 10)}.")
     config = replace(config, sampler="grid", pruner="none")
     confirmed = _open(storage, again, config, lambda: parent)
+    studies.append(confirmed)
     _work(confirmed, again, config, parent, "confirmation", deadline)
     return confirmed
 

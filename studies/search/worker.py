@@ -1,6 +1,7 @@
 """One worker of a study: takes a trial, trains it in a run of its own, tells how it went, takes the next."""
 
 import io
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -74,7 +75,12 @@ class Worker:
                     return
                 time.sleep(POLL_SECONDS)  # what others are at may yet come back into the queue
                 continue
-            failure = self._one_trial()
+            try:
+                failure = self._one_trial()
+            except tracking.AwayError as error:
+                if self._waited_for_mlflow(error):
+                    continue
+                failure = str(error)  # it answers, but not to this: that must come to an end, too
             failures = [*failures, failure] if failure else []
             if len(failures) >= self.max_failures:
                 raise InputError(
@@ -82,13 +88,32 @@ class Worker:
                     f"the same command then goes on with the study"
                 )
 
+    def _waited_for_mlflow(self, error: tracking.AwayError) -> bool:
+        """Wait until MLflow can be used, or the time is over; returns whether it could not be used at first."""
+        if tracking.answers():
+            return False
+        print(f"{error}. The trial is postponed until MLflow answers.", file=sys.stderr)
+        while time.monotonic() < self.deadline and not tracking.answers():
+            self.seen()
+            time.sleep(POLL_SECONDS)
+        return True
+
     def _one_trial(self) -> str | None:
-        """Do one trial; returns why it failed, if it did."""
+        """Do one trial; returns why it failed, if it did.
+
+        Raises:
+            AwayError: MLflow was away when it was to start; it waits in the queue.
+        """
         taken: list[Trial] = []
+        away: list[tracking.AwayError] = []
 
         def objective(trial: Trial) -> float | Sequence[float]:
             taken.append(trial)
-            return self._train(trial)
+            try:
+                return self._train(trial)
+            except tracking.AwayError as error:
+                away.append(error)
+                raise
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(Exception,))
@@ -103,6 +128,8 @@ class Worker:
         done = self._frozen(taken[0])
         if done.state == TrialState.FAIL and REASON not in done.user_attrs:
             retry(self.study, done)
+            if away:
+                raise away[0]
         elif done.state == TrialState.FAIL and IDLE not in done.user_attrs:
             return str(done.user_attrs[REASON])
         return None
@@ -152,6 +179,8 @@ class Worker:
                 trial.report(float("nan"), trial.user_attrs.get(EPOCHS, 0) + 1)
             tracking.end_run(run_id, "KILLED", f"pruned: {error}")
             raise TrialPruned(str(error)) from None
+        except tracking.AwayError:
+            raise  # without a reason, the trial is queued again
         except Exception as error:
             if not isinstance(error, InputError):
                 printed.write(traceback.format_exc())

@@ -34,6 +34,7 @@ from studies.tracking.runs import (
     describe_run,
     end_run,
     how_to_sync,
+    joined,
     keep_records_in,
     leave_run,
     reopen_run,
@@ -41,15 +42,17 @@ from studies.tracking.runs import (
     tracked_run,
     wait_until_sent,
 )
-from studies.tracking.store import address, check_store, is_absent
+from studies.tracking.store import AwayError, address, answers, check_store, is_absent
 from studies.tracking.unsent import has_arrived, send_unsent
 
 __all__ = [
     "PROCESS",
     "UNSENT",
+    "AwayError",
     "FoundRun",
     "Stopped",
     "address",
+    "answers",
     "artifact_file",
     "check_store",
     "create_run",
@@ -59,6 +62,7 @@ __all__ = [
     "has_arrived",
     "how_to_sync",
     "is_absent",
+    "joined",
     "keep_records_in",
     "leave_run",
     "log_config",

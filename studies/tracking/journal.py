@@ -1,9 +1,10 @@
-"""What a run has to tell, kept on disk until it is told: nothing is lost while nobody listens.
+"""Append-only journal of everything a run logs. Entries stay on disk until the tracking server has accepted them.
 
-A journal belongs to one process; another one that tells something of the same run meanwhile has a journal of its own.
-It is a folder with two streams, `records` and `files`, each a file of JSON lines and a count of those that were sent. A
-thread for each stream sends its entries in order, again and again until they are taken; so a store of files that fails
-does not hold up the figures. An entry may be sent twice if a process is killed, never out of order.
+A journal belongs to one process; another one that logs to the same run meanwhile has a journal of its own. It is a
+folder with two streams, `records` and `files`, each a file of JSON lines and a count of those that were sent. A thread
+for each stream sends its entries in order, again and again until they are accepted; so a store of files that fails does
+not hold up the metrics. An entry may be sent twice if a process is killed, never out of order. An entry that will never
+be accepted is set aside in the folder with the reason, and the next one is sent.
 """
 
 import json
@@ -15,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from segmentation import interruption
 from segmentation.errors import InputError
 from studies.tracking.ownership import OWNER, Claim, TakenError, is_left
 
@@ -27,34 +29,73 @@ Stream = Literal["records", "files"]
 STREAMS: tuple[Stream, ...] = "records", "files"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 """Seconds between two attempts: each pause is twice the one before."""
+REFUSED = "refused"
+"""Name of the file and of the folder that hold what was set aside."""
 
 
 class RefusedError(Exception):
-    """What is told will never be taken; the message says why."""
+    """An entry will never be accepted; the message says why."""
+
+    spoils = True
+    """Whether the run is not what it should be without the entry."""
+
+
+class LostRunError(Exception):
+    """The run accepts nothing from this process any more; the message says why."""
+
+    def __init__(self, why: str, keep: bool) -> None:
+        """Describe it.
+
+        Args:
+            why: the reason, and what to do.
+            keep: whether the entries are of use later.
+        """
+        super().__init__(why)
+        self.keep = keep
+
+
+class Refused(NamedTuple):
+    """An entry that was set aside."""
+
+    stream: Stream
+    entry: Entry
+    why: str
+    files: Path
+    """Folder of its files; there is none if it has none."""
 
 
 class Journal:
     """The journal of one run."""
 
-    def __init__(self, folder: Path, send: Send, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, folder: Path, send: Send, tell: Callable[[str], None] = lambda _: None, again: bool = False
+    ) -> None:
         """Open a journal, with what is still unsent in it.
 
         Args:
             folder: made if it is not there; it vanishes when all is sent.
-            send: raises `RefusedError` for an entry that will never be taken, and anything else for one that is to be
-                sent again later.
-            tell: called when an entry is not taken, and when entries are taken again.
+            send: raises `RefusedError` for an entry that will never be accepted, `LostRunError` when none will be any
+                more, and anything else for one that is to be sent again later.
+            tell: called when an entry is not accepted, and when entries are accepted again.
+            again: whether to send once more what was set aside before.
 
         Raises:
             TakenError: another process has it open.
             InputError: it cannot be written.
         """
         self.folder = folder
-        self.refusal: str | None = None
-        """Why the first entry was refused that was; it is skipped."""
+        self.lost: str | None = None
+        """Why the run accepts nothing any more."""
+        self.refusals: list[str] = []
+        """Why entries were set aside, one after the other, since the journal was opened."""
+        self.spoiled: str | None = None
+        """Why the first entry was refused without which the run is not what it should be."""
+        self._setting_aside = threading.Lock()
         with _writable(folder):
             self._claim = Claim(folder)
-            self._senders = {name: _Sender(folder, name, send, tell, self._refused) for name in STREAMS}
+            self._senders = {name: _Sender(folder, name, send, tell, self._set_aside, self._lose) for name in STREAMS}
+            if again:
+                self._add_refused()
 
     def add(self, stream: Stream, entry: Entry, fill: Callable[[Path], None] | None = None) -> None:
         """Put an entry at the end of a stream.
@@ -70,10 +111,22 @@ class Journal:
         with _writable(self.folder):
             self._senders[stream].add(entry, fill)
 
-    def wait(self, patience: float, streams: tuple[Stream, ...] = STREAMS) -> bool:
-        """Wait until all is sent, or has been turned away for `patience` seconds; returns whether all is sent."""
+    @property
+    def refusal(self) -> str | None:
+        """Why the first entry was set aside, if any was."""
+        return next(iter(self.refusals), None)
+
+    def wait(self, patience: float, streams: tuple[Stream, ...] = STREAMS, at_most: float = float("inf")) -> bool:
+        """Wait until everything is sent; returns whether it is.
+
+        Args:
+            patience: seconds to wait after an entry was turned away.
+            streams: what to wait for.
+            at_most: seconds to wait in any case, also for a server that does not answer at all. A process that was
+                signalled to stop does not wait beyond its deadline.
+        """
         began = time.monotonic()
-        sent = [self._senders[name].wait(began, patience) for name in streams]
+        sent = [self._senders[name].wait(began, patience, began + at_most) for name in streams]
         return all(sent)
 
     def unsent(self) -> int:
@@ -81,16 +134,46 @@ class Journal:
         return sum(len(sender) for sender in self._senders.values())
 
     def close(self) -> None:
-        """Stop sending; what is unsent stays in the folder, which is removed if there is nothing."""
+        """Stop sending; what is unsent or set aside stays in the folder, which is removed if there is nothing."""
         for sender in self._senders.values():
             sender.stop()
-        if self.unsent():
+        for sender in self._senders.values():
+            sender.join()
+        if self.unsent() or refused(self.folder):
             self._claim.let_go()
         else:
             self._claim.remove()
 
-    def _refused(self, error: RefusedError) -> None:
-        self.refusal = self.refusal or str(error)
+    def _set_aside(self, stream: Stream, entry: Entry, files: Path, error: RefusedError) -> None:
+        """Keep an entry and its files apart from those to send."""
+        with self._setting_aside:
+            kept = self.folder / f"{REFUSED}.d" / f"{time.time_ns()}"
+            if files.is_dir():
+                kept.parent.mkdir(exist_ok=True)
+                files.rename(kept)
+            line = {"stream": stream, "entry": entry, "why": str(error), "files": kept.name}
+            with (self.folder / f"{REFUSED}.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self.refusals.append(str(error))
+            if error.spoils:
+                self.spoiled = self.spoiled or str(error)
+
+    def _add_refused(self) -> None:
+        """Put what was set aside at the end of its stream."""
+        for each in refused(self.folder):
+            files = each.files
+            fill = (lambda folder, files=files: _moved(files, folder)) if files.is_dir() else None
+            self._senders[each.stream].add(each.entry, fill)
+        (self.folder / f"{REFUSED}.jsonl").unlink(missing_ok=True)
+
+    def _lose(self, error: LostRunError) -> None:
+        self.lost = self.lost or str(error)
+
+
+def _moved(source: Path, target: Path) -> None:
+    for each in source.iterdir():
+        each.rename(target / each.name)
+    source.rmdir()
 
 
 def places(place: Path, run_id: str) -> Iterator[Path]:
@@ -115,14 +198,28 @@ def journals(place: Path, run_id: str | None = None) -> list[Path]:
     was killed in its last moment leaves such.
     """
     left = [folder for folder in all_journals(place, run_id) if is_left(folder)]
+    waiting = []
     for folder in left:
-        if all(len(_whole_lines(folder, name)) <= _sent(folder, name) for name in STREAMS):
+        if any(len(_whole_lines(folder, name)) > _sent(folder, name) for name in STREAMS):
+            waiting.append(folder)
+        elif not refused(folder):
             with suppress(TakenError):
                 Claim(folder).remove()
-    return [folder for folder in left if folder.is_dir()]
+    return waiting
 
 
-def _whole_lines(folder: Path, name: Stream) -> list[bytes]:
+def refused(folder: Path) -> list[Refused]:
+    """What was set aside in a journal's folder, in that order."""
+    found = []
+    for line in _whole_lines(folder, REFUSED):
+        with suppress(ValueError, KeyError, TypeError):
+            told = json.loads(line)
+            files = folder / f"{REFUSED}.d" / str(told["files"])
+            found.append(Refused(told["stream"], told["entry"], told["why"], files))
+    return found
+
+
+def _whole_lines(folder: Path, name: str) -> list[bytes]:
     """The entries of a stream; the last line, which may be torn, only if it ends."""
     file = folder / f"{name}.jsonl"
     lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
@@ -144,11 +241,14 @@ class _Sender:
         name: Stream,
         send: Send,
         tell: Callable[[str], None],
-        refused: Callable[[RefusedError], None],
+        set_aside: Callable[[Stream, Entry, Path, RefusedError], None],
+        lose: Callable[[LostRunError], None],
     ) -> None:
+        self._name: Stream = name
         self._payloads, self._count_file = folder / f"{name}.d", folder / f"{name}.sent"
-        self._send, self._tell, self._refused = send, tell, refused
+        self._send, self._tell, self._set_aside, self._lose = send, tell, set_aside, lose
         self._turned_away: float | None = None
+        self._has_ended = False
         self._changed, self._stopping = threading.Condition(), threading.Event()
         self._thread: threading.Thread | None = None
         whole = _whole_lines(folder, name)
@@ -186,21 +286,24 @@ class _Sender:
                 self._changed.notify_all()
             self._start()
 
-    def wait(self, began: float, patience: float) -> bool:
+    def wait(self, began: float, patience: float, until: float) -> bool:
         with self._changed:
             while self._waiting:
-                since = self._turned_away
-                if since is not None and time.monotonic() >= max(since, began) + patience:
+                since, left = self._turned_away, min(until - time.monotonic(), interruption.seconds_left())
+                is_over = since is not None and time.monotonic() >= max(since, began) + patience
+                if self._has_ended or is_over or left <= 0:
                     return False
-                self._changed.wait(0.2)
+                self._changed.wait(min(0.2, left))
         return True
 
     def stop(self) -> None:
         self._stopping.set()
         with self._changed:
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join(1.0)  # it may be in the middle of a request that nobody answers
+
+    def join(self) -> None:
+        if self._thread is not None:  # it may be in the middle of a request that nobody answers
+            self._thread.join(min(1.0, 0.1 + interruption.seconds_left()))
         self._file.close()
 
     def _start(self) -> None:
@@ -218,21 +321,35 @@ class _Sender:
                 number, entry = self._waiting[0]
             try:
                 self._send(entry, self._payload(number))
-            except RefusedError as error:
-                self._refused(error)
-            except Exception as error:
-                if self._turned_away is None:
-                    self._turned_away = time.monotonic()
-                    self._tell(_first_line(error))
-                if self._stopping.wait(pause):
+            except LostRunError as error:
+                self._lose(error)
+                if error.keep:
+                    self._has_ended = True
                     return
-                pause = min(2 * pause, LONGEST_PAUSE)
-                continue
+            except Exception as error:
+                if not self._was_set_aside(number, entry, error):
+                    if self._turned_away is None:
+                        self._turned_away = time.monotonic()
+                        self._tell(_first_line(error))
+                    if self._stopping.wait(pause):
+                        return
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                    continue
             if self._turned_away is not None:
                 self._turned_away = None
                 self._tell("")
             pause = FIRST_PAUSE
             self._has_sent(number)
+
+    def _was_set_aside(self, number: int, entry: Entry, error: Exception) -> bool:
+        """Set an entry aside that will never be accepted; false for another error, and where the disk is full."""
+        if not isinstance(error, RefusedError) or self._stopping.is_set():
+            return False
+        try:
+            self._set_aside(self._name, entry, self._payload(number), error)
+        except OSError:
+            return False
+        return True
 
     def _has_sent(self, number: int) -> None:
         if self._stopping.is_set():

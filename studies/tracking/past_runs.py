@@ -1,6 +1,7 @@
 """Runs that are there already: found again, and what they have logged."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import mlflow
@@ -11,9 +12,9 @@ from segmentation.errors import InputError
 from segmentation.processes import is_dead
 from studies.run_search import every_run
 from studies.tracking.journal import journals
-from studies.tracking.runs import how_to_sync, process_of, records_folder, wait_until_sent
+from studies.tracking.runs import how_to_sync, process_of, processes_of, records_folder, wait_until_sent
 from studies.tracking.sending import FINAL
-from studies.tracking.store import address, patiently, unusable
+from studies.tracking.store import AwayError, address, patiently, unusable
 
 
 class FoundRun(NamedTuple):
@@ -25,15 +26,20 @@ class FoundRun(NamedTuple):
     kind: str
     """The entry point that made it."""
     process: Mapping[str, Any]
-    """What does it, as `processes.me` has told; empty if it is not known."""
+    """What does it, or joined it last, as `processes.me` records it; empty if it is not known."""
+    processes: Sequence[Mapping[str, Any]] = ()
+    """All that are at it: several at the run of a study."""
     study: str = ""
     """The study whose trial it is; empty if it is no trial's."""
     promises_model: bool = False
     """Whether its configuration logs the model."""
 
     def is_dead(self) -> bool | None:
-        """Whether its process has ended; None if that cannot be seen from here."""
-        return is_dead(self.process) if self.process else None
+        """Whether all its processes have ended; None if that cannot be seen from here."""
+        found = [is_dead(each) for each in self.processes]
+        if False in found:
+            return False
+        return None if None in found or not found else True
 
 
 def find_run(run_id: str) -> FoundRun | None:
@@ -75,7 +81,8 @@ def _found(run: Run) -> FoundRun:
     tags = run.data.tags
     return FoundRun(
         run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process_of(run),
-        study=tags.get("study", ""), promises_model=run.data.params.get("log_model", "").lower() == "true",
+        processes_of(run), study=tags.get("study", ""),
+        promises_model=run.data.params.get("log_model", "").lower() == "true",
     )  # fmt: skip
 
 
@@ -94,9 +101,7 @@ def stored_config(run_id: str) -> dict[str, Any]:
 def logged_steps(run_id: str, metric: str) -> set[int]:
     """The epochs of which a run has a figure, as far as MLflow has been told."""
     if not wait_until_sent(run_id):
-        raise InputError(
-            f"MLflow does not take what run {run_id} has recorded before; go on with it when MLflow answers"
-        )
+        raise AwayError(f"MLflow does not take what run {run_id} has recorded before; resume it when MLflow answers")
     found = patiently(lambda: mlflow.MlflowClient().get_metric_history(run_id, metric))
     return {point.step for point in found}
 
@@ -108,7 +113,7 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
     for name in patiently(lambda: client.get_run(run_id)).data.metrics:
         if name.startswith(("best/", "system/")) or metric not in (None, name):
             continue
-        for point in client.get_metric_history(run_id, name):
+        for point in patiently(partial(client.get_metric_history, run_id, name)):
             epochs.setdefault(point.step, {})[name] = point.value
     return [epochs[number] for number in sorted(epochs) if number > 0]
 

@@ -1,11 +1,12 @@
 """One piece of work as one MLflow run, with a status that tells the truth."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -13,19 +14,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from tqdm import tqdm
 
+from segmentation import interruption
 from segmentation.errors import InputError
-from segmentation.processes import is_same, me, parsed
+from segmentation.processes import is_dead, is_same, me, parsed
 from studies.commands import here
 from studies.secrets import without_password
-from studies.tracking.journal import Entry, Journal, RefusedError, Send, places
+from studies.tracking.journal import Entry, Journal, LostRunError, Send, places
 from studies.tracking.ownership import TakenError
-from studies.tracking.sending import allowed, sender
-from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, unusable
+from studies.tracking.sending import allowed, deleted, sender
+from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, promptly, unusable
 from studies.tracking.system_metrics import SystemMetrics
 
 
@@ -37,19 +39,20 @@ REASON = "status_reason"
 """Tag that says why a run did not finish."""
 VERSIONS_OF = ("torch", "torchvision", "mlflow", "numpy")
 PROCESS = "process"
-"""Tag of a run: the process that does it."""
+"""Tag of a run: the process that does it, or joined it last."""
+JOINED = f"{PROCESS}."
+"""Begin of the tags of a shared run: one for each process that is at it."""
 UNSENT = Path("unsent")
 """Default folder of the journals of runs; a journal stays while not all of it is sent."""
 LATEST_SECONDS = 5.0
 """After so long, whoever is at a run asks whether they still are; nobody is taken for dead before."""
-SHORT_PATIENCE = 10.0
-"""Seconds without any answer after which MLflow is no longer waited for when told to stop."""
 
 
 class _OpenRun(NamedTuple):
     run_id: str
     journal: Journal
     monitor: SystemMetrics
+    others: Callable[[], bool] | None
 
 
 _records = [UNSENT]
@@ -75,7 +78,12 @@ def how_to_sync() -> str:
 
 @contextmanager
 def tracked_run(
-    experiment: str, name: str, tags: Mapping[str, str], run_id: str | None = None, shared: bool = False
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    run_id: str | None = None,
+    shared: bool = False,
+    others: Callable[[], bool] = lambda: False,
 ) -> Iterator[str]:
     """Open an MLflow run, or the one that `mlflow run` has opened, and close it with the status it deserves.
 
@@ -86,31 +94,27 @@ def tracked_run(
         experiment: its experiment, unless `mlflow run` has chosen one.
         name: its name.
         tags: further tags.
-        run_id: a run that is there already, to go on with. A process that is still at it can add nothing any more.
+        run_id: a run that is there already, to resume. A process that is still at it can add nothing any more.
         shared: several processes are at the run at the same time, and none takes it over.
+        others: whether others are at a shared run when this process leaves it; the last one gives it its status.
 
     Yields:
         The run's id. An exception inside ends the run as FAILED, an interruption or `Stopped` as KILLED, and the tag
         `status_reason` says why.
 
     Raises:
-        InputError: the tracking store cannot be reached, or has refused what was logged, or another process has gone on
-            with the run.
+        InputError: the tracking store cannot be reached, or has refused what was logged, or another process has resumed
+            the run.
     """
     check_store(PATIENCE if run_id else 0.0)
+    opened = _opened(
+        experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None), others if shared else None
+    )
+    journal = opened.journal
     try:
-        run = _begun(experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None))
-    except (MlflowException, OSError) as error:
-        raise unusable(error) from error
-    run_id = run.info.run_id
-    journal = _opened_journal(run_id, sender(run_id) if shared else _sender_of_the_latest(run_id))
-    opened = _OpenRun(run_id, journal, SystemMetrics(run_id, partial(_log_sample, journal)))
-    _open.append(opened)
-    opened.monitor.start()
-    try:
-        yield run_id
+        yield opened.run_id
     except KeyboardInterrupt as error:
-        _close(opened, "KILLED", f"killed by {error}" if str(error) else "interrupted", SHORT_PATIENCE)
+        _close(opened, "KILLED", _killed_by(error), hurried=True)
         raise
     except Stopped as reason:
         _close(opened, "KILLED", str(reason))
@@ -122,49 +126,148 @@ def tracked_run(
         _close(opened, "FAILED", f"{type(error).__name__}: {error}")
         raise
     _close(opened, "FINISHED")
-    if journal.refusal:
-        raise InputError(journal.refusal)
+    if journal.lost or journal.spoiled:
+        raise InputError(journal.lost or journal.spoiled)
 
 
-def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None) -> Run:
+def _killed_by(error: KeyboardInterrupt) -> str:
+    return f"killed by {error}" if str(error) else "interrupted"
+
+
+def _opened(
+    experiment: str, name: str, tags: Mapping[str, str], run_id: str | None, others: Callable[[], bool] | None
+) -> _OpenRun:
+    """Begin a run and its journal; a run whose opening fails does not stay RUNNING."""
+    journal = None
+    try:
+        run = _begun(experiment, name, tags, run_id, others is not None)
+        run_id = run.info.run_id
+        journal = _opened_journal(run_id, sender(run_id) if others else _sender_of_the_latest(run_id))
+        opened = _OpenRun(run_id, journal, SystemMetrics(run_id, partial(_log_sample, journal)), others)
+        opened.monitor.start()
+    except BaseException as error:
+        if journal is not None:
+            journal.close()
+        if run_id is not None:
+            _abandon(run_id, error)
+        if isinstance(error, InputError) or not isinstance(error, (MlflowException, OSError)):
+            raise
+        raise unusable(error) from error
+    _open.append(opened)
+    return opened
+
+
+def _abandon(run_id: str, error: BaseException) -> None:
+    """End a run without a journal, as far as MLflow answers at once and no other process is at it."""
+    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+    reason = _killed_by(error) if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+
+    def end() -> None:
+        client = mlflow.MlflowClient()
+        run = client.get_run(run_id)
+        others = [each for each in processes_of(run) if not is_same(each, me()) and is_dead(each) is not True]
+        if run.info.status == "RUNNING" and not others:
+            client.set_tag(run_id, REASON, without_password(reason)[:5000])
+            client.set_terminated(run_id, status)
+
+    with suppress(Exception):  # what has failed is raised, not this
+        promptly(end, min(interruption.STOP_SECONDS, interruption.seconds_left()))
+
+
+def _begun(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None, shared: bool) -> Run:
     """A run that is RUNNING: a new one, or one that is there."""
     client = mlflow.MlflowClient()
     tags = {"git_commit": _git_commit(), **_versions(), **tags, PROCESS: json.dumps(me())}
+    if shared:
+        tags[_joined_as()] = tags[PROCESS]
     if run_id is None:
         if _open:
             tags["mlflow.parentRunId"] = open_run()
         return client.create_run(experiment_id(experiment), tags=resolve_tags(tags), run_name=name)
     run = patiently(lambda: client.get_run(run_id))
     if run.info.lifecycle_stage != "active":
-        raise InputError(f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`")
+        raise InputError(deleted(run_id))
     client.update_run(run_id, status="RUNNING", name=name)
-    for key, value in tags.items():
-        client.set_tag(run_id, key, value)
-    if REASON in run.data.tags:
-        client.delete_tag(run_id, REASON)
+    # at once: MLflow's `set_tag` fails where two processes set a tag that is new at the same moment
+    client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+    gone = [key for key, value in run.data.tags.items() if key.startswith(JOINED) and is_dead(parsed(value))]
+    for key in [*gone, REASON]:
+        if key in run.data.tags:
+            with suppress(MlflowException):  # another process that joins at this moment was faster
+                client.delete_tag(run_id, key)
     return run
 
 
-def _close(opened: _OpenRun, status: str, reason: str | None = None, patience: float | None = None) -> None:
-    """End a run when everything is sent, or when nobody has listened for so many seconds, by default `PATIENCE`."""
+def _joined_as() -> str:
+    """The tag by which this process says that it is at a shared run."""
+    return JOINED + hashlib.sha256(json.dumps(me()).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def joined(run_id: str) -> Iterator[None]:
+    """Say on a shared run, which this process does not have open, that it is at it."""
+    _record_at(run_id, {"what": "tags", "values": {_joined_as(): json.dumps(me())}})
+    try:
+        yield
+    finally:
+        _record_at(run_id, {"what": "untag", "values": [_joined_as()]})
+
+
+def _record_at(run_id: str, entry: Entry) -> None:
+    with journal_of(run_id) as journal:
+        journal.add("records", entry)
+
+
+def _close(opened: _OpenRun, status: str, reason: str | None = None, hurried: bool = False) -> None:
+    """End a run when everything is sent, or when nobody has listened for `PATIENCE` seconds.
+
+    Args:
+        opened: the run.
+        status: as MLflow knows it; a run that lacks what was refused is FAILED.
+        reason: why it did not finish.
+        hurried: this process may be killed in seconds: record the end first, then wait for little.
+    """
     run_id, journal = opened.run_id, opened.journal
     opened.monitor.finish()
     try:
-        if not journal.wait(0.0):
+        if hurried:
+            _record_end(opened, status, reason)
+            journal.wait(interruption.STOP_SECONDS, at_most=interruption.STOP_SECONDS)
+        elif not journal.wait(0.0):
             tell(f"Waiting for MLflow, which has not yet taken {journal.unsent()} record(s).")
-            journal.wait(PATIENCE if patience is None else patience)
-        if status == "FINISHED" and journal.refusal:
-            status, reason = "FAILED", journal.refusal
+            journal.wait(PATIENCE)
+        if status == "FINISHED" and (journal.lost or journal.spoiled):
+            status, reason = "FAILED", journal.lost or journal.spoiled
     finally:
         _open.remove(opened)
-        _add_end(journal, status, reason)
-        journal.wait(0.0)
+        if not hurried:
+            _record_end(opened, status, reason)
+            journal.wait(0.0)
         journal.close()
-        if journal.unsent():
-            tell(
-                f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
-                f"{journal.folder}; to send them when it answers again:\n  {how_to_sync()}"
-            )
+        _tell_what_is_left(journal, run_id)
+
+
+def _record_end(opened: _OpenRun, status: str, reason: str | None) -> None:
+    """Record the status of a run; a run that others share only if they have left it."""
+    if opened.others is not None:
+        opened.journal.add("records", {"what": "untag", "values": [_joined_as()]})
+        with suppress(Exception):  # their database may be what has failed
+            if opened.others():
+                return
+    _add_end(opened.journal, status, reason)
+
+
+def _tell_what_is_left(journal: Journal, run_id: str) -> None:
+    if journal.unsent():
+        tell(
+            f"{journal.unsent()} record(s) of run {run_id} were not taken by MLflow. They are kept in "
+            f"{journal.folder}; to send them when it answers again:\n  {how_to_sync()}"
+        )
+    if journal.refusals:
+        tell(
+            f"{len(journal.refusals)} record(s) of run {run_id} were refused and set aside in {journal.folder}; "
+            f"`doctor` lists them. The first: {journal.refusals[0]}"
+        )
 
 
 def _add_end(journal: Journal, status: str, reason: str | None) -> None:
@@ -183,9 +286,10 @@ def _sender_of_the_latest(run_id: str) -> Send:
         if now - seen > LATEST_SECONDS:
             process = process_of(mlflow.MlflowClient().get_run(run_id))
             if process and not is_same(process, me()):
-                raise RefusedError(
+                raise LostRunError(
                     f"process {process.get('pid')} on {process.get('host')} has gone on with run {run_id}, since this "
-                    f"process seemed to be dead"
+                    f"process seemed to be dead",
+                    keep=False,
                 )
             seen = now
         send(entry, files)
@@ -196,6 +300,12 @@ def _sender_of_the_latest(run_id: str) -> Send:
 def process_of(run: Run) -> Mapping[str, Any]:
     """The process that was at a run last, as `processes.me` has told; empty if it is not known."""
     return parsed(run.data.tags.get(PROCESS, ""))
+
+
+def processes_of(run: Run) -> list[Mapping[str, Any]]:
+    """The processes that are at a run: those that share it, or the one that was at it last."""
+    sharing: list[Mapping[str, Any]] = [parsed(value) for key, value in run.data.tags.items() if key.startswith(JOINED)]
+    return [process for process in sharing or [process_of(run)] if process]
 
 
 def _opened_journal(run_id: str, send: Send) -> Journal:
@@ -219,8 +329,8 @@ def journal_of(run_id: str | None = None) -> Iterator[Journal]:
     """The journal of a run, by default of the one that is open here; one that is not open is sent at once."""
     opened = next((each for each in reversed(_open) if run_id in (None, each.run_id)), None)
     if opened is not None:
-        if opened.journal.refusal:
-            raise InputError(opened.journal.refusal)
+        if opened.journal.lost:
+            raise InputError(opened.journal.lost)
         yield opened.journal
         return
     assert run_id is not None
@@ -230,8 +340,10 @@ def journal_of(run_id: str | None = None) -> Iterator[Journal]:
         journal.wait(PATIENCE)
     finally:
         journal.close()
-    if journal.refusal:
-        raise InputError(journal.refusal)
+    if journal.refusals:
+        _tell_what_is_left(journal, run_id)
+    if journal.lost:
+        raise InputError(journal.lost)
 
 
 def open_run() -> str:
@@ -243,10 +355,13 @@ def wait_until_sent(run_id: str | None = None) -> bool:
     """Wait until MLflow has taken all that was logged so far in a run, by default the open one; returns whether it has.
 
     Raises:
-        InputError: MLflow has refused something.
+        InputError: MLflow has refused something without which the run is not what it should be.
     """
     with journal_of(run_id) as journal:
-        return journal.wait(PATIENCE)
+        is_sent = journal.wait(PATIENCE)
+        if journal.spoiled:
+            raise InputError(journal.spoiled)
+        return is_sent
 
 
 def create_run(experiment: str, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:

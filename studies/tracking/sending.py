@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
-from studies.tracking.journal import Entry, RefusedError, Send
+from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
 
 FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
 """MLflow's answers that asking again does not change."""
 MADE = "made"
 """Tag of a registered model's version: when the model was made, in ms of Unix time; it may be registered long after."""
+TRY_AGAIN = (401, 403, 408, 425, 429)
+"""Answers of HTTP from 400 to 499 that asking again may change: a password is corrected, a limit on requests passes."""
+STATUS_IN_WORDS = re.compile(r"failed with error code (\d{3})\b")
+"""How MLflow says the answer of a server, or of a proxy before it, that says nothing else."""
+PICTURE = ".png"
 MODEL = "model"
 """Where an entry's files hold a saved model, and what it is called."""
 
@@ -50,19 +56,76 @@ def sender(run_id: str) -> Send:
     def send(entry: Entry, files: Path) -> None:
         try:
             _SENDERS[entry["what"]](mlflow.MlflowClient(uri), run_id, entry, files)
-        except MlflowException as error:
-            if error.error_code in FINAL:
-                raise RefusedError(f"MLflow refuses {_named(entry)} of run {run_id}: {error}") from error
+        except RefusedError as error:
+            error.spoils = not _is_picture(entry)
             raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise RefusedError(f"MLflow cannot take {_named(entry)} of run {run_id}: {error}") from error
+        except Exception as error:
+            why = _why_never(error, files)
+            if why is None:
+                raise
+            _raise_if_deleted(uri, run_id)
+            refused = RefusedError(f"MLflow {why} {_named(entry)} of run {run_id}: {error}")
+            refused.spoils = not _is_picture(entry)
+            raise refused from error
 
     return send
 
 
+def _why_never(error: Exception, files: Path) -> str | None:
+    """What to say of an error that sending the same entry again cannot change; None for any other error."""
+    if isinstance(error, (KeyError, TypeError)) or (isinstance(error, ValueError) and not isinstance(error, OSError)):
+        return "cannot take"
+    if isinstance(error, OSError) and isinstance(error.filename, (str, Path)):  # requests' errors have no such name
+        return "cannot send" if Path(error.filename).resolve().is_relative_to(files.resolve()) else None
+    if is_final(error):
+        return "refuses"
+    return None
+
+
+def http_status(error: BaseException | None) -> int | None:
+    """The status that a server has answered with, as far as an error says it."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        if isinstance(error, MlflowException) and (said := STATUS_IN_WORDS.search(str(error))):
+            return int(said[1])
+        error = error.__cause__
+    return None
+
+
+def is_final(error: Exception) -> bool:
+    """Whether asking MLflow again cannot change its answer."""
+    status = http_status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in TRY_AGAIN
+    return isinstance(error, MlflowException) and error.error_code in FINAL
+
+
+def _raise_if_deleted(uri: str, run_id: str) -> None:
+    """Raise a `LostRunError` if the run was deleted: that explains a refusal, and all that will follow."""
+    try:
+        run = mlflow.MlflowClient(uri).get_run(run_id)
+    except Exception as error:
+        if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise LostRunError(f"run {run_id} is not in MLflow any more", keep=True) from error
+        return
+    if run.info.lifecycle_stage != "active":
+        raise LostRunError(deleted(run_id), keep=True)
+
+
+def deleted(run_id: str) -> str:
+    """What to say of a run that was deleted but can be restored."""
+    return f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`"
+
+
+def _is_picture(entry: Entry) -> bool:
+    return entry["what"] == "image" or str(entry.get("path", "")).endswith(PICTURE)
+
+
 def _named(entry: Entry) -> str:
     about = entry.get("path") or entry.get("key") or ", ".join(map(str, entry.get("values") or ()))
-    return f"{entry['what']} {about}".strip()[:200]
+    return f"{entry.get('what')} {about}".strip()[:200]
 
 
 def _params(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
@@ -97,16 +160,32 @@ def _end(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> Non
 
 
 def _artifacts(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
+    if not (files / entry["path"]).exists():
+        raise RefusedError(
+            f"{_named(entry)} of run {run_id} cannot be sent: its file {files / entry['path']} is missing"
+        )
     client.log_artifacts(run_id, str(files))
 
 
 def _image(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
-    with Image.open(files / "image.png") as image:
-        client.log_image(run_id, image, key=entry["key"], step=entry["step"], timestamp=entry["time"], synchronous=True)
+    try:
+        with Image.open(files / "image.png") as opened:
+            opened.load()
+            image = opened.copy()
+    except (OSError, SyntaxError, ValueError) as error:  # cut off by a power cut, say
+        raise RefusedError(f"{_named(entry)} of run {run_id} cannot be sent: its file is damaged: {error}") from error
+    client.log_image(run_id, image, key=entry["key"], step=entry["step"], timestamp=entry["time"], synchronous=True)
 
 
 def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
     """Log a saved model, under the same id if it has to be sent again."""
+    try:
+        Model.load(str(files / MODEL))
+        broken = [file.name for file in files.rglob("*.pt2") if not zipfile.is_zipfile(file)]
+    except Exception as error:
+        raise RefusedError(f"model of run {run_id} cannot be sent: its files are damaged: {error}") from error
+    if broken:
+        raise RefusedError(f"model of run {run_id} cannot be sent: its file {broken[0]} is damaged")
     run, known = client.get_run(run_id), files / "model_id"
     outputs = [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]
     model_id = known.read_text() if known.is_file() else None

@@ -13,19 +13,23 @@ from segmentation.processes import is_same
 from studies.tracking.journal import Entry, Journal, Send, journals, run_of
 from studies.tracking.ownership import TakenError, owner
 from studies.tracking.past_runs import FoundRun, find_run
-from studies.tracking.runs import records_folder, tell
+from studies.tracking.runs import JOINED, records_folder, tell
 from studies.tracking.sending import sender
 from studies.tracking.store import PATIENCE, check_store, patiently, unusable
 
 
-def send_unsent(folder: Path) -> int:
+def send_unsent(folder: Path, again: bool = False) -> int:
     """Send what a journal that nobody has open still holds; returns how many entries are left.
 
-    Where another process has gone on with the run since, what that one has told remains: only figures and files that
-    are missing are added.
+    Entries that MLflow refuses are set aside in the folder and do not count. Where another process has resumed the run
+    since, what that one has logged remains: only metrics and files that are missing are added.
+
+    Args:
+        folder: the journal's.
+        again: whether to send once more what was set aside before.
 
     Raises:
-        InputError: there is no such run, MLflow has refused something, or another process sends it now.
+        InputError: the run is not there or deleted, or another process sends it now.
     """
     check_store()
     run_id, wrote = run_of(folder), owner(folder)
@@ -35,15 +39,15 @@ def send_unsent(folder: Path) -> int:
     is_latest = not wrote or not run.process or is_same(wrote, run.process)
     send = sender(run_id) if is_latest else _sender_of_what_is_missing(run_id)
     try:
-        journal = Journal(folder, send, lambda error: tell(f"MLflow: {error}") if error else None)
+        journal = Journal(folder, send, lambda error: tell(f"MLflow: {error}") if error else None, again)
     except TakenError as error:
         raise InputError(f"another process is at {folder} now") from error
     try:
         journal.wait(PATIENCE)
     finally:
         journal.close()
-    if journal.refusal:
-        raise InputError(journal.refusal)
+    if journal.lost:
+        raise InputError(f"{journal.lost}, or remove {folder}")
     return journal.unsent()
 
 
@@ -87,6 +91,8 @@ def _sender_of_what_is_missing(run_id: str) -> Send:
         if entry["what"] == "artifacts":
             folder = posixpath.dirname(entry["path"]) or None
             return any(file.path == entry["path"] for file in client.list_artifacts(run_id, folder))
+        if entry["what"] == "untag" and all(name.startswith(JOINED) for name in entry["values"]):
+            return False  # that it has left, nobody else records
         return entry["what"] in ("tags", "untag", "end")  # of which the latest word counts
 
     def send_if_missing(entry: Entry, files: Path) -> None:

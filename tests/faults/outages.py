@@ -3,10 +3,14 @@
     python -m tests.faults.outages --seconds 60
 
 trains once with a server that is well, and once with each fault: the server killed and started again, answers with
-500, slow answers, answers that are lost on their way back, no place for files. Then all figures are compared.
+500, slow answers, no answers at all, answers that are lost on their way back, no place for files. Then all figures are
+compared. At last a training is told to stop while the server answers nothing: it must end at once, and `sync` must send
+what it has recorded.
 """
 
 import argparse
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,10 +24,14 @@ from tests.faults.training import Training, differences
 FAULTS = {
     "killed": "the tracking server is killed, and comes back after {} s",
     "error": "every request gets a 500, for {} s",
+    "hang": "the server takes every request and answers none, for {} s",
     "slow": "every request takes a second, for {} s",
     "lost answers": "every request is carried out, but its answer is lost, for {} s",
     "no files": "the store of files fails, for {} s",
 }
+
+STOPPED_WITHIN = 8.0
+"""Seconds from SIGTERM to the end of a process; Docker kills after 10."""
 
 
 def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
@@ -61,7 +69,54 @@ def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
                 found.append("no epoch was finished meanwhile")
             wrong += [f"{fault}: {each}" for each in found]
             rows.append({"what": what.format(f"{seconds:g}"), "times": 1, "wrong": "; ".join(found)})
+        training = Training(place / "stopped", epochs, door.uri)
+        found = stopped_while_nothing_answers(training, door)
+        wrong += [f"stopped: {each}" for each in found]
+        what = f"SIGTERM while the server answers nothing: ends within {STOPPED_WITHIN:g} s, and `sync` sends the rest"
+        rows.append({"what": what, "times": 1, "wrong": "; ".join(found)})
     return {"rows": rows, "wrong": wrong}
+
+
+def stopped_while_nothing_answers(training: Training, door: Door, *command: str) -> list[str]:
+    """Tell a training to stop while a request hangs; returns what is not as it should be.
+
+    Args:
+        training: not yet started.
+        door: to its server.
+        command: another one than the training's own, which prints its epochs as well or into its study.
+    """
+    before = {run.info.run_id for run in training.runs()}
+    process = training.start_command(*command) if command else training.start()
+    while not training.has_an_epoch():
+        assert process.poll() is None, training.said()
+        time.sleep(0.05)
+    door.turned_away, door.fault = 0, "hang"
+    while door.turned_away < 1:
+        assert process.poll() is None, training.said()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    seconds = time.monotonic() - began
+    door.fault = "none"
+    wrong = [] if seconds <= STOPPED_WITHIN else [f"it took {seconds:.1f} s to end"]
+    wrong += [] if process.returncode == 130 else [f"ended with {process.returncode}: {training.said()[-500:]}"]
+    sync = training.start_command("sync")
+    if sync.wait():
+        wrong.append(f"sync ended with {sync.returncode}: {training.said()[-500:]}")
+    ours = [run for run in training.runs() if run.info.run_id not in before]
+    for run in ours:
+        why = run.data.tags.get("status_reason")
+        if (run.info.status, why) != ("KILLED", "killed by SIGTERM"):
+            wrong.append(f"run {run.info.run_name} is {run.info.status}: {why}")
+    epochs = {step for run in ours for step, _ in training.figures(run.info.run_id).get("val/loss", [])}
+    if epochs != set(range(1, len(epochs) + 1)) or len(epochs) < training.epochs_done():
+        wrong.append(f"epochs are {sorted(epochs)}")
+    return wrong
 
 
 def main() -> int:

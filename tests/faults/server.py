@@ -14,7 +14,7 @@ from typing import Literal
 
 DROPPED = ("host", "transfer-encoding")  # requests sends an empty file as chunks: there is none
 
-Fault = Literal["none", "error", "slow", "no files", "lost answers"]
+Fault = Literal["none", "error", "slow", "no files", "lost answers", "hang", "too large"]
 
 
 def free_port() -> int:
@@ -72,6 +72,8 @@ class Door:
 
     def __init__(self, server: Server) -> None:
         self.fault: Fault = "none"
+        self.too_large = ""
+        """Part of the address of files that are refused as too large."""
         self.turned_away = 0
         door = self
 
@@ -79,8 +81,18 @@ class Door:
             protocol_version = "HTTP/1.0"
 
             def handle_request(self) -> None:
+                if door.fault == "hang":
+                    door.turned_away += 1
+                    while door.fault == "hang":
+                        time.sleep(0.05)
+                    self.close_connection = True
+                    return
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 is_file = "mlflow-artifacts" in self.path
+                if door.fault == "too large" and is_file and door.too_large in self.path:
+                    door.turned_away += 1
+                    self.send_error(413)
+                    return
                 if door.fault == "error" or (door.fault == "no files" and is_file):
                     door.turned_away += 1
                     self.send_error(500)
@@ -125,6 +137,7 @@ class Door:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.fault = "none"
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()

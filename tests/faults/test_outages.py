@@ -1,27 +1,40 @@
 """The tracking server stops, answers with errors, is slow, loses answers, or takes no files: all arrives, once."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import mlflow
+import optuna
 import pytest
+from optuna.trial import TrialState
+from PIL import Image
 
 import mlproject
-from segmentation.config import ModelsConfig
+from segmentation.config import ModelsConfig, TuneConfig
 from segmentation.errors import InputError
 from studies import tracking
 from studies.models_run import run_models, trainings
-from studies.tracking import journal, runs
+from studies.search import space as spaces
+from studies.search.plan import RUN, counted, plan
+from studies.search.storage import REASON, open_storage, retry_after_death
+from studies.search.worker import Worker
+from studies.tracking import journal, runs, store
 from studies.tracking.journal import journals
+from studies.tracking.ownership import OWNER
 from studies.training_run import run_training
 from tests.conftest import PROJECT
+from tests.faults.outages import stopped_while_nothing_answers
 from tests.faults.server import Door, Fault, Server
-from tests.faults.training import words
+from tests.faults.training import Training, words
+from tests.studies.search.conftest import tiny
 
 
 class Place(NamedTuple):
@@ -176,6 +189,133 @@ def test_what_the_server_refuses_fails_the_run_and_says_what(place: Place) -> No
     run = mlflow.get_run(run_id)
     assert run.info.status == "FAILED"
     assert "MLflow refuses tags" in run.data.tags["status_reason"]
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_process_that_is_told_to_stop_ends_soon_though_its_server_hangs(
+    command: str, place: Place, tmp_path: Path
+) -> None:
+    """A request waits for its answer meanwhile. Docker kills after 10 s."""
+    training = Training(tmp_path / "stopped", 500, place.door.uri, plot_every=0, log_model=False)
+    fields = tiny(training.fields["data_dir"], epochs=500, n_trials=1, search="learning_rate", pruner="none")
+    words = [f"--{name}={value}" for name, value in fields.items()]
+    found = stopped_while_nothing_answers(training, place.door, *(["tune", *words] if command == "tune" else []))
+    assert found == []
+
+
+@pytest.mark.parametrize(("fault", "when"), [("error", "starts"), ("hang", "resumes")])
+def test_a_trial_is_postponed_while_its_server_is_away(
+    fault: Fault, when: str, place: Place, own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It is not lost, however often that happens, and no failure is counted."""
+    monkeypatch.setattr(store, "PATIENCE", 0.5)
+    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    config = TuneConfig(
+        **tiny(own_data, epochs=1, n_trials=1, search="learning_rate", storage=str(tmp_path / "s.journal"))
+    )
+    wanted = plan(config)
+    with open_storage(config, heartbeat=60) as storage:
+        study = optuna.create_study(storage=storage, study_name=wanted.name)
+        parent = tracking.create_run("outages", "study", {})
+        if when == "resumes":
+            begun = study.ask()
+            spaces.suggest(begun, wanted.space)
+            begun.set_user_attr(RUN, tracking.create_run("outages", "begun", {}, parent))
+            study.tell(begun, state=TrialState.FAIL)
+            retry_after_death(study, study.trials[0])
+        before = len(study.trials) + (when == "starts")
+        place.door.fault = fault
+
+        def come_back() -> None:
+            until = time.monotonic() + 60
+            while len(study.trials) <= before and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(1)
+            place.door.fault = "none"
+
+        waiting = threading.Thread(target=come_back)
+        waiting.start()
+        Worker(study, wanted, parent, "search", max_failures=1).work()
+        waiting.join()
+        *earlier, done = study.trials
+        assert len(earlier) >= before, "it was postponed"
+        assert {trial.state for trial in earlier} == {TrialState.FAIL}
+        assert (done.state, REASON in done.user_attrs) == (TrialState.COMPLETE, False)
+        assert len(counted(study)) == 1
+        below = tracking.runs_tagged("mlflow.parentRunId", parent)
+        assert [run.status for run in below] == ["FINISHED"]
+        assert below[0].run_id == done.user_attrs[RUN]
+    assert "The trial is postponed until MLflow answers" in capsys.readouterr().err
+    tracking.end_run(parent, "FINISHED")
+
+
+def test_what_is_too_large_is_set_aside_and_all_else_arrives(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """A proxy's limit. The run has what it promises but for a picture; `sync` sends that when the limit is raised."""
+    place.door.fault, place.door.too_large = "too large", "5.png"
+    with tracking.tracked_run("outages", "too large", {}) as run_id:
+        for number in range(1, 9):
+            figure, axes = plt.subplots()
+            axes.plot([number])
+            tracking.log_figure(figure, f"epochs/{number}.png")
+            plt.close(figure)
+    assert place.door.turned_away == 1, "it is not sent again"
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    there = {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, "epochs")}
+    assert there == {f"{number}.png" for number in range(1, 9)} - {"5.png"}
+    folder = Path("unsent") / run_id
+    said = capsys.readouterr().err
+    assert f"1 record(s) of run {run_id} were refused and set aside in {folder}" in said
+    assert not journals(tracking.UNSENT), "nothing waits to be sent"
+    assert tracking.where_to_look(run_id).startswith("Look at it: http")
+    assert mlproject.main(["doctor"]) == 1
+    listed = capsys.readouterr()
+    assert "Records that MLflow has not taken: of 0 run(s)." in listed.out
+    assert f"set aside in {folder}: MLflow refuses artifacts epochs/5.png of run {run_id}: 413" in listed.err
+    assert mlproject.main(["sync"]) == 0
+    assert mlproject.main(["sync", "--again=True"]) == 1, "it is refused once more"
+    assert "not all was sent; nothing is lost" in capsys.readouterr().err
+    place.door.fault = "none"
+    assert mlproject.main(["sync", "--again=True"]) == 0
+    assert "5.png" in {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, "epochs")}
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("kind", ["image", "artifact", "model"])
+def test_files_that_a_power_cut_has_damaged_are_set_aside_and_all_else_is_sent(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = tracking.create_run("outages", kind, {})
+    folder = tmp_path / "unsent" / run_id
+    damaged, whole = folder / "files.d" / "000000", folder / "files.d" / "000001"
+    whole.mkdir(parents=True)
+    (whole / "after.txt").write_text("after it")
+    entries: list[dict[str, object]] = [{"what": "artifacts", "path": "lost.txt"}]
+    if kind == "image":
+        damaged.mkdir()
+        Image.effect_noise((64, 64), 50).save(damaged / "image.png")
+        os.truncate(damaged / "image.png", 1000)
+        entries = [{"what": "image", "key": "k", "step": 1, "time": 1}]
+    elif kind == "model":
+        (damaged / "model").mkdir(parents=True)
+        (damaged / "model" / "MLmodel").write_bytes(b"\0" * 100)
+        entries = [{"what": "model", "metadata": {}, "register_as": None, "alias": "a"}]
+    entries.append({"what": "artifacts", "path": "after.txt"})
+    (folder / "files.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
+    (folder / "records.jsonl").write_text(json.dumps({"what": "end", "status": "FINISHED", "time": 1}) + "\n")
+    (folder / OWNER).write_text("{}")
+    assert mlproject.main(["sync"]) == 1
+    said = capsys.readouterr().err
+    assert f"MLflow has refused 1 record(s) of run {run_id}" in said
+    assert "cannot be sent: its file" in said
+    assert mlflow.artifacts.load_text(f"runs:/{run_id}/after.txt") == "after it"
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert mlproject.main(["sync"]) == 0
+    capsys.readouterr()
+    assert mlproject.main(["doctor"]) == 1
+    assert "set aside in unsent/" in capsys.readouterr().err
 
 
 TRAINING = """

@@ -46,6 +46,18 @@ class Training:
         with (self.place / "said").open("a") as said:
             return subprocess.Popen([*command, *more], cwd=self.place, env=self.environment, stdout=said, stderr=said)
 
+    def start_command(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start another command of the project in the same folder."""
+        command = [sys.executable, str(PROJECT / "mlproject.py"), *arguments]
+        with (self.place / "said").open("a") as said:
+            return subprocess.Popen(
+                command, cwd=self.place, env=self.environment, stdout=said, stderr=said, text=True
+            )  # fmt: skip
+
+    def has_an_epoch(self) -> bool:
+        """Whether an epoch is finished: its checkpoint is there."""
+        return any(self.place.glob("checkpoints/*/last.pt"))
+
     def said(self) -> str:
         """All that was printed so far."""
         return (self.place / "said").read_text()

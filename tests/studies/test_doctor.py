@@ -15,6 +15,7 @@ from segmentation.datasets import load_split
 from segmentation.processes import me
 from studies import tracking
 from studies.tracking.ownership import OWNER
+from tests.conftest import PROJECT
 
 
 def left_by_a_dead_process(record: dict[str, Any]) -> tuple[str, Path]:
@@ -103,13 +104,66 @@ def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsy
     assert not folder.exists()
 
 
-def test_doctor_leaves_a_dead_run_as_it_is_whose_records_cannot_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     run_id, folder = left_by_a_dead_process({"what": "tags", "values": {"k" * 300: "a name that is too long"}})
-    mlproject.main(["doctor"])
-    assert "which is dead; it stays as it is, since MLflow refuses tags kkk" in capsys.readouterr().out
-    assert mlflow.get_run(run_id).info.status == "RUNNING"
-    tracking.end_run(run_id, "FAILED", "a test")
-    assert not folder.exists()
+    for _ in range(2):
+        assert mlproject.main(["doctor"]) == 1
+        said = capsys.readouterr()
+        assert f"MLflow has refused 1 record(s) of run {run_id}, which are set aside in {folder}" in said.err
+        assert "MLflow refuses tags kkk" in said.err
+        assert "of 0 run(s)" in said.out
+        assert mlflow.get_run(run_id).info.status == "KILLED"
+
+
+JOINS = """
+import sys
+from studies import tracking
+with tracking.tracked_run("doctor", "shared", {"kind": "tune"}, sys.argv[1], shared=True, others=lambda: True):
+    print("joined", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run_id = tracking.create_run("doctor", "shared", {"kind": "tune"})
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    workers = []
+    for name in ("first", "left", "last"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", JOINS, run_id]
+        workers.append(
+            subprocess.Popen(
+                command, cwd=tmp_path / name, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )  # fmt: skip
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "joined\n"
+    first, left, last = workers
+    left.communicate()
+    assert left.returncode == 0
+    last.kill()
+    last.communicate()
+
+    def judged() -> tuple[str, str]:
+        mlproject.main(["doctor"])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if run_id in line]
+        return mlflow.get_run(run_id).info.status, line
+
+    status, line = judged()
+    assert status == "RUNNING"
+    assert f"process {first.pid} on" in line
+    assert f"process {left.pid} on" not in line
+    assert "of which one lives at least" in line
+    first.kill()
+    first.communicate()
+    status, line = judged()
+    assert status == "KILLED"
+    assert "which are dead" in line
 
 
 def test_doctor_makes_no_store(

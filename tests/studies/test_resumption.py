@@ -1,6 +1,7 @@
 """Which training `resume` goes on with, as what, and in which run."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from segmentation.config import QuickStartConfig, TrainConfig
 from segmentation.errors import InputError
 from studies import tracking
 from studies.resumption import merged
-from tests.conftest import PROJECT, write_own_data
+from tests.conftest import PROJECT, last_run, write_own_data
 from tests.faults.kills import kills
 from tests.faults.training import words
+from tests.studies.conftest import Trained
 from tests.test_mlflow_run import mlflow_run, parameters
 
 BEGUN = TrainConfig(
@@ -96,6 +98,25 @@ def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     assert [each.info.status for each in below] == ["FINISHED"] * (processes == 1), "what `mlflow run` has opened"
     assert mlproject.main(["train", f"--resume={run_id}"]) == 1
     assert "that training has finished" in capsys.readouterr().err
+
+
+def test_a_finished_training_names_the_command_that_trains_its_model_further(
+    two_seeds: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = two_seeds.run_ids[0]
+    assert mlproject.main(["train", f"--resume={run_id}", "--epochs=1"]) == 1
+    refusal = capsys.readouterr().err
+    assert f"resume={run_id}: that training has finished after its 4 epochs" in refusal
+    (command,) = [line for line in refusal.splitlines() if " train " in line and "mlproject.py" in line]
+    words = shlex.split(command)
+    assert mlproject.main([*words[words.index("train") :], "--log_model=False", "--experiment=further"]) == 0
+    further = last_run()
+    begun, now = (mlflow.artifacts.load_dict(f"runs:/{each}/config.json") for each in (run_id, further.info.run_id))
+    changed = {name: value for name, value in now.items() if value != begun[name]}
+    assert changed.items() >= {"epochs": 1, "weights": f"runs:/{run_id}"}.items()
+    assert changed.keys() <= {"epochs", "weights", "log_model", "experiment", "register_as", "alias"}
+    assert further.info.run_id != run_id
+    assert mlflow.artifacts.load_dict(f"runs:/{further.info.run_id}/starting_weights.json")["fresh"] == []
 
 
 def test_a_training_that_is_under_way_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import optuna
+import psycopg
 import pytest
 from optuna import Study
 from optuna.trial import TrialState
@@ -162,6 +163,22 @@ def test_a_worker_on_another_machine_is_known_by_its_heartbeat(postgres: str) ->
         reap(study)
         assert [each.state for each in study.trials] == [TrialState.FAIL, TrialState.WAITING]
         assert study.trials[1].user_attrs[RETRY_OF] == 0
+
+
+def test_a_connection_that_was_idle_for_too_long_is_replaced(postgres: str) -> None:
+    """As a firewall does, or an administrator: an epoch takes longer than an idle connection is kept."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE idle")
+        connection.execute("ALTER DATABASE idle SET idle_session_timeout = '2s'")
+    with open_storage(StudyConfig(storage=postgres.rpartition("/")[0] + "/idle"), heartbeat=60) as storage:
+        study = optuna.create_study(storage=storage, study_name="idle")
+        with pytest.warns(UserWarning, match="Heartbeat of storage"):
+            trial = study.ask()
+        for epoch in range(2):
+            time.sleep(3)
+            trial.report(1.0 / (1 + epoch), epoch)
+        study.tell(trial, 0.5)
+        assert [each.intermediate_values for each in study.trials] == [{0: 1.0, 1: 0.5}]
 
 
 def test_only_sqlite_is_for_one_process() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from segmentation import interruption
 from segmentation.errors import InputError
 from studies.tracking import journal as journals
 from studies.tracking.journal import Entry, Journal, RefusedError
@@ -106,15 +107,61 @@ def test_a_store_of_files_that_fails_does_not_hold_up_the_figures(tmp_path: Path
     journal.close()
 
 
-def test_what_is_refused_is_told_and_left_out(tmp_path: Path) -> None:
-    store = Store()
-    journal = Journal(tmp_path / "run", store.send)
-    journal.add("records", {"number": 0, "refuse": True})
-    journal.add("records", {"number": 1})
+def test_what_is_refused_is_set_aside_with_its_reason_and_its_files_and_can_be_sent_again(tmp_path: Path) -> None:
+    store, folder = Store(), tmp_path / "run"
+    journal = Journal(folder, store.send)
+    for number in range(4):
+        entry = {"number": number, "refuse": number in (0, 2)}
+        journal.add(
+            "files", entry, lambda folder, number=number: (folder / "text").write_text(f"{number}")
+        )  # fmt: skip
+    journal.add("records", {"number": 9, "refuse": True})
     assert journal.wait(5)
     journal.close()
-    assert [entry["number"] for entry, _ in store.taken] == [1]
-    assert journal.refusal == "0 is refused"
+    assert store.taken == [({"number": number, "refuse": False}, str(number)) for number in (1, 3)]
+    assert journal.refusal is not None
+    assert sorted(journal.refusals) == ["0 is refused", "2 is refused", "9 is refused"]
+    assert journals.journals(tmp_path) == [], "nothing waits"
+    kept = {each.entry["number"]: each for each in journals.refused(folder)}
+    assert {number: (each.stream, each.why) for number, each in kept.items()} == {
+        0: ("files", "0 is refused"), 2: ("files", "2 is refused"), 9: ("records", "9 is refused"),
+    }  # fmt: skip
+    assert [(kept[number].files / "text").read_text() for number in (0, 2)] == ["0", "2"]
+
+    taken: list[tuple[int, str]] = []
+    later = Journal(folder, lambda entry, files: taken.append((entry["number"], _text(files))), again=True)
+    assert later.wait(5)
+    later.close()
+    assert sorted(taken) == [(0, "0"), (2, "2"), (9, "")]
+    assert not folder.exists()
+
+
+def _text(files: Path) -> str:
+    return (files / "text").read_text() if files.is_dir() else ""
+
+
+def test_a_signal_to_stop_ends_all_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One deadline for everything, whatever the server does."""
+    assert interruption.STOP_SECONDS < 8
+    monkeypatch.setattr(interruption, "STOP_SECONDS", 0.5)
+    before = interruption.catch()
+    answered = threading.Event()
+    try:
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
+        assert 0 < interruption.seconds_left() <= 0.5
+        began = time.monotonic()
+        journal = Journal(tmp_path / "run", lambda entry, files: answered.wait())
+        for _ in range(3):
+            journal.add("records", {})
+            assert not journal.wait(60.0)
+        journal.close()
+        assert time.monotonic() - began < 3
+    finally:
+        interruption.restore(before)
+        answered.set()
+    assert not interruption.is_stopping()
+    assert len((tmp_path / "run" / "records.jsonl").read_text().splitlines()) == 3
 
 
 def test_half_a_line_is_forgotten(tmp_path: Path) -> None:

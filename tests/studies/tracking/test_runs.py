@@ -1,12 +1,16 @@
 import json
+import time
+from pathlib import Path
 
 import mlflow
 import pytest
 
+import mlproject
 from segmentation.config import TrainConfig
 from segmentation.errors import InputError
 from studies import tracking
 from studies.tracking import runs
+from tests.conftest import last_run
 
 ANOTHER = json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0})
 
@@ -25,6 +29,27 @@ def test_an_interrupted_run_is_killed() -> None:
         raise KeyboardInterrupt
     assert mlflow.get_run(run_id).info.status == "KILLED"
     assert mlflow.get_run(run_id).data.tags["status_reason"] == "interrupted"
+
+
+@pytest.mark.parametrize("opened_by", ["us", "mlflow run", "the caller"])
+def test_a_run_whose_records_have_no_place_does_not_stay_open(
+    opened_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unsent").write_text("a file where the folder should be")
+    run_id = None if opened_by == "us" else tracking.create_run("no place", "given", {})
+    if run_id and opened_by == "mlflow run":
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with (
+        pytest.raises(InputError, match="could not be kept in unsent"),
+        tracking.tracked_run("no place", "ours", {}, run_id if opened_by == "the caller" else None),
+    ):
+        raise AssertionError("it must not begin")
+    run = last_run()
+    assert run_id in (None, run.info.run_id)
+    assert run.info.status == "FAILED"
+    assert "could not be kept in unsent" in run.data.tags["status_reason"]
+    with pytest.raises(IndexError):
+        tracking.runs.open_run()
 
 
 def test_the_run_that_mlflow_opened_is_used_and_its_raw_params_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,3 +105,33 @@ def test_processes_share_a_run_that_is_meant_to_be_shared(monkeypatch: pytest.Mo
         tracking.log_metrics({"val/loss": 0.5}, 2)
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"val/loss": 0.5})
+
+
+def test_a_training_whose_run_is_deleted_ends_and_its_records_are_kept_until_the_run_is_restored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    client, run_ids = mlflow.MlflowClient(), []
+
+    def train() -> None:
+        with tracking.tracked_run("e", "n", {}) as run_id:
+            run_ids.append(run_id)
+            tracking.log_metrics({"val/loss": 1.0}, 1)
+            assert tracking.wait_until_sent()
+            client.delete_run(run_id)
+            for number in range(2, 1000):
+                tracking.log_metrics({"val/loss": 0.5}, number)
+                time.sleep(0.05)
+
+    with pytest.raises(InputError, match="was deleted; restore it with `mlflow runs restore --run-id"):
+        train()
+    (run_id,) = run_ids
+    assert mlproject.main(["sync"]) == 1
+    assert "was deleted; restore it" in capsys.readouterr().err
+    client.restore_run(run_id)
+    assert mlproject.main(["sync"]) == 0
+    run = mlflow.get_run(run_id)
+    steps = [point.step for point in client.get_metric_history(run_id, "val/loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > 1
+    assert run.info.status == "FAILED"
+    assert "was deleted" in run.data.tags["status_reason"]
