@@ -15,6 +15,7 @@ from segmentation.errors import InputError, one_of
 from segmentation.exported_weights import read_weights
 from segmentation.labels import Labels
 from segmentation.models import Segmenter, WeightsTaken
+from segmentation.state_dicts import is_plain_tensor, take_state_dict
 
 PROGRAM = "data/model.pt2"
 """Where a logged model keeps the network."""
@@ -99,8 +100,11 @@ def start_from(network: Segmenter, config: ModelConfig, labels: Labels) -> Weigh
         return None
     if config.weights in ("imagenet", "coco"):
         return models.load_hub_weights(network, config, labels.names)
-    if not Path(config.weights).is_file() and _mlflow_uri(config.weights) is None:
-        known = ["none", "imagenet", "coco", "a checkpoint file", "runs:/ID", "models:/NAME/1", "models:/NAME@ALIAS"]
+    file = Path(config.weights)
+    if file.is_file() and not checkpoints.is_checkpoint(file):
+        return take_state_dict(network, file, labels)
+    if not file.is_file() and _mlflow_uri(config.weights) is None:
+        known = ["none", "imagenet", "coco", "a file", "runs:/ID", "models:/NAME/1", "models:/NAME@ALIAS"]
         one_of("weights", config.weights, known)
     stored = load(config.weights)
     return models.take(network, stored.state, same_classes=stored.labels.names == labels.names)
@@ -150,7 +154,7 @@ def _stored(about: Mapping[str, Any], state: Mapping[str, torch.Tensor], run_id:
             raise InputError(f"epoch={epoch!r:.40} is no number of an epoch")
         if not (run_id is None or isinstance(run_id, str)):
             raise InputError(f"trained_in_run={run_id!r:.40} is no run")
-        if not all(isinstance(key, str) and _is_plain_tensor(value) for key, value in state.items()):
+        if not all(isinstance(key, str) and is_plain_tensor(value) for key, value in state.items()):
             raise InputError("its tensors are none")
         return Stored(recorded_config(about["config"]), labels, dict(state), epoch, run_id, calibration)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -186,13 +190,3 @@ def checked_colour(values: Sequence[int]) -> tuple[int, int, int]:
     if not all(type(value) is int and 0 <= value <= 255 for value in (red, green, blue)):
         raise InputError(f"{values!r:.40} is no colour")
     return red, green, blue
-
-
-def _is_plain_tensor(value: Any) -> bool:
-    """Whether it is a tensor with all its values in memory: not sparse, and not one value for many."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and not value.is_quantized
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )
