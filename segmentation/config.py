@@ -70,7 +70,7 @@ class ModelConfig:
     normalization: Literal["signed_unit", "imagenet"] = "signed_unit"
     """Scale of the network's input: [-1, 1], or ImageNet's mean and deviation (as torchvision's weights expect)."""
     weights: str = "none"
-    """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, or a file (checkpoint, state dict)"""
+    """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
     batch_norm_momentum: Optional[float] = None
     """Share of a batch in batch norm's running statistics; None is the network's own: 0.1, but 0.01 for mobilenet."""
     recipe: Literal["none", "head_first", "slow_backbone", "frozen_batch_norm", "careful"] = "none"
