@@ -92,7 +92,7 @@ class OptimizationConfig:
     batch_size: int = 64
     """Images per optimiser step."""
     micro_batch: Optional[int] = None
-    """Images per forward pass, to save memory; gradients add up to those of the whole batch. None: the whole batch."""
+    """Images per forward pass, to save memory: gradients add up, batch norm sees each pass alone; None is the batch."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimiser."""
     learning_rate: float = 0.01
@@ -110,7 +110,7 @@ class OptimizationConfig:
     warmup_epochs: int = 0
     """Epochs over which the learning rate first rises linearly from 0."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the forward pass; auto is bfloat16 on a GPU that has it, else float32."""
+    """Precision in training; auto is bfloat16 on a GPU that has it, else float32. Scores are in float32 always."""
     channels_last: bool = True
     """Keep tensors as (B, H, W, C) in memory, which convolutions like (10 to 20 % faster on the CPUs tried)."""
     device: str = "auto"
@@ -121,6 +121,8 @@ class OptimizationConfig:
     """Batch norm over the batch of all processes together, not over the share of each."""
     seed: int = 0
     """Seed of the starting weights, the order of the images and every random change to them."""
+    deterministic: bool = False
+    """Only kernels that give the same result each time, for GPUs (slower there); the CPU's do so anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)

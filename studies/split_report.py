@@ -42,19 +42,18 @@ class NoiseFloor(NamedTuple):
     """Not exceeded in 95 % of cases."""
 
 
-def protocol(config: DataConfig, split: Split | Originals, scores: Scores, precision: str) -> dict[str, Any]:
+def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> dict[str, Any]:
     """The rules by which a split was scored: figures can be compared only where these agree.
 
     Args:
         config: how the pictures were prepared.
         split: what was scored.
         scores: the result.
-        precision: number format of the forward pass.
     """
     original = isinstance(split, Originals)
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
-        "void": "255 is not counted", "precision": precision,
+        "void": "255 is not counted", "precision": "float32", "tf32": False,
         "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
         "resolution": "each image's own" if isinstance(split, Originals) else list(split.masks.shape[1:]),

@@ -15,7 +15,7 @@ from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
 from segmentation.datasets import Split
-from segmentation.devices import autocast, resolve_device, resolve_precision
+from segmentation.devices import resolve_device
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter, WeightsTaken
@@ -207,17 +207,16 @@ def _train_and_record(
         figures = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
         tracking.log_metrics(figures, OF_THE_WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
-    precision = resolve_precision(config.precision, device)
     if kept_epoch != len(history):
         network.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # measured before the training was interrupted
         batches = in_order(data.val, config.batch_size, device)
         network.to(device)
-        kept = score(network, batches, data.val.labels, autocast(device, precision), config.boundary_width)
+        kept = score(network, batches, data.val.labels, config.boundary_width)
     which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
-    rules = protocol(config, data.val, kept, str(precision).removeprefix("torch."))
+    rules = protocol(config, data.val, kept)
     trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
     pictures = config.plot_every > 0
     log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
