@@ -279,7 +279,8 @@ def test_which_value_is_better(metric: str, value: float, than: float, better: b
 
 
 def test_a_network_is_in_the_mode_it_was_in_whatever_happens_while_it_is_scored() -> None:
-    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout().eval()).train()
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout()).train()
+    network[1].eval()
     with pytest.raises(ValueError, match="expected 4D input"), evaluating(network):
         network(torch.zeros(3))
     assert [each.training for each in network.modules()] == [True, True, False]
