@@ -272,6 +272,25 @@ def test_what_layers_draw_and_what_augmentation_draws_have_seeds_of_their_own(
     assert len(set(seeds)) == 2, "of each epoch"
 
 
+def test_deterministic_kernels_are_switched_on_for_each_epoch_alone(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    (plain, _), _ = trained(TrainConfig(**settings))
+    config = TrainConfig(**settings | {"deterministic": True})
+    network, data = prepared(config)
+    on: list[bool] = []
+    network.register_forward_hook(lambda *_: on.append(torch.are_deterministic_algorithms_enabled()))
+    network.backbone.register_forward_hook(lambda *_: on.append(torch.are_deterministic_algorithms_enabled()))
+    epochs = train(network, data, config)
+    first = next(epochs)
+    assert not torch.are_deterministic_algorithms_enabled()
+    epochs.close()
+    assert on
+    assert all(on)
+    assert first.metrics()["val/loss"] == pytest.approx(plain.metrics()["val/loss"], rel=1e-4)
+
+
 @pytest.mark.parametrize("micro_batch", [2, 4, None])
 def test_running_statistics_move_once_a_step(settings: dict[str, Any], micro_batch: int | None) -> None:
     """Those of the stem, whose input is the images whatever the forward passes are, worked out by hand."""
