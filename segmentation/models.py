@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights, segmentation
 
-from segmentation.config import ModelConfig
+from segmentation.config import NORMALIZATIONS, ModelConfig
 from segmentation.errors import InputError, listed, one_of
 from segmentation.recalibration import Calibrator
 
@@ -80,6 +80,8 @@ class WeightsTaken(NamedTuple):
     """Tensors that were offered but not taken, and why not."""
     fresh: list[str]
     """Tensors of the network that nothing was taken for; they keep their random start."""
+    normalization: str | None = None
+    """What they were trained with; None if that is not known."""
 
     def __str__(self) -> str:
         text = f"{len(self.taken)} tensors taken"
@@ -106,7 +108,12 @@ def build(config: ModelConfig, classes: int) -> Segmenter:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = config.batch_norm_momentum
-    return Segmenter(network, config.normalization)
+    normalization: str = config.normalization
+    if normalization == "auto":
+        normalization = NORMALIZATIONS.get(config.weights, "auto")
+    if normalization == "auto":
+        raise InputError(f"normalization=auto: what weights={config.weights} were trained with is not known here")
+    return Segmenter(network, normalization)
 
 
 def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Sequence[str]) -> WeightsTaken:
@@ -133,7 +140,8 @@ def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Seque
     prefix = "network.backbone." if backbone_only else "network."
     offered = {prefix + name.removeprefix("features."): tensor for name, tensor in state.items()}
     categories = [name.strip("_") for name in weights.meta["categories"]]
-    return take(network, offered, same_classes=categories == list(class_names))
+    found = take(network, offered, same_classes=categories == list(class_names))
+    return found._replace(normalization=NORMALIZATIONS[config.weights])
 
 
 def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: bool) -> WeightsTaken:

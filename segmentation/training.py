@@ -230,7 +230,7 @@ class _Training:
         torch.manual_seed(int(seeds[2 + team.rank]))
         augment = Augmentation(config)
 
-        frozen = number <= config.freeze_backbone
+        frozen = number <= (config.freeze_backbone or 0)
         network.train()
         network.backbone.train(not frozen)
         optimizers.trainable(network.backbone, not frozen)

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -103,11 +104,39 @@ def start_from(network: Segmenter, config: ModelConfig, labels: Labels) -> Weigh
     file = Path(config.weights)
     if file.is_file() and not checkpoints.is_checkpoint(file):
         return take_state_dict(network, file, labels)
-    if not file.is_file() and _mlflow_uri(config.weights) is None:
-        known = ["none", "imagenet", "coco", "a file", "runs:/ID", "models:/NAME/1", "models:/NAME@ALIAS"]
-        one_of("weights", config.weights, known)
+    _check_name(config.weights)
     stored = load(config.weights)
-    return models.take(network, stored.state, same_classes=stored.labels.names == labels.names)
+    found = models.take(network, stored.state, same_classes=stored.labels.names == labels.names)
+    return found._replace(normalization=stored.config.normalization)
+
+
+def with_normalization(config: TrainConfig) -> TrainConfig:
+    """The configuration with `normalization=auto` made what the starting weights were trained with.
+
+    A state dict does not say; it is taken to be like torchvision's, whose backbones are ImageNet's.
+
+    Raises:
+        InputError: there are no such weights.
+    """
+    if config.normalization != "auto":
+        return config
+    file = Path(config.weights)
+    if file.is_file() and not checkpoints.is_checkpoint(file):
+        return replace(config, normalization="imagenet")
+    _check_name(config.weights)
+    if not file.is_file():
+        import mlflow
+
+        with suppress(Exception):  # whatever is wrong with the model is found, and told, when it is loaded
+            about = mlflow.models.get_model_info(str(_mlflow_uri(config.weights))).metadata or {}
+            return replace(config, normalization=about["config"]["normalization"])
+    return replace(config, normalization=load(config.weights).config.normalization)
+
+
+def _check_name(weights: str) -> None:
+    if not Path(weights).is_file() and _mlflow_uri(weights) is None:
+        known = ["none", "imagenet", "coco", "a file", "runs:/ID", "models:/NAME/1", "models:/NAME@ALIAS"]
+        one_of("weights", weights, known)
 
 
 def _mlflow_uri(name: str) -> str | None:

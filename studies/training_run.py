@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from segmentation.training import Data, Epoch, follow, train
 from studies import resumption, tracking
 from studies.commands import here
 from studies.identity import IDENTITY, identity
-from studies.model_store import Stored
+from studies.model_store import Stored, with_normalization
 from studies.resumption import last_checkpoint
 from studies.run_names import run_name
 from studies.split_report import example_figures, log_scores, protocol
@@ -86,6 +86,7 @@ def run_training(
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
+        config = with_normalization(config)
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = data or load_data(config)
@@ -132,7 +133,7 @@ def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | 
     if not file.is_file():
         return None
     checkpoint = checkpoints.load(file)
-    begun = {field.name: field.default for field in fields(config)} | checkpoint.config
+    begun = asdict(type(config)()) | checkpoint.config
     changed = [
         f"{name}={begun[name]!r}, now {value!r}"
         for name, value in decisive(asdict(config)).items()
@@ -150,8 +151,26 @@ def _tell_start(network: Segmenter, taken: WeightsTaken | None, config: TrainCon
     if taken is not None:
         print(f"Starting weights {config.weights}: {taken}.")
         tracking.log_json(taken._asdict(), "starting_weights.json")
+        _compare_normalizations(taken.normalization, config)
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
+
+
+def _compare_normalizations(of_weights: str | None, config: TrainConfig) -> None:
+    """Tell when images are scaled otherwise than the starting weights have seen them, or when that is not known."""
+    if of_weights is None:
+        print(
+            f"Note: {config.weights} does not say how its images were scaled; normalization={config.normalization} is "
+            f"used. Most published weights are of normalization=imagenet."
+        )
+    elif of_weights != config.normalization:
+        told = (
+            f"normalization={config.normalization}, but weights={config.weights} were trained with "
+            f"normalization={of_weights}: they see images on another scale than they know; leave normalization out to "
+            f"take theirs"
+        )
+        print(f"Warning: {told}.")
+        tracking.log_tags({"warning": told})
 
 
 def _train_and_record(
@@ -251,7 +270,7 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
 
 def _mention_oddities(data: Data, config: TrainConfig) -> None:
     """Tell what is allowed but seldom meant: splits of different size, classes or layers that cannot learn."""
-    if config.freeze_backbone >= config.epochs:
+    if (config.freeze_backbone or 0) >= config.epochs:
         print(f"Note: freeze_backbone={config.freeze_backbone} leaves no epoch in which the backbone learns.")
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
