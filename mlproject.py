@@ -131,7 +131,8 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
         if not spelled[place - 1].startswith("--") or name not in types:
             continue
         optional = type(None) in get_args(types[name])
-        if (types[name] is bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
+        is_bool = bool in (types[name], *get_args(types[name]))
+        if (is_bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
             spelled[place] = value.capitalize()
         elif name in known:
             one_of(name, value, [*known[name], "None"] if optional else known[name])

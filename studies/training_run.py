@@ -15,7 +15,7 @@ from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
 from segmentation.datasets import Split
-from segmentation.devices import resolve_device
+from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter, WeightsTaken
@@ -94,7 +94,9 @@ def run_training(
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
         tracking.log_tags({
-            "device": _described(device), "dataset_fingerprint": data.train.fingerprint,
+            "device": _described(device),
+            "precision": str(resolve_precision(config.precision, device)).removeprefix("torch."),
+            "normalization": config.normalization, "dataset_fingerprint": data.train.fingerprint,
             "val_fingerprint": data.val.fingerprint,
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if goes_on else None

@@ -73,7 +73,7 @@ def test_true_and_none_may_be_written_in_any_case() -> None:
 def test_a_recipe_leaves_alone_what_is_typed() -> None:
     config = mlproject.parse(mlproject.TrainConfig, ["--recipe", "careful", "--freeze_backbone", "0"], "train")
     assert (config.freeze_backbone, config.freeze_batch_norm) == (0, True)
-    config = mlproject.parse(mlproject.TrainConfig, ["--recipe=careful", "--freeze-batch-norm", "false"], "train")
+    config = mlproject.parse(mlproject.TrainConfig, ["--recipe", "careful", "--freeze-batch-norm", "false"], "train")
     assert (config.freeze_backbone, config.freeze_batch_norm) == (3, False)
 
 
