@@ -37,6 +37,16 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
     return np.asarray(image), np.asarray(mask_image)
 
 
+def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
+    """Fraction of a `width` x `height` image's pixels that `prepare` keeps: what the crop holds of the resized image."""
+    if config.crop is None:
+        return 1.0
+    if config.resize is not None:  # the longer side as torchvision rounds it
+        short, long = sorted((width, height))
+        width, height = config.resize, int(config.resize * long / short)
+    return config.crop**2 / (width * height)
+
+
 def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
     """Resize the shorter side to `config.resize`."""
     if config.resize is None:

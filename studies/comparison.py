@@ -18,7 +18,7 @@ from studies.stored_scores import StoredScores
 COMPARED = ("ece", "loss", "pixel_accuracy", "mean_iou")
 """Metrics whose differences are tested."""
 WORDS = {"loss": "loss", "pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
-MAY_DIFFER = ("images", "pixels", "fingerprint")
+MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop")
 """Parts of the protocol that may differ, since only shared images are compared."""
 ADDED_LATER = ("tf32",)
 """Parts that earlier versions did not record; where one is missing it cannot be compared."""

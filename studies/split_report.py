@@ -60,6 +60,7 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
         "resize": config.resize, "crop": None if original else config.crop, "interpolation": config.interpolation,
         "boundary_width": scores.boundary_width, "dataset": split.dataset, "classes": list(split.labels.names),
         "split": split.name, "fingerprint": split.fingerprint,
+        "in_crop": 1.0 if isinstance(split, Originals) else split.in_crop,
         "images": len(split), "pixels": int(scores.reliability.bins().count.sum()),
     }  # fmt: skip
 
@@ -114,6 +115,8 @@ def log_scores(
         tracking.log_figure(confusion, f"confusion/{split.name}.png")
         log_examples(network, split, scores, order, device, examples, which)
     said = in_words(metrics, intervals, floor, len(split))
+    if cut := about_crop(rules.get("in_crop", 1.0)):
+        said += f" {cut}"
     figures = f"**{scored}: {which}**\n\n{_key_figures(metrics, intervals)}\n\n{said}"
     tables = "\n\n".join([
         _metric_table(metrics, intervals), "**Classes**", _class_table(scores, groups), "**Parts of the images**",
@@ -153,9 +156,21 @@ def small_print(rules: Mapping[str, Any]) -> str:
     """The rules of a figure in one line."""
     resolution = rules["resolution"]
     size = resolution if isinstance(resolution, str) else f"{resolution[1]} × {resolution[0]}"
+    if rules.get("in_crop", 1.0) != 1:
+        size += f" ({100 * rules['in_crop']:.3g} % of the split)"
     return (
         f"{rules['images']} images, {rules['pixels']:,} pixels · {rules['bins']} bins (a, b] · size {size}, "
         f"{rules['interpolation']} · void not counted · {rules['precision']}"
+    )
+
+
+def about_crop(in_crop: float) -> str:
+    """How much of the images the crop leaves to learn from and to be scored, and which fields change that."""
+    if in_crop == 1:
+        return ""
+    return (
+        f"{100 * in_crop:.3g} % of the split's pixels lie in the crop and are counted, the others nowhere: crop=none "
+        f"keeps all of images that are equally large, and evaluate with score_at=original scores whole images."
     )
 
 

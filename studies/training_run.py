@@ -27,7 +27,7 @@ from studies.identity import IDENTITY, identity
 from studies.model_store import Stored, with_normalization
 from studies.resumption import last_checkpoint
 from studies.run_names import run_name
-from studies.split_report import example_figures, log_scores, protocol
+from studies.split_report import about_crop, example_figures, log_scores, protocol
 from studies.training_start import load_data, starting_network
 
 EVERY_EPOCH = "epoch_seconds"
@@ -277,6 +277,9 @@ def _mention_oddities(data: Data, config: TrainConfig) -> None:
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
         print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
+    for split in (data.train, data.val):
+        if split.in_crop != 1:
+            print(f"Note: {split.name}: {about_crop(split.in_crop)}")
     masks = data.train.masks
     present = {label for start in range(0, len(masks), BLOCK) for label in np.unique(masks[start : start + BLOCK])}
     absent = [name for index, name in enumerate(data.train.labels.names) if index not in present]

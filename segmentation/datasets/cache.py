@@ -27,14 +27,18 @@ from segmentation.datasets.source import Source
 from segmentation.errors import InputError
 from segmentation.labels import VOID, Labels
 from segmentation.progress import progress
-from segmentation.transforms import prepare
+from segmentation.transforms import fraction_in_crop, prepare
 
-FORMAT = 2
+FORMAT = 3
 PARTS = ("images", "masks")
 BLOCK = 64 * 2**20
 """Bytes that are checked at a time."""
 ABANDONED = 24 * 3600
 """Seconds; a copy that was begun so long ago and is not finished is one that nobody works on."""
+
+
+Prepared = tuple[np.ndarray, np.ndarray, bytes, tuple[int, int]]
+"""An image and its mask as they are kept, the digest of their files, and the image's own width and height."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Split:
     """Hash of the contents of the source files, in hexadecimal; the same on every machine."""
     digests: tuple[str, ...]
     """The same for each image."""
+    in_crop: float = 1.0
+    """Fraction of the original images' pixels that lies in the crop."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -86,7 +92,7 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
         config.dataset, split, source.location, source.labels, tuple(source.names), images, masks,
-        about["fingerprint"], tuple(about["digests"]),
+        about["fingerprint"], tuple(about["digests"]), about["in_crop"],
     )  # fmt: skip
 
 
@@ -146,12 +152,13 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     checksums = {"images": 0, "masks": 0}
     sizes: tuple[int, ...] = ()
     digests = []
+    original, kept = 0, 0.0
     with (
         (folder / "images.npy").open("wb") as images_file,
         (folder / "masks.npy").open("wb") as masks_file,
         progress(f"preparing {config.dataset}/{split}", count) as bar,
     ):
-        for index, (image, mask, digest) in enumerate(_prepared(source, config)):
+        for index, (image, mask, digest, (width, height)) in enumerate(_prepared(source, config)):
             if index == 0:
                 sizes = mask.shape
                 _write_header(images_file, (count, *image.shape))
@@ -167,12 +174,14 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
                 file.write(content)
             bar.update(1)
             digests.append(digest.hex())
+            original += width * height
+            kept += width * height * fraction_in_crop(width, height, config)
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
     about = {
         "format": FORMAT, "count": count, "checksums": checksums, "fingerprint": _fingerprint(source, digests),
-        "digests": digests,
+        "digests": digests, "in_crop": kept / original,
     }  # fmt: skip
     (folder / "about.json").write_text(json.dumps(about))
 
@@ -185,10 +194,11 @@ def _fingerprint(source: Source, digests: Sequence[str]) -> str:
     return fingerprint.hexdigest()
 
 
-def _prepared(source: Source, config: DataConfig) -> Iterator[tuple[np.ndarray, np.ndarray, bytes]]:
-    def one(index: int) -> tuple[np.ndarray, np.ndarray, bytes]:
+def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared]:
+    def one(index: int) -> Prepared:
         picture = source.read(index)
-        return *prepare(picture.image, picture.mask, config, source.names[index]), picture.digest
+        image, mask = prepare(picture.image, picture.mask, config, source.names[index])
+        return image, mask, picture.digest, picture.image.size
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(source.names), 256):
@@ -218,7 +228,9 @@ def _checked(folder: Path, source: Source) -> dict[str, Any] | None:
         digests = [bytes.fromhex(digest).hex() for digest in about["digests"]]
     except (KeyError, TypeError, ValueError):
         return None
-    return {"fingerprint": about["fingerprint"], "digests": digests}
+    if not isinstance(about.get("in_crop"), float):
+        return None
+    return {"fingerprint": about["fingerprint"], "digests": digests, "in_crop": about["in_crop"]}
 
 
 def whole(folder: Path) -> dict[str, Any] | None:

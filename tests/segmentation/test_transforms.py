@@ -10,7 +10,7 @@ from segmentation.config import AugmentationConfig, DataConfig
 from segmentation.errors import InputError
 from segmentation.prediction import Predictor
 from segmentation.scoring import at_size_of
-from segmentation.transforms import Augmentation, prepare, resize_image
+from segmentation.transforms import Augmentation, fraction_in_crop, prepare, resize_image
 
 
 def picture(width: int, height: int) -> tuple[Image.Image, np.ndarray]:
@@ -39,6 +39,16 @@ def test_each_part_can_be_left_out() -> None:
     assert prepare(image, mask, DataConfig(resize=20, crop=None), "x")[1].shape == (20, 25)
     cut, _ = prepare(image, mask, DataConfig(resize=None, crop=30), "x")
     np.testing.assert_array_equal(cut, np.asarray(image)[5:35, 10:40])
+
+
+@pytest.mark.parametrize("size", [(50, 40), (41, 67), (200, 151), (64, 64), (500, 65)])
+@pytest.mark.parametrize(("resize", "crop"), [(33, 33), (32, 20), (None, 30), (40, None), (None, None)])
+def test_the_fraction_in_the_crop_is_that_of_the_resized_image(
+    size: tuple[int, int], resize: int | None, crop: int | None
+) -> None:
+    whole, _ = prepare(*picture(*size), DataConfig(resize=resize, crop=None), "x")
+    cut, _ = prepare(*picture(*size), DataConfig(resize=resize, crop=crop), "x")
+    assert fraction_in_crop(*size, DataConfig(resize=resize, crop=crop)) == cut.size / whole.size
 
 
 def test_a_picture_smaller_than_the_crop_is_refused() -> None:

@@ -127,6 +127,10 @@ def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
     assert steps == {"1", "2", "3"}
     assert any(file.startswith("images/examples~val_0+step+2") for file in files)
     assert "best val/loss" in tags["mlflow.note.content"]
+    in_crop = "84.2 % of the split's pixels lie in the crop"  # 32 of 38 columns
+    assert in_crop in tags["mlflow.note.content"]
+    assert f"Note: train: {in_crop}" in printed
+    assert json.loads(text(result.run_id, "reliability/val.json"))["protocol"]["in_crop"] == pytest.approx(32 / 38)
 
     # what the terminal says last
     assert "make ui" in printed.splitlines()[-1]
@@ -215,7 +219,8 @@ def test_scores_at_original_size_are_those_of_resized_logits_on_whole_masks(fini
     assert metrics["val/ece"] == pytest.approx(expected.ece(), abs=2e-3)  # torchvision resizes a little differently
     run = last_run()
     protocol = json.loads(text(run.info.run_id, "reliability/val.json"))["protocol"]
-    assert protocol["score_at"] == "original"
+    assert (protocol["score_at"], protocol["in_crop"]) == ("original", 1.0)
+    assert "of the split's pixels lie in the crop" not in run.data.tags["mlflow.note.content"]
     assert protocol["pixels"] == sum(int((mask != 255).sum()) for mask in masks)
     with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/examples/val_0.png")) as picture:
         assert picture.size[0] > 1000
