@@ -38,7 +38,7 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
 
 
 def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
-    """Fraction of a `width` x `height` image's pixels that `prepare` keeps: what the crop holds of the resized image."""
+    """Fraction of a `width` x `height` image's pixels that `prepare` keeps: the crop's part of the resized image."""
     if config.crop is None:
         return 1.0
     if config.resize is not None:  # the longer side as torchvision rounds it
