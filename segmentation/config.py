@@ -234,11 +234,9 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
 
     def _settle(self) -> None:
         """Give the fields that follow from others their values, where they were not given themselves."""
-        for name, value in {**WITHOUT_RECIPE, **RECIPES[self.recipe]}.items():
-            if getattr(self, name) is None:
+        for name, value in derived(self.recipe, self.weights).items():
+            if getattr(self, name) == type(self).__dataclass_fields__[name].default:
                 object.__setattr__(self, name, value)
-        if self.normalization == "auto":  # of weights that are elsewhere it is known once they are found
-            object.__setattr__(self, "normalization", NORMALIZATIONS.get(self.weights, "auto"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +244,14 @@ class TemplateConfig(TrainConfig):
     """What several training runs share."""
 
     IS_TEMPLATE: ClassVar[bool] = True
+
+
+def derived(recipe: str, weights: str) -> dict[str, Any]:
+    """Values of the fields that follow from others where they are not given themselves.
+
+    How images are to be scaled is known of weights by name alone; of weights that are elsewhere, once they are found.
+    """
+    return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": NORMALIZATIONS.get(weights, "auto")}
 
 
 def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> TrainConfig:

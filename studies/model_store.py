@@ -204,7 +204,7 @@ def recorded_config(values: Mapping[str, Any]) -> TrainConfig:
             raise InputError(f"{name}={value!r:.40} is of no type that {name} can have")
         if name in ("resize", "crop") and value is not None and value > LONGEST_SIDE:
             raise InputError(f"{name}={value!r:.40} is absurd: the most is {LONGEST_SIDE}")
-    return TrainConfig(**known)
+    return TrainConfig(**{"normalization": "signed_unit"} | known)  # what the first versions had, and did not record
 
 
 def _types(hint: Any) -> set[type]:

@@ -107,7 +107,9 @@ def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
             now = RECIPES[given.recipe].get(name)
         typed = now != defaults[name] and not (name == "data_dir" and Path(now) in _default_folders())
         if given.typed is not None:
-            typed = name in given.typed or (given.recipe != begun["recipe"] and name in RECIPES[given.recipe])
+            typed = name in given.typed or (
+                given.recipe != begun.get("recipe", "none") and name in RECIPES[given.recipe]
+            )
         if not typed:
             values[name] = was
         elif name in matters and now != was:
