@@ -103,12 +103,3 @@ def load(file: Path) -> Checkpoint:
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)
-
-
-def is_checkpoint(file: Path) -> bool:
-    """Whether `load` would take a file."""
-    try:
-        load(file)
-    except InputError:
-        return False
-    return True

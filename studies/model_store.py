@@ -101,11 +101,10 @@ def start_from(network: Segmenter, config: ModelConfig, labels: Labels) -> Weigh
         return None
     if config.weights in ("imagenet", "coco"):
         return models.load_hub_weights(network, config, labels.names)
-    file = Path(config.weights)
-    if file.is_file() and not checkpoints.is_checkpoint(file):
-        return take_state_dict(network, file, labels)
     _check_name(config.weights)
-    stored = load(config.weights)
+    stored = _checkpoint(config.weights) if Path(config.weights).is_file() else load(config.weights)
+    if stored is None:
+        return take_state_dict(network, Path(config.weights), labels)
     found = models.take(network, stored.state, same_classes=stored.labels.names == labels.names)
     return found._replace(normalization=stored.config.normalization)
 
@@ -120,17 +119,25 @@ def with_normalization(config: TrainConfig) -> TrainConfig:
     """
     if config.normalization != "auto":
         return config
-    file = Path(config.weights)
-    if file.is_file() and not checkpoints.is_checkpoint(file):
-        return replace(config, normalization="imagenet")
     _check_name(config.weights)
-    if not file.is_file():
-        import mlflow
+    if Path(config.weights).is_file():
+        stored = _checkpoint(config.weights)
+        return replace(config, normalization=stored.config.normalization if stored else "imagenet")
+    import mlflow
 
-        with suppress(Exception):  # whatever is wrong with the model is found, and told, when it is loaded
-            about = mlflow.models.get_model_info(str(_mlflow_uri(config.weights))).metadata or {}
-            return replace(config, normalization=about["config"]["normalization"])
+    with suppress(Exception):  # whatever is wrong with the model is found, and told, when it is loaded
+        about = mlflow.models.get_model_info(str(_mlflow_uri(config.weights))).metadata or {}
+        return replace(config, normalization=about["config"]["normalization"])
     return replace(config, normalization=load(config.weights).config.normalization)
+
+
+def _checkpoint(name: str) -> Stored | None:
+    """What a file holds if it is a checkpoint, or None."""
+    try:
+        checkpoint = checkpoints.load(Path(name))
+    except InputError:
+        return None
+    return _stored(vars(checkpoint), checkpoint.network, None, name)
 
 
 def _check_name(weights: str) -> None:
