@@ -26,7 +26,7 @@ from segmentation.config import (
     choices,
 )
 from segmentation.errors import InputError, one_of
-from segmentation.runtime import prepare_process
+from segmentation.runtime import check_system, prepare_process
 from studies.secrets import keep_apart, refuse_passwords, without_password
 
 
@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if arguments else 2
     keep_apart()
     try:
+        check_system()
         refuse_passwords(arguments)
         command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command.function != "run_training":
@@ -126,14 +127,16 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
     """Let `true`, `none` and the like through in any case, and check closed lists here, to suggest the nearest."""
     known, spelled = choices(config_class), list(arguments)
     types = {field.name: field.type for field in fields(config_class)}
-    for place in range(1, len(spelled)):
-        name, value = spelled[place - 1].removeprefix("--").replace("-", "_"), spelled[place]
-        if not spelled[place - 1].startswith("--") or name not in types:
+    for place, argument in enumerate(spelled):
+        joined = argument.startswith("--") and "=" in argument  # `--field=value`; otherwise a value follows its flag
+        flag, _, value = argument.partition("=") if joined else (spelled[place - 1] if place else "", "", argument)
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or "=" in flag or name not in types:
             continue
         optional = type(None) in get_args(types[name])
         is_bool = bool in (types[name], *get_args(types[name]))
         if (is_bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
-            spelled[place] = value.capitalize()
+            spelled[place] = f"{flag}={value.capitalize()}" if joined else value.capitalize()
         elif name in known:
             one_of(name, value, [*known[name], "None"] if optional else known[name])
     return spelled

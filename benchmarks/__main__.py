@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _write_page(folder)
     failures = []
     for name in given.stages or _names():
-        record, reasons = (_growth if name == GROWTH else _stage)(name, given.quick)
+        record, reasons = _growth(given.quick, given.only, folder) if name == GROWTH else _stage(name, given.quick)
         if record is not None:
             write(record, folder / f"{name}.json")
         for reason in reasons:
@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("stages", metavar="STAGE", nargs="*", help=f"{', '.join(_names())} (all)")
     parser.add_argument("--quick", action="store_true", help="a little work, once: shows in minutes that all runs")
+    parser.add_argument(
+        "--only", default="", metavar="WORDS", help="of growth, the series with these words in its name"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to keep it (benchmarks/results)")
     parser.add_argument("--docs", action="store_true", help="write what is kept into docs/benchmarks.md; runs nothing")
     return parser
@@ -76,20 +79,28 @@ def _stage(name: str, quick: bool) -> tuple[Record | None, list[str]]:
     return record, []
 
 
-def _growth(name: str, quick: bool) -> tuple[Record | None, list[str]]:
-    """How cost grows, as far as it could be measured, and why some of it could not."""
+def _growth(quick: bool, only: str, folder: Path) -> tuple[Record | None, list[str]]:
+    """How cost grows, as far as it could be measured, and why some of it could not.
+
+    With `only`, the series with these words in their names are measured, and all others stay as they were.
+    """
     from benchmarks import growth
 
-    record, reasons = measured("How cost grows", _command(name, quick), quick) | {"series": []}, []
+    command = _command(GROWTH, quick) + (f" --only '{only}'" if only else "")
+    about, found, reasons = measured("How cost grows", command, quick), [], []
     with growth.place() as place:
-        chosen = growth.series(quick)
+        chosen = [each for each in growth.series(quick) if only in each.name]
         for number, series in enumerate(chosen, 1):
-            about = f"{name}, {number} of {len(chosen)}: {series.name} against {series.against}"
+            told = f"{GROWTH}, {number} of {len(chosen)}: {series.name} against {series.against}"
             try:
-                record["series"].append(growth.measured(series, place, quick, partial(_rounds, about)))
+                found.append(growth.measured(series, place, quick, partial(_rounds, told)))
             except (Exception, SystemExit) as error:
                 reasons.append(f"{series.name}: {_reason(error)}")
-    return record if record["series"] else None, reasons
+    if not found:
+        return None, reasons or [f"no series has {only!r} in its name"]
+    if only and (before := read(folder).get(GROWTH)):
+        return growth.merged(before, found, about), reasons
+    return about | {"series": found}, reasons
 
 
 def _command(name: str, quick: bool) -> str:

@@ -55,7 +55,15 @@ def growth(records: Mapping[str, Record]) -> str:
         "",
         _small_print(GROWTH, record),
     ]
-    return "\n".join([*lines, "", *_machines({GROWTH: record})])
+    apart: dict[str, list[str]] = {}
+    for series in record["series"]:
+        if "measured" in series:
+            about = series["measured"]
+            told = f"`{about['command']}` · {about['date']} · {_machine(about)}"
+            apart.setdefault(told, []).append(series["name"])
+    lines += ["", *_machines({GROWTH: record})]
+    lines += [f"<sub>Measured apart: {', '.join(dict.fromkeys(names))}: {told}</sub>" for told, names in apart.items()]
+    return "\n".join(lines)
 
 
 def number(value: float) -> str:
@@ -131,11 +139,15 @@ def _machines(records: Mapping[str, Record]) -> Iterator[str]:
     """On what the stages were measured; which stages, if not all on the same."""
     found: dict[str, list[str]] = {}
     for name, record in records.items():
-        versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        found.setdefault(f"{machine.described(record['machine'])} · {versions}", []).append(name)
+        found.setdefault(_machine(record), []).append(name)
     for told, names in found.items():
         which = f"{', '.join(names)}: " if len(found) > 1 else ""
         yield f"<sub>{which}{told}</sub>"
+
+
+def _machine(record: Record) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    return f"{machine.described(record['machine'])} · {versions}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -6,17 +6,18 @@ import numpy as np
 import torch
 
 from segmentation.datasets import Originals, Split
+from segmentation.devices import copied
 from segmentation.progress import progress
 
 
 def index_batches(order: np.ndarray, size: int, shares: int = 1) -> list[np.ndarray]:
-    """Cut an order of images into batches of `size`; a single image left over joins the batch before it.
+    """Cut an order of images into batches of `size`; too few images left over join the batch before them.
 
-    Batch norm over a 1 x 1 feature map needs two values, so a batch of one would stop training. With several `shares`,
-    at most `size`, images that are too few for one in each of them join the batch before, too.
+    Batch norm over a 1 x 1 feature map needs two values, so a batch of one would stop training. A batch is split into
+    `shares`, one for each process, and each share needs two images wherever a whole batch has that many for it.
     """
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    if len(batches) > 1 and len(batches[-1]) < min(size, max(2, shares)):
+    if len(batches) > 1 and len(batches[-1]) < min(size, 2 * shares):
         last = batches.pop()
         batches[-1] = np.concatenate([batches[-1], last])
     return batches
@@ -27,5 +28,6 @@ def in_order(split: Split | Originals, size: int, device: torch.device) -> Itera
     with progress(f"scoring {split.dataset}/{split.name}", len(split)) as bar:
         for indices in index_batches(np.arange(len(split)), size):
             images, masks = split.gather(indices)
-            yield images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+            images, masks = copied(device, images, masks)
+            yield images, masks
             bar.update(len(indices))

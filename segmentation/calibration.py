@@ -63,8 +63,9 @@ def adaptive_ece(count: np.ndarray, gap: np.ndarray, bins: int = BINS) -> np.nda
     2015; Nixon et al., "Measuring Calibration in Deep Learning", CVPR Workshops 2019.
 
     Args:
-        count, gap: of fine equal-width bins, `(..., n)`. Where the edge of an equal-mass bin falls inside a fine bin,
-            that bin's pixels are shared out in proportion, as if all had its mean confidence and accuracy.
+        count, gap: of fine bins in order of confidence, `(..., n)`, such as those of `segmentation.log_odds`. Where the
+            edge of an equal-mass bin falls inside a fine bin, that bin's pixels are shared out in proportion, as if all
+            had its mean confidence and accuracy.
         bins: how many bins of equal mass.
     """
     pixels, gaps = _cumulative(count), _cumulative(gap)
@@ -153,7 +154,7 @@ def risk_coverage(count: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, n
     El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010.
 
     Args:
-        count, correct: of fine equal-width bins, `(n,)`.
+        count, correct: of fine bins in order of confidence, `(n,)`, such as those of `segmentation.log_odds`.
 
     Returns:
         Coverage, the share of pixels with at least some confidence, from 0 to 1, and the risk at each. The pixels of
@@ -173,7 +174,7 @@ def area_under_risk_coverage(count: np.ndarray, correct: np.ndarray) -> np.ndarr
     one fine bin come in any order, as if their confidences were equal.
 
     Args:
-        count, correct: of fine equal-width bins, `(..., n)`.
+        count, correct: of fine bins in order of confidence, `(..., n)`, such as those of `segmentation.log_odds`.
     """
     count, wrong = count[..., ::-1], (count - correct)[..., ::-1]
     pixels, errors = _cumulative(count), _cumulative(wrong)

@@ -12,6 +12,7 @@ from numba import njit
 from segmentation.calibration import BINS
 from segmentation.compiling import compiled
 from segmentation.labels import VOID
+from segmentation.log_odds import BIN_OF_ODDS, DROPPED_BITS, FIRST, LOG_ODDS_BINS, SCALE, SMALLEST_ODDS, STEP
 from segmentation.reliability import FINE_BINS
 
 LANES = 128
@@ -32,6 +33,10 @@ class Counts(NamedTuple):
     """`(N, 2, 2, 600)` int64: away from boundaries and near them, wrong and right, fine bin of the confidence."""
     fine_confidence: np.ndarray
     """`(N, 2, 600)` float64: sums of confidences, likewise."""
+    log_odds: np.ndarray
+    """`(N, 2, 1000)` int64: wrong and right, bin of the confidence's log-odds."""
+    log_odds_confidence: np.ndarray
+    """`(N, 1000)` float64: sums of confidences, likewise."""
     true: np.ndarray
     """`(N, C, 2, 10)` int64, by true class."""
     true_confidence: np.ndarray
@@ -53,8 +58,9 @@ class Counts(NamedTuple):
     def zeros(cls, parts: int, classes: int) -> "Counts":
         """Nothing counted yet."""
         fine, by_class = (parts, 2, 2, FINE_BINS), (parts, classes, 2, BINS)
-        whole = [np.zeros(shape, np.int64) for shape in (fine, by_class, by_class, by_class)]
-        sums = [np.zeros((shape[0], shape[1], shape[3])) for shape in (fine, by_class, by_class, by_class)]
+        shapes = fine, (parts, 2, LOG_ODDS_BINS), by_class, by_class, by_class
+        whole = [np.zeros(shape, np.int64) for shape in shapes]
+        sums = [np.zeros((*shape[:-2], shape[-1])) for shape in shapes]
         rest = [np.zeros((parts, classes, classes), np.int64), np.zeros((parts, classes)), np.zeros((parts, 2))]
         return cls._make([*(array for pair in zip(whole, sums, strict=True) for array in pair), *rest])
 
@@ -192,13 +198,39 @@ def _bin(confidence: np.float32, bins: int) -> np.uintp:
     return place
 
 
-@compiled(f"void(f4[:,:], u1[:], u1[:], {'i8[:,:,::1], f8[:,::1], ' * 4} i8[:,::1], f8[::1], f8[::1])")
+@njit(inline="always")
+def _bin_of_log_odds(odds: np.float32, logits: np.ndarray, label: np.uintp) -> np.uintp:
+    """`segmentation.log_odds.bin_of_log_odds` of one pixel, from the sum of the other classes' exponentials.
+
+    Where they underflow, from the logits `(C,)` themselves; NaN is in the last bin.
+    """
+    if odds >= SMALLEST_ODDS:
+        return np.uintp(BIN_OF_ODDS[np.float32(odds).view(np.int32) >> DROPPED_BITS])
+    second = -np.inf
+    for index in range(len(logits)):
+        if np.uintp(index) != label and logits[index] > second:
+            second = np.float64(logits[index])
+    total = 0.0
+    for index in range(len(logits)):
+        if np.uintp(index) != label:
+            total += np.exp(np.float64(logits[index]) - second)
+    log_odds = np.float64(logits[label]) - second - np.log(total)
+    place = (np.arcsinh(log_odds / SCALE) - FIRST) / STEP
+    return np.uintp(place) if place < LOG_ODDS_BINS else np.uintp(LOG_ODDS_BINS - 1)
+
+
+@compiled(
+    f"void(f4[:,:], u1[:], u1[:], i8[:,:,::1], f8[:,::1], i8[:,::1], f8[::1], {'i8[:,:,::1], f8[:,::1], ' * 3} "
+    f"i8[:,::1], f8[::1], f8[::1])"
+)
 def _count(
     logits: np.ndarray,
     masks: np.ndarray,
     near: np.ndarray,
     fine: np.ndarray,
     fine_confidence: np.ndarray,
+    log_odds: np.ndarray,
+    log_odds_confidence: np.ndarray,
     true: np.ndarray,
     true_confidence: np.ndarray,
     predicted: np.ndarray,
@@ -215,26 +247,28 @@ def _count(
     """
     classes, pixels = logits.shape
     # of one piece: where pieces lie beside each other is chance, and decides whether a load waits for a store
-    rows = np.zeros((classes + 7, LANES), np.float32)
+    rows = np.zeros((classes + 8, LANES), np.float32)
     block, highest, label = rows[:classes], rows[classes], rows[classes + 1]
     total, inverse, squares = rows[classes + 2], rows[classes + 3], rows[classes + 4]
-    above, counted = rows[classes + 5], rows[classes + 6]
+    above, counted, odds = rows[classes + 5], rows[classes + 6], rows[classes + 7]
     loss = brier = 0.0
     for start in range(0, pixels, LANES):
         size = min(LANES, pixels - start)
         _most_probable(logits[:, start : start + size], block, highest, label)
         for lane in range(LANES):
-            total[lane] = squares[lane] = above[lane] = counted[lane] = ZERO
+            odds[lane] = squares[lane] = above[lane] = counted[lane] = ZERO
         for lane in range(size):
             if masks[start + lane] != VOID:
                 counted[lane] = ONE
                 loss -= np.float64(block[masks[start + lane], lane] - highest[lane])
         for index in range(classes):
+            number = np.float32(index)
             for lane in range(LANES):
                 value = _exp(block[index, lane] - highest[lane])
                 block[index, lane] = value
-                total[lane] += value
+                odds[lane] += ZERO if label[lane] == number and value == ONE else value
         for lane in range(LANES):
+            total[lane] = ONE + odds[lane]
             inverse[lane] = ONE / total[lane]
         for index in range(classes):
             part = ZERO
@@ -262,6 +296,9 @@ def _count(
             brier += np.float64(squares[lane]) - 2.0 * np.float64(block[truth, lane]) + 1.0
             fine[close, right, place] += 1
             fine_confidence[close, place] += np.float64(confidence)
+            place = _bin_of_log_odds(odds[lane], logits[:, start + lane], found)
+            log_odds[right, place] += 1
+            log_odds_confidence[place] += np.float64(confidence)
             true[truth, right, coarse] += 1
             true_confidence[truth, coarse] += np.float64(confidence)
             predicted[found, right, coarse] += 1

@@ -514,7 +514,7 @@ class DoctorConfig:
     storage: str = "studies.journal"
     """Where studies are kept: FILE.journal, postgresql://HOST/NAME, sqlite:///FILE."""
     close: bool = True
-    """Close the runs whose process is dead; false only lists them."""
+    """Close the runs whose process is dead, and discard damaged prepared pictures; false only lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)

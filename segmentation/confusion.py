@@ -27,6 +27,23 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
     return ratios(np.nansum(values, -1), np.isfinite(values).sum(-1))
 
 
+def mean_over_split(values: np.ndarray, of_split: np.ndarray) -> np.ndarray:
+    """Mean over one set of classes, those with a value in the whole split, whichever images the values are of.
+
+    In a resample without a pixel of a class of the set, labelled or predicted, the class keeps its value in the whole
+    split: the mean neither loses the class, which would change what is averaged, nor counts it as 0, though nobody
+    erred on it.
+
+    Args:
+        values: `(..., C)`, of resamples or of the split itself; NaN where a class is not defined.
+        of_split: `(C,)`, NaN for classes that are not in the set.
+    """
+    chosen = np.isfinite(of_split)
+    if not chosen.any():
+        return np.full(values.shape[:-1], np.nan)
+    return np.where(np.isfinite(values), values, of_split)[..., chosen].mean(-1)
+
+
 class Confusion:
     """Streaming counts of pixels, kept per image. Void pixels are not counted."""
 

@@ -4,14 +4,17 @@ import numpy as np
 import torch
 
 from segmentation.calibration import BINS, coarse
+from segmentation.devices import countable
+from segmentation.log_odds import LOG_ODDS_BINS, bin_of_log_odds
 from segmentation.reliability import FINE_BINS, Bins, bin_of, histogram_columns, histograms, numbered
-from segmentation.softmax import PixelPredictions, check_shapes, pixel_predictions
+from segmentation.softmax import PixelPredictions, check_classes, check_shapes, pixel_predictions
 
 
 def columns(classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Columns of an `ImageTable` that hold what is counted on an image, but for those of the tables in `Scores`."""
     return (
         {"pixels": ("u4", ()), "negative_log_likelihood": ("f8", ()), "brier": ("f8", ())}
+        | histogram_columns((), LOG_ODDS_BINS, "log_odds_")
         | histogram_columns((), BINS, "boundary_")
         | histogram_columns((classes,), BINS, "true_")
         | histogram_columns((classes,), BINS, "predicted_")
@@ -22,8 +25,8 @@ def columns(classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
 def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> dict[str, np.ndarray]:
     """Count the non-void pixels of each image.
 
-    On the CPU float32 logits are counted in one compiled pass, elsewhere by torch; the definitions are the same, and
-    probabilities differ in their last digits.
+    On the CPU float32 logits are counted in one compiled pass, on CUDA by torch; the definitions are the same, and
+    probabilities differ in their last digits. Any other device may lack float64: its logits are copied to the CPU.
 
     Args:
         logits: `(B, C, H, W)` floating point, never probabilities; half precision is computed in float32.
@@ -37,6 +40,7 @@ def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     Raises:
         ValueError: a shape, a type or a label does not fit.
     """
+    logits, masks, near = countable(logits, masks, near)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     if logits.device.type == "cpu" and logits.dtype == torch.float32:
@@ -49,9 +53,13 @@ def count_right(logits: torch.Tensor, masks: torch.Tensor) -> int:
     """How many pixels have their true class for the most probable one, the lowest of equals; void is never right.
 
     Args:
-        logits: `(B, C, H, W)` floating point.
+        logits: `(B, C, H, W)` floating point, at least two classes.
         masks: `(B, H, W)` uint8 class indices, 255 is void; on the same device.
+
+    Raises:
+        ValueError: there is a single class.
     """
+    check_classes(logits)
     if logits.device.type == "cpu" and logits.dtype == torch.float32:
         from segmentation import compiled_counting
 
@@ -73,6 +81,7 @@ def _compiled(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> 
         counts.loss_and_brier[:, 1],
         counts.confusion,
         Bins(*(part.sum(1) for part in fine.named().values())),
+        _bins(counts.log_odds, counts.log_odds_confidence),
         Bins(*(coarse(part[:, 1]) for part in fine.named().values())),
         _bins(counts.true, counts.true_confidence),
         predicted,
@@ -104,6 +113,7 @@ def _by_torch(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> 
         brier,
         confusion.cpu().numpy(),
         histograms(row, fine, pixels.confidence, pixels.correct, images, FINE_BINS),
+        histograms(row, bin_of_log_odds(pixels.log_odds), pixels.confidence, pixels.correct, images, LOG_ODDS_BINS),
         by(0, 1, near & pixels.valid).each(images),
         by(masks.long(), classes, pixels.valid),
         by(pixels.label, classes, pixels.valid),
@@ -159,6 +169,7 @@ def _named(
     brier: np.ndarray,
     confusion: np.ndarray,
     fine: Bins,
+    log_odds: Bins,
     boundary: Bins,
     true: Bins,
     predicted: Bins,
@@ -166,6 +177,6 @@ def _named(
 ) -> dict[str, np.ndarray]:
     return {
         "pixels": pixels, "negative_log_likelihood": loss, "brier": brier, "confusion": confusion, **fine.named(),
-        **boundary.named("boundary_"), **true.named("true_"), **predicted.named("predicted_"),
-        **one_vs_rest.named("one_vs_rest_"),
+        **log_odds.named("log_odds_"), **boundary.named("boundary_"), **true.named("true_"),
+        **predicted.named("predicted_"), **one_vs_rest.named("one_vs_rest_"),
     }  # fmt: skip

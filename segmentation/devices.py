@@ -1,7 +1,7 @@
 """Where and in which precision to compute."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -20,7 +20,10 @@ def resolve_device(name: str, place: int = 0, processes: int = 1) -> torch.devic
     """
     if processes > 1:
         device = resolve_device(name)
-        return device if device.type == "cpu" else own_gpu(device, place, processes, torch.cuda.device_count())
+        if device.type == "cpu":
+            return device
+        gpus = torch.cuda.device_count()
+        return own_gpu(device, place, processes, gpus, gpus == 1 and sees_its_own(os.environ))
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -29,13 +32,22 @@ def resolve_device(name: str, place: int = 0, processes: int = 1) -> torch.devic
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        present = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        mps = ["mps"] if torch.backends.mps.is_available() else []
+        present = ["cpu", *mps, *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise InputError(f"device={name!r} is not here. Present: {', '.join(present)}.") from error
     return device
 
 
-def own_gpu(device: torch.device, place: int, processes: int, gpus: int) -> torch.device:
-    """The GPU of the process at `place` of several on a machine with so many of them; `device` is what was asked for.
+def own_gpu(device: torch.device, place: int, processes: int, gpus: int, sees_one: bool = False) -> torch.device:
+    """The GPU of the process at `place` of several on a machine.
+
+    Args:
+        device: what was asked for.
+        place: of the process among those on this machine, from 0.
+        processes: how many there are.
+        gpus: how many GPUs this process sees.
+        sees_one: whether it sees only the one that is its own, as `srun --gpus-per-task=1` gives it; see
+            `sees_its_own`.
 
     Raises:
         InputError: there are not enough, or one certain GPU was asked for.
@@ -44,12 +56,42 @@ def own_gpu(device: torch.device, place: int, processes: int, gpus: int) -> torc
         raise InputError(
             f"device={device} is one for {processes} processes: set device=cuda, device=cpu, or processes=1"
         )
+    if sees_one:
+        return torch.device("cuda", 0)
     if processes > gpus:
         raise InputError(
             f"processes={processes} on GPUs need one each, and there {'is' if gpus == 1 else 'are'} {gpus} here: set "
             f"processes={gpus} or device=cpu"
         )
     return torch.device("cuda", place)
+
+
+def sees_its_own(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher has given this process, one of several, a single GPU to see."""
+    launched = int(environment.get("WORLD_SIZE", "1")) > 1
+    visible = environment.get("CUDA_VISIBLE_DEVICES") or environment.get("HIP_VISIBLE_DEVICES") or ""
+    return launched and len([name for name in visible.split(",") if name.strip()]) == 1
+
+
+def countable(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors where float64 exists, in which everything is summed: as they are on the CPU and CUDA, else copies.
+
+    Apple's mps has no float64, nor have most other accelerators.
+    """
+    return tuple(each if each.device.type in ("cpu", "cuda") else each.cpu() for each in tensors)
+
+
+def memory_format(device: torch.device, channels_last: bool) -> torch.memory_format:
+    """How a network's tensors lie in memory: channels last, if asked for, on the CPU and CUDA alone.
+
+    On mps batch norm has wrong gradients for it: https://github.com/pytorch/pytorch/issues/175189
+    """
+    return torch.channels_last if channels_last and device.type in ("cpu", "cuda") else torch.contiguous_format
+
+
+def copied(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors on a device; elsewhere than on CUDA they are there when this returns."""
+    return tuple(each.to(device, non_blocking=device.type == "cuda") for each in tensors)
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

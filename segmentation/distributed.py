@@ -32,7 +32,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from segmentation.config import TrainConfig
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.interruption import SIGNALS, answer_all
 from segmentation.runtime import prepare_process
 
@@ -77,16 +77,27 @@ class Team:
         dist.all_reduce(sums)
         return tuple(sums.tolist())
 
-    def average(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Set floating-point tensors to their mean over all processes; what is equal everywhere stays as it is."""
-        if self.size == 1 or not tensors:
+    def pool(self, means: Sequence[torch.Tensor], variances: Sequence[torch.Tensor]) -> None:
+        """Set means and variances of values of each process to those of the values of all; each process counts once.
+
+        By the law of total variance, the mean of the variances lacks the variance between the means.
+        """
+        if self.size == 1 or not means:
             return
-        together = torch.cat([tensor.detach().flatten().to("cpu", torch.float64) for tensor in tensors])
-        dist.all_reduce(together)
-        together /= self.size
+        mean, variance = (
+            torch.cat([tensor.detach().flatten().cpu().double() for tensor in tensors])
+            for tensors in (means, variances)
+        )
+        whole = mean.clone()
+        dist.all_reduce(whole)
+        whole /= self.size
+        variance += (mean - whole) ** 2
+        dist.all_reduce(variance)
+        variance /= self.size
         with torch.no_grad():
-            for tensor, mean in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
-                tensor.copy_(mean.reshape(tensor.shape))
+            for tensors, found in ((means, whole), (variances, variance)):
+                for tensor, part in zip(tensors, found.split([tensor.numel() for tensor in tensors]), strict=True):
+                    tensor.copy_(part.reshape(tensor.shape))
 
     def told(self, value: Any = None) -> Any:
         """What the first process tells all others; only its own `value` counts."""
@@ -119,7 +130,7 @@ class Team:
 
     def dismiss(self) -> None:
         """Let the others end, unless they are in the middle of an epoch and cannot hear it."""
-        if self.size > 1 and not self.in_epoch:
+        if self.store is not None and not self.in_epoch:
             self._call(0)
 
     def meet(self, device: torch.device, alive: Callable[[], None] = lambda: None) -> None:
@@ -166,7 +177,7 @@ def by_torchrun() -> bool:
 
 def rank() -> int:
     """The rank of this process as `torchrun` has started it; 0 without it."""
-    return int(os.environ["RANK"]) if by_torchrun() else 0
+    return int(os.environ.get("RANK", "0")) if by_torchrun() else 0
 
 
 @contextmanager
@@ -235,6 +246,7 @@ def follow_torchrun(config: TrainConfig, follower: Follower) -> None:
 def _place(config: TrainConfig) -> Team:
     """How many train together, and which of them this process is."""
     if by_torchrun():
+        _need(*LAUNCHED)
         team = Team(
             rank(), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
         )
@@ -252,7 +264,23 @@ def _place(config: TrainConfig) -> Team:
     return team
 
 
+LAUNCHED = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+"""What a launcher sets beside `WORLD_SIZE`, and where to meet: `MASTER_ADDR` and `MASTER_PORT`."""
+
+
+def _need(*names: str) -> None:
+    """Raise an `InputError` for environment variables that a launcher should have set."""
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} says that a launcher has started several processes, but "
+            f"{listed(missing)} {'is' if len(missing) == 1 else 'are'} not set: torchrun sets all; for Slurm see "
+            f"docs/scaling.md"
+        )
+
+
 def _torchrun_store() -> Any:
+    _need("MASTER_ADDR", "MASTER_PORT")
     store, _, _ = next(rendezvous("env://", timeout=BETWEEN))
     return store
 

@@ -74,8 +74,11 @@ class ImageTable:
 
     def column(self, name: str) -> np.ndarray:
         """One column of all images, `(N, ...)`, in memory."""
-        empty = np.empty(0, self._row)[name]
-        return np.concatenate([empty, *(block[name] for block in self.blocks())])
+        return np.concatenate([self.column_of_none(name), *(block[name] for block in self.blocks())])
+
+    def column_of_none(self, name: str) -> np.ndarray:
+        """The column of no images, `(0, ...)`: its type and shape."""
+        return np.empty(0, self._row)[name]
 
     def _append(self, images: Sequence[int] | None, rows: np.ndarray) -> None:
         if self._numbered is None:
@@ -105,8 +108,10 @@ class ImageTable:
 
     def _read(self, places: np.ndarray) -> np.ndarray:
         size = self._row.itemsize
-        if len(places) and places[-1] - places[0] + 1 == len(places) and (np.diff(places) == 1).all():
-            content = os.pread(self._file.fileno(), len(places) * size, int(places[0]) * size)
-        else:
-            content = b"".join(os.pread(self._file.fileno(), size, int(place) * size) for place in places)
+        content = bytearray(len(places) * size)
+        breaks = np.flatnonzero(np.diff(places) != 1) + 1
+        for start, stop in zip([0, *breaks], [*breaks, len(places)], strict=True):  # rows that lie one after the other
+            if start < stop:
+                self._file.seek(int(places[start]) * size)
+                self._file.readinto(memoryview(content)[start * size : stop * size])
         return np.frombuffer(content, self._row)

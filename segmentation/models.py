@@ -68,7 +68,10 @@ class Segmenter(nn.Module):
 
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits `(B, C, H, W)` of the head, `out`, and of the auxiliary head, `aux`, if any; never calibrated."""
-        outputs: dict[str, torch.Tensor] = self.network((images.float() - self.mean) / self.deviation)
+        scaled = (images.float() - self.mean) / self.deviation
+        if scaled.device.type not in ("cpu", "cuda"):
+            scaled = scaled.contiguous()  # see `devices.memory_format`
+        outputs: dict[str, torch.Tensor] = self.network(scaled)
         return outputs
 
 

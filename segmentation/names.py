@@ -9,6 +9,11 @@ def is_plain(name: str) -> bool:
     return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
 
 
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC); some systems and tools write accents apart (NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
 def stays_inside(name: str) -> bool:
     """Whether a path, as any system reads it, stays in the folder that it is joined to; links are not looked at."""
     return not any(path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name)))

@@ -1,18 +1,14 @@
 """Pictures as people have them: found below a folder, read upright, refused by name."""
 
-import os
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
 
 from PIL import Image
 
 from segmentation.errors import InputError
 from segmentation.names import is_plain
-from segmentation.picture_files import decoded, refuse_deep
-from segmentation.prediction import upright
+from segmentation.picture_files import SUFFIXES, decoded, walk
+from segmentation.pixels import color_image
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Endings of files that are taken for pictures, in any case."""
 TABLE, LEGEND = "predictions.csv", "legend.png"
 """What lies in every folder of predictions."""
 PREDICTED = ("masks", "confidence", "overlays", LEGEND)
@@ -22,7 +18,8 @@ PREDICTED = ("masks", "confidence", "overlays", LEGEND)
 def find_pictures(place: Path, output: Path) -> dict[str, Path]:
     """The pictures in a folder and all folders in it, by their path below it; or the one file.
 
-    Hidden files are left out, and so is what predictions have written: `PREDICTED` beside a `TABLE`, or in `output`.
+    Links are followed. Hidden files and those of systems and tools are left out as in training, and so is what
+    predictions have written: `PREDICTED` beside a `TABLE`, or in `output`.
     A path that cannot be printed has escapes for what cannot.
 
     Raises:
@@ -33,12 +30,10 @@ def find_pictures(place: Path, output: Path) -> dict[str, Path]:
     if not place.is_dir():
         raise InputError(f"images={place} does not exist; name a picture or a folder of pictures")
     found: dict[str, Path] = {}
-    for name, folders, files in os.walk(place, onerror=_refuse):
-        folder = Path(name)
+    for folder, folders, files in walk(place):
         written = TABLE in files or folder.resolve() == output.resolve()
         folders[:], files = (
-            [each for each in names if not each.startswith(".") and not (written and each in PREDICTED)]
-            for names in (folders, files)
+            [each for each in names if not (written and each in PREDICTED)] for names in (folders, files)
         )
         for each in files:
             if each.lower().endswith(SUFFIXES):
@@ -54,16 +49,13 @@ def find_pictures(place: Path, output: Path) -> dict[str, Path]:
 
 
 def read_picture(file: Path) -> Image.Image:
-    """The picture in RGB, turned as its camera says; of several frames the first.
-
-    Transparency is dropped, as in training.
+    """Return the image in RGB, read as in training: turned as its EXIF orientation says, transparency dropped.
 
     Raises:
         InputError: why it cannot be read.
     """
     with decoded(file) as image:
-        refuse_deep(image)
-        return upright(image)
+        return color_image(image)
 
 
 def output_names(pictures: list[str]) -> dict[str, str]:
@@ -87,7 +79,3 @@ def _told(path: str) -> str:
     return "".join(
         letter if is_plain(letter) else letter.encode("unicode_escape", "surrogatepass").decode() for letter in path
     )
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise InputError(f"folder {error.filename} cannot be read: {error.strerror}") from error

@@ -72,7 +72,7 @@ def predict_pictures(
         def write(read: _Read, logits: Sequence[torch.Tensor]) -> None:
             try:
                 prediction = at_size(logits, (read.image.height, read.image.width))
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 skip(read.path, f"it could not be predicted: {error}")
             else:
                 output.add(read.path, names[read.path], read.image, *prediction)

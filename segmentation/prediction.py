@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
@@ -92,7 +92,17 @@ class Predictor:
 
 @torch.inference_mode()
 def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction:
-    """The prediction at `(H, W)` from logits `(1, C, h, w)`; of several, their probabilities are averaged."""
+    """The prediction at `(H, W)` from logits `(1, C, h, w)`; of several, their probabilities are averaged.
+
+    Raises:
+        ValueError: there is a single class, or a pixel has no confidence: a logit is NaN or infinite.
+    """
+    logits = list(logits)
+    if logits[0].shape[1] < 2:
+        raise ValueError(
+            f"logits {tuple(logits[0].shape)} have {logits[0].shape[1]} channel(s), and a softmax needs at least two: "
+            f"of a binary model's logits z stack [0, z], as torch.cat([torch.zeros_like(z), z], 1)"
+        )
     height, width = size
     wide = [_widened(each.float(), width) for each in logits]
     classes = torch.empty(size, dtype=torch.uint8, device=wide[0].device)
@@ -107,14 +117,13 @@ def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction
             confidence[strip] = shifted.exp_().sum(0).reciprocal_()
         else:
             confidence[strip], classes[strip] = torch.stack([each.softmax(0) for each in resized]).mean(0).max(0)
+    unsure = int(confidence.isnan().sum())
+    if unsure:
+        raise ValueError(
+            f"the model gives no class to {unsure} of {height * width} pixels: its logits are NaN or infinite there, "
+            f"as those of a model that diverged in training; train it with a lower learning_rate"
+        )
     return Prediction(classes.cpu().numpy(), confidence.cpu().numpy())
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """The picture as one sees it: in RGB, turned as its EXIF data say; transparency is dropped, as in training."""
-    turned = ImageOps.exif_transpose(picture)
-    # straight to RGB, Pillow would warn of a palette's transparency
-    return (turned.convert("RGBA") if "transparency" in turned.info else turned).convert("RGB")
 
 
 def _first_zero(shifted: torch.Tensor) -> torch.Tensor:

@@ -6,16 +6,19 @@ passes and keeps sums only, in float64, so that memory does not grow with their 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from segmentation.devices import countable
 from segmentation.errors import InputError, one_of
 from segmentation.labels import VOID
+from segmentation.resampling import RESAMPLES, resampled
 from segmentation.softmax import check_shapes
 from segmentation.stored_logits import check_images
 
@@ -27,6 +30,9 @@ AT_BOUND = 1.01
 
 LARGEST_LOGIT = 1e15
 """Squares of larger ones would overflow in float32."""
+
+NODES = 9
+"""Temperatures at which resamples of the fitting images are looked at; between them is interpolated."""
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -44,8 +50,8 @@ class Passes:
         self._batches = batches
         self._classes = classes
         self.count = 0
-        self.device = torch.device("cpu")
-        """Where the batches of the last pass were."""
+        self.device = self.given_on = torch.device("cpu")
+        """Where the batches of the last pass are computed with, and where they were given."""
         self.length = 0
         """Batches with a labelled pixel in the last pass."""
 
@@ -57,6 +63,8 @@ class Passes:
             with torch.inference_mode(False):
                 check_shapes(logits, labels)
                 check_images(logits, images)
+                self.given_on = logits.device
+                logits, images, labels = countable(logits, images, labels)
                 if logits.shape[1] != self._classes:
                     raise ValueError(f"logits of {logits.shape[1]} classes, where {self._classes} are expected")
                 lowest, highest = logits.aminmax()
@@ -101,7 +109,7 @@ class Temperature(Calibrator):
         self.temperature = nn.Parameter(torch.ones(()))
 
     def forward(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        return _divided(logits, self.temperature)
+        return divided(logits, self.temperature)
 
     def fit(self, passes: Passes, seed: int) -> None:
         with torch.no_grad():
@@ -197,7 +205,7 @@ class LocalTemperature(Calibrator):
         return torch.exp(_MIDDLE + _REACH * torch.tanh(field.float()))
 
     def forward(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        return _divided(logits, self.temperatures(logits, images))
+        return divided(logits, self.temperatures(logits, images))
 
     def fit(self, passes: Passes, seed: int) -> None:
         self.load_state_dict(LocalTemperature(self.classes, seed).state_dict())
@@ -225,7 +233,7 @@ class LocalTemperature(Calibrator):
         # the NLL's slope is known, so only the small network is differentiated through
         slope, _ = _derivatives(logits, labels, inverse.detach())
         inverse.backward(slope[:, None] / pixels)
-        corrected = _divided(logits, temperatures.detach())
+        corrected = divided(logits, temperatures.detach())
         nll = F.cross_entropy(corrected, labels, ignore_index=VOID, reduction="none")
         return nll.double().sum().item() / pixels
 
@@ -271,6 +279,9 @@ class Fit:
     """Of the temperature over the non-void pixels; all the same for a global one; None for vector scaling."""
     at_bound: float
     """Share of the non-void pixels whose temperature is at a bound, in [0, 1]."""
+    refitted: np.ndarray | None = None
+    """`(R,)` the temperature fitted to each resample of the fitting images; None for calibrators with more parameters,
+    of which so many fits would take too long."""
 
     def described(self) -> str:
         """What was found, in a sentence; and a warning in another if a temperature is at a bound."""
@@ -333,14 +344,15 @@ def fit(method: str, batches: Batches, classes: int, seed: int = 0) -> Fit:
         calibrator, after = build(method, classes).to(passes.device), before
     calibrator.requires_grad_(False)
     temperature, at_bound = calibrator.summary(passes)
-    return Fit(calibrator, before, after, passes.count, temperature, at_bound)
+    refitted = refitted_temperatures(passes, temperature[0]) if method == "temperature" and temperature else None
+    return Fit(calibrator.to(passes.given_on), before, after, passes.count, temperature, at_bound, refitted)
 
 
 def _float32_at_least(logits: torch.Tensor) -> torch.Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def _divided(logits: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+def divided(logits: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:
     """Logits less the pixel's largest, divided by the temperature, float32; the largest stays so, alone.
 
     Plain division can round two unequal logits to the same number, and then the predicted label changes.
@@ -385,6 +397,56 @@ def _best_temperature(passes: Passes) -> float:
         if abs(step) <= 1e-5 * inverse:  # Newton's steps square the error, so it is about 1e-10 now
             return 1 / inverse
         ((slope,), (curvature,)) = _slopes(passes, (inverse,))
+
+
+def refitted_temperatures(passes: Passes, temperature: float, resamples: int = RESAMPLES, seed: int = 1) -> np.ndarray:
+    """The best temperature of each resample of the fitting images, `(R,)`: images are drawn with replacement.
+
+    The slope of the NLL by 1/T is a sum over images. It is computed for each image at a few values of 1/T; its root in
+    a resample is interpolated between them. The values are spread over what one step of Newton's method from the best
+    temperature of all images finds for the resamples.
+
+    Args:
+        passes: over the fitting images.
+        temperature: the best for all of them.
+        resamples: how many.
+        seed: of the draws; another one than that of the scored images, which are drawn independently.
+    """
+    slope, curvature = _image_slopes(passes, np.array([1 / temperature]))
+
+    def step(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        slopes, curvatures = sums["slope"][:, 0], sums["curvature"][:, 0]
+        return {"step": np.divide(-slopes, curvatures, out=np.zeros_like(slopes), where=curvatures > 0)}
+
+    steps = resampled(step, [{"slope": slope, "curvature": curvature}], len(slope), resamples, seed)["step"]
+    # in the logarithm, so that no step leads below 0; half as far again, since one step is not the whole way
+    reach = np.log1p(1.5 * np.abs(steps).max() * temperature)
+    lowest, highest = np.clip(np.exp([-reach, reach]) / temperature, 1 / HIGHEST, 1 / LOWEST)
+    inverses = np.geomspace(lowest, highest, NODES)
+    slope, _ = _image_slopes(passes, inverses)
+
+    def root(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        slopes = sums["slope"]  # (R, NODES), rising: the NLL is convex
+        right = np.clip((slopes < 0).sum(1), 1, NODES - 1)[:, None]
+        low, high = (np.take_along_axis(slopes, right - place, 1)[:, 0] for place in (1, 0))
+        part = np.clip(np.divide(-low, high - low, out=np.zeros_like(low), where=high > low), 0, 1)
+        logs = np.log(inverses)
+        return {"temperature": np.exp(-(logs[right[:, 0] - 1] * (1 - part) + logs[right[:, 0]] * part))}
+
+    return resampled(root, [{"slope": slope}], len(slope), resamples, seed)["temperature"]
+
+
+def _image_slopes(passes: Passes, inverses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of both `_derivatives` over each image's pixels, at each of K values of 1/T; `(N, K)` float64 each."""
+    found: list[np.ndarray] = []
+    for logits, _, labels in passes:
+        for inverse in inverses:
+            pair = _derivatives(logits, labels, float(inverse))
+            found.append(torch.stack([part.sum((1, 2), dtype=torch.float64) for part in pair]).cpu().numpy())
+    count = len(inverses)
+    batches = [np.stack(found[start : start + count], -1) for start in range(0, len(found), count)]  # (2, B, K)
+    slope, curvature = np.concatenate(batches, 1)
+    return slope, curvature
 
 
 def _slopes(passes: Passes, inverses: tuple[float, ...]) -> tuple[list[float], list[float]]:

@@ -14,6 +14,7 @@ import torch
 
 from segmentation.calibration import BINS, coarse, confidence_gap, ece, mce
 from segmentation.confusion import ratios
+from segmentation.devices import countable
 from segmentation.image_table import ImageTable
 from segmentation.softmax import pixel_predictions
 
@@ -105,6 +106,7 @@ def histograms(
 
     All tensors of one shape.
     """
+    row, bin_index, confidence, correct = countable(row, bin_index, confidence, correct)
     cells = rows * bins
     cell = torch.where(row < rows, row * bins + bin_index, cells).flatten()
     if torch.are_deterministic_algorithms_enabled():  # CUDA adds weights up in any order
@@ -120,8 +122,8 @@ def bin_of(confidence: torch.Tensor, bins: int) -> torch.Tensor:
 
     An edge is k/bins in the precision of the confidence, so that a float32 confidence written as 0.1 lies on 0.1.
     """
-    edges = torch.arange(1, bins, device=confidence.device, dtype=torch.float64) / bins
-    return torch.bucketize(confidence, edges.to(confidence.dtype), right=False)
+    edges = torch.arange(1, bins, dtype=torch.float64) / bins  # on the CPU, since not every device has float64
+    return torch.bucketize(confidence, edges.to(confidence.dtype).to(confidence.device), right=False)
 
 
 def histogram_columns(rows: tuple[int, ...], bins: int, prefix: str = "") -> dict[str, tuple[str, tuple[int, ...]]]:

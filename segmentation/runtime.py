@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 
+from segmentation.errors import InputError
+
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
 """Names of glibc's settings in `malloc.h`."""
 AT_ONCE = 64 * 2**20
@@ -11,6 +13,15 @@ AT_ONCE = 64 * 2**20
 TURNS = "10000"
 """How often a thread of OpenMP looks for its next loop before it sleeps: for a tenth of a millisecond or so, which is
 longer than it takes from loop to loop within a step. With a tenth of that, threads sleep and wake all the time."""
+
+
+def check_system(platform: str = sys.platform) -> None:
+    """Raise an `InputError` on a system that this program is not made for; `platform` is as of `sys.platform`."""
+    if platform in ("win32", "cygwin", "msys"):
+        raise InputError(
+            "this program runs on Linux and macOS, not on Windows itself: start it in WSL 2, Windows' own Linux "
+            "(`wsl --install`), where it finds the GPU, too"
+        )
 
 
 def prepare_process() -> None:

@@ -1,10 +1,10 @@
 """One pass over a split: everything that is measured on it, exactly."""
 
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from segmentation import calibration
 from segmentation.boundaries import boundary_band
 from segmentation.calibration import coarse
-from segmentation.confusion import Confusion, iou, mean_of_defined, ratios
+from segmentation.confusion import Confusion, iou, mean_over_split, ratios
 from segmentation.counting import columns, count_pixels
 from segmentation.errors import InputError
 from segmentation.full_precision import full_precision
@@ -26,38 +26,66 @@ from segmentation.reliability import Bins, Reliability
 from segmentation.resampling import Interval, interval, resampled
 from segmentation.stored_arrays import stored_arrays
 
-KINDS_OF_BINS = ("", "boundary_", "true_", "predicted_", "one_vs_rest_")
+KINDS_OF_BINS = ("", "log_odds_", "boundary_", "true_", "predicted_", "one_vs_rest_")
 """How the names of an image's histograms begin."""
+LATER_COLUMNS = {f"log_odds_{name}" for name in Bins.NAMES}
+"""Columns that files of earlier versions lack; the metrics that need them are then NaN."""
 BOUNDARY_WIDTH = 3
 """Rows and columns on either side of a boundary that belong to its band."""
 
 
-def figures(sums: Mapping[str, np.ndarray], draws: int = 1) -> dict[str, np.ndarray]:
+class ClassValues(NamedTuple):
+    """What means over classes average, of the whole split; `(C,)` each, NaN for a class that is left out."""
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+
+    @classmethod
+    def of(cls, sums: Mapping[str, np.ndarray]) -> "ClassValues":
+        """Those of sums over images, `(..., C)` each."""
+        return cls(
+            iou(sums["intersection"], sums["labelled"], sums["predicted"]),
+            ratios(sums["intersection"], sums["labelled"]),
+        )
+
+    def within(self, classes: "ClassSets") -> "ClassValues":
+        """Those of some classes alone."""
+        return ClassValues(*(np.where(chosen, values, np.nan) for values, chosen in zip(self, classes, strict=True)))
+
+
+class ClassSets(NamedTuple):
+    """The classes that means are taken over; `(C,)` bool each."""
+
+    iou: np.ndarray
+    accuracy: np.ndarray
+
+
+def figures(sums: Mapping[str, np.ndarray], of_split: ClassValues, draws: int = 1) -> dict[str, np.ndarray]:
     """Every metric of `segmentation.metrics.METRICS` from sums over images.
 
     Args:
         sums: arrays `(..., K)` by the names of `Scores.sums`, summed over whichever images.
+        of_split: each class's IoU and accuracy in the whole split, which say over which classes means are taken.
         draws: how many times chance has had its way: 1 for a split, 2 for a resample of it.
 
     Returns:
         Arrays `(...)`; NaN where there is no non-void pixel.
     """
-    fine = sums["count"], sums["gap"]
-    bins = coarse(sums["count"]), coarse(sums["gap"])
+    bins, values = (sums["count"], sums["gap"]), ClassValues.of(sums)
     one_vs_rest = sums["class_count"], sums["class_gap"]
     image_ece = ratios(sums["image_ece"], sums["images"])
     spread = np.maximum(ratios(sums["image_ece_squared"], sums["images"]) - image_ece**2, 0)
     debiased_ece, debiased_rmsce = calibration.debiased(*bins, sums["moments"], draws)
     reliability, resolution, uncertainty = calibration.brier_decomposition(*one_vs_rest, sums["class_positive"])
-    values = {
+    found = {
         "loss": ratios(sums["negative_log_likelihood"], sums["pixels"]),
-        "pixel_accuracy": ratios(sums["correct"].sum(-1), sums["pixels"]),
-        "mean_class_accuracy": mean_of_defined(ratios(sums["intersection"], sums["labelled"])),
-        "mean_iou": mean_of_defined(iou(sums["intersection"], sums["labelled"], sums["predicted"])),
+        "pixel_accuracy": ratios(sums["correct"], sums["pixels"]),
+        "mean_class_accuracy": mean_over_split(values.accuracy, of_split.accuracy),
+        "mean_iou": mean_over_split(values.iou, of_split.iou),
         "ece": calibration.ece(*bins),
         "confidence_gap": calibration.confidence_gap(*bins),
         "debiased_ece": debiased_ece,
-        "adaptive_ece": calibration.adaptive_ece(*fine),
+        "adaptive_ece": calibration.adaptive_ece(sums["log_odds_count"], sums["log_odds_gap"]),
         "classwise_ece": calibration.classwise_ece(*one_vs_rest),
         "image_ece": image_ece,
         "image_ece_spread": np.sqrt(spread * ratios(sums["images"], np.maximum(sums["images"] - 1, 1))),
@@ -68,10 +96,10 @@ def figures(sums: Mapping[str, np.ndarray], draws: int = 1) -> dict[str, np.ndar
         "brier_reliability": reliability,
         "brier_resolution": resolution,
         "brier_uncertainty": uncertainty,
-        "aurc": calibration.area_under_risk_coverage(sums["count"], sums["correct"]),
+        "aurc": calibration.area_under_risk_coverage(sums["log_odds_count"], sums["log_odds_correct"]),
     }
-    assert values.keys() == METRICS.keys()
-    return values
+    assert found.keys() == METRICS.keys()
+    return found
 
 
 class Scores:
@@ -115,21 +143,30 @@ class Scores:
         for parts in zip(*(table.blocks() for table in self.tables), strict=True):
             yield {name: values for part in parts for name, values in part.items()}
 
-    def metrics(self) -> dict[str, float]:
-        """Every metric of `segmentation.metrics.METRICS` by name; NaN where there is no non-void pixel."""
-        return {name: float(value) for name, value in figures(self._pooled()).items()}
+    def metrics(self, classes: ClassSets | None = None) -> dict[str, float]:
+        """Every metric of `segmentation.metrics.METRICS` by name; NaN where there is no non-void pixel.
 
-    def resampled(self) -> dict[str, np.ndarray]:
+        Args:
+            classes: means over classes are taken over these; None takes all that have a value. See `common_classes`.
+        """
+        pooled = self._pooled()
+        return {name: float(value) for name, value in figures(pooled, _of_split(pooled, classes)).items()}
+
+    def resampled(self, classes: ClassSets | None = None) -> dict[str, np.ndarray]:
         """Every metric over 10,000 resamples of the images, and `noise_floor`: the ECE that chance alone gives.
 
         Scores of the same images, in any other scoring, are resampled alike, so that two can be compared in pairs.
+        Means over classes are over one set of classes in every resample, see `mean_over_split`.
+
+        Args:
+            classes: that set, as of `metrics`.
         """
         pooled = self._pooled()
-        split = coarse(pooled["count"]), coarse(pooled["gap"])
+        split, of_split = (pooled["count"], pooled["gap"]), _of_split(pooled, classes)
 
         def of_resamples(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            chance = calibration.chance_ece(coarse(sums["count"]), coarse(sums["gap"]), *split)
-            return figures(sums, draws=2) | {"noise_floor": chance}
+            chance = calibration.chance_ece(sums["count"], sums["gap"], *split)
+            return figures(sums, of_split, draws=2) | {"noise_floor": chance}
 
         return resampled(of_resamples, map(_additive, self.blocks()), len(self))
 
@@ -156,7 +193,8 @@ class Scores:
             len(self),
         )
         accuracy = self.reliability.bins().accuracy
-        ends = [interval(values, value) for values, value in zip(found["accuracy"].T, accuracy, strict=True)]
+        values = _resampled_columns(found, "accuracy", len(accuracy))
+        ends = [interval(each, value) for each, value in zip(values, accuracy, strict=True)]
         return np.array([end.low for end in ends]), np.array([end.high for end in ends])
 
     def image_ece(self) -> np.ndarray:
@@ -168,15 +206,16 @@ class Scores:
         names = [f"{prefix}{name}" for prefix in ("", "boundary_", "true_", "predicted_") for name in Bins.NAMES]
         blocks = ({name: coarse(block[name]) for name in names} for block in self.blocks())
         found = resampled(lambda sums: group_figures(sums, self.labels), blocks, len(self))
-        totals = self._table.totals | self.reliability.table.totals
+        groups = grouped(self._table.totals | self.reliability.table.totals, self.labels)
+        ece, gap = (_resampled_columns(found, name, len(groups)) for name in ("ece", "confidence_gap"))
         return {
-            group: GroupReliability(
-                bins,
-                interval(found["ece"][:, place], bins.ece()),
-                interval(found["confidence_gap"][:, place], bins.signed_gap()),
-            )
-            for place, (group, bins) in enumerate(grouped(totals, self.labels).items())
+            group: GroupReliability(bins, interval(ece[place], bins.ece()), interval(gap[place], bins.signed_gap()))
+            for place, (group, bins) in enumerate(groups.items())
         }
+
+    def log_odds_bins(self) -> Bins:
+        """All pixels of all images in bins of the confidence's log-odds, see `segmentation.log_odds`."""
+        return Bins(*(self._table.totals[f"log_odds_{name}"] for name in Bins.NAMES))
 
     def class_iou(self) -> dict[str, float]:
         """Intersection over union by class name, without the classes neither present nor predicted."""
@@ -190,7 +229,7 @@ class Scores:
             file: what to write.
             about_images: further arrays `(N,)`, such as the images' names.
         """
-        shapes = {name: values for block in islice(self.blocks(), 1) for name, values in block.items()}
+        shapes = self._nothing()
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=4) as archive:
             for name, values in (dict(about_images) | {"image": self._table.images}).items():
                 with archive.open(f"{name}.npy", "w") as stream:
@@ -218,7 +257,7 @@ class Scores:
         return sums or {name: values.sum(0) for name, values in _additive(self._nothing()).items()}
 
     def _nothing(self) -> dict[str, np.ndarray]:
-        return {name: total[None][:0] for table in self.tables for name, total in table.totals.items()}
+        return {name: table.column_of_none(name) for table in self.tables for name in table.totals}
 
 
 def load_scores(
@@ -237,7 +276,7 @@ def load_scores(
         these images by name.
 
     Raises:
-        InputError: the file is not there, damaged, or does not hold scores of these classes.
+        InputError: the file is not there, damaged, of another version, or does not hold scores of these classes.
     """
     scores = Scores(labels, boundary_width)
     columns = {name: total for table in scores.tables for name, total in table.totals.items()}
@@ -245,15 +284,24 @@ def load_scores(
         if "image" not in stored.known or len(stored.known["image"].shape) != 1:
             raise InputError(f"{file} is damaged or of another version: it does not number its images")
         count = stored.known["image"].shape[0]
-        for name in (*columns, *stored.known):
+        missing = columns.keys() - stored.known.keys()
+        if missing & LATER_COLUMNS:
+            missing |= LATER_COLUMNS  # all of them or none
+        if missing - LATER_COLUMNS:
+            raise InputError(
+                f"{file} was written by another version of this program: it holds no {min(missing - LATER_COLUMNS)}; "
+                f"score the model again with the entry point evaluate"
+            )
+        for name in stored.known.keys() - missing:
             expected = columns[name].shape if name in columns else stored.known[name].shape[1:]
-            if name not in stored.known or stored.known[name].shape != (count, *expected):
+            if stored.known[name].shape != (count, *expected):
                 raise InputError(
                     f"{file} holds no {name} of {count} images with {len(labels)} classes; it is damaged, or of "
                     f"another data set"
                 )
-        arrays = stored.read()
-        _check_counts(arrays, columns, file)
+        arrays = stored.read(stored.known.keys() - missing)
+        arrays |= {name: np.zeros((count, *columns[name].shape), columns[name].dtype) for name in missing}
+        _check_counts(arrays, columns, file, missing)
         arrays = {name: values if chosen is None else values[list(chosen)] for name, values in arrays.items()}
     numbers = arrays.pop("image")
     images = numbers.tolist() if chosen is None else range(len(numbers))
@@ -262,15 +310,24 @@ def load_scores(
     return scores, arrays
 
 
-def _check_counts(arrays: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], file: Path) -> None:
-    """Raise an `InputError` for figures that nobody can have counted."""
+def _check_counts(
+    arrays: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], file: Path, missing: Collection[str]
+) -> None:
+    """Raise an `InputError` for figures that nobody can have counted; those of `missing` columns are 0."""
     pixels, numbers = arrays["pixels"], arrays["image"]
+    for name in columns:
+        if arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
+            raise InputError(
+                f"{file} holds a {name} that is NaN or infinite: the model that was scored has diverged, or the file "
+                f"is damaged"
+            )
     believable = (
         all(arrays[name].dtype.kind in ("f" if total.dtype.kind == "f" else "iu") for name, total in columns.items())
-        and all(np.isfinite(arrays[name]).all() and (arrays[name] >= 0).all() for name in columns)
+        and all((arrays[name] >= 0).all() for name in columns)
         and (pixels < 2**32).all()
         and all((arrays[f"{kind}correct"] <= arrays[f"{kind}count"]).all() for kind in KINDS_OF_BINS)
         and (arrays["count"].sum(1) == pixels).all()
+        and ("log_odds_count" in missing or (arrays["log_odds_count"].sum(1) == pixels).all())
         and (arrays["confusion"].sum((1, 2)) == pixels).all()
         and numbers.dtype.kind in "iu"
         and len(np.unique(numbers)) == len(numbers)
@@ -279,10 +336,30 @@ def _check_counts(arrays: Mapping[str, np.ndarray], columns: Mapping[str, np.nda
         raise InputError(f"{file} is damaged: its counts contradict each other")
 
 
+def _of_split(pooled: Mapping[str, np.ndarray], classes: ClassSets | None) -> ClassValues:
+    values = ClassValues.of(pooled)
+    return values if classes is None else values.within(classes)
+
+
+def common_classes(several: Iterable[Scores]) -> ClassSets:
+    """The classes over which means can be compared: those that have a value in each of several scorings.
+
+    A class that no pixel is labelled with has an IoU, 0, only where it was predicted, and then the mean IoU of one
+    model would be over more classes than that of another.
+    """
+    values = [ClassValues.of(scores._pooled()) for scores in several]
+    iou, accuracy = (np.isfinite(parts).all(0) for parts in zip(*values, strict=True))
+    return ClassSets(iou, accuracy)
+
+
+def _resampled_columns(found: Mapping[str, np.ndarray], name: str, count: int) -> np.ndarray:
+    """Resamples `(R, count)` of several values, `(count, R)`; none without images."""
+    return found[name].T if found else np.empty((count, 0))
+
+
 def _additive(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `figures` adds up over images, `(b, ...)`, from what was measured on each."""
-    count, gap = block["count"].astype(np.int64), block["correct"] - block["confidence_sum"]
-    bins = coarse(count), coarse(gap)
+    bins = coarse(block["count"].astype(np.int64)), coarse(block["correct"] - block["confidence_sum"])
     image_ece = calibration.ece(*bins)
     confusion = block["confusion"].astype(np.int64)
     return {
@@ -292,9 +369,12 @@ def _additive(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "pixels": block["pixels"].astype(np.int64),
         "negative_log_likelihood": block["negative_log_likelihood"],
         "brier": block["brier"],
-        "count": count,
-        "gap": gap,
-        "correct": block["correct"].astype(np.int64),
+        "correct": block["correct"].sum(1, np.int64),
+        "count": bins[0],
+        "gap": bins[1],
+        "log_odds_count": block["log_odds_count"].astype(np.int64),
+        "log_odds_gap": block["log_odds_correct"] - block["log_odds_confidence_sum"],
+        "log_odds_correct": block["log_odds_correct"].astype(np.int64),
         "moments": calibration.moments(*bins),
         "intersection": confusion.diagonal(axis1=1, axis2=2),
         "labelled": confusion.sum(2),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 
 from segmentation.labels import VOID
+from segmentation.log_odds import SMALLEST_ODDS
 
 
 class PixelPredictions(NamedTuple):
@@ -14,6 +15,8 @@ class PixelPredictions(NamedTuple):
     """Most probable class, int64; the lowest index of equals."""
     confidence: torch.Tensor
     """Probability of that class, in (0, 1]."""
+    log_odds: torch.Tensor
+    """ln(p / (1 - p)) of that probability p, which does not saturate where p rounds to 1."""
     negative_log_likelihood: torch.Tensor
     """-ln of the probability of the true class, nats; 0 at void pixels."""
     brier: torch.Tensor
@@ -46,13 +49,17 @@ def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredic
     index = torch.where(valid, labels, 0)[:, None]
     true_logit = shifted.gather(1, index)[:, 0]
     probabilities = shifted.exp_()
-    total = probabilities.sum(1)
+    own = probabilities.gather(1, label[:, None])  # 1, or NaN
+    odds = probabilities.scatter_(1, label[:, None], 0).sum(1)  # of the other classes: their sum with 1 loses digits
+    probabilities.scatter_(1, label[:, None], own)
+    total = odds + own[:, 0]
     nll = total.log() - true_logit
     probabilities /= total[:, None]
     brier = probabilities.square().sum(1) - 2 * probabilities.gather(1, index)[:, 0] + 1
     return PixelPredictions(
         label,
         1 / total,
+        _log_odds(logits, highest, label, odds),
         torch.where(valid, nll, 0),
         torch.where(valid, brier, 0),
         valid,
@@ -61,10 +68,22 @@ def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredic
     )
 
 
+def _log_odds(logits: torch.Tensor, highest: torch.Tensor, label: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
+    """Log-odds of the top label from the sum of the other classes' exponentials; anew where these underflow."""
+    found = -odds.log()
+    tiny = odds < float(SMALLEST_ODDS)
+    if tiny.any():
+        image, row, column = tiny.nonzero(as_tuple=True)
+        others = logits[image, :, row, column].scatter(1, label[tiny][:, None], -torch.inf)
+        found[tiny] = highest[tiny] - others.logsumexp(1)
+    return found
+
+
 def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     """Raise a `ValueError` unless logits are `(B, C, H, W)` float and labels `(B, H, W)` whole numbers that fit."""
     if logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
+    check_classes(logits)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(labels.shape) != expected:
         raise ValueError(f"labels must have the shape {expected}, not {tuple(labels.shape)}")
@@ -75,3 +94,12 @@ def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     strange = (labels != VOID) & ((labels < 0) | (labels >= logits.shape[1]))
     if strange.any():
         raise ValueError(f"label {labels[strange][0].item()} is not below {logits.shape[1]} classes, nor void ({VOID})")
+
+
+def check_classes(logits: torch.Tensor) -> None:
+    """Raise a `ValueError` if logits `(B, C, H, W)` have a single channel, whose softmax is 1 everywhere."""
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel(s), and a softmax needs at least two: of a "
+            f"binary model's logits z stack [0, z], as torch.cat([torch.zeros_like(z), z], 1)"
+        )

@@ -21,7 +21,14 @@ from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig
 from segmentation.counting import count_right
 from segmentation.datasets import Split, load_split
-from segmentation.devices import autocast, deterministic, resolve_device, resolve_precision
+from segmentation.devices import (
+    autocast,
+    copied,
+    deterministic,
+    memory_format,
+    resolve_device,
+    resolve_precision,
+)
 from segmentation.distributed import Team
 from segmentation.errors import DivergedError, InputError
 from segmentation.labels import VOID
@@ -203,7 +210,7 @@ class _Training:
             raise InputError(f"{len(data.train)} training images cannot be shared by {team.size} processes")
         self.device = resolve_device(config.device, team.local_rank, team.local_size)
         self.context = autocast(self.device, resolve_precision(config.precision, self.device))
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        layout = memory_format(self.device, config.channels_last)
         self.network = network.to(self.device).to(memory_format=layout)
         self.data = data
         self.config = config
@@ -261,7 +268,7 @@ class _Training:
                     ) from None
                 loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
                 bar.update(len(indices))
-        team.average(_running_statistics(network))
+        team.pool(*_running_statistics(network))
         whole_loss, whole_correct, whole_pixels = team.total(loss_sum, correct, pixels)
         if not whole_pixels:
             return math.nan, math.nan, rate
@@ -277,7 +284,7 @@ class _Training:
         own = team.share(np.arange(len(val)))
         with evaluating(self.network), progress(f"scoring {val.dataset}/{val.name}", len(own)) as bar:
             for indices in index_batches(own, max(1, config.batch_size // team.size)):
-                images, masks = (part.to(self.device, non_blocking=True) for part in val.gather(indices))
+                images, masks = copied(self.device, *val.gather(indices))
                 scores.update(at_size_of(masks, self.network(images)), masks, indices.tolist())
                 bar.update(len(indices))
         merge_all(scores, team)
@@ -303,8 +310,7 @@ class _Training:
         parts = self._parts(len(images), whole)
         with one_update(self.network) if len(parts) > 1 else nullcontext():
             for place, part in enumerate(parts):
-                part_images = images[part].to(self.device, non_blocking=True)
-                part_masks = masks[part].to(self.device, non_blocking=True)
+                part_images, part_masks = copied(self.device, images[part], masks[part])
                 with self._parallel.no_sync() if self._parallel and place < len(parts) - 1 else nullcontext():
                     with self.context:
                         outputs = _training_outputs(outputs_of, part_images)
@@ -354,12 +360,11 @@ class _Outputs(nn.Module):
         return self.network.outputs(images)
 
 
-def _running_statistics(network: nn.Module) -> list[torch.Tensor]:
-    """The tensors that batch norm keeps of the batches it has seen."""
-    return [
-        tensor for module in network.modules() if isinstance(module, nn.BatchNorm2d)
-        for tensor in (module.running_mean, module.running_var) if tensor is not None
-    ]  # fmt: skip
+def _running_statistics(network: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The means and the variances that batch norm keeps of the batches it has seen."""
+    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
+    return [mean for mean, _ in kept if mean is not None], [var for _, var in kept if var is not None]
 
 
 def merge_all(scores: Scores, team: Team) -> None:
@@ -388,7 +393,7 @@ def _training_outputs(
             raise
         raise InputError(
             f"batch norm cannot learn from {len(images)} image(s) of {images.shape[3]} x {images.shape[2]} pixels at a "
-            f"time in this network; make batch_size and micro_batch at least 2, or the pictures larger"
+            f"time in this network; make batch_size and micro_batch at least 2 for each process, or the pictures larger"
         ) from error
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from segmentation import plots, recalibration
@@ -17,7 +18,7 @@ from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
 from segmentation.recalibration import Fit
 from segmentation.resampling import Interval, interval
-from segmentation.scoring import Scores, evaluating
+from segmentation.scoring import Scores, common_classes, evaluating
 from segmentation.stored_logits import StoredLogits
 from studies import model_store, tracking
 from studies.run_names import run_name
@@ -26,6 +27,9 @@ from studies.split_report import bins_record, log_scores, protocol, small_print
 SHOWN = ("ece", "confidence_gap", "loss", "brier", "classwise_ece", "image_ece", "pixel_accuracy", "mean_iou")
 """Metrics whose change is told."""
 
+REFITS = (0.0005, 0.1, 0.5, 0.9, 0.9995)
+"""Quantiles of the refitted temperatures at which the images are scored; between them metrics are interpolated."""
+
 
 class Change(NamedTuple):
     """A metric on the same images, without and with the calibration."""
@@ -33,7 +37,7 @@ class Change(NamedTuple):
     before: float
     after: float
     interval: Interval
-    """95 % interval over images of after - before."""
+    """95 % interval of after - before over scored images, and over fitting images where the fit is one temperature."""
 
 
 def run_calibration(config: CalibrateConfig) -> Fit:
@@ -76,16 +80,20 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         fit = _fit(network, fitted_on, config, device)
         found = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
         print(found)
-        before, after = _scored_both_ways(network, fit, scored_on, config, device)
+        before, after, others = _scored(network, fit, scored_on, config, device)
         network.calibrator = fit.calibrator
         rules, which = protocol(data, scored_on, after), calibrated.described()
-        changes = changed(before, after)
+        changes = changed(before, after, others, fit.refitted)
         tracking.log_json(_fit_record(fit) | about, "calibration/fit.json")
         plain = {"metrics": before.metrics(), "intervals": before.intervals()}
         tracking.log_json(plain | bins_record(before, rules), "calibration/before.json")
-        told = {"protocol": rules, "changes": {name: change._asdict() for name, change in changes.items()}}
+        covered = interval_covers(fit, len(fitted_on), len(scored_on))
+        told = {
+            "protocol": rules, "interval_includes_fit": fit.refitted is not None, "interval": covered,
+            "changes": {name: change._asdict() for name, change in changes.items()},
+        }  # fmt: skip
         tracking.log_json(told, "calibration/changes.json")
-        tracking.log_metrics(_metrics(fit, changes, scored_on.name))
+        tracking.log_metrics(_metrics(fit, before, after, scored_on.name))
         title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{which}"
         both = {"before": before, "after": after}
         picture = plots.reliability_lines(
@@ -93,9 +101,9 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             {name: scores.accuracy_band() for name, scores in both.items()}, small_print(rules),
         )  # fmt: skip
         drawn = tracking.log_figure(picture, "calibration/before_and_after.png")
-        first = f"{found}\n\n{_change_table(changes, scored_on)}", drawn
+        first = f"{found}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
         log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
-        _print_changes(changes, len(scored_on))
+        _print_changes(changes, covered)
         registered = tracking.log_network(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
@@ -103,14 +111,67 @@ def run_calibration(config: CalibrateConfig) -> Fit:
     return fit
 
 
-def changed(before: Scores, after: Scores) -> dict[str, Change]:
-    """What a calibration has changed on the images of a split, metric by metric."""
-    plain, mended = before.metrics(), after.metrics()
-    first, second = before.resampled(), after.resampled()
+def changed(
+    before: Scores,
+    after: Scores,
+    others: Mapping[float, Scores] | None = None,
+    refitted: np.ndarray | None = None,
+) -> dict[str, Change]:
+    """What a calibration has changed on the images of a split, metric by metric.
+
+    Means over classes are over the classes that have a value both before and after.
+
+    Args:
+        before, after: scores of the same images.
+        others: scores of these images after division by other temperatures, at least one.
+        refitted: temperatures `(R,)` fitted to as many resamples of the fitting images as `Scores.resampled` makes; in
+            each the metrics are interpolated between those of `others`. None leaves the fit as it is.
+    """
+    classes = common_classes([before, after])
+    plain, calibrated = before.metrics(classes), after.metrics(classes)
+    first = before.resampled(classes)
+    if refitted is None or not others:
+        second = after.resampled(classes)
+    else:
+        second = _at_temperatures({value: scores.resampled(classes) for value, scores in others.items()}, refitted)
     return {
-        name: Change(plain[name], mended[name], interval(second[name] - first[name], mended[name] - plain[name]))
+        name: Change(
+            plain[name], calibrated[name], interval(second[name] - first[name], calibrated[name] - plain[name])
+        )
         for name in plain
     }
+
+
+def _at_temperatures(
+    resampled: Mapping[float, Mapping[str, np.ndarray]], refitted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Metrics `(R,)` of resamples, each at a temperature of its own, interpolated between those that are given."""
+    nodes = np.array(sorted(resampled))
+    if len(nodes) == 1:
+        return dict(resampled[nodes[0]])
+    right = np.clip(np.searchsorted(nodes, refitted), 1, len(nodes) - 1)
+    part = np.clip((refitted - nodes[right - 1]) / (nodes[right] - nodes[right - 1]), 0, 1)
+    rows = np.arange(len(refitted))
+    found = {}
+    for name in resampled[nodes[0]]:
+        values = np.stack([resampled[node][name] for node in nodes])
+        low, high = values[right - 1, rows], values[right, rows]
+        found[name] = low + part * (high - low)  # exactly the value where both are the same
+    return found
+
+
+def interval_covers(fit: Fit, fitted_on: int, scored_on: int) -> str:
+    """Which chance the intervals of the changes hold, in a sentence."""
+    if fit.refitted is None:
+        return (
+            f"The intervals resample the {scored_on} scored images alone. They leave out that the calibration was "
+            f"fitted to {fitted_on} images: fitted to others, it would change the metrics by more or by less."
+        )
+    low, high = np.quantile(fit.refitted, [0.025, 0.975])
+    return (
+        f"The intervals resample the {scored_on} scored images and, for the temperature, the {fitted_on} fitting "
+        f"images: fitted to resamples of these, it lies between {low:.3f} and {high:.3f} in 95 % of cases."
+    )
 
 
 def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
@@ -145,17 +206,20 @@ def _fit(network: Segmenter, split: Split, config: CalibrateConfig, device: torc
         return recalibration.fit(config.method, stored.batches, len(split.labels), config.seed)
 
 
-def _scored_both_ways(
+def _scored(
     network: Segmenter, fit: Fit, split: Split, config: CalibrateConfig, device: torch.device
-) -> tuple[Scores, Scores]:
-    """Scores of the logits as they are, and calibrated, from one pass of the network."""
-    before, after = (Scores(split.labels, config.boundary_width) for _ in range(2))
+) -> tuple[Scores, Scores, dict[float, Scores]]:
+    """Scores of the logits as they are, calibrated, and at the temperatures of refits, from one pass of the network."""
+    refits = [] if fit.refitted is None else np.unique(np.quantile(fit.refitted, REFITS)).tolist()
+    before, after, *others = (Scores(split.labels, config.boundary_width) for _ in range(2 + len(refits)))
     with evaluating(network):
         for images, masks in in_order(split, config.batch_size, device):
             logits = network(images)
             before.update(logits, masks)
             after.update(fit.calibrator(logits, images), masks)
-    return before, after
+            for scores, temperature in zip(others, refits, strict=True):
+                scores.update(recalibration.divided(logits, temperature), masks)
+    return before, after, dict(zip(refits, others, strict=True))
 
 
 def _fit_record(fit: Fit) -> dict[str, object]:
@@ -165,15 +229,16 @@ def _fit_record(fit: Fit) -> dict[str, object]:
     return {
         "nll_before": fit.nll_before, "nll_after": fit.nll_after, "passes": fit.passes, "temperature": fit.temperature,
         "at_bound": fit.at_bound, "parameters": parameters, "described": fit.described(),
+        "refitted_temperature": None if fit.refitted is None else interval(fit.refitted, fit.refitted.mean()),
     }  # fmt: skip
 
 
-def _metrics(fit: Fit, changes: Mapping[str, Change], split: str) -> dict[str, float]:
+def _metrics(fit: Fit, before: Scores, after: Scores, split: str) -> dict[str, float]:
     found = {"fit/loss_before": fit.nll_before, "fit/loss_after": fit.nll_after, "fit/at_bound": fit.at_bound}
     if fit.temperature is not None:
         found["fit/temperature"] = fit.temperature[1]
-    for name, change in changes.items():
-        found |= {f"before/{name}": change.before, f"{split}/{name}": change.after}
+    for prefix, scores in (("before", before), (split, after)):
+        found |= {f"{prefix}/{name}": value for name, value in scores.metrics().items()}
     return found
 
 
@@ -186,12 +251,13 @@ def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
     return "\n".join([f"| {where} | before | after | 95 % of the change |", "| --- | --- | --- | --- |", *rows])
 
 
-def _print_changes(changes: Mapping[str, Change], images: int) -> None:
-    print(f"\nBefore -> after, and the 95 % interval of the change over {images} images:")
+def _print_changes(changes: Mapping[str, Change], covered: str) -> None:
+    print("\nBefore -> after, and the 95 % interval of the change:")
     for name in SHOWN:
         change = changes[name]
         print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
     print("; ".join(_verdict(name, changes[name]) for name in ("ece", "loss", "mean_iou")) + ".")
+    print(covered)
 
 
 def _verdict(name: str, change: Change) -> str:

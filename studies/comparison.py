@@ -12,7 +12,7 @@ import numpy as np
 from segmentation.errors import InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.resampling import LEVEL, Interval, holm, interval, p_value
-from segmentation.scoring import Scores
+from segmentation.scoring import Scores, common_classes
 from studies.stored_scores import StoredScores
 
 COMPARED = ("ece", "loss", "pixel_accuracy", "mean_iou")
@@ -230,9 +230,11 @@ def seed_spreads(contestants: Sequence[Contestant]) -> list[SeedSpread]:
 
 
 def contestants_of(stored: Sequence[StoredScores], names: Sequence[str]) -> Iterator[Contestant]:
-    for place, (each, title) in enumerate(zip(stored, _titles(stored), strict=True)):
-        scores = each.scores(names)
-        yield Contestant(_letter(place), each, title, scores, scores.metrics(), scores.resampled())
+    """Every run with its metrics on these images, means over classes taken over one set of classes for all runs."""
+    found = [each.scores(names) for each in stored]
+    classes = common_classes(found)
+    for place, (each, title, scores) in enumerate(zip(stored, _titles(stored), found, strict=True)):
+        yield Contestant(_letter(place), each, title, scores, scores.metrics(classes), scores.resampled(classes))
 
 
 def _titles(stored: Sequence[StoredScores]) -> list[str]:

@@ -109,11 +109,20 @@ def _checkpoints(config: DoctorConfig) -> Iterator[str]:
 def _caches(config: DoctorConfig) -> Iterator[str]:
     place = cache.root(config.cache_dir)
     folders = sorted(about.parent for about in place.glob("*/*/about.json"))
-    damaged = [folder for folder in folders if cache.whole(folder) is None]
+    folders = [folder for folder in folders if not cache.is_of_another_version(folder)]
+    damaged = []
+    with progress("reading prepared images", len(folders)) as bar:
+        for folder in folders:
+            if cache.whole(folder) is None:
+                damaged.append(folder)
+            bar.update(1)
     print(f"Prepared pictures: {len(folders)} split(s) in {place}, {len(damaged)} of them damaged.")
     for folder in damaged:
+        if not config.close:
+            yield f"the prepared pictures in {folder} are damaged: remove that folder, or let doctor do so: close=true"
+            continue
+        cache.discard(folder)
         print(f"  {folder} is damaged; it is made again when it is needed.")
-    yield from ()
 
 
 def _records(config: DoctorConfig) -> Iterator[str]:

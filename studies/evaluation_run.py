@@ -1,10 +1,11 @@
 """A trained network scored on any split, as an MLflow run of its own that is linked to the training run."""
 
+import math
 from dataclasses import replace
 
 from segmentation.batches import in_order
 from segmentation.config import EvaluateConfig
-from segmentation.datasets import Originals, Split, load_split, open_split
+from segmentation.datasets import Originals, Split, load_split, open_split, report_coverage
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
 from segmentation.scoring import score
@@ -41,6 +42,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
                 f"{config.model_uri} tells {len(stored.labels)} classes apart ({', '.join(stored.labels.names)}) but "
                 f"{data.dataset} has {len(split.labels)} ({', '.join(split.labels.names)})"
             )
+        report_coverage(split)
         tracking.log_split(split, "evaluation")
         tags = {"model": stored.config.model, "dataset": data.dataset, "dataset_fingerprint": split.fingerprint}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
@@ -50,7 +52,13 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             scored = Originals(split, open_split(data, config.split), data)
         batches = in_order(scored, 1 if config.score_at == "original" else config.batch_size, device)
         scores = score(network, batches, split.labels, boundary_width=config.boundary_width)
-        metrics = {f"{split.name}/{key}": value for key, value in scores.metrics().items()}
+        found = scores.metrics()
+        if scores.reliability.bins().count.any() and not math.isfinite(found["loss"]):
+            raise InputError(
+                f"{config.model_uri} gives logits that are NaN or infinite on {split.dataset}/{split.name}: the model "
+                f"has diverged, and nothing can be scored. Evaluate one that was trained with a lower learning_rate"
+            )
+        metrics = {f"{split.name}/{key}": value for key, value in found.items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics)
         rules = protocol(data, scored, scores)

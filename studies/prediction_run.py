@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from segmentation import plots
 from segmentation.config import PredictConfig
-from segmentation.devices import resolve_device
+from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
 from segmentation.pictures import TABLE, find_pictures, output_names, read_picture
 from segmentation.predicted_folder import PredictedFolder
@@ -49,7 +48,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         tags = {"model": stored.config.model, "dataset": stored.config.dataset}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         device = resolve_device(config.device)
-        network = stored.network().to(device).to(memory_format=torch.channels_last)
+        network = stored.network().to(device).to(memory_format=memory_format(device, True))
         predictor = Predictor(network, stored.config.resize, stored.config.interpolation, device, config.flip)
         folder = PredictedFolder(output, stored.labels)
         started = time.perf_counter()

@@ -1,7 +1,7 @@
 """What a logged model does for `mlflow.pyfunc` and `mlflow models serve`: pictures in, classes and confidence out.
 
-A copy goes along with every logged model, beside one of `prediction.py`, for a server that has nothing else of this
-project: it imports none of the rest.
+A copy goes along with every logged model, beside those of `prediction.py` and `pixels.py`, for a server that has
+nothing else of this project: it imports none of the rest.
 """
 
 import base64
@@ -20,7 +20,8 @@ from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image
 
-from segmentation.prediction import Prediction, Predictor, upright
+from segmentation.pixels import FORMATS, UnfitError, color_image
+from segmentation.prediction import Prediction, Predictor
 
 MAX_PIXELS = 2**24
 """Of all pictures of a request together, and of each as the network sees it."""
@@ -29,7 +30,6 @@ MAX_BYTES = 5 * MAX_PIXELS
 MAX_IMAGES = 1024
 """In a request; each answer is some hundred bytes at least, however small the picture."""
 SPACES = b" \t\n\r\v\f"
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 DIGITS = 4
 """Decimals of a confidence; more would make the JSON half as long again."""
 ENCODINGS = ("arrays", "png")
@@ -133,6 +133,8 @@ class ServedModel:
                 f"{place}: {picture.width} x {picture.height} pixels are too few for this network, which sees "
                 f"pictures at {self.predictor.resize or 'their own size'}; enlarge it"
             ) from error
+        except ValueError as error:  # logits that are NaN
+            raise Refused(f"{place}: {error}") from error
         about = {
             "height": picture.height, "width": picture.width, "class_names": self.class_names,
             "calibration": self.calibration,
@@ -292,11 +294,11 @@ def _pixels(pixels: np.ndarray, place: str) -> Image.Image:
 
 
 def _decoded(picture: Image.Image, place: str) -> Image.Image:
-    """The picture as one sees it: in RGB, and turned as its EXIF data say."""
-    if picture.mode.startswith(("I", "F")):
-        raise Refused(f"{place}: it has more than 8 bits a channel; store it with 8")
+    """The image in RGB, read as in training and prediction."""
     try:
-        return upright(picture)
+        return color_image(picture)
+    except UnfitError as error:
+        raise Refused(f"{place}: it {error}") from error
     except Exception as error:  # Pillow raises nearly anything for a damaged file
         raise Refused(f"{place}: the picture is damaged: {error!s:.80}") from error
 

@@ -19,7 +19,6 @@ from segmentation.datasets import Originals, Split
 from segmentation.groups import Group, GroupReliability
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter
-from segmentation.reliability import FINE_BINS
 from segmentation.resampling import LEVEL, RESAMPLES, Interval, interval
 from segmentation.scoring import Scores, at_size_of, evaluating
 from segmentation.softmax import pixel_predictions
@@ -203,9 +202,9 @@ def reliability_figures(
         lines = {named[group.name]: found.bins for group, found in groups.items() if group.kind == kind}
         if lines:
             yield suffix, plots.reliability_lines(lines, title, note=note)
-    fine = scores.reliability.bins(FINE_BINS)
-    area = float(calibration.area_under_risk_coverage(fine.count, fine.correct))
-    curve = calibration.risk_coverage(fine.count, fine.correct)
+    ordered = scores.log_odds_bins()
+    area = float(calibration.area_under_risk_coverage(ordered.count, ordered.correct))
+    curve = calibration.risk_coverage(ordered.count, ordered.correct)
     yield "_risk_coverage", plots.risk_coverage({"network": curve}, title, {"network": f"area {area:.4f}"}, note=note)
 
 

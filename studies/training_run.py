@@ -7,14 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from segmentation import checkpoints, distributed, models, plots
 from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
-from segmentation.datasets import Split
+from segmentation.datasets import Split, report_coverage
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
@@ -32,8 +31,6 @@ from studies.training_start import load_data, starting_network
 
 EVERY_EPOCH = "epoch_seconds"
 """A figure that every epoch has."""
-BLOCK = 256
-"""Images whose masks are looked at at a time."""
 OF_THE_WHOLE_RUN = 0
 """The step of figures that no epoch has."""
 
@@ -280,11 +277,8 @@ def _mention_oddities(data: Data, config: TrainConfig) -> None:
     for split in (data.train, data.val):
         if split.in_crop != 1:
             print(f"Note: {split.name}: {about_crop(split.in_crop)}")
-    masks = data.train.masks
-    present = {label for start in range(0, len(masks), BLOCK) for label in np.unique(masks[start : start + BLOCK])}
-    absent = [name for index, name in enumerate(data.train.labels.names) if index not in present]
-    if absent:
-        print(f"Note: no pixel of {data.train.dataset}/{data.train.name} is of class {listed(absent)}.")
+    report_coverage(data.train, to_train=True)
+    report_coverage(data.val)
 
 
 def _described(device: torch.device) -> str:

@@ -43,6 +43,8 @@ def on_own_data(root: Path, *more: str) -> list[str]:
         (["train", "--dataset", "camvit"], "Did you mean 'camvid'? Known: shapes, voc2007, voc2012, camvid, folder"),
         (["train", "--learning_rat", "1"], "--learning_rate"),
         (["train", "--download", "maybe"], "--download"),
+        (["train", "--download=maybe"], "--download"),
+        (["train", "--model=fcn_resnet5"], "Did you mean 'fcn_resnet50'?"),
         (["evaluate"], "--model_uri"),
         (["evaluate", "--model_uri", "x", "--score_at", "orginal"], "Did you mean 'original'?"),
         (["train", "--monitor", "val/confidence_gap"], "monitor='val/confidence_gap' is not known"),
@@ -77,6 +79,28 @@ def test_a_recipe_leaves_alone_what_is_typed() -> None:
     assert (config.freeze_backbone, config.freeze_batch_norm) == (3, False)
 
 
+@pytest.mark.parametrize("flag", ["--download", "--log-model", "--freeze_batch_norm"])
+@pytest.mark.parametrize("value", ["true", "True", "TRUE", "false", "False"])
+def test_a_value_may_be_joined_to_its_flag_in_every_spelling(flag: str, value: str) -> None:
+    joined = mlproject.parse(mlproject.TrainConfig, [f"{flag}={value}"], "train")
+    assert joined == mlproject.parse(mlproject.TrainConfig, [flag, value], "train")
+    assert getattr(joined, flag.removeprefix("--").replace("-", "_")) is (value.lower() == "true")
+
+
+@pytest.mark.parametrize("flag", ["--resize", "--micro-batch", "--micro_batch", "--batch-norm-momentum", "--run_name"])
+@pytest.mark.parametrize("value", ["none", "None", "NONE"])
+def test_none_may_be_joined_to_its_flag(flag: str, value: str) -> None:
+    joined = mlproject.parse(mlproject.TrainConfig, [f"{flag}={value}", "--crop=none", "--epochs=3"], "train")
+    assert joined == mlproject.parse(mlproject.TrainConfig, [flag, value, "--crop", "none", "--epochs", "3"], "train")
+    assert getattr(joined, flag.removeprefix("--").replace("-", "_")) is None
+
+
+def test_a_joined_value_may_hold_an_equals_sign() -> None:
+    arguments = ["--data_dir=a=none", "--weight-decay=1e-3", "--model=fcn_resnet101"]
+    config = mlproject.parse(mlproject.TrainConfig, arguments, "train")
+    assert (config.data_dir, config.weight_decay, config.model) == ("a=none", 0.001, "fcn_resnet101")
+
+
 def nothing(root: Path) -> None:
     pass
 
@@ -106,6 +130,12 @@ def empty(root: Path) -> None:
         file.unlink()
 
 
+def foreground_of_255(root: Path) -> None:
+    (root / "classes.txt").write_text("background\nroad\n")
+    for file in root.glob("*/masks/*"):
+        Image.fromarray(np.kron(np.eye(2, dtype=np.uint8) * 255, np.ones((20, 24), np.uint8))).save(file)
+
+
 def file_in_the_way(root: Path) -> None:
     (root / "taken").write_text("")
 
@@ -120,6 +150,7 @@ def file_in_the_way(root: Path) -> None:
         (strange_value, [], "2.png has values that are no class: 9 (1920 pixels); known values: 0-2, 255"),
         (cut_image, [], "2.jpg cannot be read as an image, it is damaged or cut off"),
         (empty, [], "split='val' of folder"),
+        (foreground_of_255, [], 'goes before classes.txt: {"background": 0, "road": 255}'),
         (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
         (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
         (nothing, ["--weights", "imagenet"], "weights=imagenet could not be fetched from"),

@@ -1,16 +1,18 @@
-"""Data larger than memory: what a training holds of its own does not grow with the images that it maps from disk."""
+"""Data larger than memory: neither training nor preparing images holds more of them than it works on."""
 
 import re
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from segmentation.config import TrainConfig
-from segmentation.datasets import Split
+from segmentation.config import DataConfig, TrainConfig
+from segmentation.datasets import Split, cache, open_split
 from segmentation.labels import Labels
 from segmentation.models import Segmenter
 from segmentation.training import Data, train
@@ -91,3 +93,29 @@ def test_what_is_told_of_the_images_copies_none(tmp_path: Path, capsys: pytest.C
         tracemalloc.stop()
     assert "is of class c" in capsys.readouterr().out
     assert peak < MASKS / 4
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells what is mapped from what is not")
+def test_preparing_large_pictures_takes_a_bounded_amount_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 pictures of 1.5 million pixels as they are, 360 MB prepared, while who writes them is slow."""
+    allowed = 100 * 2**20
+    monkeypatch.setattr(cache, "IN_FLIGHT", allowed)
+    for part in ("images", "masks"):
+        (tmp_path / "own/train" / part).mkdir(parents=True)
+    Image.new("RGB", (1500, 1000), (1, 2, 3)).save(tmp_path / "image.png")
+    Image.new("L", (1500, 1000), 1).save(tmp_path / "mask.png")
+    for number in range(60):
+        (tmp_path / f"own/train/images/{number}.png").hardlink_to(tmp_path / "image.png")
+        (tmp_path / f"own/train/masks/{number}.png").hardlink_to(tmp_path / "mask.png")
+    (tmp_path / "own/classes.txt").write_text("a\nb\n")
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path / "own"), resize=None, crop=None)
+    before, most = own_memory(), 0
+    for number, (image, _, _) in enumerate(cache._prepared(open_split(config, "train"), config)):
+        assert image.shape == (1000, 1500, 3)
+        for _ in range(10 if number == 0 else 0):
+            time.sleep(0.1)  # all that may be prepared now is
+            most = max(most, own_memory() - before)
+    print(f"{most / 2**20:.0f} MB, of which {allowed / 2**20:.0f} are allowed")
+    assert most < allowed

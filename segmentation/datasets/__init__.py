@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from segmentation.config import DataConfig
-from segmentation.datasets.cache import Split, load
+from segmentation.datasets.cache import Split, data_fields, load
 from segmentation.datasets.camvid import open_camvid
+from segmentation.datasets.coverage import report_coverage
 from segmentation.datasets.folder import open_folder
 from segmentation.datasets.holdout import HELD_OUT, held_out
 from segmentation.datasets.originals import Originals
@@ -21,7 +22,9 @@ DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
     "folder": open_folder,
 }
 
-__all__ = ["DATASETS", "HELD_OUT", "Originals", "Split", "load_split", "open_split"]
+__all__ = [
+    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split", "report_coverage",
+]  # fmt: skip
 
 
 def load_split(config: DataConfig, split: str) -> Split:

@@ -2,6 +2,9 @@
 
 Layout: `<cache_dir>/<place and preparation>/<state of the files>/{images.npy, masks.npy, about.json}`. A folder appears
 whole, by renaming, or not at all. When the files change, their state has another name and the old folder is removed.
+
+The arrays are read back and compared with their checksums once, when they are built. Opening them later compares only
+sizes, times and headers; `whole` compares everything again.
 """
 
 import hashlib
@@ -10,15 +13,17 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from segmentation.config import DataConfig
 from segmentation.datasets.holdout import HELD_OUT
@@ -29,10 +34,25 @@ from segmentation.labels import VOID, Labels
 from segmentation.progress import progress
 from segmentation.transforms import fraction_in_crop, prepare
 
-FORMAT = 3
+FORMAT = 4
 PARTS = ("images", "masks")
 BLOCK = 64 * 2**20
 """Bytes that are checked at a time."""
+IN_FLIGHT = 512 * 2**20
+"""Bytes that the images being prepared may take together; one larger image is prepared by itself."""
+BYTES_A_PIXEL = 12
+"""What an image takes at most while it is prepared: decoded as 4 bytes a pixel, copied as 3, and its mask 4 times."""
+AHEAD = 256
+"""Images that are begun before the first of them is written."""
+ELSEWHERE = {
+    "data_dir": "`Source.location` stands for it",
+    "download": "says how the files came, not what they are",
+    "cache_dir": "says where the copy is",
+    "train_split": "the split's own name stands for it",
+    "val_split": "the split's own name stands for it",
+    "calibration_fraction": "concerns the training split and what is held out of it",
+}
+"""Fields of the data configuration that do not name a prepared split, and why; all others do."""
 ABANDONED = 24 * 3600
 """Seconds; a copy that was begun so long ago and is not finished is one that nobody works on."""
 
@@ -58,11 +78,19 @@ class Split:
     """Hash of the contents of the source files, in hexadecimal; the same on every machine."""
     digests: tuple[str, ...]
     """The same for each image."""
+    counts: tuple[int, ...] | None = None
+    """Pixels of each mask value, 256 of them; None if nobody has counted."""
     in_crop: float = 1.0
     """Fraction of the original images' pixels that lies in the crop."""
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def pixels_by_value(self) -> tuple[int, ...]:
+        """Pixels of each mask value, 256 of them; a prepared split knows them, of another one the masks are read."""
+        if self.counts is not None:
+            return self.counts
+        return tuple(int(count) for count in sum((np.array(_histogram(mask)) for mask in self.masks), np.zeros(256)))
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
@@ -73,27 +101,29 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     """Map the cached split into memory, building it first where it is missing, stale or damaged."""
     if not source.names:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
-    held_out = config.calibration_fraction if split in (config.train_split, HELD_OUT) else 0.0
-    recipe = (
-        FORMAT,
-        config.dataset,
-        source.location,
-        split,
-        held_out,
-        config.resize,
-        config.crop,
-        config.interpolation,
-    )
-    place = root(config.cache_dir) / _key(repr(recipe))
+    place = root(config.cache_dir) / _key(repr((FORMAT, source.location, *_named(config, split))))
     folder = place / _key(source.identity())
-    about = _checked(folder, source) or _built(source, config, split, folder)
+    about = _opened(folder, source) or _built(source, config, split, folder)
     images, masks = (np.lib.format.open_memmap(folder / f"{part}.npy", mode="r") for part in PARTS)
-    if masks.min() == VOID:
+    if not any(about["counts"][:VOID]):
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
         config.dataset, split, source.location, source.labels, tuple(source.names), images, masks,
-        about["fingerprint"], tuple(about["digests"]), about["in_crop"],
+        about["fingerprint"], tuple(about["digests"]), tuple(about["counts"]), about["in_crop"],
     )  # fmt: skip
+
+
+def data_fields(config: DataConfig) -> tuple[tuple[str, object], ...]:
+    """Name and value of every field that splits may depend on: a key for what is made from them."""
+    return tuple((field.name, getattr(config, field.name)) for field in fields(DataConfig))
+
+
+def _named(config: DataConfig, split: str) -> Iterator[tuple[str, object]]:
+    """What a prepared split depends on, but for the files."""
+    yield "split", split
+    yield from ((name, value) for name, value in data_fields(config) if name not in ELSEWHERE)
+    if split in (config.train_split, HELD_OUT):
+        yield "held_out", (config.train_split, config.calibration_fraction)
 
 
 def root(cache_dir: str | None) -> Path:
@@ -117,13 +147,13 @@ def _built(source: Source, config: DataConfig, split: str, folder: Path) -> dict
             raise InputError(
                 f"no cache can be made in {folder.parent}: {error.strerror}; choose another cache_dir"
             ) from error
-        about = _checked(folder, source)
+        about = _opened(folder, source) or _renewed(folder, source)
         if about is not None:
             return about
         if folder.exists():
             print(f"The cached copy of {config.dataset}/{split} in {folder} is damaged; it is made again.")
         _build(source, config, split, folder)
-        about = _checked(folder, source)
+        about = whole(folder)
         if about is None:
             raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
         _remove_others(folder.parent, folder)
@@ -134,7 +164,9 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path) -> None
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
         _write(source, config, split, building)
-        _put_in_place(building, folder, source)
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(building)):
             raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -153,6 +185,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     sizes: tuple[int, ...] = ()
     digests = []
     original, kept = 0, 0.0
+    counts = np.zeros(256, np.int64)
     with (
         (folder / "images.npy").open("wb") as images_file,
         (folder / "masks.npy").open("wb") as masks_file,
@@ -169,21 +202,43 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
                     f"has {mask.shape[1]} x {mask.shape[0]}; set resize and crop so that all are equal"
                 )
             for part, array, file in (("images", image, images_file), ("masks", mask, masks_file)):
-                content = array.tobytes()
+                content = np.ascontiguousarray(array).data
                 checksums[part] = zlib.crc32(content, checksums[part])
                 file.write(content)
             bar.update(1)
+            counts += _histogram(mask)
             digests.append(digest.hex())
             original += width * height
             kept += width * height * fraction_in_crop(width, height, config)
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
-    about = {
+    _write_about(folder, {
         "format": FORMAT, "count": count, "checksums": checksums, "fingerprint": _fingerprint(source, digests),
-        "digests": digests, "in_crop": kept / original,
-    }  # fmt: skip
-    (folder / "about.json").write_text(json.dumps(about))
+        "digests": digests, "counts": counts.tolist(), "in_crop": kept / original,
+    })  # fmt: skip
+
+
+def _histogram(mask: np.ndarray) -> list[int]:
+    """How many pixels of a mask have each value; by Pillow, which makes no copy of eight bytes a pixel."""
+    return Image.fromarray(mask).histogram()
+
+
+def _write_about(folder: Path, about: dict[str, Any]) -> None:
+    """Write what is known of a cached split, with the present sizes and times of its arrays, whole or not at all."""
+    about = about | {"stamps": _stamps(folder)}
+    unfinished = folder / ".about.part"
+    unfinished.write_text(json.dumps(about | {"seal": _seal(about)}))
+    unfinished.replace(folder / "about.json")
+
+
+def _stamps(folder: Path) -> list[list[int]]:
+    found = [(folder / f"{part}.npy").stat() for part in PARTS]
+    return [[each.st_size, each.st_mtime_ns] for each in found]
+
+
+def _seal(about: dict[str, Any]) -> str:
+    return _key(json.dumps(about, sort_keys=True))
 
 
 def _fingerprint(source: Source, digests: Sequence[str]) -> str:
@@ -195,62 +250,109 @@ def _fingerprint(source: Source, digests: Sequence[str]) -> str:
 
 
 def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared]:
+    """Decode and prepare every picture on all cores, in order; those under way take `IN_FLIGHT` bytes at most."""
+
     def one(index: int) -> Prepared:
         picture = source.read(index)
         image, mask = prepare(picture.image, picture.mask, config, source.names[index])
         return image, mask, picture.digest, picture.image.size
 
+    begun: deque[tuple[Future[Prepared], int]] = deque()
+    taken = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(source.names), 256):
-            yield from pool.map(one, range(start, min(start + 256, len(source.names))))
+        try:
+            for index in range(len(source.names)):
+                size = BYTES_A_PIXEL * source.pixels(index)
+                while begun and (taken + size > IN_FLIGHT or len(begun) == AHEAD):
+                    taken -= begun[0][1]
+                    yield begun.popleft()[0].result()
+                begun.append((pool.submit(one, index), size))
+                taken += size
+            while begun:
+                yield begun.popleft()[0].result()
+        finally:
+            for future, _ in begun:
+                future.cancel()
 
 
 def _write_header(file: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _put_in_place(building: Path, folder: Path, source: Source) -> None:
-    if folder.exists() and _checked(folder, source) is None:
-        shutil.rmtree(folder)
-    try:
-        building.rename(folder)
-    except OSError:
-        if _checked(folder, source) is None:  # otherwise another process was faster, and its copy is as good
-            raise
+def _opened(folder: Path, source: Source) -> dict[str, Any] | None:
+    """What is known of a cached split by its sizes, times and headers; None if they are not as they were written."""
+    about = _about(folder)
+    with suppress(OSError):
+        if about is not None and _is_of(about, source) and about["stamps"] == _stamps(folder):
+            return about if _arrays(folder, about) else None
+    return None
 
 
-def _checked(folder: Path, source: Source) -> dict[str, Any] | None:
-    """What is known of a cached split, or None if it is not there, not whole, or not made from this source."""
+def _renewed(folder: Path, source: Source) -> dict[str, Any] | None:
+    """What is known of a cached split that is whole although its times have changed, as in a copy; then its times."""
     about = whole(folder)
-    try:
-        if about is None or about["fingerprint"] != _fingerprint(source, about["digests"]):
-            return None
-        digests = [bytes.fromhex(digest).hex() for digest in about["digests"]]
-    except (KeyError, TypeError, ValueError):
+    if about is None or not _is_of(about, source):
         return None
-    if not isinstance(about.get("in_crop"), float):
-        return None
-    return {"fingerprint": about["fingerprint"], "digests": digests, "in_crop": about["in_crop"]}
+    with suppress(OSError):  # who may not write there checks it again the next time
+        _write_about(folder, {name: value for name, value in about.items() if name != "stamps"})
+    return about
+
+
+def _is_of(about: dict[str, Any], source: Source) -> bool:
+    """Whether a cached split was made from the images of this source, by their names."""
+    return about["count"] == len(source.names) and about["fingerprint"] == _fingerprint(source, about["digests"])
 
 
 def whole(folder: Path) -> dict[str, Any] | None:
-    """What the cached split in a folder says of itself, or None if its arrays are not there or not whole."""
+    """What is known of the cached split in a folder, or None if its arrays are not there or not whole: reads them."""
+    about = _about(folder)
     try:
-        about = json.loads((folder / "about.json").read_text())
-        arrays: dict[str, Any] = {part: np.lib.format.open_memmap(folder / f"{part}.npy", mode="r") for part in PARTS}
-        if arrays["images"].shape != (about["count"], *arrays["masks"].shape[1:], 3) or arrays["masks"].ndim != 3:
+        arrays = about and _arrays(folder, about)
+        if about is None or not arrays:
             return None
         for part, array in arrays.items():
-            if len(array) != about["count"] or array.dtype != np.uint8 or not array.flags.c_contiguous:
-                return None
             found, flat = 0, array.reshape(-1)
             for start in range(0, len(flat), BLOCK):
-                found = zlib.crc32(flat[start : start + BLOCK], found)
+                found = zlib.crc32(flat[start : start + BLOCK].data, found)
             if found != about["checksums"][part]:
                 return None
+    except OSError:
+        return None
+    return about
+
+
+def is_of_another_version(folder: Path) -> bool:
+    """Whether the cached split in a folder was written by a version of this program that keeps other things."""
+    try:
+        return bool(json.loads((folder / "about.json").read_text())["format"] != FORMAT)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def discard(folder: Path) -> None:
+    """Let a cached split be made again when it is needed next; who has it open keeps it."""
+    (folder / "about.json").unlink(missing_ok=True)
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    """What is written about a cached split, if nobody has changed it since."""
+    try:
+        about = dict(json.loads((folder / "about.json").read_text()))
+        return about if about.pop("seal") == _seal(about) and about["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _arrays(folder: Path, about: dict[str, Any]) -> dict[str, np.memmap] | None:
+    """The arrays of a cached split, mapped into memory, if their headers are what they should be."""
+    try:
+        arrays = {part: np.lib.format.open_memmap(folder / f"{part}.npy", mode="r") for part in PARTS}
     except Exception:  # readers of damaged files raise nearly anything; what is damaged is made again
         return None
-    return dict(about)
+    images, masks = arrays["images"], arrays["masks"]
+    right = masks.ndim == 3 and len(masks) == about["count"] and images.shape == (*masks.shape, 3)
+    right &= all(array.dtype == np.uint8 and array.flags.c_contiguous for array in arrays.values())
+    return arrays if right else None
 
 
 def _remove_others(place: Path, kept: Path) -> None:

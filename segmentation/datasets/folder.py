@@ -5,6 +5,8 @@ Three layouts are understood, looked for in this order:
     train/images  train/masks         images/train  masks/train         images  masks
     val/images    val/masks           images/val    masks/val           train.txt  val.txt  (one name a line)
 
+The file called after the split is its list; other texts beside it are not looked at.
+
 `classes.txt` holds one class name a line, for mask values 0, 1, 2, ... `classes.json` holds a list of names, or an
 object from class name to mask value, such as {"background": 0, "object": 255}. A value of 255 that no class claims
 is void.
@@ -16,9 +18,13 @@ from typing import Any
 
 from segmentation.config import DataConfig
 from segmentation.datasets.lists import picture_names, read_text
-from segmentation.datasets.pairs import PicturePairs, match
+from segmentation.datasets.pairs import PicturePairs, files_by_stem, match, stem_of
 from segmentation.errors import InputError, one_of
 from segmentation.labels import VOID, Labels
+from segmentation.picture_files import is_clutter
+
+LINES = 100
+"""Lines of a text that are looked at to see whether it lists images."""
 
 
 def open_folder(config: DataConfig, split: str) -> PicturePairs:
@@ -27,26 +33,46 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
     if not root.is_dir():
         raise InputError(f"data_dir={config.data_dir} does not exist")
     names, classes = _classes(root)
-    nested = sorted(path.parent.name for path in root.glob("*/images") if path.is_dir())
-    grouped = sorted(
-        path.name for path in root.glob("images/*") if path.is_dir() and (root / "masks" / path.name).is_dir()
+    nested = sorted(
+        path.parent.name for path in root.glob("*/images") if path.is_dir() and not is_clutter(path.parent.name)
     )
-    listed_in = sorted(path.stem for path in root.glob("*.txt") if path.name != "classes.txt")
+    grouped = sorted(
+        path.name
+        for path in root.glob("images/*")
+        if path.is_dir() and (root / "masks" / path.name).is_dir() and not is_clutter(path.name)
+    )
+    split_list = root / f"{split}.txt"
     if nested:
         folder = root / one_of("split", split, nested)
         files = match(folder / "images", folder / "masks")
-    elif grouped and not listed_in:
-        one_of("split", split, grouped)
+    elif (root / "images").is_dir() and split != "classes" and split_list.is_file():
+        files = match(root / "images", root / "masks", picture_names(split_list))
+    elif grouped or (lists := _lists(root)):
+        one_of("split", split, grouped or lists)
         files = match(root / "images" / split, root / "masks" / split)
-    elif (root / "images").is_dir() and listed_in:
-        names_in_split = picture_names(root / f"{one_of('split', split, listed_in)}.txt")
-        files = match(root / "images", root / "masks", names_in_split)
     else:
         raise InputError(
             f"data_dir={config.data_dir} has none of the layouts of dataset=folder: {split}/images and {split}/masks; "
             f"images/{split} and masks/{split}; or images, masks and {split}.txt with one name a line"
         )
     return PicturePairs(Labels.named(*names), str(root.resolve()), files, classes)
+
+
+def _lists(root: Path) -> list[str]:
+    """The splits that texts beside `images/` list, whichever they are: those that name an image in it."""
+    if not (root / "images").is_dir():
+        return []
+    images = files_by_stem(root / "images")
+    found = []
+    for file in sorted(root.glob("*.txt")):
+        try:
+            names = picture_names(file)[:LINES]
+        except InputError:  # another text, then
+            continue
+        known = file.name != "classes.txt" and not is_clutter(file.name)
+        if known and any(stem_of(name, images) in images for name in names):
+            found.append(file.stem)
+    return found
 
 
 def _classes(root: Path) -> tuple[list[str], dict[int, int]]:

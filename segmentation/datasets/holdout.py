@@ -1,7 +1,7 @@
 """Training images that are kept from training, to calibrate on later."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,12 +28,16 @@ class Part:
     def location(self) -> str:
         return self.whole.location
 
-    @property
-    def names(self) -> Sequence[str]:
-        return [self.whole.names[place] for place in self.places]
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        names = self.whole.names
+        return tuple(names[place] for place in self.places)
 
     def identity(self) -> str:
         return f"{self.places} of {self.whole.identity()}"
+
+    def pixels(self, index: int) -> int:
+        return self.whole.pixels(self.places[index])
 
     def read(self, index: int) -> Picture:
         return self.whole.read(self.places[index])

@@ -6,6 +6,7 @@ it, textures are drawn alike for all, borders are soft, pictures are noisy, and 
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -43,12 +44,15 @@ class Shapes:
     def location(self) -> str:
         return f"generated from seed {self.seed}"
 
-    @property
-    def names(self) -> list[str]:
-        return [f"{self.split}-{index:04d}" for index in range(COUNTS[self.split])]
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"{self.split}-{index:04d}" for index in range(COUNTS[self.split]))
 
     def identity(self) -> str:
         return f"shapes {VERSION} {self.seed} {self.split}"
+
+    def pixels(self, index: int) -> int:
+        return SIDE * SIDE
 
     def read(self, index: int) -> Picture:
         image, mask = draw(np.random.default_rng([self.seed, list(COUNTS).index(self.split), index]))

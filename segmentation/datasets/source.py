@@ -33,11 +33,15 @@ class Source(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """One name for each picture, in the order they are read."""
+        """One name for each picture, in the order they are read; made once, since it is asked for at each picture."""
         ...
 
     def identity(self) -> str:
         """A text that changes when the files do; cheap, so it looks at sizes and times, not at contents."""
+        ...
+
+    def pixels(self, index: int) -> int:
+        """Width times height of one picture, without decoding it; 0 if that is not known."""
         ...
 
     def read(self, index: int) -> Picture:

@@ -4,6 +4,7 @@ Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010
 """
 
 import tarfile
+import unicodedata
 from pathlib import Path
 
 from torchvision.datasets import VOCSegmentation
@@ -35,7 +36,7 @@ def open_voc(config: DataConfig, split: str) -> PicturePairs:
     if not split_file.is_file():
         _fetch(config, year, split, split_file)
     files = {
-        name: (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
+        name: (_found(folder / "JPEGImages" / f"{name}.jpg"), _found(folder / "SegmentationClass" / f"{name}.png"))
         for name in picture_names(split_file)
     }
     missing = [str(path) for pair in files.values() for path in pair if not _is_file(path)]
@@ -53,6 +54,16 @@ def _fetch(config: DataConfig, year: str, split: str, split_file: Path) -> None:
             f"{config.dataset} could not be fetched into data_dir={config.data_dir}: {error}. Check the network, "
             f"or unpack the archive there by hand so that {split_file} exists"
         ) from error
+
+
+def _found(path: Path) -> Path:
+    """A file as it is called, or by another Unicode form of its name if there is only that."""
+    if not _is_file(path):
+        for form in ("NFC", "NFD"):
+            other = path.with_name(unicodedata.normalize(form, path.name))
+            if _is_file(other):
+                return other
+    return path
 
 
 def _is_file(path: Path) -> bool:

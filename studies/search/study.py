@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from segmentation.config import TuneConfig
+from segmentation.datasets import report_coverage
 from segmentation.errors import InputError, listed
 from studies import tracking
 from studies.search import space as spaces
@@ -49,7 +50,8 @@ def run_study(config: TuneConfig) -> None:
             f"workers={config.workers} on this machine, or PostgreSQL"
         )
     with open_storage(config, config.heartbeat) as storage:
-        load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
+        data = load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
+        report_coverage(data.train, to_train=True)
         given_run = os.environ.get("MLFLOW_RUN_ID")
         study = _open(storage, wanted, config, lambda: _parent(config, wanted, given_run))
         reap(study)

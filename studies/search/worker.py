@@ -13,6 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.config import TrainConfig
+from segmentation.datasets import data_fields
 from segmentation.errors import DivergedError, InputError
 from segmentation.processes import me
 from segmentation.training import Data
@@ -52,7 +53,7 @@ class Worker:
     seen: Callable[[], None] = lambda: None
     """Called after each epoch and while waiting."""
     data: dict[tuple[object, ...], Data] = field(default_factory=dict)
-    """Splits loaded so far, by what they depend on."""
+    """Splits loaded so far, by the fields of their data configuration."""
     reported: set[int] = field(default_factory=set)
     """Epochs of the trial at hand that the study knows; to ask it would make it read all trials."""
 
@@ -176,7 +177,7 @@ class Worker:
         return run_id
 
     def _data(self, config: TrainConfig) -> Data:
-        key = (config.train_split, config.val_split, config.resize, config.crop, config.interpolation)
+        key = data_fields(config)
         if key not in self.data:
             self.data[key] = load_data(config)
         return self.data[key]

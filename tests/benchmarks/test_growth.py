@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth
+from benchmarks import growth, tables
 from benchmarks.growth.series import exponent
 from tests.benchmarks import contestants
 
@@ -44,3 +44,24 @@ def test_the_quick_mode_does_less() -> None:
     assert 0 < len(quick) < len(growth.series(quick=False)) == len(growth.ALL)
     assert all(len(each.quick) > 1 and max(each.quick) < max(each.sizes) for each in quick)
     assert all(len(each.sizes) > 1 for each in growth.ALL)
+
+
+def test_series_that_are_measured_apart_stand_beside_the_others_and_say_so() -> None:
+    first, second, *_ = growth.ALL
+    points = [{"x": x, "seconds": [0.1], "memory_mb": 0} for x in (1, 2)]
+
+    def found(series: growth.Series, exponent: float) -> dict[str, object]:
+        about = {"name": series.name, "against": series.against, "unit": series.unit}
+        return about | {"points": points, "exponent": exponent}
+
+    about = {"command": "all", "date": "1999", "quick": False, "machine": {"cores": 2, "os": "o", "kernel": "k"}}
+    before = about | {"versions": {"torch": "1"}, "series": [found(second, 1.0)]}
+    later = before | {"command": "some", "date": "2000", "versions": {"torch": "2"}}
+    record = growth.merged(before, [found(first, 0.25)], later)
+    assert [each["name"] for each in record["series"]] == [first.name, second.name]
+    assert "measured" not in record["series"][1]
+    again = growth.merged(record, [found(first, 0.75)], later)
+    assert [each["exponent"] for each in again["series"]] == [0.75, 1.0]
+    table = tables.growth({"growth": again})
+    assert "`all` · 1999" in table
+    assert f"<sub>Measured apart: {first.name}: `some` · 2000 · unknown CPU, 2 cores, o, k · torch 2</sub>" in table

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from segmentation.datasets.pairs import PicturePairs
 from segmentation.errors import InputError
@@ -103,20 +103,20 @@ def size_of(content: bytes) -> tuple[int, int] | None:
     """Width and height, if it is a picture that can be read at all."""
     try:
         with Image.open(BytesIO(content)) as image:
-            image.load()
-            return image.size
+            return ImageOps.exif_transpose(image).size
     except Exception:
         return None
 
 
 def check_photograph(door: Door, content: bytes, mask: bytes, classes: dict[int, int]) -> None:
-    """It is refused by name, or read with the pixels that Pillow's own conversion gives."""
+    """It is refused by name, or read with the pixels that Pillow's own turn and conversion give."""
     found = door(lambda: pairs(door.folder, content, mask, classes).read(0), ("photograph.png", "mask.png"))
     if found is None:
         return
     assert found.image.mode == "RGB"
     assert found.mask.shape == (found.image.height, found.image.width)
     with Image.open(BytesIO(content)) as image:
+        image = ImageOps.exif_transpose(image)
         expected = image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
         np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected))
 
@@ -155,7 +155,8 @@ def test_mangled_masks(door: Callable[[str], Door], real_pictures: tuple[list[by
         found = door(lambda source=source: source.read(0), ("mask.png", "photograph.png"))
         if found is not None:
             with Image.open(BytesIO(content)) as mask:
-                values = np.asarray(mask).astype(np.int64)
+                bits = mask.tag_v2.get(258, (8,))[0] if mask.format == "TIFF" and mask.mode == "L" else 8
+                values = np.asarray(ImageOps.exif_transpose(mask)).astype(np.int64) // (255 // (2**bits - 1))
             np.testing.assert_array_equal(found.mask, np.vectorize(classes.__getitem__)(values))
     assert door.right > door.tried // 20
     assert door.refused > door.tried // 4

@@ -39,7 +39,7 @@ def assert_alike(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
             np.testing.assert_allclose(found[name], values, rtol=2e-5, atol=1e-3 + one_pixel, err_msg=name)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 11, 150])
+@pytest.mark.parametrize("classes", [2, 11, 150])
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (37, 29)])
 def test_counts_are_those_of_float64(classes: int, size: tuple[int, int]) -> None:
     logits, masks = batch(3, classes, *size)

@@ -3,7 +3,14 @@ import os
 import pytest
 import torch
 
-from segmentation.devices import deterministic, own_gpu, resolve_device, resolve_precision
+from segmentation.devices import (
+    deterministic,
+    memory_format,
+    own_gpu,
+    resolve_device,
+    resolve_precision,
+    sees_its_own,
+)
 from segmentation.errors import InputError
 
 
@@ -50,3 +57,34 @@ def test_what_has_no_deterministic_kernel_is_told(monkeypatch: pytest.MonkeyPatc
         values.put_(places, torch.ones(2))
     with pytest.raises(RuntimeError, match="something else"), deterministic(True):
         raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": "3"}, True),
+        ({"WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": "MIG-8b1f2c3d"}, True),
+        ({"WORLD_SIZE": "4", "HIP_VISIBLE_DEVICES": "0"}, True),
+        ({"WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": "0,1"}, False),
+        ({"WORLD_SIZE": "4", "CUDA_VISIBLE_DEVICES": ""}, False),
+        ({"WORLD_SIZE": "4"}, False),
+        ({"WORLD_SIZE": "1", "CUDA_VISIBLE_DEVICES": "3"}, False),
+        ({"CUDA_VISIBLE_DEVICES": "3"}, False),
+    ],
+)
+def test_a_launcher_may_show_each_process_its_own_gpu_alone(environment: dict[str, str], expected: bool) -> None:
+    """Slurm's `--gpus-per-task=1`; processes that this program starts all see the same."""
+    assert sees_its_own(environment) is expected
+
+
+def test_the_only_gpu_that_a_process_sees_is_its_own_whatever_its_place() -> None:
+    cuda = torch.device("cuda")
+    assert [own_gpu(cuda, place, 4, 1, sees_one=True) for place in range(4)] == [torch.device("cuda:0")] * 4
+    with pytest.raises(InputError, match="processes=4 on GPUs need one each, and there is 1 here"):
+        own_gpu(cuda, 1, 4, 1)
+
+
+def test_channels_last_is_for_the_cpu_and_cuda() -> None:
+    formats = {name: memory_format(torch.device(name), True) for name in ("cpu", "cuda", "mps", "xpu")}
+    assert [name for name, found in formats.items() if found is torch.channels_last] == ["cpu", "cuda"]
+    assert memory_format(torch.device("cpu"), False) is torch.contiguous_format

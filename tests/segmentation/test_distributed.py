@@ -238,6 +238,17 @@ def test_more_processes_than_images_or_than_torchrun_has_started(
         distributed.follow_torchrun(TrainConfig(**values), follow)
 
 
+@pytest.mark.parametrize("missing", ["LOCAL_WORLD_SIZE", "RANK", "MASTER_ADDR"])
+def test_a_launcher_that_does_not_say_enough_is_told_what_lacks(
+    missing: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"WORLD_SIZE": "2", "MASTER_ADDR": "here", "MASTER_PORT": "1"} | dict.fromkeys(distributed.LAUNCHED, "1")
+    for name in said.keys() - {missing}:
+        monkeypatch.setenv(name, said[name])
+    with pytest.raises(InputError, match=rf"WORLD_SIZE=2 .* {missing} is not set: torchrun sets all"):
+        next(train(*prepared(TrainConfig(**values)), TrainConfig(**values)))
+
+
 def beside(config: TrainConfig, team: Team) -> None:
     """What the second process does in the tests of `pair`: what the first one asks for."""
     team.meet(torch.device("cpu"))
@@ -328,18 +339,27 @@ def test_batch_norm_is_that_of_the_values_of_all_processes(pair: tuple[TrainConf
 
 
 def sums_and_means(config: TrainConfig, team: Team) -> tuple[tuple[float, ...], list[torch.Tensor]]:
-    means = [torch.tensor([[1.0, 0.1]]), torch.tensor(3.0 + 2 * team.rank)]
-    team.average(means)
-    return team.total(*((2**53 - 1, 0.5) if team.rank == 0 else (1, math.nan))), means
+    means, variances = [values_of(team.rank).mean(1)], [values_of(team.rank).var(1, unbiased=False)]
+    team.pool(means, variances)
+    return team.total(*((2**53 - 1, 0.5) if team.rank == 0 else (1, math.nan))), [*means, *variances]
+
+
+def values_of(rank: int) -> torch.Tensor:
+    """Three channels: equal in both processes, of other mean, and of other mean and variance."""
+    values = torch.tensor([[0.1, 0.7, 1.3, 0.2], [1.0, 2.0, 3.0, 4.0], [5.0, 5.5, 6.0, 7.0]])
+    return values if rank == 0 else values * torch.tensor([[1.0], [1.0], [3.0]]) + torch.tensor([[0.0], [9.0], [0.0]])
 
 
 def test_sums_and_means_over_processes(pair: tuple[TrainConfig, Team]) -> None:
     pair[1].told("sums_and_means")
-    (pixels, loss), means = sums_and_means(*pair)
+    (pixels, loss), (mean, variance) = sums_and_means(*pair)
     assert pixels == 2**53
     assert math.isnan(loss)
-    assert torch.equal(means[0], torch.tensor([[1.0, 0.1]]))
-    assert means[1].item() == 4.0
+    together = torch.cat([values_of(0), values_of(1)], 1)  # as many of each process
+    torch.testing.assert_close(mean, together.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance, together.var(1, unbiased=False), rtol=1e-6, atol=0)
+    alone = values_of(0)[0]
+    assert (mean[0], variance[0]) == (alone.mean(), alone.var(unbiased=False)), "what is equal stays as it is"
 
 
 def logits() -> tuple[torch.Tensor, torch.Tensor]:

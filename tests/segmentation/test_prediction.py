@@ -240,3 +240,28 @@ def test_threads_compute_as_many_at_a_time_after_as_before(tmp_path: Path) -> No
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("views", [1, 2])
+def test_logits_that_are_no_numbers_give_an_error_and_no_class(value: float, views: int) -> None:
+    """A pixel without a largest logit used to get the index after the last class."""
+    logits = torch.randn(1, 3, 8, 8)
+    at_size([logits] * views, (16, 16))
+    ruled_out = logits.clone()
+    ruled_out[0, 1] = -np.inf
+    assert not (at_size([ruled_out] * views, (8, 8)).classes == 1).any()
+    logits[0, 2, 3, 3] = value
+    with pytest.raises(ValueError, match=r"no class to \d+ of 64 pixels: its logits are NaN or infinite"):
+        at_size([logits] * views, (8, 8))
+
+
+def test_pictures_without_a_prediction_are_skipped_with_the_reason(tmp_path: Path) -> None:
+    pictures = {name: tmp_path / name for name in ("bright.png", "dark.png")}
+    Image.new("RGB", (9, 9), "white").save(pictures["bright.png"])
+    blobs((9, 9), 0).point([value // 2 for value in range(256)] * 3).save(pictures["dark.png"])
+    folder = PredictedFolder(tmp_path / "out", NAMES)
+    predictor = Predictor(lambda batch: torch.where(batch > 250, torch.nan, batch.float()), None, "bilinear")
+    predict_pictures(predictor, pictures, folder, 2)
+    assert list(folder.rows) == ["dark.png"]
+    assert "the model gives no class to 81 of 81 pixels" in folder.skipped["bright.png"]

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from segmentation import runtime
+from segmentation.errors import InputError
 from tests.conftest import PROJECT
 
 AS_A_COMMAND = """
@@ -49,3 +51,23 @@ def test_memory_that_was_freed_is_not_cleared_anew() -> None:
     kept, faults = done.stdout.split()
     if kept == "True":
         assert int(faults) < 1000, "ten arrays of 64 MB have 156,000 pages of 4 kB"
+
+
+@pytest.mark.parametrize("platform", ["win32", "cygwin"])
+def test_a_system_that_is_not_supported_is_told_at_once(platform: str) -> None:
+    with pytest.raises(InputError, match="runs on Linux and macOS, not on Windows itself: start it in WSL 2"):
+        runtime.check_system(platform)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_a_system_that_is_supported_is(platform: str) -> None:
+    runtime.check_system(platform)
+
+
+def test_the_command_line_refuses_windows_before_anything_else() -> None:
+    """In a process whose Python says that it is on Windows."""
+    program = "import sys; sys.platform = 'win32'; import mlproject; sys.exit(mlproject.main(['train']))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: this program runs on Linux and macOS")
+    assert len(done.stderr.splitlines()) == 1

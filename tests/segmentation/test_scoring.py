@@ -12,15 +12,20 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from segmentation import calibration
 from segmentation.boundaries import boundary_band
+from segmentation.counting import count_right
+from segmentation.errors import InputError
 from segmentation.full_precision import full_precision
 from segmentation.groups import Group
 from segmentation.labels import Labels
 from segmentation.metrics import METRICS, is_better
-from segmentation.prediction import Predictor
+from segmentation.prediction import Predictor, at_size
+from segmentation.recalibration import fit
 from segmentation.reliability import Reliability
 from segmentation.resampling import interval
-from segmentation.scoring import Scores, evaluating, load_scores, score
+from segmentation.scoring import Scores, common_classes, evaluating, load_scores, score
+from segmentation.stored_logits import StoredLogits
 from tests.conftest import PROJECT
 
 LABELS = Labels.named("a", "b", "c", "absent")
@@ -115,6 +120,59 @@ def test_every_interval_equals_resampling_by_hand() -> None:
         assert found[name].high == pytest.approx(high, abs=0.25 * width), name
 
 
+def in_order_of_confidence(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence and whether it is right of all non-void pixels, float64, the most confident first."""
+    logits, valid = logits.double(), labels != 255
+    label = logits.argmax(1)
+    others = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
+    log_odds = (logits.amax(1) - others)[valid]
+    order = torch.argsort(log_odds, descending=True, stable=True)
+    return log_odds.sigmoid()[order].numpy(), (label == labels)[valid][order].numpy()
+
+
+def aurc(correct: np.ndarray) -> float:
+    return float(np.mean(np.cumsum(~correct) / np.arange(1, len(correct) + 1)))
+
+
+def drawn_from(logits: torch.Tensor) -> torch.Tensor:
+    torch.manual_seed(1)
+    labels = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
+    labels[torch.rand(labels.shape) < 0.05] = 255
+    return labels
+
+
+CONFIDENT = {
+    "2 classes": (6, 2, 1.5), "4 classes": (8, 4, 2.5), "21 classes": (3, 21, 1.0), "extreme": (120, 4, 60.0),
+}  # fmt: skip
+"""Standard deviation of the logits, classes, and how over-confident they are."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CONFIDENT)
+@pytest.mark.parametrize("temperature", [0.25, 0.5, 1, 2, 4])
+def test_what_needs_pixels_in_order_equals_sorting_every_pixel(
+    case: str, temperature: float, dtype: torch.dtype
+) -> None:
+    """Compiled and by torch, up to log-odds that no float32 confidence tells apart from 1."""
+    deviation, classes, wrong = CONFIDENT[case]
+    plain = deviation * torch.randn(8, classes, 64, 64, generator=torch.Generator().manual_seed(0))
+    labels, logits = drawn_from(plain / wrong), (plain / temperature).to(dtype)
+    scores = Scores(Labels.named(*(f"class {index}" for index in range(classes))))
+    scores.update(logits, labels.to(torch.uint8))
+    confidence, correct = in_order_of_confidence(logits, labels)
+    metrics = scores.metrics()
+    assert metrics["aurc"] == pytest.approx(aurc(correct), rel=1e-3)
+    parts = np.array_split(correct - confidence, 10)
+    adaptive = sum(abs(part.sum()) for part in parts) / len(correct)
+    assert metrics["adaptive_ece"] == pytest.approx(adaptive, rel=1e-3, abs=2e-4)
+    bins = scores.log_odds_bins()
+    coverage, risk = calibration.risk_coverage(bins.count, bins.correct)
+    kept = np.round(coverage[1:] * len(correct)).astype(int)
+    expected = (np.cumsum(~correct) / np.arange(1, len(correct) + 1))[kept - 1]
+    assert (np.abs(risk[1:] - expected) <= 2 / kept).all()  # a pixel or two on the edge of a bin
+    assert np.diff(coverage).max() < 0.05
+
+
 def test_an_all_void_split_has_no_intervals() -> None:
     logits, labels = batch()
     assert all(
@@ -122,6 +180,136 @@ def test_an_all_void_split_has_no_intervals() -> None:
     )
     assert Scores(LABELS).intervals() == {}
     assert math.isnan(Scores(LABELS).metrics()["ece"])
+
+
+def test_empty_scores_have_no_numbers_but_do_not_fail(tmp_path: Path) -> None:
+    empty, void = Scores(LABELS), scores_of(batch()[0], torch.full_like(batch()[1], 255), 5)
+    for scores in (empty, void):
+        low, high = scores.accuracy_band()
+        assert low.shape == high.shape == (10,)
+        assert np.isnan(low).all()
+        groups = scores.groups()
+        assert len(groups) == 2 + 2 * len(LABELS)
+        for found in groups.values():
+            assert np.isnan([*found.ece, *found.confidence_gap, found.bins.ece()]).all()
+        assert np.isnan(scores.ece_interval(100)).all()
+        assert np.isnan(scores.image_ece()).all()
+        assert scores.class_iou() == {}
+        assert all(math.isnan(value) for value in scores.metrics().values())
+    empty.save(tmp_path / "h.npz", {"name": np.array([], "U1")})
+    loaded, about = load_scores(tmp_path / "h.npz", LABELS)
+    assert len(loaded) == 0
+    assert about["name"].shape == (0,)
+
+
+def rare_class(images: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """A class in one image of 40 alone, and mostly missed there; the others are found well."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (images, 8, 8), generator=random)
+    labels[7, :4] = 2
+    wrong = torch.rand(labels.shape, generator=random) < torch.where(labels == 2, 0.8, 0.1)
+    predicted = torch.where(wrong, 0, labels)
+    return 4 * F.one_hot(predicted, 4).movedim(-1, 1).float(), labels
+
+
+def test_means_over_classes_are_over_one_set_in_every_resample() -> None:
+    """The brute-force twin, a resample at a time: a class that a resample lacks keeps its value in the whole split."""
+    logits, labels = rare_class()
+    scores = scores_of(logits, labels, 40)
+    metrics, found = scores.metrics(), scores.intervals()
+    confusion = scores.confusion.table.column("confusion").astype(np.int64)
+
+    def by_class(times: np.ndarray) -> np.ndarray:
+        total = np.tensordot(times, confusion, 1)
+        right, labelled, predicted = total.diagonal(), total.sum(1), total.sum(0)
+        with np.errstate(invalid="ignore"):
+            return np.array([right / (labelled + predicted - right), right / labelled])
+
+    whole = by_class(np.ones(40, int))
+    assert np.isnan(whole[:, 3]).all()
+    random, values = np.random.default_rng(3), []
+    for _ in range(4000):
+        found_by_class = by_class(np.bincount(random.integers(0, 40, 40), minlength=40))
+        lacking = np.isnan(found_by_class)
+        found_by_class[lacking] = whole[lacking]
+        values.append(found_by_class[:, :3].mean(1))
+    for name, resamples, value in zip(("mean_iou", "mean_class_accuracy"), np.transpose(values), whole, strict=True):
+        assert metrics[name] == pytest.approx(value[:3].mean())
+        low, high = interval(resamples, metrics[name])
+        assert found[name].low == pytest.approx(low, abs=0.1 * (high - low)), name
+        assert found[name].high == pytest.approx(high, abs=0.1 * (high - low)), name
+        assert high - low < 0.1  # far from what two classes instead of three would give
+    kept = [group for group in METRICS if not math.isnan(metrics[group])]
+    assert all(found[name].low <= found[name].high for name in kept)
+
+
+def test_two_scorings_are_compared_over_the_classes_that_both_have() -> None:
+    """One predicts a class that is nowhere labelled: its own mean IoU is over four classes, the other's over three."""
+    logits, labels = rare_class()
+    strange = logits.clone()
+    strange[3, 3, 0, :4] = 9  # four pixels taken for the absent class
+    first, second = scores_of(logits, labels, 40), scores_of(strange, labels, 40)
+    classes = common_classes([first, second])
+    assert classes.iou.tolist() == classes.accuracy.tolist() == [True, True, True, False]
+    assert second.metrics()["mean_iou"] == pytest.approx(second.confusion.iou().mean())  # over four
+    assert second.metrics(classes)["mean_iou"] == pytest.approx(second.confusion.iou()[:3].mean())
+    assert first.metrics(classes) == first.metrics()
+    differences = first.resampled(classes)["mean_iou"] - second.resampled(classes)["mean_iou"]
+    assert differences.min() >= 0
+    assert differences.max() < 0.02
+
+
+def without(file: Path, *names: str) -> None:
+    """Write a file of scores anew, as a version that does not measure these columns would have."""
+    with np.load(file) as archive:
+        arrays = dict(archive)
+    np.savez(file, **{name: values for name, values in arrays.items() if name not in names})
+
+
+@pytest.mark.parametrize("missing", [("count", "confidence_sum", "correct"), ("correct",)])
+def test_older_files_of_scores_are_read_and_lack_only_the_metrics_that_they_cannot_give(
+    tmp_path: Path, missing: tuple[str, ...]
+) -> None:
+    scores = scores_of(*batch(), 2)
+    scores.save(tmp_path / "h.npz", {"name": np.array(list("abcde"))})
+    without(tmp_path / "h.npz", *(f"log_odds_{name}" for name in missing))
+    loaded, about = load_scores(tmp_path / "h.npz", LABELS)
+    assert about["name"].tolist() == list("abcde")
+    expected = scores.metrics() | {"aurc": math.nan, "adaptive_ece": math.nan}
+    assert loaded.metrics() == pytest.approx(expected, nan_ok=True)
+    assert np.isnan(loaded.intervals()["aurc"]).all()
+    chosen, _ = load_scores(tmp_path / "h.npz", LABELS, chosen=[3, 1])
+    assert len(chosen) == 2
+
+
+@pytest.mark.parametrize("name", ["brier", "pixels", "true_count", "confusion"])
+def test_files_that_lack_another_column_are_of_another_version_and_not_damaged(tmp_path: Path, name: str) -> None:
+    scores_of(*batch(), 2).save(tmp_path / "h.npz", {})
+    without(tmp_path / "h.npz", name)
+    with pytest.raises(InputError, match=f"another version of this program: it holds no {name}; score the model again"):
+        load_scores(tmp_path / "h.npz", LABELS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_single_channel_is_refused_with_what_to_do(dtype: torch.dtype) -> None:
+    logits, masks = torch.randn(2, 1, 4, 4, dtype=dtype), torch.zeros(2, 4, 4, dtype=torch.uint8)
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    with StoredLogits() as stored:
+        for scored in (
+            lambda: Scores(LABELS).update(logits, masks), lambda: Reliability().update(logits, masks),
+            lambda: count_right(logits, masks), lambda: stored.add(logits, images, masks),
+            lambda: fit("temperature", lambda: [(logits, images, masks)], 1), lambda: at_size([logits[:1]], (4, 4)),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match=r"stack \[0, z\]"):
+                scored()
+
+
+def test_scores_of_logits_that_are_no_numbers_are_not_called_damaged_alone(tmp_path: Path) -> None:
+    logits, labels = batch()
+    logits[0, :, 0, 0] = math.nan
+    scores_of(logits, labels, 2).save(tmp_path / "h.npz", {})
+    with pytest.raises(InputError, match="NaN or infinite: the model that was scored has diverged"):
+        load_scores(tmp_path / "h.npz", LABELS)
 
 
 def test_pooled_and_image_wise_ece_differ_by_hand() -> None:

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from segmentation import recalibration
 from segmentation.batches import in_order
 from segmentation.config import CalibrateConfig, CompareConfig, EvaluateConfig
 from segmentation.datasets import load_split
 from segmentation.errors import InputError
+from segmentation.labels import Labels
 from segmentation.recalibration import METHODS, Fit
-from segmentation.scoring import score
+from segmentation.resampling import interval
+from segmentation.scoring import Scores, score
 from studies import model_store
-from studies.calibration_run import run_calibration
+from studies.calibration_run import REFITS, changed, run_calibration
 from studies.comparison_run import run_comparison
 from studies.evaluation_run import run_evaluation
 from tests.conftest import last_run
@@ -76,6 +79,11 @@ def test_a_calibration_run_holds_before_and_after(
     loss = this.artifact("calibration/changes.json")["changes"]["loss"]
     low, high = loss["interval"]
     assert low <= loss["after"] - loss["before"] <= high
+    told = this.artifact("calibration/changes.json")
+    assert told["interval_includes_fit"] is (method == "temperature")
+    assert ("and, for the temperature, the 3 fitting images" in told["interval"]) is (method == "temperature")
+    assert ("leave out that the calibration was fitted to 3 images" in told["interval"]) is (method != "temperature")
+    assert told["interval"] in this.printed
     assert this.artifact("calibration/before.json")["metrics"]["ece"] == metrics["before/ece"]
     folder = {file.path for file in mlflow.MlflowClient().list_artifacts(this.run_id, "calibration")}
     assert "calibration/before_and_after.png" in folder
@@ -84,6 +92,7 @@ def test_a_calibration_run_holds_before_and_after(
         tags["mlflow.runName"] == f"calibrated by {method} · lraspp_mobilenet_v3_large · none · folder · lr 0.05 · wd 0"
     )
     described = tags["mlflow.note.content"].replace("\u2003\u200b", "")
+    assert told["interval"] in described
     assert f"| ece | {metrics['before/ece']:.4f} | {metrics['val/ece']:.4f} |" in described
     assert described.index("description/0.png") < described.index("| metric |")
     assert "Before -> after" in this.printed
@@ -158,3 +167,70 @@ def test_without_held_out_images_the_way_out_is_told(two_seeds: Trained, tmp_pat
     torch.save(checkpoint, tmp_path / "none.pt")
     with pytest.raises(InputError, match="no training images were held out; train with calibration_fraction=0.15"):
         run_calibration(CalibrateConfig(run_id=str(tmp_path / "none.pt")))
+
+
+def scored(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+    scores = Scores(Labels.named("a", "b", "c"))
+    scores.update(logits, labels)
+    return scores
+
+
+def random_split(images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits that are twice as sure as they should be, in images that differ in how much, and labels of two classes."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(images, 3, 12, 12, generator=random)
+    logits[:, 2] -= 15
+    temperatures = 1 + 2 * torch.rand(images, 1, 1, 1, generator=random)
+    labels = torch.distributions.Categorical(logits=(logits / temperatures).movedim(1, -1)).sample()
+    return logits, labels.clamp(max=1)
+
+
+def test_changes_of_means_over_classes_are_over_the_classes_that_both_have() -> None:
+    """Before the calibration an absent class is predicted in a few pixels, and its IoU is 0; afterwards it is not."""
+    logits, labels = random_split(20, seed=0)
+    strange = logits.clone()
+    strange[3, 2, 0, :2] = 50
+    before, after = scored(strange, labels), scored(logits, labels)
+    assert before.confusion.iou()[2] == 0
+    change = changed(before, after)["mean_iou"]
+    expected = [scores.confusion.iou()[:2].mean() for scores in (before, after)]
+    assert [change.before, change.after] == pytest.approx(expected)
+    assert change.interval.low <= change.after - change.before <= change.interval.high < 0.05
+
+
+def test_intervals_of_changes_are_those_of_fitting_anew_and_scoring_anew() -> None:
+    """The brute-force twin: draw fitting images and scored images, fit, score both ways, and subtract."""
+    fitting, scored_split = random_split(8, seed=1), random_split(40, seed=2)
+    images = torch.zeros(8, 3, 12, 12, dtype=torch.uint8)
+
+    def refit(chosen: np.ndarray) -> Fit:
+        batch = fitting[0][chosen], images, fitting[1][chosen]
+        return recalibration.fit("temperature", lambda: [batch], 3)
+
+    def at(temperature: float) -> torch.Tensor:
+        return scored_split[0] / temperature
+
+    fit, labels = refit(np.arange(8)), scored_split[1]
+    assert fit.refitted is not None
+    assert fit.temperature is not None
+    temperature = fit.temperature[1]
+    before, after = scored(at(1), labels), scored(at(temperature), labels)
+    nodes = np.quantile(fit.refitted, REFITS).tolist()
+    changes = changed(before, after, {node: scored(at(node), labels) for node in nodes}, fit.refitted)
+    narrow = changed(before, after)
+
+    random, found = np.random.default_rng(0), []
+    for _ in range(300):
+        again = refit(random.integers(0, 8, 8)).temperature
+        assert again is not None
+        drawn = random.integers(0, 40, 40)
+        both = [scored(at(value)[drawn], labels[drawn]).metrics() for value in (1, again[1])]
+        found.append({name: both[1][name] - both[0][name] for name in ("ece", "loss", "brier", "confidence_gap")})
+    for name in found[0]:
+        low, high = interval(np.array([each[name] for each in found]), changes[name].after - changes[name].before)
+        ours, width = changes[name].interval, high - low
+        assert ours.low == pytest.approx(low, abs=0.2 * width), name
+        assert ours.high == pytest.approx(high, abs=0.2 * width), name
+    assert narrow["ece"].interval.high - narrow["ece"].interval.low < 0.7 * (
+        changes["ece"].interval.high - changes["ece"].interval.low
+    )

@@ -5,6 +5,7 @@ import csv
 import io
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlflow
@@ -17,7 +18,7 @@ from segmentation.config import CompareConfig, EvaluateConfig
 from segmentation.errors import InputError
 from segmentation.labels import Labels
 from segmentation.resampling import Interval, holm, p_value
-from segmentation.scoring import Scores
+from segmentation.scoring import Scores, common_classes
 from studies import tracking
 from studies.comparison import (
     COMPARED,
@@ -28,6 +29,7 @@ from studies.comparison import (
     between_settings,
     check_protocols,
     compare,
+    contestants_of,
     seed_spreads,
     shared_images,
 )
@@ -238,6 +240,50 @@ def test_other_bins_precision_or_contents_are_refused(two_seeds: Trained) -> Non
     name = next(iter(first.digests))
     with pytest.raises(InputError, match=f"the contents of 1 of 12 images or masks, such as {name}"):
         check_protocols([first, changed(second, digests=second.digests | {name: "other"})])
+
+
+def test_a_run_whose_scores_an_earlier_version_stored_is_compared(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    with np.load(second._histograms) as archive:
+        older = {name: values for name, values in archive.items() if not name.startswith("log_odds_")}
+    np.savez(second._histograms, **older)
+    both = list(contestants_of([first, second], shared_images([first, second])))
+    assert np.isfinite(both[0].metrics["aurc"])
+    assert np.isnan(both[1].metrics["aurc"])
+    assert np.isnan(both[1].interval("aurc")).all()
+    expected = second.scores(list(second.digests)).metrics(common_classes([each.scores for each in both]))
+    assert both[1].metrics == pytest.approx(expected, nan_ok=True)
+    (pair,) = compare(both)
+    assert all(np.isfinite(difference.value) for difference in pair.differences.values())
+    del older["brier"]
+    np.savez(second._histograms, **older)
+    with pytest.raises(InputError, match=rf"{second.run_id}.* another version of this program: it holds no brier"):
+        second.scores(shared_images([first, second]))
+
+
+class Rare(StoredScores):
+    """Stands for a run with these scores."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.run_id, self.name, self._scores = "0" * 32, "rare", scores
+        self.origin = {"config": {"seed": 0}}
+
+    def scores(self, names: Sequence[str]) -> Scores:
+        return self._scores
+
+
+def test_all_runs_of_a_comparison_average_the_same_classes() -> None:
+    """Class c is nowhere labelled; only the second predicts it, in one image, which is no reason to differ so much."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (20, 8, 8), generator=random)
+    logits = 5 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
+    strange = logits.clone()
+    strange[4, 2, 0, 0] = 9
+    names = [f"{index}" for index in range(20)]
+    pairs = compare(list(contestants_of([Rare(scores_of(each, labels)) for each in (logits, strange)], names)))
+    difference = pairs[0].differences["mean_iou"]
+    assert 0 < difference.value < 0.01
+    assert 0 <= difference.interval.low <= difference.value <= difference.interval.high < 0.01
 
 
 def test_only_shared_images_are_compared_in_one_order(two_seeds: Trained) -> None:

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 
 import mlproject
+from segmentation.config import DataConfig
+from segmentation.datasets import load_split
 from segmentation.processes import me
 from studies import tracking
 from studies.tracking.ownership import OWNER
@@ -62,6 +65,34 @@ def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
     said = capsys.readouterr()
     assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
     assert f"{about.parent} is damaged; it is made again" in said.out
+
+
+def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = DataConfig(dataset="shapes", resize=16, crop=16, cache_dir=str(tmp_path / "kept"))
+    images = np.array(load_split(config, "val").images)
+    (file,) = (tmp_path / "kept").glob("*/*/images.npy")
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not np.array_equal(load_split(config, "val").images, images)
+
+    doctor = ["doctor", "--cache_dir", config.cache_dir]
+    assert mlproject.main([*doctor, "--close=False"]) == 1
+    assert f"the prepared pictures in {file.parent} are damaged: remove that folder" in capsys.readouterr().err
+    assert mlproject.main(doctor) == 0
+    assert f"{file.parent} is damaged; it is made again when it is needed" in capsys.readouterr().out
+    np.testing.assert_array_equal(load_split(config, "val").images, images)
+    assert mlproject.main(doctor) == 0
+    assert "1 split(s)" in capsys.readouterr().out
+
+    other = tmp_path / "kept/a/b"
+    other.mkdir(parents=True)
+    (other / "about.json").write_text('{"format": 2}')
+    assert mlproject.main(doctor) == 0
+    assert "1 split(s)" in capsys.readouterr().out, "what another version has written is nobody's damage"
 
 
 def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from segmentation.prediction import Predictor
 from studies.served_model import MAX_PIXELS, Refused, ServedModel
+from tests.segmentation.test_pixels import tiff
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -168,6 +169,16 @@ def bomb() -> str:
     return text(file.getvalue())
 
 
+def pages() -> bytes:
+    file = BytesIO()
+    Image.fromarray(PIXELS).save(file, "TIFF", save_all=True, append_images=[Image.fromarray(PIXELS)])
+    return file.getvalue()
+
+
+PAGES = pages()
+TIFF_16 = tiff(16, 2, RANDOM.integers(0, 256, (2, 60), dtype=np.uint8), 3)
+INFRARED = tiff(8, 2, RANDOM.integers(0, 256, (2, 80), dtype=np.uint8), 4, extra=(0,))
+
 GARBAGE: dict[str, tuple[Any, str]] = {
     "nothing": ([], "there is no image"),
     "no rows": (pd.DataFrame({"image": []}), "there is no image"),
@@ -178,6 +189,9 @@ GARBAGE: dict[str, tuple[Any, str]] = {
     "empty text": ("", "image 1 of 1: the 0 bytes are no picture"),
     "cut off": ([ONE, cut_off()], "image 2 of 2: the picture is damaged"),
     "16 bits": (encoded(PIXELS[..., 0].astype(np.uint16)), "image 1 of 1: it has more than 8 bits"),
+    "16 bits of colour": (TIFF_16, "image 1 of 1: it has more than 8 bits"),
+    "two pages": (PAGES, "image 1 of 1: it holds several pictures"),
+    "near infrared": (INFRARED, "image 1 of 1: it has 4 bands, of which 1 would be lost"),
     "bomb": ([ONE, bomb()], "image 2 of 2: it has too many pixels"),
     "large": (np.zeros((4097, 4096, 3), np.uint8), f"4096 x 4097 pixels are too many: it may have {MAX_PIXELS}"),
     "many": ([np.zeros((4096, 2048, 3), np.uint8)] * 3, "the 3 images have 25165824 pixels together"),
@@ -223,3 +237,10 @@ def test_the_server_s_copy_of_the_request_stays_out_of_the_answer() -> None:
     answer = json.loads(refused.serialize_as_json())
     assert answer["message"] == "image 1 of 1: no"
     assert answer["error_code"] == "INVALID_PARAMETER_VALUE"
+
+
+def test_a_model_that_has_diverged_answers_no_classes_but_why() -> None:
+    diverged = model()
+    diverged.predictor.network = lambda images: (images.float() / 100).masked_fill(images == images.max(), np.nan)
+    with pytest.raises(Refused, match="image 1 of 1: the model gives no class to .* its logits are NaN or infinite"):
+        diverged.predict(PIXELS)

@@ -3,16 +3,21 @@ import os
 import resource
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+import time
+import zlib
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from segmentation.config import DataConfig
-from segmentation.datasets import DATASETS, cache, load_split
+from segmentation.datasets import DATASETS, HELD_OUT, cache, load_split
 from segmentation.datasets.cache import Split
+from segmentation.datasets.source import Picture
 from segmentation.errors import InputError
 from segmentation.transforms import prepare
 from tests.conftest import PROJECT
@@ -123,11 +128,17 @@ def other_about(folder: Path) -> None:
     (folder / "about.json").write_text(json.dumps([1, 2]))
 
 
+def other_counts(folder: Path) -> None:
+    about = json.loads((folder / "about.json").read_text())
+    about["counts"][0], about["counts"][1] = about["counts"][1], about["counts"][0]
+    (folder / "about.json").write_text(json.dumps(about))
+
+
 def lost_array(folder: Path) -> None:
     (folder / "images.npy").unlink()
 
 
-@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, empty_about, other_about, lost_array])
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, empty_about, other_about, other_counts, lost_array])
 def test_a_damaged_one_is_noticed_and_made_again(
     damage: object, config: DataConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +148,130 @@ def test_a_damaged_one_is_noticed_and_made_again(
     np.testing.assert_array_equal(load_split(config, "train").images, expected)
     assert len(builds) == 1
     assert "is damaged; it is made again" in capsys.readouterr().out
+
+
+def test_opening_reads_no_array_and_a_whole_check_is_made_when_it_is_built(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counted(content: memoryview, start: int) -> int:
+        read.append(memoryview(content).nbytes)
+        return zlib.crc32(content, start)
+
+    monkeypatch.setattr(cache, "zlib", SimpleNamespace(crc32=counted))
+    split = load_split(config, "train")
+    size = split.images.nbytes + split.masks.nbytes
+    assert sum(read) == 2 * size  # written, and read back
+    again = load_split(config, "train")
+    assert sum(read) == 2 * size
+    values, counts = np.unique(again.masks, return_counts=True)
+    assert {value: count for value, count in enumerate(again.pixels_by_value()) if count} == dict(
+        zip(values.tolist(), counts.tolist(), strict=True)
+    )
+
+
+def test_pixels_that_nobody_has_counted_are_counted(config: DataConfig) -> None:
+    split = load_split(config, "train")
+    assert replace(split, counts=None).pixels_by_value() == split.pixels_by_value()
+    assert sum(split.pixels_by_value()) == split.masks.size
+
+
+def copied(folder: Path) -> None:
+    """As `cp -r` leaves it: with other times."""
+    for file in folder.iterdir():
+        os.utime(file, (1, 1))
+
+
+def test_a_copy_with_other_times_is_checked_once_and_taken(
+    config: DataConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = np.array(load_split(config, "train").images)
+    copied(kept(config))
+    builds, checks = built(monkeypatch), []
+    whole = cache.whole
+    monkeypatch.setattr(cache, "whole", lambda folder: checks.append(folder) or whole(folder))
+    for _ in range(3):
+        np.testing.assert_array_equal(load_split(config, "train").images, expected)
+    assert (builds, checks) == ([], [kept(config)])
+    assert capsys.readouterr().out == ""
+
+
+def test_what_only_the_whole_check_sees_is_made_again_once_it_was_discarded(config: DataConfig) -> None:
+    expected = np.array(load_split(config, "train").images)
+    folder = kept(config)
+    before = (folder / "images.npy").stat()
+    flip_a_bit(folder)
+    os.utime(folder / "images.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert cache.whole(folder) is None
+    cache.discard(folder)
+    np.testing.assert_array_equal(load_split(config, "train").images, expected)
+    assert cache.whole(folder) is not None
+
+
+OTHER = {
+    "resize": 40, "crop": 30, "interpolation": "nearest", "calibration_fraction": 0.5, "dataset_seed": 5,
+    "dataset": "folder", "data_dir": ".", "download": True, "train_split": "val", "val_split": "train",
+    "cache_dir": "elsewhere",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(DataConfig)])
+def test_every_field_of_the_data_is_in_the_key_of_what_depends_on_it(name: str) -> None:
+    """A field that is new has to be added here, and is in both keys unless somebody has said why not."""
+    one = DataConfig(dataset="shapes", data_dir="here", download=False)
+    other = replace(one, **{name: OTHER[name]})
+    assert cache.data_fields(one) != cache.data_fields(other)
+    if name not in cache.ELSEWHERE:
+        assert [*cache._named(one, "val")] != [*cache._named(other, "val")]
+    assert set(cache.ELSEWHERE) < set(OTHER)
+
+
+def test_what_is_held_out_of_another_split_or_of_another_share_is_kept_beside_it(config: DataConfig) -> None:
+    """Studies search `calibration_fraction`: trials that are under way at once must not remove each other's copies."""
+    for more in ({}, {"calibration_fraction": 0.4}, {"train_split": "val"}):
+        chosen = replace(config, **{"calibration_fraction": 0.2, **more})
+        for split in (HELD_OUT, chosen.train_split):
+            load_split(chosen, split)
+    assert len(list(Path(str(config.cache_dir)).glob("*/*"))) == 6
+
+
+@pytest.mark.parametrize("pictures", [40, 5], ids=["many", "few"])
+def test_images_that_are_prepared_together_take_no_more_than_they_may(
+    pictures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes 1 of 4 shares of what may be taken: four at once, or five with the one that is being written."""
+    monkeypatch.setattr(cache, "IN_FLIGHT", 4 * 100 * cache.BYTES_A_PIXEL)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    under_way, most, lock = 0, 0, threading.Lock()
+
+    class Slow:
+        names = tuple(str(index) for index in range(pictures))
+
+        def pixels(self, index: int) -> int:
+            return 100
+
+        def read(self, index: int) -> Picture:
+            nonlocal under_way, most
+            with lock:
+                under_way += 1
+                most = max(most, under_way)
+            time.sleep(0.01 if index % 4 else 0.03)
+            return Picture(Image.new("RGB", (10, 10), (index, 0, 0)), np.full((10, 10), index, np.uint8), b"")
+
+    found = []
+    for image, mask, _ in cache._prepared(Slow(), DataConfig(resize=None, crop=None)):  # type: ignore[arg-type]
+        found.append((int(image[0, 0, 0]), int(mask[0, 0])))
+        with lock:
+            under_way -= 1
+    assert found == [(index, index) for index in range(pictures)]
+    assert 3 <= most <= 5
+
+
+def test_an_image_larger_than_all_may_be_is_prepared_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "IN_FLIGHT", 1)
+    config = DataConfig(dataset="shapes", resize=None, crop=None)
+    assert len([*cache._prepared(DATASETS["shapes"](config, "val"), config)]) == 96
 
 
 def test_a_failed_build_leaves_nothing_behind(config: DataConfig, own_data: Path) -> None:

@@ -1,10 +1,15 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from segmentation.config import TrainConfig
-from segmentation.datasets import HELD_OUT, load_split
+from segmentation.datasets import HELD_OUT, load_split, open_split
+from segmentation.datasets.holdout import held_out
+from segmentation.datasets.pairs import PicturePairs
 from segmentation.errors import InputError
+from segmentation.labels import Labels
 from tests.conftest import write_own_data
 
 
@@ -39,3 +44,35 @@ def test_a_share_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
         load_split(config(root, calibration_fraction=0.1), "train")
     with pytest.raises(InputError, match="split=held_out: no training images were held out"):
         load_split(config(root, calibration_fraction=0.0), HELD_OUT)
+
+
+class Counted(dict[str, tuple[Path, Path]]):
+    """Files that count how many of their names are looked at one after the other."""
+
+    walked = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for name in super().__iter__():
+            self.walked += 1
+            yield name
+
+
+@pytest.mark.parametrize("images", [1_000, 2_000])
+def test_holding_out_looks_at_each_name_once(images: int, tmp_path: Path) -> None:
+    """However often names, images and the split's identity are asked for; it was once for each image of each image."""
+    file = tmp_path / "one.png"
+    Image.new("L", (2, 3)).save(file)
+    files = Counted({str(number): (file, file) for number in range(images)})
+    files.walked = 0
+    part = held_out(PicturePairs(Labels.named("a", "b"), "here", files, {0: 0}), 0.5, chosen=False)
+    for index in range(images // 2):
+        assert part.names[index] == part.whole.names[part.places[index]]
+        assert part.pixels(index) == 6
+        assert part.read(index).mask.shape == (3, 2)
+    assert files.walked == images
+
+
+@pytest.mark.parametrize("change", [{}, {"dataset": "shapes"}, {"calibration_fraction": 0.0}])
+def test_names_are_the_same_object_at_each_access(change: dict[str, object], tmp_path: Path) -> None:
+    source = open_split(config(write_own_data(tmp_path, train=10), **change), "train")
+    assert source.names is source.names

@@ -8,6 +8,7 @@ import shlex
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from studies.search.plan import RUN, counted, plan
 from studies.search.status import show_status
 from studies.search.storage import open_storage
 from studies.search.study import run_study
+from studies.search.worker import Worker
 from studies.training_run import run_training
+from studies.training_start import load_data
 from tests.studies.search.conftest import tiny
 
 
@@ -315,3 +318,17 @@ def test_the_report_s_own_figures_stand_beside_ours_on_its_own_data(voc: Path) -
     (row,) = re.findall(r"^\| 0 \|.*", mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/study/trials.md"), re.M)
     assert "| 0.679 | 0.817 |" in row
     assert "the report's val/loss" in parent.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"calibration_fraction": 0.5}, {"dataset_seed": 1}, {"train_split": "val"}, {"resize": 24}, {"crop": 8}]
+)
+def test_trials_that_search_a_field_of_the_data_are_trained_on_other_data(change: dict[str, Any]) -> None:
+    worker = Worker(None, None, "", "search", 1)  # type: ignore[arg-type]
+    config = TrainConfig(dataset="shapes", resize=16, crop=16)
+    other = replace(config, **change)
+    ours, theirs, expected = worker._data(config), worker._data(other), load_data(other)
+    assert theirs.train.fingerprint == expected.train.fingerprint
+    np.testing.assert_array_equal(theirs.train.images, expected.train.images)
+    assert not np.array_equal(ours.train.images, theirs.train.images)
+    assert worker._data(replace(config, seed=5, learning_rate=0.5)) is ours

@@ -1,0 +1,92 @@
+"""A stand-in for an accelerator without float64, such as Apple's mps, that computes real numbers on any machine.
+
+Its tensors say that they are on `meta`, which needs no driver and is neither the CPU nor CUDA. Each holds a tensor on
+the CPU, and every operation of torch, those that make tensors included, is done there. As on the real device, an
+operation that would make a float64 tensor there raises a `TypeError`, and one that mixes devices a `RuntimeError`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+DEVICE = torch.device("meta")
+NO_FLOAT64 = "Cannot convert a tensor to float64 on a device that does not support it"
+MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._local_scalar_dense.default)
+"""Operations whose tensors may be on two devices."""
+
+
+class OnDevice(torch.Tensor):
+    """A tensor on the device."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> "OnDevice":
+        if held.dtype in (torch.float64, torch.complex128):
+            raise TypeError(NO_FLOAT64)
+        made: OnDevice = torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            device=DEVICE, requires_grad=held.requires_grad,
+        )  # fmt: skip
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return computed(operation, args, kwargs or {})
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["held"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, torch.Tensor], *_: Any) -> "OnDevice":
+        return OnDevice(inner["held"])
+
+
+class Device(TorchDispatchMode):
+    """Takes operations that are told the device; all others come by their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: set[str] = set()
+        self.layouts: set[str] = set()
+        """Memory formats of the inputs of batch norm there."""
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        there = any(isinstance(each, OnDevice) for each in tree_flatten((args, kwargs))[0])
+        if there:
+            self.operations.add(str(operation))
+            if "batch_norm" in str(operation) and args[0].ndim == 4:
+                self.layouts.add("contiguous" if args[0].is_contiguous() else "other")
+        return computed(operation, args, kwargs or {})
+
+
+def computed(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    """Do an operation on the CPU; what comes of it is on the device if its inputs are, or if it was asked for there."""
+    tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
+    there = any(isinstance(each, OnDevice) for each in tensors)
+    elsewhere = [each for each in tensors if not isinstance(each, OnDevice) and each.ndim]
+    if there and elsewhere and operation not in MOVES:
+        raise RuntimeError(f"{operation}: expected all tensors to be on the same device, this one and cpu were found")
+    device = kwargs.get("device")
+    if device is not None:
+        there = torch.device(device).type == DEVICE.type
+        kwargs = kwargs | {"device": torch.device("cpu") if there else device}
+    if operation is torch.ops.aten.copy_.default:
+        there = isinstance(args[0], OnDevice)
+    plain = tree_map(lambda each: each.held if isinstance(each, OnDevice) else each, (args, kwargs))
+    found = operation(*plain[0], **plain[1])
+    if operation._schema.is_mutable and tensors and found is plain[0][0]:
+        return args[0]
+    return tree_map(lambda each: OnDevice(each) if there and isinstance(each, torch.Tensor) else each, found)
+
+
+@contextmanager
+def accelerator() -> Iterator[Device]:
+    """Inside the `with`, `device="meta"` computes."""
+    with Device() as device:
+        yield device
