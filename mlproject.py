@@ -107,13 +107,18 @@ def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
     """Turn `--field value` pairs into a configuration; a mistake ends the program with a message and code 2."""
     import tyro
 
-    return tyro.cli(
+    config: Any = tyro.cli(
         config_class,
         prog=program,
         args=_in_python_spelling(config_class, arguments),
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
+    # `mlflow run` types every parameter that MLproject declares, given or not
+    if isinstance(config, TrainConfig) and "MLFLOW_RUN_ID" not in os.environ:
+        words = (word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--"))
+        object.__setattr__(config, "typed", frozenset(word.replace("-", "_") for word in words))
+    return config
 
 
 def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[str]:
@@ -127,7 +132,8 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
         if not flag.startswith("--") or "=" in flag or name not in types:
             continue
         optional = type(None) in get_args(types[name])
-        if (types[name] is bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
+        is_bool = bool in (types[name], *get_args(types[name]))
+        if (is_bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
             spelled[place] = f"{flag}={value.capitalize()}" if joined else value.capitalize()
         elif name in known:
             one_of(name, value, [*known[name], "None"] if optional else known[name])

@@ -3,7 +3,6 @@
 import os
 import shutil
 import tempfile
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from segmentation.errors import InputError
 from segmentation.labels import Labels
+from segmentation.state_dicts import read_pickled
 
 FORMAT = 1
 
@@ -92,11 +92,7 @@ def load(file: Path) -> Checkpoint:
         InputError: the file is missing, damaged, or not one of ours.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # torch takes what is in it as it is
-        if damaged is not None:
-            raise zipfile.BadZipFile(damaged)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = read_pickled(file)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {file} does not exist") from error
     except Exception as error:  # readers of damaged files raise nearly anything

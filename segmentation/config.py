@@ -7,8 +7,8 @@ tyro loads a type checker, which doubles the time of `--help`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from types import NoneType
-from typing import Any, Literal, Optional, get_args, get_origin, get_type_hints
+from types import MappingProxyType, NoneType
+from typing import Any, ClassVar, Literal, Optional, get_args, get_origin, get_type_hints
 
 from segmentation.errors import InputError, one_of
 from segmentation.metrics import METRICS
@@ -67,18 +67,18 @@ class ModelConfig:
 
     model: Network = "fcn_resnet50"
     """Network, one of torchvision's."""
-    normalization: Literal["signed_unit", "imagenet"] = "signed_unit"
-    """Scale of the network's input: [-1, 1], or ImageNet's mean and deviation (as torchvision's weights expect)."""
+    normalization: Literal["auto", "signed_unit", "imagenet"] = "auto"
+    """Scale of the input: signed_unit is [-1, 1], imagenet its mean and std; auto is what weights were trained with."""
     weights: str = "none"
-    """Starting weights: none, imagenet (backbone), coco, a checkpoint file, runs:/ID, or a model as models:/NAME/1."""
+    """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
     batch_norm_momentum: Optional[float] = None
     """Share of a batch in batch norm's running statistics; None is the network's own: 0.1, but 0.01 for mobilenet."""
     recipe: Literal["none", "head_first", "slow_backbone", "frozen_batch_norm", "careful"] = "none"
-    """How to fine-tune: a name for values of the fields that spare the starting weights; see docs/fine-tuning.md."""
-    freeze_backbone: int = 0
-    """Number of first epochs in which the backbone, its batch norm included, does not change."""
-    freeze_batch_norm: bool = False
-    """Keep the backbone's batch norm as it starts: its statistics, scales and shifts."""
+    """How to fine-tune: values for those of the fields below that are not given themselves; see docs/fine-tuning.md."""
+    freeze_backbone: Optional[int] = None
+    """Number of first epochs in which the backbone, batch norm included, is held; None: the recipe's, or 0."""
+    freeze_batch_norm: Optional[bool] = None
+    """Keep the backbone's batch norm as it starts: statistics, scales and shifts; None: the recipe's, or false."""
     auxiliary_loss: float = 0.0
     """Weight of the loss on an auxiliary head (not for lraspp_mobilenet_v3_large); 0 builds no such head."""
 
@@ -92,7 +92,7 @@ class OptimizationConfig:
     batch_size: int = 64
     """Images per optimiser step."""
     micro_batch: Optional[int] = None
-    """Images per forward pass, to save memory; gradients add up to those of the whole batch. None: the whole batch."""
+    """Images per forward pass, to save memory: gradients add up, batch norm sees each pass alone; None is the batch."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimiser."""
     learning_rate: float = 0.01
@@ -103,14 +103,14 @@ class OptimizationConfig:
     """Weight decay, applied to every parameter."""
     head_learning_rate_factor: float = 1.0
     """Learning rate of everything but the backbone, as a multiple of learning_rate."""
-    backbone_learning_rate_factor: float = 1.0
-    """Learning rate of the backbone, as a multiple of learning_rate."""
+    backbone_learning_rate_factor: Optional[float] = None
+    """Learning rate of the backbone, as a multiple of learning_rate; None: the recipe's, or 1."""
     schedule: Literal["constant", "polynomial"] = "constant"
     """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
     warmup_epochs: int = 0
     """Epochs over which the learning rate first rises linearly from 0."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the forward pass; auto is bfloat16 on a GPU that has it, else float32."""
+    """Precision in training; auto is bfloat16 on a GPU that has it, else float32. Scores are in float32 always."""
     channels_last: bool = True
     """Keep tensors as (B, H, W, C) in memory, which convolutions like (10 to 20 % faster on the CPUs tried)."""
     device: str = "auto"
@@ -121,6 +121,8 @@ class OptimizationConfig:
     """Batch norm over the batch of all processes together, not over the share of each."""
     seed: int = 0
     """Seed of the starting weights, the order of the images and every random change to them."""
+    deterministic: bool = False
+    """Only kernels that give the same result each time, for GPUs (slower there); the CPU's do so anyway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,26 +167,36 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "frozen_batch_norm": {"freeze_batch_norm": True, "backbone_learning_rate_factor": 0.1},
     "careful": {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1, "freeze_batch_norm": True},
 }
-"""What a recipe sets; a field that was given another value than its default keeps it."""
+"""What a recipe sets; a field that was given keeps its value."""
+WITHOUT_RECIPE: Mapping[str, Any] = {
+    "freeze_backbone": 0, "backbone_learning_rate_factor": 1.0, "freeze_batch_norm": False,
+}  # fmt: skip
+"""What the fields of recipes are when neither they nor a recipe are given."""
+NORMALIZATIONS: Mapping[str, str] = {"none": "signed_unit", "imagenet": "imagenet", "coco": "imagenet"}
+"""What starting weights were trained with; without any, the original report's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
     """Train a network and record it. The defaults are the original report's protocol."""
 
+    IS_TEMPLATE: ClassVar[bool] = False
+    """Whether training runs are made from it by `settled`, with other values: what was not given then stays open."""
+    typed: ClassVar[Optional[frozenset[str]]] = None
+    """Names of the fields that were typed, set on a configuration of the command line; None if that is not known."""
+
     def __post_init__(self) -> None:
         check_choices(self)
-        defaults = {field.name: field.default for field in fields(self)}
-        for name, value in RECIPES[self.recipe].items():
-            if getattr(self, name) == defaults[name]:
-                object.__setattr__(self, name, value)
+        if not self.IS_TEMPLATE and self.resume in (None, "auto"):
+            self._settle()
         for name in ("epochs", "batch_size", "processes"):
             _at_least(self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
         for name in ("freeze_backbone", "warmup_epochs", "plot_every", "examples", "seed", "dataset_seed"):
-            _at_least(self, name, 0)
+            if getattr(self, name) is not None:
+                _at_least(self, name, 0)
         _at_least(self, "boundary_width", 0)
         _within(self, "calibration_fraction", 0.0, 0.9)
         for name in (
@@ -194,7 +206,8 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
             "head_learning_rate_factor",
             "backbone_learning_rate_factor",
         ):
-            _within(self, name, 0.0, math.inf)
+            if getattr(self, name) is not None:
+                _within(self, name, 0.0, math.inf)
         for name in ("flip", "color_jitter", "momentum"):
             _within(self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
@@ -220,6 +233,37 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
         known = [name for name, about in METRICS.items() if about.higher_is_better is not None]
         if split != "val" or not slash or metric not in known:
             one_of("monitor", self.monitor, [f"val/{name}" for name in known])
+
+    def _settle(self) -> None:
+        """Give the fields that follow from others their values, where they were not given themselves."""
+        for name, value in derived(self.recipe, self.weights).items():
+            if getattr(self, name) == type(self).__dataclass_fields__[name].default:
+                object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateConfig(TrainConfig):
+    """What several training runs share."""
+
+    IS_TEMPLATE: ClassVar[bool] = True
+
+
+def derived(recipe: str, weights: str) -> dict[str, Any]:
+    """Values of the fields that follow from others where they are not given themselves.
+
+    How images are to be scaled is known of weights by name alone; of weights that are elsewhere, once they are found.
+    """
+    return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": NORMALIZATIONS.get(weights, "auto")}
+
+
+def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> TrainConfig:
+    """The configuration of one training run: a template's, but for some values.
+
+    Raises:
+        InputError: the values are not possible.
+    """
+    values = {field.name: getattr(template, field.name) for field in fields(TrainConfig)}
+    return TrainConfig(**values | dict(changes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +296,8 @@ class QuickStartConfig(TrainConfig):
 class ModelsConfig(TrainConfig):
     """Train several settings side by side, and tell which differences are real."""
 
+    IS_TEMPLATE: ClassVar[bool] = True
+
     variants: str = "fcn_resnet50, fcn_resnet50 weights=coco, fcn_resnet101, fcn_resnet101 weights=coco"
     """Settings, with commas between: a network, then fields that differ, as in fcn_resnet50 weights=coco epochs=20."""
     seeds: int = 1
@@ -279,6 +325,8 @@ class StudyConfig:
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(StudyConfig, TrainConfig):
     """Search for the best learning rate, weight decay and whatever else: many trainings, one study."""
+
+    IS_TEMPLATE: ClassVar[bool] = True
 
     sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
     """How settings are chosen; grid is the original report's 4 x 4, or all combinations of the values in search."""

@@ -1,14 +1,14 @@
 """torchvision's segmentation networks behind one face: uint8 pictures in, logits out."""
 
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torchvision.models import get_model_weights, segmentation
 
-from segmentation.config import ModelConfig
+from segmentation.config import NORMALIZATIONS, ModelConfig
 from segmentation.errors import InputError, listed, one_of
 from segmentation.recalibration import Calibrator
 
@@ -79,18 +79,27 @@ class WeightsTaken(NamedTuple):
     """Which tensors of a network came from elsewhere."""
 
     taken: list[str]
-    left: list[str]
-    """Tensors that were offered but do not fit."""
+    left: dict[str, str]
+    """Tensors that were offered but not taken, and why not."""
     fresh: list[str]
-    """Tensors of the network that nothing was offered for; they keep their random start."""
+    """Tensors of the network that nothing was taken for; they keep their random start."""
+    normalization: str | None = None
+    """What they were trained with; None if that is not known."""
 
     def __str__(self) -> str:
         text = f"{len(self.taken)} tensors taken"
         if self.fresh:
             text += f"; {len(self.fresh)} start afresh ({listed(self.fresh, 4)})"
         if self.left:
-            text += f"; {len(self.left)} not used ({listed(self.left, 4)})"
+            text += f"; {len(self.left)} not used: {_by_reason(self.left)}"
         return text
+
+
+def _by_reason(left: Mapping[str, str]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        reasons.setdefault(reason, []).append(name)
+    return "; ".join(f"{reason} ({listed(names, 4)})" for reason, names in reasons.items())
 
 
 def build(config: ModelConfig, classes: int) -> Segmenter:
@@ -102,7 +111,12 @@ def build(config: ModelConfig, classes: int) -> Segmenter:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = config.batch_norm_momentum
-    return Segmenter(network, config.normalization)
+    normalization: str = config.normalization
+    if normalization == "auto":
+        normalization = NORMALIZATIONS.get(config.weights, "auto")
+    if normalization == "auto":
+        raise InputError(f"normalization=auto: what weights={config.weights} were trained with is not known here")
+    return Segmenter(network, normalization)
 
 
 def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Sequence[str]) -> WeightsTaken:
@@ -129,11 +143,15 @@ def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Seque
     prefix = "network.backbone." if backbone_only else "network."
     offered = {prefix + name.removeprefix("features."): tensor for name, tensor in state.items()}
     categories = [name.strip("_") for name in weights.meta["categories"]]
-    return take(network, offered, same_classes=categories == list(class_names))
+    found = take(network, offered, same_classes=categories == list(class_names))
+    return found._replace(normalization=NORMALIZATIONS[config.weights])
 
 
 def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: bool) -> WeightsTaken:
     """Copy every offered tensor that the network has under the same name and in the same shape.
+
+    Where a convolution is missing, its batch norm is not taken, and nothing of its stage of the backbone (`layer3` of a
+    ResNet): the statistics of trained convolutions are wrong for random ones.
 
     Args:
         network: changed in place.
@@ -144,16 +162,45 @@ def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: 
         InputError: nothing fits, so the weights are of another network.
     """
     own = network.state_dict()
-    taken = {
-        name: tensor
-        for name, tensor in offered.items()
-        if name in own and own[name].shape == tensor.shape and (same_classes or not any(p in name for p in LAST_LAYERS))
+    left = {name: reason for name, tensor in offered.items() if (reason := _misfit(name, tensor, own, same_classes))}
+    incomplete = _beside_random_convolutions(network, offered.keys() - left.keys())
+    left = {
+        name: left.get(name, "of a layer whose convolutions are not all there")
+        for name in offered
+        if name in left or name in incomplete
     }
+    taken = {name: tensor for name, tensor in offered.items() if name not in left}
     if not taken:
         raise InputError(
             f"the starting weights are of another network: none of their {len(offered)} tensors fits; "
-            f"set model to the one that they were trained with"
+            f"set model to the one that they were trained with. {_by_reason(left)}"
         )
     network.load_state_dict(taken, strict=False)
-    left = [name for name in offered if name not in taken]
     return WeightsTaken(list(taken), left, [name for name in own if name not in taken])
+
+
+def _misfit(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor], same_classes: bool) -> str | None:
+    """Why an offered tensor cannot be taken, or None if it can."""
+    if name not in own:
+        return "not in this model"
+    if own[name].shape != tensor.shape:
+        return f"shape {tuple(tensor.shape)} where the model has {tuple(own[name].shape)}"
+    if own[name].is_floating_point() != tensor.is_floating_point():
+        return f"{tensor.dtype} where the model has {own[name].dtype}"
+    return None if same_classes or not any(part in name for part in LAST_LAYERS) else "of other classes"
+
+
+def _beside_random_convolutions(network: Segmenter, taken: Collection[str]) -> set[str]:
+    """Tensors of batch norms whose convolution, the one registered before, is not taken, and of incomplete stages."""
+    found: set[str] = set()
+    stages = [f"network.backbone.{stage}." for stage, _ in network.backbone.named_children()]
+    is_random = False
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            is_random = f"{name}.weight" not in taken
+            if is_random:
+                stage = tuple(each for each in stages if name.startswith(each))
+                found |= {each for each in taken if each.startswith(stage)} if stage else set()
+        elif isinstance(module, nn.BatchNorm2d) and is_random:
+            found |= {f"{name}.{tensor}" for tensor in module.state_dict()}
+    return found

@@ -12,8 +12,9 @@ def build_optimizer(network: Segmenter, config: OptimizationConfig) -> torch.opt
     backbone = list(network.backbone.parameters())
     inside = {id(parameter) for parameter in backbone}
     head = [parameter for parameter in network.parameters() if id(parameter) not in inside]
+    factor = config.backbone_learning_rate_factor
     groups = [
-        {"params": backbone, "factor": config.backbone_learning_rate_factor},
+        {"params": backbone, "factor": 1.0 if factor is None else factor},
         {"params": head, "factor": config.head_learning_rate_factor},
     ]
     if config.optimizer == "adamw":

@@ -1,6 +1,7 @@
 """From pictures as people have them to a class and a confidence for every pixel.
 
-This file goes along with every logged model, for a server that has nothing else of this project: it imports none of it.
+This file goes along with every logged model, for a server that has nothing else of this project: it imports nothing of
+it but what goes along, too.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,8 @@ from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
+
+from segmentation.full_precision import full_precision
 
 STRIP = 2**17
 """Logits that are resized at a time: few enough for a core's cache, so that memory does not grow with the picture."""
@@ -78,9 +81,10 @@ class Predictor:
         for places in _alike(prepared):
             batch = torch.stack([prepared[place] for place in places]).to(self.device)
             batch = batch.contiguous(memory_format=torch.channels_last)
-            views = [self.network(batch)]
-            if self.flip:
-                views.append(self.network(batch.flip(-1)).flip(-1))
+            with full_precision():
+                views = [self.network(batch)]
+                if self.flip:
+                    views.append(self.network(batch.flip(-1)).flip(-1))
             for row, place in enumerate(places):
                 found[place] = [view[row : row + 1] for view in views]
         return found

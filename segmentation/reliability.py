@@ -109,6 +109,8 @@ def histograms(
     row, bin_index, confidence, correct = countable(row, bin_index, confidence, correct)
     cells = rows * bins
     cell = torch.where(row < rows, row * bins + bin_index, cells).flatten()
+    if torch.are_deterministic_algorithms_enabled():  # CUDA adds weights up in any order
+        cell, confidence, correct = cell.cpu(), confidence.cpu(), correct.cpu()
     both = torch.bincount(2 * cell + correct.flatten(), minlength=2 * cells + 2)[: 2 * cells]
     sums = torch.bincount(cell, confidence.double().flatten(), minlength=cells + 1)[:cells].double()
     wrong, right = both.reshape(rows, bins, 2).cpu().numpy().transpose(2, 0, 1)

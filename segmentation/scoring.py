@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from segmentation.calibration import coarse
 from segmentation.confusion import Confusion, iou, mean_over_split, ratios
 from segmentation.counting import columns, count_pixels
 from segmentation.errors import InputError
+from segmentation.full_precision import full_precision
 from segmentation.groups import Group, GroupReliability, group_figures, grouped
 from segmentation.image_table import ImageTable
 from segmentation.labels import Labels
@@ -386,37 +387,36 @@ def _additive(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards the network is in the mode it was in."""
-    was_training = network.training
+    """Evaluation mode without gradients, in float32 proper; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
     network.eval()
-    with torch.inference_mode():
-        yield
-    network.train(was_training)
+    try:
+        with torch.inference_mode(), full_precision():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def score(
     network: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     labels: Labels,
-    autocast: AbstractContextManager[object] | None = None,
     boundary_width: int = BOUNDARY_WIDTH,
 ) -> Scores:
-    """Score a network, in evaluation mode.
+    """Score a network, in evaluation mode and float32, whatever it was trained in.
 
     Args:
         network: from images to logits `(B, C, h, w)`.
         batches: images `(B, 3, h, w)` uint8 and masks `(B, H, W)`; where their sizes differ, the logits are resized to
             the masks' size, bilinearly.
         labels: the classes.
-        autocast: precision of the forward pass; None is that of the weights.
         boundary_width: pixels on either side of a boundary that are told apart, at the masks' size.
     """
     scores = Scores(labels, boundary_width)
     with evaluating(network):
         for images, masks in batches:
-            with autocast or nullcontext():
-                logits = network(images)
-            scores.update(at_size_of(masks, logits), masks)
+            scores.update(at_size_of(masks, network(images)), masks)
     return scores
 
 

@@ -21,13 +21,21 @@ from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig
 from segmentation.counting import count_right
 from segmentation.datasets import Split, load_split
-from segmentation.devices import autocast, copied, memory_format, resolve_device, resolve_precision
+from segmentation.devices import (
+    autocast,
+    copied,
+    deterministic,
+    memory_format,
+    resolve_device,
+    resolve_precision,
+)
 from segmentation.distributed import Team
 from segmentation.errors import DivergedError, InputError
 from segmentation.labels import VOID
 from segmentation.losses import cross_entropy_sum
 from segmentation.metrics import is_better
 from segmentation.models import Segmenter, build
+from segmentation.norm_statistics import one_update
 from segmentation.progress import progress
 from segmentation.resampling import Interval
 from segmentation.scoring import Scores, at_size_of, evaluating, score
@@ -119,7 +127,7 @@ def _lead(network: Segmenter, data: Data, config: TrainConfig, start: Checkpoint
         if config.patience is not None and best_epoch and number - 1 - best_epoch >= config.patience:
             return
         started = time.perf_counter()
-        with team.epoch(number):
+        with team.epoch(number), deterministic(config.deterministic):
             train_loss, train_accuracy, rate = training.one_pass(number)
             trained = time.perf_counter()
             val = training.scores()
@@ -185,8 +193,9 @@ def follow(config: TrainConfig, team: Team) -> None:
     training = _Training(build(config, len(data.train.labels)), data, config, start, team)
     try:
         while number := team.next_epoch():
-            training.one_pass(number)
-            training.scores()
+            with deterministic(config.deterministic):
+                training.one_pass(number)
+                training.scores()
     except DivergedError:
         return  # the first process has found it at the same step
 
@@ -222,13 +231,13 @@ class _Training:
         of processes: what a layer draws by itself, as dropout does, differs between them.
         """
         config, split, network, team = self.config, self.data.train, self.network, self.team
-        order_seed, *torch_seeds = np.random.SeedSequence([config.seed, number]).generate_state(2 + team.rank)
-        order = np.random.default_rng(order_seed).permutation(len(split))
-        torch.manual_seed(int(torch_seeds[-1]))
-        random = torch.Generator().manual_seed(int(torch_seeds[0]))
+        seeds = np.random.SeedSequence([config.seed, number]).generate_state(3 + team.rank)
+        order = np.random.default_rng(seeds[0]).permutation(len(split))
+        random = torch.Generator().manual_seed(int(seeds[1]))
+        torch.manual_seed(int(seeds[2 + team.rank]))
         augment = Augmentation(config)
 
-        frozen = number <= config.freeze_backbone
+        frozen = number <= (config.freeze_backbone or 0)
         network.train()
         network.backbone.train(not frozen)
         optimizers.trainable(network.backbone, not frozen)
@@ -270,15 +279,13 @@ class _Training:
         val, config, team = self.data.val, self.config, self.team
         if team.size == 1:
             batches = in_order(val, config.batch_size, self.device)
-            return score(self.network, batches, val.labels, self.context, config.boundary_width)
+            return score(self.network, batches, val.labels, config.boundary_width)
         scores = Scores(val.labels, config.boundary_width)
         own = team.share(np.arange(len(val)))
         with evaluating(self.network), progress(f"scoring {val.dataset}/{val.name}", len(own)) as bar:
             for indices in index_batches(own, max(1, config.batch_size // team.size)):
                 images, masks = copied(self.device, *val.gather(indices))
-                with self.context:
-                    logits = self.network(images)
-                scores.update(at_size_of(masks, logits), masks, indices.tolist())
+                scores.update(at_size_of(masks, self.network(images)), masks, indices.tolist())
                 bar.update(len(indices))
         merge_all(scores, team)
         return scores
@@ -287,7 +294,7 @@ class _Training:
         """One optimiser step on this process's images `(B, 3, H, W)` and masks `(B, H, W)` of `whole` in all processes.
 
         The loss is the mean over the whole batch's non-void pixels, however many forward passes it takes, and however
-        many processes.
+        many processes. Batch norm normalises each forward pass by itself; its running statistics move once a step.
 
         Returns:
             Loss sum, right pixels and pixels of this process's images.
@@ -301,21 +308,22 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, correct = 0.0, 0
         parts = self._parts(len(images), whole)
-        for place, part in enumerate(parts):
-            part_images, part_masks = copied(self.device, images[part], masks[part])
-            with self._parallel.no_sync() if self._parallel and place < len(parts) - 1 else nullcontext():
-                with self.context:
-                    outputs = _training_outputs(outputs_of, part_images)
-                loss = main_loss = cross_entropy_sum(outputs["out"], part_masks)
-                if config.auxiliary_loss:
-                    loss = loss + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], part_masks)
-                (whole_loss,) = self.team.total(loss.item())
-                if not math.isfinite(whole_loss):
-                    raise FloatingPointError(whole_loss)
-                # several processes' gradients are averaged
-                scaler.scale(loss / (whole_pixels / self.team.size)).backward()
-            loss_sum += main_loss.item()
-            correct += count_right(outputs["out"], part_masks)
+        with one_update(self.network) if len(parts) > 1 else nullcontext():
+            for place, part in enumerate(parts):
+                part_images, part_masks = copied(self.device, images[part], masks[part])
+                with self._parallel.no_sync() if self._parallel and place < len(parts) - 1 else nullcontext():
+                    with self.context:
+                        outputs = _training_outputs(outputs_of, part_images)
+                    loss = main_loss = cross_entropy_sum(outputs["out"], part_masks)
+                    if config.auxiliary_loss:
+                        loss = loss + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], part_masks)
+                    (whole_loss,) = self.team.total(loss.item())
+                    if not math.isfinite(whole_loss):
+                        raise FloatingPointError(whole_loss)
+                    # several processes' gradients are averaged
+                    scaler.scale(loss / (whole_pixels / self.team.size)).backward()
+                loss_sum += main_loss.item()
+                correct += count_right(outputs["out"], part_masks)
         scaler.step(self.optimizer)
         scaler.update()
         return loss_sum, correct, pixels

@@ -25,7 +25,7 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
     """
     mask_image = Image.fromarray(mask)
     image = resize_image(image, config)
-    if config.resize is not None:
+    if config.resize is not None:  # Pillow's NEAREST takes the pixel at the centre, as torch's NEAREST_EXACT does
         mask_image = F.resize(mask_image, [config.resize], InterpolationMode.NEAREST)
     if config.crop is not None:
         if min(image.size) < config.crop:
@@ -35,6 +35,16 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
             )
         image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
     return np.asarray(image), np.asarray(mask_image)
+
+
+def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
+    """Fraction of a `width` x `height` image's pixels that `prepare` keeps: the crop's part of the resized image."""
+    if config.crop is None:
+        return 1.0
+    if config.resize is not None:  # the longer side as torchvision rounds it
+        short, long = sorted((width, height))
+        width, height = config.resize, int(config.resize * long / short)
+    return config.crop**2 / (width * height)
 
 
 def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
@@ -94,7 +104,8 @@ class Augmentation:
         factor = self.config.scale_min * (self.config.scale_max / self.config.scale_min) ** u
         size = [max(1, round(height * factor)), max(1, round(width * factor))]
         image = F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
-        mask = F.resize(mask[None], size, InterpolationMode.NEAREST)
+        # NEAREST would round positions down and shift every edge of the mask by half a pixel against the image
+        mask = F.resize(mask[None], size, InterpolationMode.NEAREST_EXACT)
         rows, columns = max(0, height - size[0]), max(0, width - size[1])
         top, left = round(down * rows), round(right * columns)
         border = [left, top, columns - left, rows - top]

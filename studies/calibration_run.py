@@ -83,7 +83,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         print(found)
         before, after, others = _scored(network, fit, scored_on, config, device)
         network.calibrator = fit.calibrator
-        rules, which = protocol(data, scored_on, after, "float32"), calibrated.described()
+        rules, which = protocol(data, scored_on, after), calibrated.described()
         changes = changed(before, after, others, fit.refitted)
         tracking.log_json(_fit_record(fit) | about, "calibration/fit.json")
         plain = {"metrics": before.metrics(), "intervals": before.intervals()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation.config import (
+    RECIPES,
     CalibrateConfig,
     CompareConfig,
     EvaluateConfig,
@@ -17,6 +18,7 @@ from segmentation.config import (
     SyncConfig,
     TrainConfig,
     TuneConfig,
+    derived,
 )
 
 CONFIGS: Mapping[str, type] = {
@@ -54,10 +56,13 @@ def here(kind: str, values: Mapping[str, Any] | None = None) -> str:
 
 def _given(kind: str, values: Mapping[str, Any], always: Collection[str]) -> list[tuple[str, str]]:
     """The fields to type, each with its value as a shell takes it."""
+    follows = {}
+    if kind == "train" and values.get("recipe", "none") in RECIPES:
+        follows = derived(values.get("recipe", "none"), values.get("weights", "none"))
     return [
         (field.name, shlex.quote(str(values[field.name])))
         for field in (fields(CONFIGS[kind]) if kind in CONFIGS else ())
         if field.name in values
         and (field.name not in NAMES or kind == "report")
-        and (field.name in always or values[field.name] != field.default)
+        and (field.name in always or values[field.name] != follows.get(field.name, field.default))
     ]

@@ -18,8 +18,10 @@ from studies.stored_scores import StoredScores
 COMPARED = ("ece", "loss", "pixel_accuracy", "mean_iou")
 """Metrics whose differences are tested."""
 WORDS = {"loss": "loss", "pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
-MAY_DIFFER = ("images", "pixels", "fingerprint")
+MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop")
 """Parts of the protocol that may differ, since only shared images are compared."""
+ADDED_LATER = ("tf32",)
+"""Parts that earlier versions did not record; where one is missing it cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,11 @@ def check_protocols(stored: Sequence[StoredScores]) -> None:
     first = stored[0]
     found = []
     for other in stored[1:]:
-        keys = [key for key in {**first.protocol, **other.protocol} if key not in MAY_DIFFER]
+        keys = [
+            key for key in {**first.protocol, **other.protocol}
+            if key not in MAY_DIFFER
+            and not (key in ADDED_LATER and not (key in first.protocol and key in other.protocol))
+        ]  # fmt: skip
         found += [
             f"{key}: {first.protocol.get(key)} in {first.name} ({first.run_id}) but {other.protocol.get(key)} in "
             f"{other.name} ({other.run_id})"

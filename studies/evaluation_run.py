@@ -62,7 +62,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         metrics = {f"{split.name}/{key}": value for key, value in found.items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics)
-        rules = protocol(data, scored, scores, "float32")
+        rules = protocol(data, scored, scores)
         log_scores(network, scored, scores, rules, stored.origin(), device, config.examples, stored.described())
     print(tracking.where_to_look(run_id))
     return metrics

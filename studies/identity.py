@@ -8,6 +8,7 @@ from pathlib import Path
 
 import segmentation
 from segmentation.config import TrainConfig, decisive
+from segmentation.devices import resolve_device, resolve_precision
 from segmentation.models import Segmenter
 from segmentation.training import Data
 
@@ -20,7 +21,7 @@ values."""
 
 
 def identity(config: TrainConfig, data: Data, network: Segmenter) -> str:
-    """A hash of all that the figures of a training depend on, but for the machine.
+    """A hash of all that the figures of a training depend on, but for the machine; the kind of its device counts.
 
     Args:
         config: what to do.
@@ -29,6 +30,8 @@ def identity(config: TrainConfig, data: Data, network: Segmenter) -> str:
     """
     setting = decisive(asdict(config))
     setting.pop("weights")
+    device = resolve_device(config.device)
+    setting |= {"device": device.type, "precision": str(resolve_precision(config.precision, device))}
     told = json.dumps([setting, data.train.fingerprint, data.val.fingerprint, CODE], sort_keys=True)
     digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(network.state_dict().items()):

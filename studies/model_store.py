@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -15,6 +16,7 @@ from segmentation.errors import InputError, one_of
 from segmentation.exported_weights import read_weights
 from segmentation.labels import Labels
 from segmentation.models import Segmenter, WeightsTaken
+from segmentation.state_dicts import is_plain_tensor, take_state_dict
 
 PROGRAM = "data/model.pt2"
 """Where a logged model keeps the network."""
@@ -99,11 +101,49 @@ def start_from(network: Segmenter, config: ModelConfig, labels: Labels) -> Weigh
         return None
     if config.weights in ("imagenet", "coco"):
         return models.load_hub_weights(network, config, labels.names)
-    if not Path(config.weights).is_file() and _mlflow_uri(config.weights) is None:
-        known = ["none", "imagenet", "coco", "a checkpoint file", "runs:/ID", "models:/NAME/1", "models:/NAME@ALIAS"]
-        one_of("weights", config.weights, known)
-    stored = load(config.weights)
-    return models.take(network, stored.state, same_classes=stored.labels.names == labels.names)
+    _check_name(config.weights)
+    stored = _checkpoint(config.weights) if Path(config.weights).is_file() else load(config.weights)
+    if stored is None:
+        return take_state_dict(network, Path(config.weights), labels)
+    found = models.take(network, stored.state, same_classes=stored.labels.names == labels.names)
+    return found._replace(normalization=stored.config.normalization)
+
+
+def with_normalization(config: TrainConfig) -> TrainConfig:
+    """The configuration with `normalization=auto` made what the starting weights were trained with.
+
+    A state dict does not say; it is taken to be like torchvision's, whose backbones are ImageNet's.
+
+    Raises:
+        InputError: there are no such weights.
+    """
+    if config.normalization != "auto":
+        return config
+    _check_name(config.weights)
+    if Path(config.weights).is_file():
+        stored = _checkpoint(config.weights)
+        return replace(config, normalization=stored.config.normalization if stored else "imagenet")
+    import mlflow
+
+    with suppress(Exception):  # whatever is wrong with the model is found, and told, when it is loaded
+        about = mlflow.models.get_model_info(str(_mlflow_uri(config.weights))).metadata or {}
+        return replace(config, normalization=about["config"]["normalization"])
+    return replace(config, normalization=load(config.weights).config.normalization)
+
+
+def _checkpoint(name: str) -> Stored | None:
+    """What a file holds if it is a checkpoint, or None."""
+    try:
+        checkpoint = checkpoints.load(Path(name))
+    except InputError:
+        return None
+    return _stored(vars(checkpoint), checkpoint.network, None, name)
+
+
+def _check_name(weights: str) -> None:
+    if not Path(weights).is_file() and _mlflow_uri(weights) is None:
+        known = ["none", "imagenet", "coco", "a file", "runs:/ID", "models:/NAME/1", "models:/NAME@ALIAS"]
+        one_of("weights", weights, known)
 
 
 def _mlflow_uri(name: str) -> str | None:
@@ -150,7 +190,7 @@ def _stored(about: Mapping[str, Any], state: Mapping[str, torch.Tensor], run_id:
             raise InputError(f"epoch={epoch!r:.40} is no number of an epoch")
         if not (run_id is None or isinstance(run_id, str)):
             raise InputError(f"trained_in_run={run_id!r:.40} is no run")
-        if not all(isinstance(key, str) and _is_plain_tensor(value) for key, value in state.items()):
+        if not all(isinstance(key, str) and is_plain_tensor(value) for key, value in state.items()):
             raise InputError("its tensors are none")
         return Stored(recorded_config(about["config"]), labels, dict(state), epoch, run_id, calibration)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -171,7 +211,7 @@ def recorded_config(values: Mapping[str, Any]) -> TrainConfig:
             raise InputError(f"{name}={value!r:.40} is of no type that {name} can have")
         if name in ("resize", "crop") and value is not None and value > LONGEST_SIDE:
             raise InputError(f"{name}={value!r:.40} is absurd: the most is {LONGEST_SIDE}")
-    return TrainConfig(**known)
+    return TrainConfig(**{"normalization": "signed_unit"} | known)  # what the first versions had, and did not record
 
 
 def _types(hint: Any) -> set[type]:
@@ -186,13 +226,3 @@ def checked_colour(values: Sequence[int]) -> tuple[int, int, int]:
     if not all(type(value) is int and 0 <= value <= 255 for value in (red, green, blue)):
         raise InputError(f"{values!r:.40} is no colour")
     return red, green, blue
-
-
-def _is_plain_tensor(value: Any) -> bool:
-    """Whether it is a tensor with all its values in memory: not sparse, and not one value for many."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and not value.is_quantized
-        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
-    )

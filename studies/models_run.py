@@ -5,12 +5,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from segmentation.config import DataConfig, ModelsConfig, RecordConfig, TrainConfig, read_value
+from segmentation.config import DataConfig, ModelsConfig, RecordConfig, TrainConfig, read_value, settled
 from segmentation.errors import DivergedError, InputError, listed, one_of
 from studies import tracking
 from studies.commands import command
 from studies.comparison_run import record_comparison
 from studies.identity import IDENTITY, identity
+from studies.model_store import with_normalization
 from studies.resumption import can_go_on, last_checkpoint
 from studies.run_names import run_name
 from studies.stored_scores import StoredScores, find_runs
@@ -101,12 +102,11 @@ def trainings(config: ModelsConfig) -> Iterator[TrainConfig]:
     Raises:
         InputError: a variant is not understood, is there twice, or cannot be compared with the others.
     """
-    base = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
     variants: dict[TrainConfig, str] = {}
     for text in filter(None, (part.strip() for part in config.variants.split(","))):
         try:
             changes = _differing(text)
-            variant = TrainConfig(**base | changes)
+            variant = settled(config, changes)
         except InputError as error:
             raise InputError(f"variants: {text!r}: {error}") from None
         if variant in variants:
@@ -141,6 +141,7 @@ def _differing(text: str) -> dict[str, object]:
 
 
 def _training(config: TrainConfig) -> Training:
+    config = with_normalization(config)
     data = load_data(config)
     network, _ = starting_network(config, data.train)
     return Training(config, identity(config, data, network))

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import psutil
 
 from segmentation import checkpoints
-from segmentation.config import TrainConfig, decisive
+from segmentation.config import RECIPES, TrainConfig, decisive
 from segmentation.errors import InputError, listed
 from segmentation.training import Data
 from studies import tracking
 from studies.commands import here
 from studies.identity import IDENTITY, identity
+from studies.model_store import with_normalization
 from studies.tracking import FoundRun
 from studies.training_start import load_data, starting_network
 
@@ -42,7 +43,7 @@ def find(config: TrainConfig) -> Resumption:
     assert config.resume is not None
     if config.resume != AUTO:
         return Resumption(_as_begun(config, config.resume), config.resume, None)
-    config = replace(config, resume=None)
+    config = with_normalization(replace(config, resume=None))
     data = load_data(config)
     network, _ = starting_network(config, data.train)
     for run in tracking.runs_tagged(IDENTITY, identity(config, data, network)):
@@ -101,7 +102,11 @@ def _finished(given: TrainConfig, run_id: str) -> str:
     """What to say of a training that has finished, with the command that trains its model further in a new run."""
     begun = tracking.stored_config(run_id)
     known = {field.name: field.default for field in fields(TrainConfig)}
-    typed = {name: value for name, value in asdict(given).items() if name in known and value != known[name]}
+    typed = {
+        name: value
+        for name, value in asdict(given).items()
+        if name in known and (value != known[name] if given.typed is None else name in given.typed)
+    }
     values = {name: begun.get(name, default) for name, default in known.items()} | typed | {"resume": None}
     values["weights"] = f"runs:/{run_id}"
     if not begun.get("log_model", True):
@@ -116,7 +121,7 @@ def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
     """The configuration that a training was begun with, and what may be different now, if it was given.
 
     Args:
-        given: what was typed now; a field that has its default was not typed.
+        given: what was typed now; where that is not known, a field that has its default was not typed.
         begun: the fields of the training that is to go on.
 
     Raises:
@@ -128,7 +133,13 @@ def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
         if name not in values or name in ("resume", "checkpoint_dir", "records"):
             continue
         now = values[name]
+        if now is None:  # of a field that a recipe sets, if one was given
+            now = RECIPES[given.recipe].get(name)
         typed = now != defaults[name] and not (name == "data_dir" and Path(now) in _default_folders())
+        if given.typed is not None:
+            typed = name in given.typed or (
+                given.recipe != begun.get("recipe", "none") and name in RECIPES[given.recipe]
+            )
         if not typed:
             values[name] = was
         elif name in matters and now != was:

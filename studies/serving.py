@@ -20,7 +20,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import Array
 from PIL import Image
 
-from segmentation import pixels, prediction
+from segmentation import full_precision, pixels, prediction
 from segmentation.models import Segmenter
 from studies import served_model
 
@@ -89,7 +89,7 @@ def _ship_code(folder: Path) -> str:
     Returns:
         The name of the package that holds them.
     """
-    sources = [Path(str(module.__file__)) for module in (pixels, prediction, served_model)]
+    sources = [Path(str(module.__file__)) for module in (full_precision, pixels, prediction, served_model)]
     texts = {source.name: source.read_text(encoding="utf-8") for source in sources}
     package = f"{PACKAGE}_{hashlib.sha256(''.join(texts.values()).encode()).hexdigest()[:12]}"
     (folder / package).mkdir(parents=True)

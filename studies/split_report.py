@@ -41,25 +41,25 @@ class NoiseFloor(NamedTuple):
     """Not exceeded in 95 % of cases."""
 
 
-def protocol(config: DataConfig, split: Split | Originals, scores: Scores, precision: str) -> dict[str, Any]:
+def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> dict[str, Any]:
     """The rules by which a split was scored: figures can be compared only where these agree.
 
     Args:
         config: how the pictures were prepared.
         split: what was scored.
         scores: the result.
-        precision: number format of the forward pass.
     """
     original = isinstance(split, Originals)
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
-        "void": "255 is not counted", "precision": precision,
+        "void": "255 is not counted", "precision": "float32", "tf32": False,
         "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
         "resolution": "each image's own" if isinstance(split, Originals) else list(split.masks.shape[1:]),
         "resize": config.resize, "crop": None if original else config.crop, "interpolation": config.interpolation,
         "boundary_width": scores.boundary_width, "dataset": split.dataset, "classes": list(split.labels.names),
         "split": split.name, "fingerprint": split.fingerprint,
+        "in_crop": 1.0 if isinstance(split, Originals) else split.in_crop,
         "images": len(split), "pixels": int(scores.reliability.bins().count.sum()),
     }  # fmt: skip
 
@@ -114,6 +114,8 @@ def log_scores(
         tracking.log_figure(confusion, f"confusion/{split.name}.png")
         log_examples(network, split, scores, order, device, examples, which)
     said = in_words(metrics, intervals, floor, len(split))
+    if cut := about_crop(rules.get("in_crop", 1.0)):
+        said += f" {cut}"
     figures = f"**{scored}: {which}**\n\n{_key_figures(metrics, intervals)}\n\n{said}"
     tables = "\n\n".join([
         _metric_table(metrics, intervals), "**Classes**", _class_table(scores, groups), "**Parts of the images**",
@@ -153,9 +155,21 @@ def small_print(rules: Mapping[str, Any]) -> str:
     """The rules of a figure in one line."""
     resolution = rules["resolution"]
     size = resolution if isinstance(resolution, str) else f"{resolution[1]} × {resolution[0]}"
+    if rules.get("in_crop", 1.0) != 1:
+        size += f" ({100 * rules['in_crop']:.3g} % of the split)"
     return (
         f"{rules['images']} images, {rules['pixels']:,} pixels · {rules['bins']} bins (a, b] · size {size}, "
         f"{rules['interpolation']} · void not counted · {rules['precision']}"
+    )
+
+
+def about_crop(in_crop: float) -> str:
+    """How much of the images the crop leaves to learn from and to be scored, and which fields change that."""
+    if in_crop == 1:
+        return ""
+    return (
+        f"{100 * in_crop:.3g} % of the split's pixels lie in the crop and are counted, the others nowhere: crop=none "
+        f"keeps all of images that are equally large, and evaluate with score_at=original scores whole images."
     )
 
 

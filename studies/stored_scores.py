@@ -7,6 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from segmentation.config import decisive
+from segmentation.config import TrainConfig, decisive
 from segmentation.errors import InputError, listed
 from segmentation.scoring import Scores, load_scores
 from studies.run_search import every_run
@@ -74,7 +75,9 @@ class StoredScores:
 
     def setting(self) -> Mapping[str, Any]:
         """All that makes the network what it is but the seed."""
-        config = decisive(self.origin["config"])
+        config = decisive(
+            asdict(TrainConfig()) | self.origin["config"]
+        )  # which an earlier version wrote with fewer fields
         config.pop("seed", None)
         about = self.origin["calibration"] or {}
         return config | {"calibrated": about.get("method"), "calibrated_on": about.get("fingerprint")}

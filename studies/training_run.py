@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from segmentation.batches import in_order
 from segmentation.checkpoints import Checkpoint
 from segmentation.config import TrainConfig, decisive
 from segmentation.datasets import Split, report_coverage
-from segmentation.devices import autocast, resolve_device, resolve_precision
+from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import Segmenter, WeightsTaken
@@ -23,10 +23,10 @@ from segmentation.training import Data, Epoch, follow, train
 from studies import resumption, tracking
 from studies.commands import here
 from studies.identity import IDENTITY, identity
-from studies.model_store import Stored
+from studies.model_store import Stored, with_normalization
 from studies.resumption import last_checkpoint
 from studies.run_names import run_name
-from studies.split_report import example_figures, log_scores, protocol
+from studies.split_report import about_crop, example_figures, log_scores, protocol
 from studies.training_start import load_data, starting_network
 
 EVERY_EPOCH = "epoch_seconds"
@@ -87,6 +87,7 @@ def run_training(
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
+        config = with_normalization(config)
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = data or load_data(config)
@@ -94,7 +95,9 @@ def run_training(
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
         tracking.log_tags({
-            "device": _described(device), "dataset_fingerprint": data.train.fingerprint,
+            "device": _described(device),
+            "precision": str(resolve_precision(config.precision, device)).removeprefix("torch."),
+            "normalization": config.normalization, "dataset_fingerprint": data.train.fingerprint,
             "val_fingerprint": data.val.fingerprint,
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if goes_on else None
@@ -133,7 +136,7 @@ def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | 
     if not file.is_file():
         return None
     checkpoint = checkpoints.load(file)
-    begun = {field.name: field.default for field in fields(config)} | checkpoint.config
+    begun = asdict(type(config)()) | checkpoint.config
     changed = [
         f"{name}={begun[name]!r}, now {value!r}"
         for name, value in decisive(asdict(config)).items()
@@ -151,8 +154,26 @@ def _tell_start(network: Segmenter, taken: WeightsTaken | None, config: TrainCon
     if taken is not None:
         print(f"Starting weights {config.weights}: {taken}.")
         tracking.log_json(taken._asdict(), "starting_weights.json")
+        _compare_normalizations(taken.normalization, config)
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
+
+
+def _compare_normalizations(of_weights: str | None, config: TrainConfig) -> None:
+    """Tell when images are scaled otherwise than the starting weights have seen them, or when that is not known."""
+    if of_weights is None:
+        print(
+            f"Note: {config.weights} does not say how its images were scaled; normalization={config.normalization} is "
+            f"used. Most published weights are of normalization=imagenet."
+        )
+    elif of_weights != config.normalization:
+        told = (
+            f"normalization={config.normalization}, but weights={config.weights} were trained with "
+            f"normalization={of_weights}: they see images on another scale than they know; leave normalization out to "
+            f"take theirs"
+        )
+        print(f"Warning: {told}.")
+        tracking.log_tags({"warning": told})
 
 
 def _train_and_record(
@@ -211,17 +232,16 @@ def _train_and_record(
         figures = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
         tracking.log_metrics(figures, OF_THE_WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
-    precision = resolve_precision(config.precision, device)
     if kept_epoch != len(history):
         network.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # measured before the training was interrupted
         batches = in_order(data.val, config.batch_size, device)
         network.to(device)
-        kept = score(network, batches, data.val.labels, autocast(device, precision), config.boundary_width)
+        kept = score(network, batches, data.val.labels, config.boundary_width)
     which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
-    rules = protocol(config, data.val, kept, str(precision).removeprefix("torch."))
+    rules = protocol(config, data.val, kept)
     trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
     pictures = config.plot_every > 0
     log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
@@ -256,11 +276,14 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
 
 def _mention_oddities(data: Data, config: TrainConfig) -> None:
     """Tell what is allowed but seldom meant: splits of different size, classes or layers that cannot learn."""
-    if config.freeze_backbone >= config.epochs:
+    if (config.freeze_backbone or 0) >= config.epochs:
         print(f"Note: freeze_backbone={config.freeze_backbone} leaves no epoch in which the backbone learns.")
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
         print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
+    for split in (data.train, data.val):
+        if split.in_crop != 1:
+            print(f"Note: {split.name}: {about_crop(split.in_crop)}")
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)
 

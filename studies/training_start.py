@@ -21,6 +21,7 @@ def starting_network(config: TrainConfig, split: Split) -> tuple[Segmenter, Weig
     Raises:
         InputError: the starting weights are not there, or are of another network.
     """
+    config = model_store.with_normalization(config)
     torch.manual_seed(config.seed)
     network = models.build(config, len(split.labels))
     return network, model_store.start_from(network, config, split.labels)

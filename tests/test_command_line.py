@@ -72,6 +72,13 @@ def test_true_and_none_may_be_written_in_any_case() -> None:
     assert config.micro_batch == 8
 
 
+def test_a_recipe_leaves_alone_what_is_typed() -> None:
+    config = mlproject.parse(mlproject.TrainConfig, ["--recipe", "careful", "--freeze_backbone", "0"], "train")
+    assert (config.freeze_backbone, config.freeze_batch_norm) == (0, True)
+    config = mlproject.parse(mlproject.TrainConfig, ["--recipe", "careful", "--freeze-batch-norm", "false"], "train")
+    assert (config.freeze_backbone, config.freeze_batch_norm) == (3, False)
+
+
 @pytest.mark.parametrize("flag", ["--download", "--log-model", "--freeze_batch_norm"])
 @pytest.mark.parametrize("value", ["true", "True", "TRUE", "false", "False"])
 def test_a_value_may_be_joined_to_its_flag_in_every_spelling(flag: str, value: str) -> None:

@@ -32,9 +32,9 @@ from segmentation.datasets.source import Source
 from segmentation.errors import InputError
 from segmentation.labels import VOID, Labels
 from segmentation.progress import progress
-from segmentation.transforms import prepare
+from segmentation.transforms import fraction_in_crop, prepare
 
-FORMAT = 3
+FORMAT = 4
 PARTS = ("images", "masks")
 BLOCK = 64 * 2**20
 """Bytes that are checked at a time."""
@@ -57,6 +57,10 @@ ABANDONED = 24 * 3600
 """Seconds; a copy that was begun so long ago and is not finished is one that nobody works on."""
 
 
+Prepared = tuple[np.ndarray, np.ndarray, bytes, tuple[int, int]]
+"""An image and its mask as they are kept, the digest of their files, and the image's own width and height."""
+
+
 @dataclass(frozen=True)
 class Split:
     """One prepared split of a data set."""
@@ -76,6 +80,8 @@ class Split:
     """The same for each image."""
     counts: tuple[int, ...] | None = None
     """Pixels of each mask value, 256 of them; None if nobody has counted."""
+    in_crop: float = 1.0
+    """Fraction of the original images' pixels that lies in the crop."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,7 +109,7 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
         config.dataset, split, source.location, source.labels, tuple(source.names), images, masks,
-        about["fingerprint"], tuple(about["digests"]), tuple(about["counts"]),
+        about["fingerprint"], tuple(about["digests"]), tuple(about["counts"]), about["in_crop"],
     )  # fmt: skip
 
 
@@ -178,13 +184,14 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     checksums = {"images": 0, "masks": 0}
     sizes: tuple[int, ...] = ()
     digests = []
+    original, kept = 0, 0.0
     counts = np.zeros(256, np.int64)
     with (
         (folder / "images.npy").open("wb") as images_file,
         (folder / "masks.npy").open("wb") as masks_file,
         progress(f"preparing {config.dataset}/{split}", count) as bar,
     ):
-        for index, (image, mask, digest) in enumerate(_prepared(source, config)):
+        for index, (image, mask, digest, (width, height)) in enumerate(_prepared(source, config)):
             if index == 0:
                 sizes = mask.shape
                 _write_header(images_file, (count, *image.shape))
@@ -201,12 +208,14 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
             bar.update(1)
             counts += _histogram(mask)
             digests.append(digest.hex())
+            original += width * height
+            kept += width * height * fraction_in_crop(width, height, config)
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
     _write_about(folder, {
         "format": FORMAT, "count": count, "checksums": checksums, "fingerprint": _fingerprint(source, digests),
-        "digests": digests, "counts": counts.tolist(),
+        "digests": digests, "counts": counts.tolist(), "in_crop": kept / original,
     })  # fmt: skip
 
 
@@ -240,14 +249,15 @@ def _fingerprint(source: Source, digests: Sequence[str]) -> str:
     return fingerprint.hexdigest()
 
 
-def _prepared(source: Source, config: DataConfig) -> Iterator[tuple[np.ndarray, np.ndarray, bytes]]:
+def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared]:
     """Decode and prepare every picture on all cores, in order; those under way take `IN_FLIGHT` bytes at most."""
 
-    def one(index: int) -> tuple[np.ndarray, np.ndarray, bytes]:
+    def one(index: int) -> Prepared:
         picture = source.read(index)
-        return *prepare(picture.image, picture.mask, config, source.names[index]), picture.digest
+        image, mask = prepare(picture.image, picture.mask, config, source.names[index])
+        return image, mask, picture.digest, picture.image.size
 
-    begun: deque[tuple[Future[tuple[np.ndarray, np.ndarray, bytes]], int]] = deque()
+    begun: deque[tuple[Future[Prepared], int]] = deque()
     taken = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import TrainConfig, TuneConfig, decisive
+from segmentation.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies.search import space as spaces
@@ -54,7 +54,7 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """All that may not change while the study goes on, as JSON knows it."""
-        shared = {name: value for name, value in decisive(asdict(self.base)).items() if name not in self.space}
+        shared = {name: value for name, value in decisive(asdict(settled(self.base))).items() if name not in self.space}
         return shared | {
             "search": ",".join(f"{name}={dimension}" for name, dimension in self.space.items()),
             "goals": [goal.metric for goal in self.goals], "constraint": str(self.limit) if self.limit else None,
@@ -136,7 +136,7 @@ def plan(config: TuneConfig) -> Plan:
     """
     wanted = goals(config)
     pruner = chosen_pruner(config, len(wanted))
-    base = TrainConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
+    base = TemplateConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
     if base.monitor == TrainConfig.monitor and wanted[0].metric.removeprefix("val/") in METRICS:
         base = replace(base, monitor=wanted[0].metric)
     budget = config.max_epochs_total

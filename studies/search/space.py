@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from segmentation.config import TrainConfig, decisive, read_value
+from segmentation.config import TrainConfig, decisive, read_value, settled
 from segmentation.errors import InputError, listed, one_of
 
 RANGES = {
@@ -144,11 +144,10 @@ def parse(search: str, base: TrainConfig, grid: bool) -> Space:
         space[name] = _dimension(name, text)
         if grid and isinstance(space[name], Range):
             raise InputError(f"search={name}={text}: sampler=grid needs a list of values, such as {name}=A|B|C")
-        default = TrainConfig.__dataclass_fields__[name].default
-        if getattr(base, name) != default:
+        given = getattr(base, name)
+        if given not in (TrainConfig.__dataclass_fields__[name].default, getattr(TrainConfig(), name)):
             raise InputError(
-                f"{name}={getattr(base, name)} is given, and {name} is searched, too: leave it out of search, or do "
-                f"not give it"
+                f"{name}={given} is given, and {name} is searched, too: leave it out of search, or do not give it"
             )
     if not space:
         raise InputError(f"search={search!r} names no field, such as learning_rate")
@@ -165,7 +164,7 @@ def varied(base: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
         InputError: they are not possible together.
     """
     try:
-        return replace(base, **values)
+        return settled(base, values)
     except InputError as error:
         raise InputError(f"search: {described(values)} is not possible: {error}") from None
 
@@ -180,7 +179,7 @@ def first_guess(space: Space) -> dict[str, Any]:
     """The defaults of `train`, as Optuna knows them, as far as they lie in the space."""
     guess = {}
     for name, dimension in space.items():
-        default: Any = TrainConfig.__dataclass_fields__[name].default
+        default = getattr(TrainConfig(), name)
         if dimension.holds(default):
             guess[name] = dimension.encoded(default)
     return guess

@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from segmentation.config import RECIPES, EvaluateConfig, QuickStartConfig, TrainConfig, choices, decisive
+from segmentation.config import (
+    RECIPES,
+    WITHOUT_RECIPE,
+    EvaluateConfig,
+    ModelsConfig,
+    QuickStartConfig,
+    TrainConfig,
+    TuneConfig,
+    choices,
+    decisive,
+    settled,
+)
 from segmentation.errors import InputError
 
 
@@ -64,6 +75,38 @@ def test_a_recipe_is_a_name_for_values() -> None:
     assert decisive(asdict(careful)) == decisive(asdict(by_hand)) != decisive(asdict(TrainConfig()))
     assert replace(careful, seed=1).freeze_batch_norm
     assert TrainConfig(recipe="careful", freeze_backbone=7).freeze_backbone == 7
+    assert asdict(TrainConfig()) == asdict(TrainConfig()) | WITHOUT_RECIPE
     assert tuple(RECIPES) == choices(TrainConfig)["recipe"]
     with pytest.raises(InputError, match="Did you mean 'careful'"):
         TrainConfig(recipe="carefull")
+
+
+@pytest.mark.parametrize(("name", "default"), WITHOUT_RECIPE.items())
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_what_is_given_is_given_even_if_it_is_what_the_field_is_without_a_recipe(
+    recipe: Any, name: str, default: Any
+) -> None:
+    values = vars(TrainConfig(recipe=recipe, **{name: default}))
+    for each, usual in WITHOUT_RECIPE.items():
+        assert values[each] == (default if each == name else RECIPES[recipe].get(each, usual)), each
+
+
+def test_what_is_given_to_a_template_is_given_to_every_run_made_from_it() -> None:
+    template = TuneConfig(freeze_backbone=0, weights="imagenet")
+    careful = settled(template, {"recipe": "careful"})
+    assert (careful.freeze_backbone, careful.backbone_learning_rate_factor, careful.freeze_batch_norm) == (0, 0.1, True)
+    both = settled(template, {"recipe": "careful", "backbone_learning_rate_factor": 1.0})
+    assert both.backbone_learning_rate_factor == 1.0
+    assert settled(template).normalization == "imagenet"
+    assert settled(template, {"weights": "none"}).normalization == "signed_unit"
+    assert settled(ModelsConfig(normalization="signed_unit"), {"weights": "coco"}).normalization == "signed_unit"
+    assert decisive(asdict(settled(template))) == decisive(asdict(TrainConfig(weights="imagenet")))
+
+
+@pytest.mark.parametrize(
+    ("weights", "normalization"),
+    [("none", "signed_unit"), ("imagenet", "imagenet"), ("coco", "imagenet"), ("runs:/0", "auto"), ("w.pth", "auto")],
+)
+def test_the_scale_of_the_input_follows_the_starting_weights(weights: str, normalization: str) -> None:
+    assert TrainConfig(weights=weights).normalization == normalization
+    assert TrainConfig(weights=weights, normalization="signed_unit").normalization == "signed_unit"

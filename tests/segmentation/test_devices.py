@@ -1,7 +1,16 @@
+import os
+
 import pytest
 import torch
 
-from segmentation.devices import memory_format, own_gpu, resolve_device, resolve_precision, sees_its_own
+from segmentation.devices import (
+    deterministic,
+    memory_format,
+    own_gpu,
+    resolve_device,
+    resolve_precision,
+    sees_its_own,
+)
 from segmentation.errors import InputError
 
 
@@ -32,6 +41,22 @@ def test_precision_on_a_cpu() -> None:
     assert resolve_precision("bfloat16", cpu) == torch.bfloat16
     with pytest.raises(InputError, match="precision=float16 is for GPUs"):
         resolve_precision("float16", cpu)
+
+
+def test_what_has_no_deterministic_kernel_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is unset again afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    values, places = torch.zeros(3), torch.tensor([0, 0])
+    told = r"deterministic=true is not possible here: put_ .* Set deterministic=false"
+    with pytest.raises(InputError, match=told), deterministic(True):
+        values.put_(places, torch.ones(2))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic) == before
+    with deterministic(False):
+        values.put_(places, torch.ones(2))
+    with pytest.raises(RuntimeError, match="something else"), deterministic(True):
+        raise RuntimeError("something else")
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ def test_two_processes_give_the_figures_of_one(of_one_and_of_two: tuple[Trained,
     """float32 sums in another order differ by 1e-7, and training carries that on."""
     one, two = of_one_and_of_two
     for ours, alone in zip(two.figures, one.figures, strict=True):
+        for end in ("val/ece_low", "val/ece_high"):  # 1e-7 can put a resample of 5 images on the other side of the ECE
+            assert ours[end] == pytest.approx(alone[end], abs=5e-3)
+        alone = alone | {end: ours[end] for end in ("val/ece_low", "val/ece_high")}
         assert ours == pytest.approx(alone, rel=1e-4, abs=1e-5, nan_ok=True)
         assert ours["train/loss"] == pytest.approx(alone["train/loss"], rel=1e-6)
     for name, tensor in one.states[-1].items():

@@ -2,11 +2,13 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,14 +16,15 @@ from segmentation import calibration
 from segmentation.boundaries import boundary_band
 from segmentation.counting import count_right
 from segmentation.errors import InputError
+from segmentation.full_precision import full_precision
 from segmentation.groups import Group
 from segmentation.labels import Labels
 from segmentation.metrics import METRICS, is_better
-from segmentation.prediction import at_size
+from segmentation.prediction import Predictor, at_size
 from segmentation.recalibration import fit
 from segmentation.reliability import Reliability
 from segmentation.resampling import interval
-from segmentation.scoring import Scores, common_classes, load_scores, score
+from segmentation.scoring import Scores, common_classes, evaluating, load_scores, score
 from segmentation.stored_logits import StoredLogits
 from tests.conftest import PROJECT
 
@@ -461,3 +464,39 @@ def test_the_network_is_scored_in_evaluation_mode_and_put_back() -> None:
 )  # fmt: skip
 def test_which_value_is_better(metric: str, value: float, than: float, better: bool) -> None:
     assert is_better(metric, value, than) is better
+
+
+def test_a_network_is_in_the_mode_it_was_in_whatever_happens_while_it_is_scored() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3), torch.nn.Dropout()).train()
+    network[1].eval()
+    with pytest.raises(ValueError, match="expected 4D input"), evaluating(network):
+        network(torch.zeros(3))
+    assert [each.training for each in network.modules()] == [True, True, False]
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_tf32_is_off_while_a_network_is_scored_or_predicts_and_as_it_was_afterwards() -> None:
+    def now() -> list[str]:
+        cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+        return [each.fp32_precision for each in (cuda.matmul, cudnn.conv, cudnn.rnn)]
+
+    def network(images: torch.Tensor) -> torch.Tensor:
+        assert now() == ["ieee"] * 3
+        return torch.cat([images.float(), images[:, :1].float()], 1)
+
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return network(images)
+
+    before = now()
+    assert before != ["ieee"] * 3
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    score(Network(), [(images, torch.zeros(1, 4, 4, dtype=torch.uint8))], LABELS)
+    assert now() == before
+    predictor = Predictor(network, None, "bilinear")
+    predictor([Image.new("RGB", (4, 4))])
+    assert now() == before
+    with full_precision(), ThreadPoolExecutor(4) as pool:  # whoever leaves first must not switch it on for the others
+        list(pool.map(lambda _: predictor([Image.new("RGB", (4, 4))]), range(50)))
+        assert now() == ["ieee"] * 3
+    assert now() == before

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from segmentation import checkpoints
@@ -16,7 +17,10 @@ from segmentation.config import TrainConfig
 from segmentation.datasets import load_split
 from segmentation.errors import DivergedError, InputError
 from segmentation.models import Segmenter, build
+from segmentation.norm_statistics import one_update
+from segmentation.scoring import Scores
 from segmentation.training import Data, Epoch, train
+from segmentation.transforms import Augmentation
 
 
 @pytest.fixture
@@ -237,9 +241,92 @@ def test_who_iterates_may_stop_and_keep_the_checkpoint(settings: dict[str, Any],
         assert torch.equal(tensor.contiguous(), loaded.network[name].contiguous())
 
 
-def test_bfloat16_training_runs_and_scores_in_float32(settings: dict[str, Any]) -> None:
-    epochs, _ = trained(TrainConfig(**settings | {"precision": "bfloat16", "epochs": 1}))
-    assert math.isfinite(epochs[0].train_loss)
+def test_bfloat16_training_is_scored_in_float32(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"precision": "bfloat16", "epochs": 1})
+    network, data = prepared(config)
+    (epoch,) = train(network, data, config)
+    assert math.isfinite(epoch.train_loss)
+    expected = Scores(data.val.labels, config.boundary_width)
+    images, masks = data.val.gather(np.arange(len(data.val)))
+    with torch.no_grad():
+        expected.update(network.eval()(images), masks)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network(images)
+    assert epoch.val.metrics() == pytest.approx(expected.metrics(), rel=1e-6)
+    assert (rounded.float().softmax(1) - network(images).softmax(1)).abs().max() > 1e-5, "the precision matters here"
+
+
+def test_what_layers_draw_and_what_augmentation_draws_have_seeds_of_their_own(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[tuple[int, int]] = []
+    draw = Augmentation.draw
+
+    def noted(self: Augmentation, images: int, random: torch.Generator) -> torch.Tensor:
+        seeds.append((torch.initial_seed(), random.initial_seed()))
+        return draw(self, images, random)
+
+    monkeypatch.setattr(Augmentation, "draw", noted)
+    trained(TrainConfig(**settings | {"flip": 0.5}))
+    assert all(own != other for own, other in seeds)
+    assert len(set(seeds)) == 2, "of each epoch"
+
+
+def test_deterministic_kernels_are_switched_on_for_each_epoch_alone(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    (plain, _), _ = trained(TrainConfig(**settings))
+    config = TrainConfig(**settings | {"deterministic": True})
+    network, data = prepared(config)
+    on: list[bool] = []
+    network.register_forward_hook(lambda *_: on.append(torch.are_deterministic_algorithms_enabled()))
+    network.backbone.register_forward_hook(lambda *_: on.append(torch.are_deterministic_algorithms_enabled()))
+    epochs = train(network, data, config)
+    first = next(epochs)
+    assert not torch.are_deterministic_algorithms_enabled()
+    epochs.close()
+    assert on
+    assert all(on)
+    assert first.metrics()["val/loss"] == pytest.approx(plain.metrics()["val/loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch", [2, 4, None])
+def test_running_statistics_move_once_a_step(settings: dict[str, Any], micro_batch: int | None) -> None:
+    """Those of the stem, whose input is the images whatever the forward passes are, worked out by hand."""
+    config = TrainConfig(**settings | {
+        "epochs": 1, "batch_size": 6, "micro_batch": micro_batch, "batch_norm_momentum": 0.1, "channels_last": False,
+    })  # fmt: skip
+    network, data = prepared(config)
+    stem = network.backbone.get_submodule("0")
+    images, _ = data.train.gather(np.arange(6))
+    with torch.no_grad():
+        values = stem[0]((images.float() - network.mean) / network.deviation).double()
+    list(train(network, data, config))
+    norm = stem[1]
+    torch.testing.assert_close(norm.running_mean.double(), 0.1 * values.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(norm.running_var.double(), 0.9 + 0.1 * values.var((0, 2, 3)), rtol=1e-4, atol=1e-6)
+    assert {
+        (module.momentum, module.num_batches_tracked.item())
+        for module in network.modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    } == {(0.1, 1)}
+
+
+def test_running_statistics_of_any_parts_are_those_of_all_values() -> None:
+    torch.manual_seed(0)
+    values = 3 * torch.randn(7, 4, 5, 6) + torch.arange(4.0)[:, None, None]
+    whole, parts, still = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval()
+    whole(values)
+    with one_update(nn.Sequential(parts, still)):
+        for part in values.split([3, 1, 3]):
+            still(parts(part))
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], tensor)
+    assert torch.equal(still.running_mean, torch.zeros(4))
+    parts(values)
+    whole(values)
+    torch.testing.assert_close(parts.running_var, whole.running_var)
 
 
 @pytest.mark.parametrize("more", [{"batch_size": 1}, {"micro_batch": 1}])

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,9 @@ from torchvision import transforms as torchvision_v1
 
 from segmentation.config import AugmentationConfig, DataConfig
 from segmentation.errors import InputError
-from segmentation.transforms import Augmentation, prepare
+from segmentation.prediction import Predictor
+from segmentation.scoring import at_size_of
+from segmentation.transforms import Augmentation, fraction_in_crop, prepare, resize_image
 
 
 def picture(width: int, height: int) -> tuple[Image.Image, np.ndarray]:
@@ -35,6 +39,16 @@ def test_each_part_can_be_left_out() -> None:
     assert prepare(image, mask, DataConfig(resize=20, crop=None), "x")[1].shape == (20, 25)
     cut, _ = prepare(image, mask, DataConfig(resize=None, crop=30), "x")
     np.testing.assert_array_equal(cut, np.asarray(image)[5:35, 10:40])
+
+
+@pytest.mark.parametrize("size", [(50, 40), (41, 67), (200, 151), (64, 64), (500, 65)])
+@pytest.mark.parametrize(("resize", "crop"), [(33, 33), (32, 20), (None, 30), (40, None), (None, None)])
+def test_the_fraction_in_the_crop_is_that_of_the_resized_image(
+    size: tuple[int, int], resize: int | None, crop: int | None
+) -> None:
+    whole, _ = prepare(*picture(*size), DataConfig(resize=resize, crop=None), "x")
+    cut, _ = prepare(*picture(*size), DataConfig(resize=resize, crop=crop), "x")
+    assert fraction_in_crop(*size, DataConfig(resize=resize, crop=crop)) == cut.size / whole.size
 
 
 def test_a_picture_smaller_than_the_crop_is_refused() -> None:
@@ -78,6 +92,77 @@ def test_zooms_keep_size_and_keep_image_and_mask_together(scale: float) -> None:
     assert (inside.float().mean().item() < 0.3) == (scale < 1)
     agree = (zoomed[:, 0].int() - zoomed_mask.int()).abs()[inside] < 60  # but for the blurred edge
     assert agree.float().mean() > 0.85
+
+
+SIDE = 101
+EDGES = range(40, 61)
+ZOOMS = [0.53, 0.61, 0.87, 0.93, 1.07, 1.13, 1.37, 1.93]
+"""At none of them a position lies exactly between two pixels, where nearest has to choose a side."""
+
+
+def step(edge: int, vertical: bool) -> np.ndarray:
+    """A mask `(SIDE, SIDE)` that is 0 before a straight edge and 1 after it."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    mask[:, edge:] = 1
+    return mask.T.copy() if vertical else mask
+
+
+def edge_offset(value: np.ndarray, mask: np.ndarray) -> float:
+    """Pixels by which a mask's straight edge lies behind that of an image with values 0 to 1, both square; the mask's
+    border may be void."""
+    inside = mask != 255
+    return float((value[inside] * 1.0 - mask[inside]).sum() / np.sqrt(inside.sum()))
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+@pytest.mark.parametrize("zoom", ZOOMS)
+def test_a_zoom_moves_the_edges_of_image_and_mask_by_the_same(zoom: float, vertical: bool) -> None:
+    augment = Augmentation(AugmentationConfig(scale_min=zoom, scale_max=zoom))
+    offsets = []
+    for edge in EDGES:
+        mask = torch.from_numpy(step(edge, vertical))[None]
+        image = (200 * mask)[:, None].expand(1, 3, SIDE, SIDE)
+        zoomed, zoomed_mask = augment.change(image, mask, torch.full((1, 7), 0.5))
+        offsets.append(edge_offset(zoomed[0, 0].numpy() / 200, zoomed_mask[0].numpy()))
+    assert abs(np.mean(offsets)) < 0.03
+    assert np.abs(offsets).max() < 0.53
+
+
+@pytest.mark.parametrize("zoom", ZOOMS)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_preparation_leaves_the_edges_of_image_and_mask_together(zoom: float, interpolation: Any) -> None:
+    config = DataConfig(resize=round(zoom * SIDE), crop=round(zoom * SIDE) - 3, interpolation=interpolation)
+    offsets = []
+    for edge in EDGES:
+        mask = step(edge, vertical=edge % 2 == 0)
+        image, small = prepare(Image.fromarray(np.stack([60 + 100 * mask] * 3, -1)), mask, config, "x")
+        offsets.append(edge_offset(image[..., 0] / 100 - 0.6, small))
+    assert abs(np.mean(offsets)) < 0.03
+    assert np.abs(offsets).max() < 0.53
+
+
+@pytest.mark.parametrize("zoom", ZOOMS)
+def test_logits_resized_to_the_picture_s_own_size_put_edges_where_the_mask_has_them(zoom: float) -> None:
+    """A model that sees edges perfectly, scored and predicted at original size."""
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        bright = images[:, :1].float() - 100
+        return torch.cat([-bright, bright], 1)
+
+    resize = round(zoom * SIDE)
+    scored, predicted = [], []
+    for edge in EDGES:
+        mask = step(edge, vertical=edge % 2 == 0)
+        picture = Image.fromarray(np.stack([200 * mask] * 3, -1))
+        small = torch.from_numpy(np.array(resize_image(picture, DataConfig(resize=resize, crop=None))))
+        logits = at_size_of(torch.from_numpy(mask)[None], model(small.permute(2, 0, 1)[None]))
+        scored.append(edge_offset(logits[0].argmax(0).numpy(), mask))
+        for flip in (False, True):
+            (found,) = Predictor(model, resize, "bilinear", flip=flip)([picture])
+            predicted.append(edge_offset(found.classes, mask))
+    assert abs(np.mean(scored)) < 0.06
+    assert abs(np.mean(predicted)) < 0.06
+    assert np.abs(scored + predicted).max() <= 1
 
 
 def test_colour_jitter_changes_images_only_and_follows_its_seed() -> None:

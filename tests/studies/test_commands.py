@@ -23,6 +23,10 @@ def test_only_what_differs_from_the_defaults_is_told() -> None:
         "mlflow run . --env-manager local -e train -P dataset=camvid -P data_dir='my data' -P resize=None "
         "-P learning_rate=0.05"
     )
+    beside = TrainConfig(recipe="careful", freeze_backbone=0, weights="imagenet")
+    assert command("train", asdict(beside)).endswith(" -P weights=imagenet -P recipe=careful -P freeze_backbone=0")
+    older = asdict(TrainConfig(weights="coco", normalization="signed_unit"))
+    assert command("train", older).endswith(" -P normalization=signed_unit -P weights=coco")
     assert command("train", {}, always=["learning_rate"]) == "mlflow run . --env-manager local -e train"
     assert command("train", asdict(TrainConfig()), always=["learning_rate"]).endswith("-P learning_rate=0.01")
 
@@ -30,6 +34,7 @@ def test_only_what_differs_from_the_defaults_is_told() -> None:
 def test_the_command_gives_the_same_configuration_again() -> None:
     for kind, config in (
         ("train", TrainConfig(crop=None, resize=64, epochs=3, recipe="careful", patience=2, flip=0.5)),
+        ("train", TrainConfig(recipe="careful", freeze_batch_norm=False, weights="coco", normalization="signed_unit")),
         ("compare", CompareConfig(run_ids="a,b", examples=0)),
     ):
         assert mlproject.parse(type(config), arguments(command(kind, asdict(config))), "test") == config

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 import mlproject
 from segmentation import checkpoints
 from segmentation.checkpoints import Checkpoint
-from segmentation.config import ModelsConfig, TrainConfig
+from segmentation.config import ModelsConfig, TemplateConfig, TrainConfig, settled
 from segmentation.errors import InputError
 from segmentation.processes import me
 from studies import published, resumption, tracking
@@ -64,9 +64,18 @@ def test_the_default_is_the_original_report_s_four_models() -> None:
         (each.model, each.pretrained) for each in published.MODELS
     ]
     for each in configs:
-        assert (
-            replace(each, model="fcn_resnet50", weights="none", run_name=None, experiment="training") == TrainConfig()
-        )
+        assert each.normalization == ("imagenet" if each.weights == "coco" else "signed_unit")
+        usual = {"model": "fcn_resnet50", "weights": "none", "normalization": "signed_unit"}
+        assert replace(each, **usual, run_name=None, experiment="training") == TrainConfig()
+
+
+def test_a_variant_s_recipe_leaves_alone_what_is_given_and_its_weights_say_how_images_are_scaled() -> None:
+    variants = f"{NETWORK} recipe=careful, {NETWORK} recipe=careful freeze_backbone=0, {NETWORK} weights=imagenet"
+    configs = list(trainings(settings(variants=variants, backbone_learning_rate_factor=1.0)))
+    assert [each.backbone_learning_rate_factor for each in configs] == [1.0] * 3
+    assert [each.freeze_backbone for each in configs] == [3, 0, 0]
+    assert [each.freeze_batch_norm for each in configs] == [True, True, False]
+    assert [each.normalization for each in configs] == ["signed_unit", "signed_unit", "imagenet"]
 
 
 def test_seeds_are_counted_from_the_seed() -> None:
@@ -99,12 +108,14 @@ def test_mistakes_are_told_before_anything_is_trained(variants: str, told: str) 
 
 
 def test_trainings_are_the_same_where_all_that_they_learn_from_is(own_data: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        dataset="folder", data_dir=str(own_data), resize=32, crop=32, model=NETWORK, learning_rate=0.05, device="cpu"
-    )
+    given: dict[str, Any] = {
+        "dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "model": NETWORK,
+        "learning_rate": 0.05, "device": "cpu",
+    }  # fmt: skip
+    config = TrainConfig(**given)
 
     def told(**changes: Any) -> str:
-        changed = replace(config, **changes)
+        changed = settled(TemplateConfig(**given | changes))
         data = load_data(changed)
         return identity(changed, data, starting_network(changed, data.train)[0])
 
@@ -127,6 +138,8 @@ def test_trainings_are_the_same_where_all_that_they_learn_from_is(own_data: Path
     }  # fmt: skip
     assert len(different) == 7
     assert told(weights=str(weights)) == told(weights=str(copy))
+    assert told(precision="float32") == told(precision="auto") != told(precision="bfloat16")
+    assert told(device="meta") != first, "another kind of device"
 
 
 class Compared(NamedTuple):

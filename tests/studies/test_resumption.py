@@ -47,6 +47,39 @@ def test_what_matters_may_not() -> None:
         merged(TrainConfig(resume="x", learning_rate=0.2, seed=5), asdict(BEGUN))
 
 
+@pytest.mark.parametrize("given", [{"freeze_backbone": 0}, {"backbone_learning_rate_factor": 1.0}])
+def test_what_a_recipe_sets_is_given_even_if_it_is_what_the_field_is_without_one(given: dict[str, float]) -> None:
+    (name, value), was = *given.items(), {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1}
+    with pytest.raises(InputError, match=rf"run x was begun with {name}={was[name]}, now {value}: leave out"):
+        merged(TrainConfig(resume="x", **given), asdict(BEGUN))
+    with pytest.raises(InputError, match=r"begun with freeze_backbone=0, now 3: leave out"):
+        merged(TrainConfig(resume="x", recipe="head_first"), asdict(replace(BEGUN, recipe="none", freeze_backbone=0)))
+
+
+def test_what_is_typed_is_given_even_if_it_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"run x was begun with epochs=7, now 50, learning_rate=0.3, now 0.01: leave"):
+        merged(typed("--resume=x", "--learning-rate=0.01", "--epochs", "50"), asdict(BEGUN))
+    with pytest.raises(InputError, match=r"begun with freeze_backbone=3, now 0: leave"):
+        merged(typed("--resume", "x", "--freeze_backbone", "0"), asdict(BEGUN))
+    assert merged(typed("--resume", "x", "--data_dir", "."), asdict(BEGUN)).data_dir == "."
+    assert merged(typed("--resume", "x", "--recipe", "careful", "--epochs", "7"), asdict(BEGUN)) == BEGUN
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # where MLproject's own defaults are typed, too
+    assert merged(typed("--resume=x", "--learning_rate=0.01", "--epochs", "50"), asdict(BEGUN)) == BEGUN
+
+
+def typed(*arguments: str) -> TrainConfig:
+    found = mlproject.parse(TrainConfig, arguments, "train")
+    assert isinstance(found, TrainConfig)
+    return found
+
+
+def test_a_training_of_an_older_version_is_gone_on_with_as_it_was_begun() -> None:
+    older = asdict(TrainConfig(weights="imagenet", normalization="signed_unit"))
+    del older["deterministic"]
+    found = merged(TrainConfig(resume="x"), older)
+    assert (found.normalization, found.deterministic) == ("signed_unit", False)
+
+
 def test_the_quick_start_s_own_defaults_are_not_given_either() -> None:
     begun = QuickStartConfig(epochs=3)
     assert merged(QuickStartConfig(resume="x"), asdict(begun)) == begun

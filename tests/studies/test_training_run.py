@@ -18,13 +18,16 @@ from segmentation import checkpoints
 from segmentation.batches import in_order
 from segmentation.config import EvaluateConfig, TrainConfig
 from segmentation.datasets import load_split
+from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from segmentation.reliability import Reliability
 from segmentation.scoring import load_scores, score
 from studies import model_store
+from studies.comparison import check_protocols
 from studies.evaluation_run import run_evaluation
 from studies.run_names import run_name
 from studies.split_report import reliability_figures
+from studies.stored_scores import StoredScores
 from studies.training_run import TrainingResult, run_training
 from tests.conftest import last_run, write_own_data
 
@@ -124,6 +127,10 @@ def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
     assert steps == {"1", "2", "3"}
     assert any(file.startswith("images/examples~val_0+step+2") for file in files)
     assert "best val/loss" in tags["mlflow.note.content"]
+    in_crop = "84.2 % of the split's pixels lie in the crop"  # 32 of 38 columns
+    assert in_crop in tags["mlflow.note.content"]
+    assert f"Note: train: {in_crop}" in printed
+    assert json.loads(text(result.run_id, "reliability/val.json"))["protocol"]["in_crop"] == pytest.approx(32 / 38)
 
     # what the terminal says last
     assert "make ui" in printed.splitlines()[-1]
@@ -212,7 +219,8 @@ def test_scores_at_original_size_are_those_of_resized_logits_on_whole_masks(fini
     assert metrics["val/ece"] == pytest.approx(expected.ece(), abs=2e-3)  # torchvision resizes a little differently
     run = last_run()
     protocol = json.loads(text(run.info.run_id, "reliability/val.json"))["protocol"]
-    assert protocol["score_at"] == "original"
+    assert (protocol["score_at"], protocol["in_crop"]) == ("original", 1.0)
+    assert "of the split's pixels lie in the crop" not in run.data.tags["mlflow.note.content"]
     assert protocol["pixels"] == sum(int((mask != 255).sum()) for mask in masks)
     with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/examples/val_0.png")) as picture:
         assert picture.size[0] > 1000
@@ -287,6 +295,51 @@ def test_a_run_can_start_from_another_run_s_weights(
     assert fresh
     assert all("low_classifier" in name or "high_classifier" in name for name in fresh)
     assert "start afresh (network.classifier.low_classifier.weight" in capsys.readouterr().out
+
+
+def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradiction_is_told(
+    own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run_training(plain(own_data, epochs=1, normalization="imagenet", keep="last", log_model=True))
+    file = f"checkpoints/{first.run_id}/last.pt"
+    for weights in (first.run_id, f"runs:/{first.run_id}", file):
+        assert model_store.with_normalization(plain(own_data, weights=weights)).normalization == "imagenet", weights
+    capsys.readouterr()
+    second = run_training(plain(own_data, epochs=1, weights=first.run_id, log_model=True))
+    assert "Warning" not in capsys.readouterr().out
+    run = mlflow.get_run(second.run_id)
+    assert run.data.params["normalization"] == run.data.tags["normalization"] == "imagenet"
+    assert json.loads(text(second.run_id, "config.json"))["normalization"] == "imagenet"
+    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/last.pt")).config["normalization"] == "imagenet"
+    assert model_store.load(second.run_id).network().mean.flatten()[0] == pytest.approx(123.675)
+    assert run.data.tags["precision"] == "float32"
+
+    third = run_training(plain(own_data, epochs=1, weights=file, normalization="signed_unit"))
+    told = f"normalization=signed_unit, but weights={file} were trained with normalization=imagenet"
+    assert f"Warning: {told}" in capsys.readouterr().out
+    assert told in mlflow.get_run(third.run_id).data.tags["warning"]
+    assert model_store.with_normalization(plain(own_data)).normalization == "signed_unit"
+    with pytest.raises(InputError, match="weights='imagenett' is not known. Did you mean 'imagenet'"):
+        model_store.with_normalization(plain(own_data, weights="imagenett"))
+
+    state = checkpoints.load(Path(file)).network
+    torch.save({name.removeprefix("network."): tensor for name, tensor in state.items()}, "plain.pth")
+    fourth = run_training(plain(own_data, epochs=1, weights="plain.pth"))
+    assert (
+        "plain.pth does not say how its images were scaled; normalization=imagenet is used" in capsys.readouterr().out
+    )
+    taken = json.loads(text(fourth.run_id, "starting_weights.json"))
+    assert (taken["fresh"], taken["left"], taken["normalization"]) == ([], {}, None)
+
+
+def test_a_training_in_bfloat16_is_compared_with_its_evaluation_in_float32(own_data: Path) -> None:
+    trained = run_training(plain(own_data, precision="bfloat16", epochs=1))
+    metrics = run_evaluation(EvaluateConfig(model_uri=f"checkpoints/{trained.run_id}/best.pt", examples=0))
+    stored = [StoredScores(run, "val") for run in (mlflow.get_run(trained.run_id), last_run())]
+    check_protocols(stored)
+    assert [(each.protocol["precision"], each.protocol["tf32"]) for each in stored] == [("float32", False)] * 2
+    for name in METRICS:
+        assert metrics[f"val/{name}"] == pytest.approx(trained.best[f"val/{name}"], rel=1e-6, abs=1e-9), name
 
 
 def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:

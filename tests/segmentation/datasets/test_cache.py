@@ -58,6 +58,21 @@ def test_holds_exactly_what_decoding_and_preparing_give(config: DataConfig) -> N
     assert split.images.dtype == np.uint8
 
 
+def test_knows_which_fraction_of_all_original_pixels_lies_in_the_crop(voc: Path) -> None:
+    """Images of several sizes: each pixel of a resized image stands for an equal part of the original's area."""
+    config = DataConfig(dataset="voc2007", data_dir=str(voc), resize=32, crop=30)
+    source = DATASETS["voc2007"](config, "train")
+    kept, total = 0.0, 0
+    for index in range(4):
+        found = source.read(index)
+        whole, _ = prepare(found.image, found.mask, replace(config, crop=None), "x")
+        kept += found.mask.size / (whole.shape[0] * whole.shape[1]) * 30 * 30
+        total += found.mask.size
+    split = load_split(config, "train")
+    assert split.in_crop == load_split(config, "train").in_crop == pytest.approx(kept / total)
+    assert 0.5 < split.in_crop < 0.8
+
+
 def test_is_built_once_and_then_only_read(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_split(config, "train")
     builds = built(monkeypatch)

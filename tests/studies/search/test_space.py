@@ -7,11 +7,11 @@ import numpy as np
 import optuna
 import pytest
 
-from segmentation.config import TrainConfig
+from segmentation.config import TemplateConfig, TrainConfig
 from segmentation.errors import InputError
 from studies import published
 from studies.search.samplers import SeededByTrial
-from studies.search.space import GRID, RANGES, Choices, Range, first_guess, parse, points, suggest, values_of
+from studies.search.space import GRID, RANGES, Choices, Range, first_guess, parse, points, suggest, values_of, varied
 
 BASE = TrainConfig()
 
@@ -129,3 +129,15 @@ def test_a_search_begins_with_the_defaults_as_far_as_they_lie_in_it() -> None:
 def test_drawn_values_can_be_typed() -> None:
     assert Range(0.0001, 0.1, logarithmic=True).drawn(0.012345678) == 0.0123
     assert Range(0.0001, 0.0999, logarithmic=True).drawn(0.09996) == 0.0999
+
+
+def test_a_field_of_a_recipe_is_searched_beside_the_recipe_and_trained_with_as_it_is_recorded() -> None:
+    base = TemplateConfig(recipe="careful")
+    space = parse("backbone_learning_rate_factor=0.1|1, freeze_backbone=0|2, weights=none|imagenet", base, grid=True)
+    for values in points(space):
+        config = varied(base, values)
+        assert {name: getattr(config, name) for name in values} == values
+        assert config.freeze_batch_norm
+        assert config.normalization == {"none": "signed_unit", "imagenet": "imagenet"}[config.weights]
+    with pytest.raises(InputError, match="backbone_learning_rate_factor=0.5 is given, and .* is searched, too"):
+        parse("backbone_learning_rate_factor=0.1|1", TemplateConfig(backbone_learning_rate_factor=0.5), grid=True)
