@@ -76,10 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process()
     before = interruption.catch()
     try:
+        _warn_of_copy(config)
         _loaded(command)(config)
         _name_the_run(arguments[0])
     except InputError as error:
         return _refused(error, 1)
+    except Exception as error:
+        from studies.errors import explained
+
+        ours = explained(error)
+        if ours is None:
+            raise
+        return _refused(ours, 1)
     except KeyboardInterrupt as reason:
         print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)
         return 130
@@ -138,6 +146,15 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
         elif name in known:
             one_of(name, value, [*known[name], "None"] if optional else known[name])
     return spelled
+
+
+def _warn_of_copy(config: Any) -> None:
+    """Say so where `mlflow run` has fetched the project into a folder that nobody will find again."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from studies.clone import warning
+
+        if told := warning(config):
+            print(told, file=sys.stderr)
 
 
 def _refused(error: InputError, code: int) -> int:

@@ -5,6 +5,7 @@ tyro loads a type checker, which doubles the time of `--help`.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType, NoneType
@@ -187,6 +188,7 @@ class TrainConfig(RecordConfig, OptimizationConfig, ModelConfig, AugmentationCon
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_names(self)
         if not self.IS_TEMPLATE and self.resume in (None, "auto"):
             self._settle()
         for name in ("epochs", "batch_size", "processes"):
@@ -412,6 +414,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_names(self)
         _at_least(self, "batch_size", 1)
         for name in ("examples", "boundary_width"):
             _at_least(self, name, 0)
@@ -456,6 +459,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_names(self)
         _at_least(self, "batch_size", 1)
         for name in ("seed", "examples", "boundary_width"):
             _at_least(self, name, 0)
@@ -484,6 +488,7 @@ class CompareConfig:
     """Name of the MLflow run; None lists what is compared."""
 
     def __post_init__(self) -> None:
+        check_names(self)
         _at_least(self, "examples", 0)
 
 
@@ -507,6 +512,7 @@ class ReportConfig:
     """Name of the MLflow run; None says what is reported."""
 
     def __post_init__(self) -> None:
+        check_names(self)
         if not (self.experiment or self.run_ids or self.study_name):
             raise InputError("name what to report: experiment=NAME, run_ids=ID,ID or study_name=NAME")
 
@@ -563,6 +569,7 @@ class PredictConfig:
     """Name of the MLflow run; None says what predicted which pictures."""
 
     def __post_init__(self) -> None:
+        check_names(self)
         _at_least(self, "batch_size", 1)
 
 
@@ -581,6 +588,33 @@ def check_choices(config: Any) -> None:
         value = getattr(config, name)
         if value is not None:
             one_of(name, value, known)
+
+
+LONGEST_NAME = 250
+"""Characters of a name that every database of MLflow holds."""
+LONGEST_STUDY = 200
+"""Characters of a study's name, which other names begin with."""
+
+
+def check_names(config: Any) -> None:
+    """Raise an `InputError` for a name that MLflow would refuse, perhaps after hours of training."""
+    longest = {"register_as": LONGEST_NAME, "alias": LONGEST_NAME, "experiment": LONGEST_NAME,
+               "run_name": LONGEST_NAME, "study_name": LONGEST_STUDY}  # fmt: skip
+    given = {name: getattr(config, name, None) for name in longest}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in ("register_as", "alias", "experiment") and not value.strip():
+            raise InputError(f"{name}={value!r} is no name: it is empty")
+        if len(value) > longest[name]:
+            raise InputError(f"{name}={value[:40]}… has {len(value)} characters; it may have {longest[name]}")
+    model, alias = given["register_as"], given["alias"]
+    if model is not None and (re.search("[/:]", model) or model in (".", "..")):
+        raise InputError(f"register_as={model!r} is no name of a registered model: it may not hold / or :")
+    if alias is not None and not re.fullmatch(r"[\w-]+", alias):
+        raise InputError(f"alias={alias!r} is not possible: it may hold letters, digits, _ and - only")
+    if alias is not None and re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise InputError(f"alias={alias!r} is not possible: MLflow keeps `latest` and v1, v2, … for itself")
 
 
 def choices(config_class: type) -> dict[str, tuple[str, ...]]:

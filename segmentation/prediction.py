@@ -18,6 +18,8 @@ from segmentation.full_precision import full_precision
 
 STRIP = 2**17
 """Logits that are resized at a time: few enough for a core's cache, so that memory does not grow with the picture."""
+BAND = 2**24
+"""Logits that are widened at a time, before their rows are resized: 64 MB. Most pictures are one band."""
 
 
 class Prediction(NamedTuple):
@@ -104,19 +106,25 @@ def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction
             f"of a binary model's logits z stack [0, z], as torch.cat([torch.zeros_like(z), z], 1)"
         )
     height, width = size
-    wide = [_widened(each.float(), width) for each in logits]
-    classes = torch.empty(size, dtype=torch.uint8, device=wide[0].device)
-    confidence = torch.empty(size, device=wide[0].device)
-    rows = max(1, STRIP // (len(wide[0]) * width))
-    for top in range(0, height, rows):
-        strip = slice(top, min(top + rows, height))
-        resized = [_rows(each, strip, height) for each in wide]
-        if len(resized) == 1:
-            shifted = resized[0].sub_(resized[0].amax(0))
-            classes[strip] = _first_zero(shifted)
-            confidence[strip] = shifted.exp_().sum(0).reciprocal_()
-        else:
-            confidence[strip], classes[strip] = torch.stack([each.softmax(0) for each in resized]).mean(0).max(0)
+    views = [each.float() for each in logits]
+    channels, own = views[0].shape[1:3]
+    classes = torch.empty(size, dtype=torch.uint8, device=views[0].device)
+    confidence = torch.empty(size, device=views[0].device)
+    rows = max(1, STRIP // (channels * width))
+    band = max(rows, BAND // (channels * width) * height // own)
+    for start in range(0, height, band):
+        stop = min(start + band, height)
+        first, last = _source_rows(start, stop, own, height)
+        wide = [_widened(each[:, :, first:last], width) for each in views]
+        for top in range(start, stop, rows):
+            strip = slice(top, min(top + rows, stop))
+            resized = [_rows(each, strip, height, own, first) for each in wide]
+            if len(resized) == 1:
+                shifted = resized[0].sub_(resized[0].amax(0))
+                classes[strip] = _first_zero(shifted)
+                confidence[strip] = shifted.exp_().sum(0).reciprocal_()
+            else:
+                confidence[strip], classes[strip] = torch.stack([each.softmax(0) for each in resized]).mean(0).max(0)
     unsure = int(confidence.isnan().sum())
     if unsure:
         raise ValueError(
@@ -140,16 +148,33 @@ def _widened(logits: torch.Tensor, width: int) -> torch.Tensor:
     return logits[0]
 
 
-def _rows(wide: torch.Tensor, strip: slice, height: int) -> torch.Tensor:
-    """Some rows of logits `(C, h, W)` resized to `(C, H, W)`, copied; as `F.interpolate` without aligned corners."""
-    own = wide.shape[1]
+def _source_rows(start: int, stop: int, own: int, height: int) -> tuple[int, int]:
+    """The rows, of `own`, that rows `start` to `stop` of `height` are interpolated from: the first, and one past."""
     if own == height:
-        return wide[:, strip].clone()
+        return start, stop
+    first, last = ((place + 0.5) * (own / height) - 0.5 for place in (start, stop - 1))
+    # a row more on either side than real numbers ask for, since `_rows` computes in float32
+    return max(0, min(int(first) - 1, own - 1)), min(own, int(max(last, 0)) + 3)
+
+
+def _rows(wide: torch.Tensor, strip: slice, height: int, own: int, first: int) -> torch.Tensor:
+    """Some rows of logits `(C, own, W)` resized to `(C, H, W)`, copied; as `F.interpolate` without aligned corners.
+
+    Args:
+        wide: a part of the logits' rows, those that are needed.
+        strip: the rows wanted, of `height`.
+        height: `H`.
+        own: rows of the whole logits.
+        first: the number of the part's first row.
+    """
+    if own == height:
+        return wide[:, strip.start - first : strip.stop - first].clone()
     place = torch.arange(strip.start, strip.stop, dtype=torch.float32, device=wide.device)
     place = ((place + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
     above = place.long()
     below = (above + 1).clamp(max=own - 1)
-    return wide.index_select(1, above).lerp_(wide.index_select(1, below), (place - above)[:, None])
+    parts = wide.index_select(1, above - first), wide.index_select(1, below - first)
+    return parts[0].lerp_(parts[1], (place - above)[:, None])
 
 
 def _alike(prepared: Sequence[torch.Tensor]) -> list[list[int]]:

@@ -21,6 +21,7 @@ from segmentation.resampling import Interval, interval
 from segmentation.scoring import Scores, common_classes, evaluating
 from segmentation.stored_logits import StoredLogits
 from studies import model_store, tracking
+from studies.markdown import escaped, table
 from studies.run_names import run_name
 from studies.split_report import bins_record, log_scores, protocol, small_print
 
@@ -68,7 +69,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             )
         tracking.log_split(fitted_on, "calibration")
         tracking.log_split(scored_on, "evaluation")
-        tags = {"model": data.model, "dataset": data.dataset, "method": config.method}
+        tracking.log_model_input(stored.model_id)
+        tags = {"model": data.model, "dataset": data.dataset, "method": config.method, "calibrated": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         if config.run_name is None:
             tracking.log_tags({"mlflow.runName": f"calibrated by {config.method} · {run_name(stored.config)}"})
@@ -246,10 +248,10 @@ def _metrics(fit: Fit, before: Scores, after: Scores, split: str) -> dict[str, f
 def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
     where = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images"
     rows = [
-        f"| {name} | {changes[name].before:.4f} | {changes[name].after:.4f} | {changes[name].interval} |"
+        [name, f"{changes[name].before:.4f}", f"{changes[name].after:.4f}", str(changes[name].interval)]
         for name in SHOWN
     ]
-    return "\n".join([f"| {where} | before | after | 95 % of the change |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(table([escaped(where), "before", "after", "95 % of the change"], rows))
 
 
 def _print_changes(changes: Mapping[str, Change], covered: str) -> None:

@@ -24,6 +24,7 @@ from studies.comparison import (
     seed_spreads,
     shared_images,
 )
+from studies.markdown import code, escaped, table
 from studies.split_report import small_print
 from studies.stored_scores import StoredScores, find_runs
 
@@ -128,15 +129,20 @@ def _log_side_by_side(contestants: Sequence[Contestant], count: int) -> int:
 
 
 def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> Iterator[str]:
-    yield from ("| | run | " + " | ".join(COMPARED) + " |", "| --- | --- |" + " --- |" * len(COMPARED))
-    for each in contestants:
-        cells = [f"{each.metrics[metric]:.4f} {each.interval(metric)}" for metric in COMPARED]
-        yield f"| {each.letter} | {each.title} (`{each.stored.run_id}`) | {' | '.join(cells)} |"
+    runs = [
+        [
+            each.letter, f"{escaped(each.title)} ({code(each.stored.run_id)})",
+            *(f"{each.metrics[metric]:.4f} {each.interval(metric)}" for metric in COMPARED),
+        ]
+        for each in contestants
+    ]  # fmt: skip
+    yield from table(["", "run", *COMPARED], runs)
     yield from ("", *(f"- {pair.sentence(spreads)}" for pair in pairs), "")
-    yield from ("| pair | " + " | ".join(COMPARED) + " |", "| --- |" + " --- |" * len(COMPARED))
-    for pair in pairs:
-        cells = [str(pair.differences[metric]) for metric in COMPARED]
-        yield f"| {pair.first.letter} − {pair.second.letter} | {' | '.join(cells)} |"
+    differences = [
+        [f"{pair.first.letter} − {pair.second.letter}", *(str(pair.differences[metric]) for metric in COMPARED)]
+        for pair in pairs
+    ]
+    yield from table(["pair", *COMPARED], differences)
     beside = list(beside_published(contestants))
     if beside:
         yield from ("", *beside)
@@ -156,11 +162,12 @@ def beside_published(contestants: Sequence[Contestant]) -> Iterator[str]:
     protocol = contestants[0].stored.protocol
     if (protocol["dataset"], protocol["split"], protocol["resolution"]) != published.PROTOCOL:
         return
-    yield from ("| run | ECE | the original report's |", "| --- | --- | --- |")
+    rows = []
     for each in contestants:
         theirs = published.trained_like(each.stored.origin["config"])
         shown = "–" if theirs is None else f"{theirs.ece:.4f}"
-        yield f"| {each.label} | {each.metrics['ece']:.4f} {each.interval('ece')} | {shown} |"
+        rows.append([escaped(each.label), f"{each.metrics['ece']:.4f} {each.interval('ece')}", shown])
+    yield from table(["run", "ECE", "the original report's"], rows)
 
 
 def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:

@@ -45,7 +45,11 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             )
         report_coverage(split)
         tracking.log_split(split, "evaluation")
-        tags = {"model": stored.config.model, "dataset": data.dataset, "dataset_fingerprint": split.fingerprint}
+        tracking.log_model_input(stored.model_id)
+        tags = {
+            "model": stored.config.model, "dataset": data.dataset, "dataset_fingerprint": split.fingerprint,
+            "evaluated": stored.name,
+        }  # fmt: skip
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         network = stored.network().to(device)
         scored: Split | Originals = split
@@ -61,7 +65,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             )
         metrics = {f"{split.name}/{key}": value for key, value in found.items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
-        tracking.log_metrics(metrics)
+        tracking.log_metrics(metrics, model_id=stored.model_id, split=split)
         rules = protocol(data, scored, scores)
         log_scores(network, scored, scores, rules, stored.origin(), device, config.examples, stored.described())
     print(tracking.where_to_look(run_id))

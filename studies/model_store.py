@@ -17,6 +17,9 @@ from segmentation.exported_weights import read_weights
 from segmentation.labels import Labels
 from segmentation.models import Segmenter, WeightsTaken
 from segmentation.state_dicts import is_plain_tensor, take_state_dict
+from studies.artifact_folders import missing_files
+from studies.errors import reason
+from studies.run_search import quoted
 
 PROGRAM = "data/model.pt2"
 """Where a logged model keeps the network."""
@@ -35,6 +38,10 @@ class Stored(NamedTuple):
     """The MLflow run that trained it, if it is known."""
     calibration: dict[str, Any] | None
     """How its confidence was mended: `method`, and on what; None if it was not."""
+    name: str = ""
+    """What it was loaded by; of a registered model the version, which an alias does not say."""
+    model_id: str | None = None
+    """MLflow's ID of the logged model, if this tracking server knows it."""
 
     def described(self) -> str:
         """Which state of which network, for titles."""
@@ -81,14 +88,17 @@ def load(name: str) -> Stored:
     """
     if Path(name).is_file():
         checkpoint = checkpoints.load(Path(name))
-        return _stored(vars(checkpoint), checkpoint.network, None, name)
+        return _stored(vars(checkpoint), checkpoint.network, None, name)._replace(name=name)
     uri = _mlflow_uri(name)
     if uri is None:
         raise InputError(
             f"{name!r} is no file, no MLflow run (32 hexadecimal digits, or runs:/ID) and no registered model "
             f"(models:/NAME/1 or models:/NAME@ALIAS)"
         )
-    return _from_mlflow(uri)
+    if not uri.startswith("models:/"):
+        return _from_mlflow(uri)._replace(name=name)
+    version = _version(uri)
+    return _from_mlflow(version)._replace(name=version)
 
 
 def start_from(network: Segmenter, config: ModelConfig, labels: Labels) -> WeightsTaken | None:
@@ -154,6 +164,31 @@ def _mlflow_uri(name: str) -> str | None:
     return name if re.match("runs:/[0-9a-f]{32}/|models:/", name) else None
 
 
+def _version(uri: str) -> str:
+    """The version of a registered model that an alias, or `latest`, stands for now; any other address as it is.
+
+    Raises:
+        InputError: there is no such model or alias.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    found = re.fullmatch("models:/([^/@]+)(?:@(.+)|/latest)", uri)
+    if found is None:
+        return uri
+    name, alias = found.groups()
+    client = mlflow.MlflowClient()
+    try:
+        if alias is not None:
+            return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+        versions = client.search_model_versions(f"name={quoted(name)}")
+    except MlflowException as error:
+        raise InputError(f"{uri} cannot be loaded: {reason(error)}") from error
+    if not versions:
+        raise InputError(f"{uri} cannot be loaded: there is no version of a model called {name!r}")
+    return f"models:/{name}/{max(int(each.version) for each in versions)}"
+
+
 def _from_mlflow(uri: str) -> Stored:
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -161,8 +196,10 @@ def _from_mlflow(uri: str) -> Stored:
     try:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
     except (MlflowException, OSError) as error:
-        told = str(error).splitlines()[0].rstrip(".")
-        if uri.startswith("runs:/"):
+        told = reason(error).rstrip(".")
+        if where := missing_files(uri):
+            told = where
+        elif uri.startswith("runs:/"):
             told += ". Only a run that trained or calibrated a network, with log_model=true, holds one"
         raise InputError(f"{uri} cannot be loaded: {told}") from error
     try:
@@ -177,7 +214,21 @@ def _from_mlflow(uri: str) -> Stored:
         raise InputError(f"{uri} was not made by this program: its network comes with code, which is not run here")
     if not (folder / PROGRAM).is_file():
         raise InputError(f"{uri} was not made by this program: it holds no {PROGRAM}")
-    return _stored(about, read_weights(folder / PROGRAM), about.get("trained_in_run") or model.run_id, uri)
+    stored = _stored(about, read_weights(folder / PROGRAM), about.get("trained_in_run") or model.run_id, uri)
+    return stored._replace(model_id=_known(model.model_id))
+
+
+def _known(model_id: str | None) -> str | None:
+    """The ID of a logged model if the tracking server knows it: a copy from another server bears an ID, too."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    if model_id is None:
+        return None
+    try:
+        return str(mlflow.MlflowClient().get_logged_model(model_id).model_id)
+    except MlflowException:
+        return None
 
 
 def _stored(about: Mapping[str, Any], state: Mapping[str, torch.Tensor], run_id: str | None, name: str) -> Stored:

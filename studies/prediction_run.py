@@ -17,6 +17,7 @@ from segmentation.predicted_folder import PredictedFolder
 from segmentation.predicting import predict_pictures
 from segmentation.prediction import Predictor
 from studies import model_store, tracking
+from studies.markdown import code, escaped, table
 from studies.run_names import run_name
 
 EXAMPLES = 6
@@ -46,7 +47,8 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         if config.run_name is None:
             mended = f" · calibrated by {stored.calibration['method']}" if stored.calibration else ""
             tracking.log_tags({"mlflow.runName": f"predict · {run_name(stored.config)}{mended} · {images.name}"})
-        tags = {"model": stored.config.model, "dataset": stored.config.dataset}
+        tracking.log_model_input(stored.model_id)
+        tags = {"model": stored.config.model, "dataset": stored.config.dataset, "predicted_with": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         device = resolve_device(config.device)
         network = stored.network().to(device).to(memory_format=memory_format(device, True))
@@ -102,14 +104,15 @@ def _examples(folder: PredictedFolder, pictures: dict[str, Path], which: str) ->
 def _note(folder: PredictedFolder, stored: model_store.Stored, config: PredictConfig) -> str:
     flipped = ", each with its mirror image" if config.flip else ""
     lines = [
-        f"**{len(folder.rows)}** pictures from `{config.images}`{flipped}, predicted by {stored.described()}",
-        f"(`{config.model_uri}`). The files are in `{folder.folder}`, the table is the artifact `{TABLE}`.",
+        f"**{len(folder.rows)}** pictures from {code(config.images)}{flipped}, predicted by",
+        f"{escaped(stored.described())}",
+        f"({code(config.model_uri)}). The files are in {code(folder.folder)}, the table is the artifact `{TABLE}`.",
     ]
     if folder.rows:
-        rows = [f"| {name} | {share:.2%} |" for name, share in folder.shares().items()]
+        rows = [[escaped(name), f"{share:.2%}"] for name, share in folder.shares().items()]
         lines += ["", f"Mean confidence over all pixels: {folder.mean_confidence():.4f}.", ""]
-        lines += ["| class | share of all pixels |", "| --- | --- |", *rows]
+        lines += table(["class", "share of all pixels"], rows)
     if folder.skipped:
         lines += ["", f"**{len(folder.skipped)}** could not be predicted:", ""]
-        lines += [f"- `{path}`: {why}" for path, why in folder.skipped.items()]
+        lines += [f"- {code(path)}: {escaped(why)}" for path, why in folder.skipped.items()]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ nothing else of this project: it imports none of the rest.
 import base64
 import binascii
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -24,12 +24,16 @@ from segmentation.pixels import FORMATS, UnfitError, color_image
 from segmentation.prediction import Prediction, Predictor
 
 MAX_PIXELS = 2**24
-"""Of all pictures of a request together, and of each as the network sees it."""
+"""Of all pictures of a request together, at their own size and as the network sees them."""
 MAX_BYTES = 5 * MAX_PIXELS
 """Of all files in a request together: more than so many pixels take when nothing is compressed."""
 MAX_IMAGES = 1024
 """In a request; each answer is some hundred bytes at least, however small the picture."""
 SPACES = b" \t\n\r\v\f"
+MAX_LOGITS = 2**28
+"""Classes times pixels of a picture as the network sees it: its logits then take a gigabyte."""
+COLUMN = "image"
+"""The field of a request, or the column of a data frame, that holds pictures."""
 DIGITS = 4
 """Decimals of a confidence; more would make the JSON half as long again."""
 ENCODINGS = ("arrays", "png")
@@ -103,6 +107,10 @@ class ServedModel:
         pictures = [_decoded(picture, place) for picture, place in zip(opened, places, strict=True)]
         return [self._answer(*pair, encoding) for pair in zip(pictures, places, strict=True)]
 
+    def get_raw_model(self) -> "ServedModel":
+        """This object, for `PyFuncModel.get_raw_model`: its `predict` takes more than a column called `image`."""
+        return self
+
     def _check_sizes(self, opened: Sequence[Image.Image], places: Sequence[str]) -> None:
         """Refuse what would take too much memory, before anything is decoded."""
         for picture, place in zip(opened, places, strict=True):
@@ -111,11 +119,16 @@ class ServedModel:
                 raise Refused(f"{place}: {size} are none")
             if pixels > MAX_PIXELS:
                 raise Refused(f"{place}: {size} are too many: it may have {MAX_PIXELS}")
-            resize = self.predictor.resize or min(picture.size)
-            if pixels * (resize / min(picture.size)) ** 2 > MAX_PIXELS:
+            seen = self._seen(picture)
+            if seen > MAX_PIXELS:
                 raise Refused(
-                    f"{place}: {size} are too long and thin: with its shorter side resized to {resize}, as the network "
-                    f"needs it, it would have more than {MAX_PIXELS} pixels"
+                    f"{place}: {size} are too long and thin: with its shorter side resized to {self.predictor.resize}, "
+                    f"as the network needs it, it would have more than {MAX_PIXELS} pixels"
+                )
+            if seen * len(self.class_names) > MAX_LOGITS:
+                raise Refused(
+                    f"{place}: {size} are too many for {len(self.class_names)} classes: as the network sees it, it may "
+                    f"have {MAX_LOGITS // len(self.class_names)} pixels, and would have {round(seen)}"
                 )
         total = sum(picture.width * picture.height for picture in opened)
         if total > MAX_PIXELS:
@@ -123,6 +136,18 @@ class ServedModel:
                 f"the {len(opened)} images have {total} pixels together, and one request may have {MAX_PIXELS}: "
                 f"send fewer at a time"
             )
+        seen = sum(map(self._seen, opened))
+        if seen > MAX_PIXELS:
+            raise Refused(
+                f"the {len(opened)} images would have {round(seen)} pixels together with their shorter sides resized "
+                f"to {self.predictor.resize}, as the network needs them, and one request may have {MAX_PIXELS}: send "
+                f"fewer at a time"
+            )
+
+    def _seen(self, picture: Image.Image) -> float:
+        """Pixels of a picture as the network sees it."""
+        shorter, longer = sorted(picture.size)
+        return shorter * longer if self.predictor.resize is None else self.predictor.resize**2 * longer / shorter
 
     def _answer(self, picture: Image.Image, place: str, encoding: str) -> dict[str, Any]:
         """The record of one picture."""
@@ -178,13 +203,22 @@ def _listed(data: Any) -> list[Any]:
     if isinstance(data, (list, tuple)):
         if _depth(data) == 3:
             return [data]
-        return [_column(image) if isinstance(image, dict) else image for image in data]
+        return _flat(_column(image) if isinstance(image, dict) else image for image in data)
     return [data]
+
+
+def _flat(images: Iterable[Any]) -> list[Any]:
+    """The pictures, with those of each list of texts: MLflow makes one row of a field that holds such a list."""
+    flat: list[Any] = []
+    for image in images:
+        texts = isinstance(image, (list, tuple)) and all(isinstance(each, (str, np.str_)) for each in image)
+        flat += image if texts else [image]
+    return flat
 
 
 def _column(row: dict[Any, Any]) -> Any:
     """The value of `image`, or of the one column of a data frame whose columns have no names."""
-    for name in ("image", 0):
+    for name in (COLUMN, 0):
         if name in row:
             return row[name]
     names = ", ".join(f"{str(name)!r:.40}" for name in list(row)[:5])

@@ -17,7 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.models.utils import _save_example
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
-from mlflow.types.schema import Array
+from mlflow.types.schema import AnyType, Array
 from PIL import Image
 
 from segmentation import full_precision, pixels, prediction
@@ -31,7 +31,8 @@ CODE = "code"
 REQUIRED = ("mlflow", "numpy", "pillow", "torch", "torchvision")
 
 SIGNATURE = ModelSignature(
-    # no inputs: MLflow has no type for base64 text or pixels of any size, and would turn arrays away
+    # any type: MLflow has none for base64 text or pixels of any size
+    inputs=Schema([ColSpec(AnyType(), served_model.COLUMN)]),
     outputs=Schema([
         ColSpec(DataType.long, "height"),
         ColSpec(DataType.long, "width"),
@@ -66,7 +67,7 @@ def save_model(path: str, mlflow_model: Model, network: Segmenter, images: torch
             Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1))]),
         ),
         input_example=images,
-        pip_requirements=[f"{package}=={version(package)}" for package in REQUIRED],
+        pip_requirements=[required(package, version(package)) for package in REQUIRED],
         serialization_format="pt2",
     )
     package = _ship_code(Path(path) / CODE)
@@ -79,8 +80,13 @@ def save_model(path: str, mlflow_model: Model, network: Segmenter, images: torch
         python_env="python_env.yaml",
     )
     mlflow_model.signature = SIGNATURE
-    _save_example(mlflow_model, [_png(images[0])], path)
+    _save_example(mlflow_model, [{served_model.COLUMN: _png(images[0])}], path)
     mlflow_model.save(str(Path(path) / MLMODEL_FILE_NAME))
+
+
+def required(package: str, installed: str) -> str:
+    """The requirement of a package: exactly its version, but not the build (`+cpu`, `+cu128`), which PyPI lacks."""
+    return f"{package}=={installed.partition('+')[0]}"
 
 
 def _ship_code(folder: Path) -> str:

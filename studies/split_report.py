@@ -23,6 +23,7 @@ from segmentation.resampling import LEVEL, RESAMPLES, Interval, interval
 from segmentation.scoring import Scores, at_size_of, evaluating
 from segmentation.softmax import pixel_predictions
 from studies import tracking
+from studies.markdown import escaped, table
 
 WORST = 3
 """Images shown for their high ECE."""
@@ -116,7 +117,7 @@ def log_scores(
     said = in_words(metrics, intervals, floor, len(split))
     if cut := about_crop(rules.get("in_crop", 1.0)):
         said += f" {cut}"
-    figures = f"**{scored}: {which}**\n\n{_key_figures(metrics, intervals)}\n\n{said}"
+    figures = f"**{escaped(scored)}: {escaped(which)}**\n\n{_key_figures(metrics, intervals)}\n\n{said}"
     tables = "\n\n".join([
         _metric_table(metrics, intervals), "**Classes**", _class_table(scores, groups), "**Parts of the images**",
         _region_table(groups), note,
@@ -284,10 +285,8 @@ def _key_figures(metrics: Mapping[str, float], intervals: Mapping[str, Interval]
 
 
 def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
-    rows = [
-        f"| {name} | {metrics[name]:.4f} | {intervals[name]} | {metric.meaning} |" for name, metric in METRICS.items()
-    ]
-    return "\n".join(["| metric | value | 95 % over images | meaning |", "| --- | --- | --- | --- |", *rows])
+    rows = [[name, f"{metrics[name]:.4f}", str(intervals[name]), metric.meaning] for name, metric in METRICS.items()]
+    return "\n".join(table(["metric", "value", "95 % over images", "meaning"], rows))
 
 
 def _class_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> str:
@@ -295,21 +294,18 @@ def _class_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> st
     by_class = zip(scores.labels.names, scores.confusion.iou(), scores.confusion.class_accuracy(), strict=True)
     for name, iou, accuracy in by_class:
         true, predicted = (groups[Group(kind, name)] for kind in ("true class", "predicted class"))
-        rows.append(f"| {name} | {iou:.3f} | {accuracy:.3f} | {_gap_cell(true)} | {_gap_cell(predicted)} |")
-    return "\n".join([
-        "| class | IoU | accuracy | accuracy - confidence where it is true | where it is predicted |",
-        "| --- | --- | --- | --- | --- |",
-        *rows,
-    ])  # fmt: skip
+        rows.append([escaped(name), f"{iou:.3f}", f"{accuracy:.3f}", _gap_cell(true), _gap_cell(predicted)])
+    header = ["class", "IoU", "accuracy", "accuracy - confidence where it is true", "where it is predicted"]
+    return "\n".join(table(header, rows))
 
 
 def _region_table(groups: Mapping[Group, GroupReliability]) -> str:
     rows = [
-        f"| {group.name} | {found.bins.ece():.4f} {found.ece} | {_gap_cell(found)} |"
+        [group.name, f"{found.bins.ece():.4f} {found.ece}", _gap_cell(found)]
         for group, found in groups.items()
         if group.kind in ("region", "ground")
     ]
-    return "\n".join(["| part | ECE | accuracy - confidence |", "| --- | --- | --- |", *rows])
+    return "\n".join(table(["part", "ECE", "accuracy - confidence"], rows))
 
 
 def _gap_cell(found: GroupReliability) -> str:

@@ -18,6 +18,8 @@ from mlflow.exceptions import MlflowException
 from segmentation.config import TrainConfig, decisive
 from segmentation.errors import InputError, listed
 from segmentation.scoring import Scores, load_scores
+from studies.artifact_folders import missing_files
+from studies.errors import reason
 from studies.run_search import every_run
 from studies.score_record import Example, read_digests, read_examples, read_record
 
@@ -37,6 +39,8 @@ class StoredScores:
             record_file = Path(self._fetched(f"reliability/{split}.json"))
             self._histograms = Path(self._fetched(f"reliability/{split}_histograms.npz"))
         except (MlflowException, OSError) as error:
+            if where := missing_files(f"runs:/{self.run_id}"):
+                raise InputError(f"run {self.run_id} ({self.name}): {where}") from error
             raise InputError(
                 f"run {self.run_id} ({self.name}, {run.info.status}) has stored no scores of split={split!r}; "
                 f"score it with the entry point evaluate, and compare that run"
@@ -122,7 +126,7 @@ def find_runs(names: str, split: str) -> list[Run]:
         try:
             runs = _named(client, name, split)
         except MlflowException as error:
-            raise InputError(f"run_ids: {name!r} cannot be found: {str(error).splitlines()[0]}") from error
+            raise InputError(f"run_ids: {name!r} cannot be found: {reason(error)}") from error
         found |= {run.info.run_id: run for run in runs}
     return list(found.values())
 
@@ -147,6 +151,8 @@ def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
         run for run in finished
         if scored in {file.path for file in client.list_artifacts(run.info.run_id, "reliability")}
     ]  # fmt: skip
+    if not runs and finished and (where := missing_files(f"runs:/{finished[0].info.run_id}")):
+        raise InputError(f"run_ids: experiment {name!r}, run {finished[0].info.run_id}: {where}")
     if not runs:
         raise InputError(f"run_ids: experiment {name!r} has no finished run that scored split={split!r}")
     return runs

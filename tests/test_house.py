@@ -73,6 +73,8 @@ def test_no_module_imports_itself_through_others() -> None:
 def test_only_tracking_writes_to_mlflow() -> None:
     writers = {name for name, path in modules().items() if "mlflow" in tops(path)}
     readers = {
+        "studies.artifact_folders",
+        "studies.errors",
         "studies.model_store",
         "studies.report.collected",
         "studies.run_search",

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,16 @@ from segmentation.config import DataConfig, TrainConfig
 from segmentation.datasets import Split, cache, open_split
 from segmentation.labels import Labels
 from segmentation.models import Segmenter
+from segmentation.prediction import Predictor, at_size
 from segmentation.training import Data, train
+from studies.served_model import Refused, ServedModel
 from studies.training_run import _mention_oddities
 
 FEW, MANY, SIDE = 100, 10_000, 64
 MASKS = MANY * SIDE**2
 """Bytes of the masks of many images; their pictures have three times as many."""
+SEEN = 1024
+"""Pixels of a side as a served network sees it: arrays that large are given back when they are freed."""
 STATUS = Path("/proc/self/status")
 
 
@@ -51,6 +56,11 @@ def taken_by_training(place: Path, count: int) -> int:
     """Bytes that an epoch with so many images takes at most beyond what was there, without mapped files."""
     data = Data(mapped(place / "train", count), mapped(place / "val", 20))
     config = TrainConfig(epochs=1, batch_size=50, device="cpu", learning_rate=0.01)
+    return most_memory(lambda: list(train(Segmenter(Tiny(), "signed_unit"), data, config)))
+
+
+def most_memory(work: Callable[[], object]) -> int:
+    """Bytes that something takes at most beyond what was there, without mapped files."""
     before, over = own_memory(), threading.Event()
     seen = [before]
 
@@ -61,7 +71,7 @@ def taken_by_training(place: Path, count: int) -> int:
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        list(train(Segmenter(Tiny(), "signed_unit"), data, config))
+        work()
     finally:
         over.set()
         thread.join()
@@ -81,6 +91,27 @@ def test_a_training_s_own_memory_does_not_grow_with_the_images(tmp_path: Path) -
     few, many = taken_by_training(tmp_path, FEW), taken_by_training(tmp_path, MANY)
     print(f"{few / 2**20:.1f} MB with {FEW} images, {many / 2**20:.1f} MB with {MANY}, of {4 * MASKS / 2**20:.0f} MB")
     assert many - few < MASKS / 4  # one copy of the masks alone would be all of it
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells what is mapped from what is not")
+def test_logits_of_many_classes_are_resized_in_bands() -> None:
+    """Of the 2.5 GB that 150 classes take at full width, only the rows at hand are there at a time."""
+    logits, size = torch.rand(1, 150, 128, 256), (16, 32_768)
+    whole = 4 * 150 * 128 * size[1]
+    assert most_memory(lambda: at_size([logits], size)) < whole / 8
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells what is mapped from what is not")
+def test_a_request_of_many_pictures_takes_the_memory_of_one() -> None:
+    predictor = Predictor(lambda images: images.float().repeat(1, 8, 1, 1), SEEN, "bilinear")
+    model = ServedModel(predictor, [str(index) for index in range(24)], [[0, 0, 0]] * 24, None)
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    model.predict([pixels])
+    one, many = (most_memory(lambda count=count: model.predict([pixels] * count)) for count in (1, 15))
+    assert one > 4 * 24 * SEEN**2 / 2  # it does see them at that size
+    assert many < 2 * one
+    with pytest.raises(Refused, match="the 17 images would have 17825792 pixels together with their shorter sides"):
+        model.predict([pixels] * 17)
 
 
 def test_what_is_told_of_the_images_copies_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,8 @@ from segmentation.config import ReportConfig
 from segmentation.errors import InputError, one_of
 from segmentation.metrics import METRICS, is_better
 from studies import commands
+from studies.artifact_folders import missing_files
+from studies.errors import unusable
 from studies.run_search import every_run
 from studies.stored_scores import find_runs
 
@@ -124,7 +126,7 @@ def collect(config: ReportConfig) -> Collected:
     try:
         return _Collection(config).collected()
     except MlflowException as error:
-        raise InputError(f"MLflow cannot be read: {str(error).splitlines()[0]}") from error
+        raise unusable(error) from error
 
 
 class _Collection:
@@ -358,8 +360,11 @@ class _Collection:
     def _held(self, run: Run, wanted: Callable[[str], bool]) -> Held:
         """A run with those of its artifacts that are wanted."""
         files: dict[str, bytes] = {}
+        paths = list(self._paths(run))
+        if not paths and run.info.status == "FINISHED" and (where := missing_files(f"runs:/{run.info.run_id}")):
+            raise InputError(f"run {run.info.run_id} ({run.info.run_name}): {where}")
         with tempfile.TemporaryDirectory() as folder:
-            for path in self._paths(run):
+            for path in paths:
                 if path == "config.json" or (path.endswith((".png", ".json", ".csv")) and wanted(path)):
                     uri = f"runs:/{run.info.run_id}/{path}"
                     files[path] = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()

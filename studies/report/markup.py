@@ -5,8 +5,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-MEANS_SOMETHING = re.compile(r"[&<>`*\[\]{}\\|~$#\"]|(?<!\w)_|_(?!\w)")
-"""Characters that Markdown, or its dialects, may take for more than themselves."""
+from studies.markdown import escaped, table
+
 NO_BREAK = "\u00a0"
 WIDE = 2.2
 """Width over height from which a picture has room to scroll."""
@@ -45,8 +45,7 @@ class Page:
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Add a table of Markdown cells."""
-        written = [header, ["---"] * len(header), *rows]
-        self.lines += [*(f"| {' | '.join(row)} |" for row in written), ""]
+        self.lines += [*table(header, rows), ""]
 
     def code(self, command: str) -> None:
         """Add a command, as it is typed."""
@@ -65,12 +64,6 @@ class Page:
         self.missing.append(Missing(what, command))
         self.text(f"**Missing:** {what}. This would make it:")
         self.code(command)
-
-
-def escaped(text: object) -> str:
-    """Text from outside, as Markdown that shows it and nothing else; on one line."""
-    plain = " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
-    return MEANS_SOMETHING.sub(lambda found: f"&#{ord(found[0])};", plain)
 
 
 def shortened(text: str, length: int = 60) -> str:

@@ -9,8 +9,9 @@ from segmentation.metrics import METRICS
 from segmentation.resampling import Interval
 from studies import published
 from studies.commands import command
+from studies.markdown import escaped
 from studies.report.collected import Collected, Held
-from studies.report.markup import NO_BREAK, Page, escaped, figure, interval, measured, shortened
+from studies.report.markup import NO_BREAK, Page, figure, interval, measured, shortened
 from studies.split_report import NoiseFloor, in_words, small_print
 
 PROTOCOL = (

@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from studies.markdown import escaped
 from studies.report import one_model, searched, side_by_side
 from studies.report.collected import Collected, Held
-from studies.report.markup import Page, escaped, measured, slug
+from studies.report.markup import Page, measured, slug
 
 
 def write(reported: Collected, made_by: str, versions: Mapping[str, str]) -> Page:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from studies import published
 from studies.commands import command
+from studies.markdown import escaped
 from studies.report.collected import Collected, Held, Study
-from studies.report.markup import Page, escaped, figure, measured
+from studies.report.markup import Page, figure, measured
 from studies.report.one_model import made_by
 
 FIGURES = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou")

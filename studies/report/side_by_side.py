@@ -6,8 +6,9 @@ from typing import Any
 from studies import published
 from studies.commands import command
 from studies.comparison import COMPARED, SeedSpread, between_settings
+from studies.markdown import escaped
 from studies.report.collected import Collected, Held
-from studies.report.markup import Page, escaped, measured
+from studies.report.markup import Page, measured
 from studies.report.one_model import made_by, original_data
 
 PICTURES = {

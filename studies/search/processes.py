@@ -6,15 +6,18 @@ import os
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 import optuna
+import torch
 from optuna import Study
 
 from segmentation import interruption
 from segmentation.config import TuneConfig
+from segmentation.devices import resolve_device
 from segmentation.errors import InputError
 from segmentation.runtime import prepare_process
 from studies import tracking
@@ -35,15 +38,17 @@ def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, r
     threads = str(max(1, (os.cpu_count() or 1) // (config.workers * config.processes)))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", threads)
+    gpus = gpus_of_workers(config)
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[SpawnProcess, Connection]] = []
     failed = []
     try:
-        for _ in range(config.workers):
+        for worker in range(config.workers):
             ours, theirs = context.Pipe(duplex=False)
             left = None if deadline == float("inf") else deadline - time.monotonic()
             process = context.Process(target=_worker_process, args=(theirs, config, wanted, parent, role, left))
-            process.start()
+            with _environment("CUDA_VISIBLE_DEVICES", gpus[worker] if gpus else None):
+                process.start()
             theirs.close()
             workers.append((process, ours))
         pids = [process.pid for process, _ in workers if process.pid is not None]
@@ -75,6 +80,69 @@ def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, r
     reap(study)
     if len(failed) == len(workers):
         raise InputError(f"every worker has stopped: {failed[-1]}")
+
+
+def gpus_of_workers(config: TuneConfig) -> list[str] | None:
+    """The GPUs of each worker, as `CUDA_VISIBLE_DEVICES` names them; None if they compute on the CPU.
+
+    Raises:
+        InputError: there is not a GPU for each process of each worker.
+    """
+    if config.workers == 1:
+        return None
+    device, visible = resolve_device(config.device), os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    return divided_gpus(device, config.workers, config.processes, count, visible)
+
+
+def divided_gpus(
+    device: torch.device, workers: int, processes: int, count: int, visible: str | None
+) -> list[str] | None:
+    """Give each worker GPUs of its own, one for each of its processes.
+
+    Args:
+        device: what the workers compute on.
+        workers: their number.
+        processes: of each worker.
+        count: GPUs that this process sees.
+        visible: how it names them in CUDA_VISIBLE_DEVICES; None if that is not set.
+
+    Returns:
+        For each worker what CUDA_VISIBLE_DEVICES is to be; None on the CPU.
+
+    Raises:
+        InputError: there are too few, or `device` is one of them.
+    """
+    if device.type == "cpu":
+        return None
+    if device.type != "cuda" or device.index is not None:
+        raise InputError(
+            f"device={device} is one device, but workers={workers} need one each: leave device out, or give workers=1"
+        )
+    needed = workers * processes
+    if needed > count:
+        each = "one" if processes == 1 else f"{processes}"
+        raise InputError(
+            f"workers={workers} need {each} GPU(s) each, {needed} in all, but {count} can be seen here: give at most "
+            f"workers={max(1, count // processes)}, or device=cpu"
+        )
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    return [",".join(names[start : start + processes]) for start in range(0, needed, processes)]
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set a variable for processes that are started inside; None leaves it as it is."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            del os.environ[name]
+            if before is not None:
+                os.environ[name] = before
 
 
 def _worker_process(

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from segmentation.metrics import METRICS
 from studies import published, tracking
 from studies.commands import command
+from studies.markdown import code, escaped, table
 from studies.search import space as spaces
 from studies.search.goals import Goal
 from studies.search.live import progress_in_words
@@ -121,14 +122,14 @@ def _columns(plan: Plan) -> list[str]:
 
 
 def _said(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[str]:
-    yield from (f"**{plan.name}** — {progress_in_words(study, plan)}", "")
+    yield from (f"**{escaped(plan.name)}** — {progress_in_words(study, plan)}", "")
     for line in best_in_words(study, plan):
         yield f"- {line}" if line.startswith("  ") else line
     if confirmed is not None:
         yield from ("", confirmation_in_words(confirmed, plan))
     best = best_trial(study, plan)
     if best is not None:
-        yield from ("", f"`{train_command(plan, best)}`")
+        yield from ("", code(train_command(plan, best)))
 
 
 def _table(study: Study, plan: Plan) -> Iterator[str]:
@@ -136,18 +137,19 @@ def _table(study: Study, plan: Plan) -> Iterator[str]:
     fields_of = sorted(plan.space, key=lambda name: name != "weight_decay")
     columns = _columns(plan)
     header = ["trial", *fields_of, *columns, *theirs, "epoch", "state"]
-    yield from (f"| {' | '.join(header)} |", "|" + " --- |" * len(header))
+    rows = []
     for trial in counted(study):
         if trial.state == TrialState.WAITING and METRICS_KEPT not in trial.user_attrs:
             continue
         values, figures = plan.values(trial), trial.user_attrs.get(METRICS_KEPT, {})
-        cells = [str(trial.number), *(typed(values.get(name, "")) for name in fields_of)]
+        cells = [str(trial.number), *(escaped(typed(values.get(name, ""))) for name in fields_of)]
         cells += [_figure(figures, metric) for metric in columns]
         if theirs:
             cell = published.grid_cell(values.get("learning_rate", -1.0), values.get("weight_decay", -1.0))
             cells += ["–", "–"] if cell is None else [f"{cell.val_loss:.3f}", f"{cell.val_accuracy:.3f}"]
         cells += [str(figures.get("epoch", "–")), STATES.get(trial.state, trial.state.name.lower())]
-        yield f"| {' | '.join(cells)} |"
+        rows.append(cells)
+    yield from table(header, rows)
     yield from (
         "",
         f"Figures are those of the epoch kept (keep={plan.base.keep}, {plan.base.monitor}), of pruned trainings those "

@@ -1,5 +1,6 @@
 """Where studies are kept, and what happens to the trials of workers that died."""
 
+import json
 import os
 import time
 import warnings
@@ -19,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from segmentation.config import StudyConfig
 from segmentation.errors import InputError
 from segmentation.processes import is_dead
+from studies.errors import reason
 from studies.search.plan import EPOCHS
 from studies.search.samplers import RETRY_OF
 from studies.secrets import refuse_passwords
@@ -41,6 +43,10 @@ CONNECTIONS: dict[str, Any] = {
 }
 """A training leaves its connection idle for minutes. One that was closed meanwhile is replaced when it is needed; one
 that a firewall has dropped in silence is noticed by TCP within a minute, not two hours."""
+POSTGRESQL = ("postgresql", "postgresql+psycopg")
+"""Schemes of addresses that reach PostgreSQL through psycopg 3."""
+NOT_FOUND = "Record does not exist."
+"""What Optuna's `KeyError` says of a study or trial that was deleted."""
 _UNCLAIMED: dict[tuple[str, int], float] = {}
 """When this process first saw a trial that bears no worker's name, as of `time.monotonic()`: the times that a database
 holds are those of many machines, each in its own time zone."""
@@ -60,29 +66,38 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     place = config.storage
     refuse_passwords([f"--storage={place}"])
-    if "://" not in place:
-        yield JournalStorage(JournalFileBackend(_writable(Path(place))))
-        return
     try:
-        try:
-            storage = _database(place, heartbeat)
-        except SQLAlchemyError:  # another process may be making the tables
-            time.sleep(1)
-            storage = _database(place, heartbeat)
+        if "://" in place:
+            try:
+                storage: BaseStorage = _database(place, heartbeat)
+            except SQLAlchemyError:  # another process may be making the tables
+                time.sleep(1)
+                storage = _database(place, heartbeat)
+        else:
+            storage = JournalStorage(JournalFileBackend(_writable(Path(place))))
     except InputError:
         raise
+    except json.JSONDecodeError as error:
+        raise InputError(f"storage={place} is no journal of studies, or damaged: name another file") from error
     except (SQLAlchemyError, RuntimeError, ValueError) as error:  # the last for an address that is none
-        raise InputError(f"storage={place} cannot be used: {str(error).splitlines()[0]}") from error
+        raise InputError(f"storage={place} cannot be used: {reason(error)}") from error
     try:
         yield storage
     except (SQLAlchemyError, StorageInternalError) as error:
         raise InputError(
-            f"storage={place} does not answer any more: {str(error).splitlines()[0]}. Nothing is lost: the same "
-            f"command goes on with the study"
+            f"storage={place} does not answer any more: {reason(error)}. Nothing is lost: the same command goes on "
+            f"with the study"
+        ) from error
+    except KeyError as error:
+        if NOT_FOUND not in str(error):
+            raise
+        raise InputError(
+            f"storage={place}: the study was deleted meanwhile; the same command begins it anew, in a run of its own"
         ) from error
     finally:
-        storage.scoped_session.remove()
-        storage.engine.dispose()
+        if isinstance(storage, RDBStorage):
+            storage.scoped_session.remove()
+            storage.engine.dispose()
 
 
 def _database(place: str, heartbeat: int) -> RDBStorage:
@@ -90,8 +105,8 @@ def _database(place: str, heartbeat: int) -> RDBStorage:
     if scheme == "sqlite":
         _writable(Path(rest.partition("?")[0].removeprefix("/")))
         return RDBStorage(place)
-    if scheme != "postgresql":
-        raise InputError(f"storage={place} is not known; name FILE.journal, postgresql://HOST/NAME or sqlite:///FILE")
+    if scheme not in POSTGRESQL:
+        raise InputError(f"storage={place}: {_why_not(scheme)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(
@@ -101,6 +116,21 @@ def _database(place: str, heartbeat: int) -> RDBStorage:
             grace_period=2 * heartbeat,
             heartbeat_stale_trial_callback=retry_after_death,
         )
+
+
+def _why_not(scheme: str) -> str:
+    """Why an address of this scheme is refused, and what to name instead."""
+    dialect = scheme.partition("+")[0]
+    if dialect in ("postgres", "postgresql"):
+        return f"the driver that is installed is psycopg 3; write postgresql:// instead of {scheme}://"
+    if dialect in ("mysql", "mariadb"):
+        return (
+            "MySQL and MariaDB are not supported: no driver for them is installed, and that dead workers are noticed "
+            "there was never tested. Name postgresql://HOST/NAME"
+        )
+    if dialect == "sqlite":
+        return f"write sqlite:///FILE, with no driver, instead of {scheme}://"
+    return f"{scheme} is not known; name FILE.journal, postgresql://HOST/NAME or sqlite:///FILE"
 
 
 def one_process_only(place: str) -> bool:

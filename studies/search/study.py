@@ -2,12 +2,14 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import optuna
 from optuna import Study
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
@@ -19,7 +21,7 @@ from studies import tracking
 from studies.search import space as spaces
 from studies.search.live import Live, progress_in_words
 from studies.search.plan import SETTINGS, STATES, Plan, best_trial, counted, in_state, plan, point
-from studies.search.processes import work_together
+from studies.search.processes import gpus_of_workers, work_together
 from studies.search.record import best_in_words, confirmation_in_words, log_progress, log_study, train_command
 from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.space import Choices
@@ -50,6 +52,7 @@ def run_study(config: TuneConfig) -> None:
             f"storage={config.storage}: sqlite takes one worker only; use a file that ends in .journal for "
             f"workers={config.workers} on this machine, or PostgreSQL"
         )
+    gpus_of_workers(config)  # what is wrong with them is reported before anything is begun
     with open_storage(config, config.heartbeat) as storage:
         data = load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
         report_coverage(data.train, to_train=True)
@@ -96,11 +99,13 @@ def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callab
     sampler = RandomSampler(wanted.base.seed) if wanted.is_grid else SeededByTrial(wanted.sampler, wanted.base.seed)
     pruner = build_pruner(config, len(wanted.goals))
     settings = wanted.settings()
+    directions: list[Literal["minimize", "maximize"]] = [
+        "maximize" if goal.higher_is_better else "minimize" for goal in wanted.goals
+    ]
     try:
         study = optuna.create_study(
-            storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner,
-            directions=["maximize" if goal.higher_is_better else "minimize" for goal in wanted.goals],
-        )  # fmt: skip
+            storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner, directions=directions
+        )
         study.set_user_attr(SETTINGS, settings)
         study.set_user_attr(PARENT, parent())
         _queue(study, wanted)
@@ -110,6 +115,13 @@ def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callab
         patience = time.monotonic() + READY_SECONDS
         while READY not in study.user_attrs and time.monotonic() < patience:
             time.sleep(0.2)
+        found = [direction.name.lower() for direction in study.directions]
+        if found != directions:  # with equal settings, another program has made it
+            raise InputError(
+                f"study_name={wanted.name} in storage={config.storage} is to {' and '.join(found)}, but "
+                f"{' and '.join(goal.metric for goal in wanted.goals)} is to {' and '.join(directions)}: it was made "
+                f"for something else; give another study_name"
+            ) from None
         begun = study.user_attrs.get(SETTINGS, settings)
         changed = [
             f"{name}={begun.get(name)!r} (now {value!r})"
@@ -127,6 +139,10 @@ def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callab
                 study.set_user_attr(PARENT, parent())
         _queue(study, wanted)
         study.set_user_attr(READY, True)
+    if study.metric_names is None:  # else dashboards call a goal "Objective 0"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names([goal.metric for goal in wanted.goals])
     return study
 
 

@@ -153,7 +153,7 @@ class Worker:
             config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
             data = self._data(config)
             return self._values(trial, self._trained(trial, config, self._run_of(trial, config), data))
-        except (Postponed, TrialPruned, UpdateFinishedTrialError):
+        except (Postponed, TrialPruned, UpdateFinishedTrialError, tracking.AwayError):
             raise
         except Exception as error:
             if IDLE not in trial.user_attrs:

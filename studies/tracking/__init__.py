@@ -1,5 +1,6 @@
 """The tracked experiment: MLflow runs that tell the truth, and what is logged in them. Nobody else writes to MLflow."""
 
+from studies.errors import AwayError
 from studies.tracking.log import (
     artifact_file,
     log_config,
@@ -8,6 +9,7 @@ from studies.tracking.log import (
     log_folder,
     log_json,
     log_metrics,
+    log_model_input,
     log_network,
     log_note,
     log_split,
@@ -42,7 +44,7 @@ from studies.tracking.runs import (
     tracked_run,
     wait_until_sent,
 )
-from studies.tracking.store import AwayError, address, answers, check_store, is_absent
+from studies.tracking.store import address, answers, check_store, is_absent
 from studies.tracking.unsent import has_arrived, send_unsent
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "log_folder",
     "log_json",
     "log_metrics",
+    "log_model_input",
     "log_network",
     "log_note",
     "log_split",

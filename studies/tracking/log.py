@@ -48,14 +48,39 @@ def log_split(split: Split, context: str) -> None:
     """Log a data set as an input of the run, identified by the hash of its files."""
     profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
     _record({
-        "what": "input", "name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16],
+        "what": "input", **_dataset(split),
         "location": split.location, "profile": profile, "context": context,
     })  # fmt: skip
 
 
-def log_metrics(metrics: Mapping[str, float], step: int | None = None) -> None:
-    """Log figures of one moment; a figure that is not a number, such as the IoU of an absent class, is left out."""
-    _record(metrics_entry(metrics, step))
+def _dataset(split: Split) -> dict[str, str]:
+    """How MLflow tells data sets apart."""
+    return {"name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16]}
+
+
+def log_model_input(model_id: str | None) -> None:
+    """Log a logged model as an input of the run, so that its page lists the run; None logs nothing."""
+    if model_id is not None:
+        _record({"what": "model_input", "model_id": model_id})
+
+
+def log_metrics(
+    metrics: Mapping[str, float], step: int | None = None, model_id: str | None = None, split: Split | None = None
+) -> None:
+    """Log metrics of one moment; one that is not a number, such as the IoU of an absent class, is left out.
+
+    Args:
+        metrics: by name.
+        step: an epoch, if they are of one.
+        model_id: the logged model that was measured; its page then shows them, too.
+        split: what it was measured on, see `log_split`.
+    """
+    entry = metrics_entry(metrics, step)
+    if model_id is not None:
+        entry["model_id"] = model_id
+        if split is not None:
+            entry |= {"dataset": _dataset(split)}
+    _record(entry)
 
 
 def log_tags(tags: Mapping[str, str]) -> None:

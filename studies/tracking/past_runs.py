@@ -10,11 +10,11 @@ from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.processes import is_dead
-from studies.run_search import every_run
+from studies.errors import FINAL, AwayError, in_our_words, unusable
+from studies.run_search import every_run, quoted
 from studies.tracking.journal import journals
 from studies.tracking.runs import how_to_sync, process_of, processes_of, records_folder, wait_until_sent
-from studies.tracking.sending import FINAL
-from studies.tracking.store import AwayError, address, patiently, unusable
+from studies.tracking.store import address, patiently
 
 
 class FoundRun(NamedTuple):
@@ -52,16 +52,19 @@ def find_run(run_id: str) -> FoundRun | None:
         raise unusable(error) from error
 
 
+@in_our_words()
 def runs_tagged(key: str, value: str) -> list[FoundRun]:
     """The runs of any experiment that have a tag of this value, newest first."""
-    return _runs_where(f"tags.`{key}` = '{value}'")
+    return _runs_where(f"tags.`{key}` = {quoted(value)}")
 
 
+@in_our_words()
 def runs_under_way() -> list[FoundRun]:
     """The runs of any experiment that say that they are RUNNING, newest first."""
     return _runs_where("attributes.status = 'RUNNING'")
 
 
+@in_our_words()
 def open_children(parent: str) -> list[str]:
     """The ids of the runs nested in a run that are still RUNNING."""
 
@@ -98,6 +101,7 @@ def stored_config(run_id: str) -> dict[str, Any]:
         raise InputError(f"run {run_id} has stored no configuration: it was stopped too early, begin anew") from error
 
 
+@in_our_words()
 def logged_steps(run_id: str, metric: str) -> set[int]:
     """The epochs of which a run has a figure, as far as MLflow has been told."""
     if not wait_until_sent(run_id):
@@ -106,6 +110,7 @@ def logged_steps(run_id: str, metric: str) -> set[int]:
     return {point.step for point in found}
 
 
+@in_our_words()
 def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, float]]:
     """The figures that a training run has logged, all or one, by name, for each of its epochs from the first."""
     client = mlflow.MlflowClient()
@@ -123,7 +128,10 @@ def where_to_look(run_id: str) -> str:
     uri = address()
     if journals(records_folder(), run_id):
         return f"Look at it when MLflow has taken it all: {how_to_sync()}"
-    run = mlflow.get_run(run_id)
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException:  # all is recorded: that the server has gone away since is no failure
+        return f"Look at run {run_id} in {uri}"
     # without what is asked for, the UI opens with its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):

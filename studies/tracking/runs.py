@@ -23,11 +23,12 @@ from segmentation import interruption
 from segmentation.errors import InputError
 from segmentation.processes import is_dead, is_same, me, parsed
 from studies.commands import here
+from studies.errors import unusable
 from studies.secrets import without_password
 from studies.tracking.journal import Entry, Journal, LostRunError, Send, places
 from studies.tracking.ownership import TakenError
 from studies.tracking.sending import allowed, deleted, sender
-from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, promptly, unusable
+from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, promptly
 from studies.tracking.system_metrics import SystemMetrics
 
 

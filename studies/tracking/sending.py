@@ -10,43 +10,20 @@ from typing import Any
 
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
+from studies.errors import is_final
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
 
-FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
-"""MLflow's answers that asking again does not change."""
 MADE = "made"
 """Tag of a registered model's version: when the model was made, in ms of Unix time; it may be registered long after."""
-TRY_AGAIN = (401, 403, 408, 425, 429)
-"""Answers of HTTP from 400 to 499 that asking again may change: a password is corrected, a limit on requests passes."""
-STATUS_IN_WORDS = re.compile(r"failed with error code (\d{3})\b")
-"""How MLflow says the answer of a server, or of a proxy before it, that says nothing else."""
 PICTURE = ".png"
 MODEL = "model"
 """Where an entry's files hold a saved model, and what it is called."""
-
-
-class SplitDataset(MetaDataset):
-    """A split as MLflow's data set: no pictures, only where they are, how many, and the hash of their files."""
-
-    def __init__(self, name: str, digest: str, location: str, profile: Mapping[str, int]) -> None:
-        super().__init__(CodeDatasetSource(tags={"mlflow.source.name": location}), name=name, digest=digest)
-        self._profile = dict(profile)
-
-    @property
-    def profile(self) -> dict[str, int]:
-        """Number of images and their prepared size in pixels."""
-        return self._profile
-
-    def to_dict(self) -> dict[str, str]:
-        """What MLflow stores."""
-        return super().to_dict() | {"profile": json.dumps(self._profile)}
 
 
 def sender(run_id: str) -> Send:
@@ -80,26 +57,6 @@ def _why_never(error: Exception, files: Path) -> str | None:
     if is_final(error):
         return "refuses"
     return None
-
-
-def http_status(error: BaseException | None) -> int | None:
-    """The status that a server has answered with, as far as an error says it."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-        if isinstance(error, MlflowException) and (said := STATUS_IN_WORDS.search(str(error))):
-            return int(said[1])
-        error = error.__cause__
-    return None
-
-
-def is_final(error: Exception) -> bool:
-    """Whether asking MLflow again cannot change its answer."""
-    status = http_status(error)
-    if status is not None:
-        return 400 <= status < 500 and status not in TRY_AGAIN
-    return isinstance(error, MlflowException) and error.error_code in FINAL
 
 
 def _raise_if_deleted(uri: str, run_id: str) -> None:
@@ -145,14 +102,27 @@ def _untag(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> N
 
 def _metrics(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
     """Of one moment, so that what is sent twice is there once: MLflow keeps equal points once."""
-    metrics = [Metric(name, value, entry["time"], entry["step"]) for name, value in entry["values"].items()]
+    about = {"model_id": entry["model_id"], "run_id": run_id} if "model_id" in entry else {}
+    about |= {f"dataset_{name}": value for name, value in entry.get("dataset", {}).items()}
+    metrics = [Metric(name, value, entry["time"], entry["step"], **about) for name, value in entry["values"].items()]
     client.log_batch(run_id, metrics=metrics)
 
 
 def _input(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
-    dataset = SplitDataset(entry["name"], entry["digest"], entry["location"], entry["profile"])
     tag = InputTag("mlflow.data.context", entry["context"])
-    client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), [tag])])
+    source = CodeDatasetSource(tags={"mlflow.source.name": entry["location"]})
+    dataset = Dataset(
+        name=entry["name"], digest=entry["digest"], source_type="code", source=source.to_json(),
+        profile=json.dumps(entry["profile"]),
+    )  # fmt: skip
+    client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+def _model_input(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    """Once, if it has to be sent again."""
+    inputs = client.get_run(run_id).inputs
+    if entry["model_id"] not in [each.model_id for each in (inputs.model_inputs if inputs else [])]:
+        client.log_inputs(run_id, models=[LoggedModelInput(entry["model_id"])])
 
 
 def _end(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
@@ -218,8 +188,8 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
 
 def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, model_id: str, made: int) -> None:
     """Register a model, and let the alias point to it unless it points to one that was made later."""
-    there = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    version = next((each for each in there if each.model_id == model_id), None)
+    there = client.search_model_versions(f"run_id='{run_id}'")  # a name with a quote would break the condition
+    version = next((each for each in there if (each.name, each.model_id) == (name, model_id)), None)
     if version is None:
         version = mlflow.register_model(f"models:/{model_id}", name, tags={MADE: str(made)})
     current = client.get_registered_model(name).aliases.get(alias)
@@ -245,7 +215,8 @@ class _Saved:
 
 
 _SENDERS: Mapping[str, Callable[[mlflow.MlflowClient, str, Entry, Path], None]] = {
-    "params": _params, "tags": _tags, "untag": _untag, "metrics": _metrics, "input": _input, "end": _end,
+    "params": _params, "tags": _tags, "untag": _untag, "metrics": _metrics, "input": _input,
+    "model_input": _model_input, "end": _end,
     "artifacts": _artifacts, "image": _image, "model": _model,
 }  # fmt: skip
 

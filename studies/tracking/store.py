@@ -3,21 +3,21 @@
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import mlflow
+import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.utils.credentials import get_default_host_creds
 
 from segmentation import interruption
 from segmentation.errors import InputError
+from studies.errors import TLS, AwayError, is_away, unusable
 from studies.secrets import keep_apart, without_password
-from studies.tracking.sending import http_status, is_final
 
 T = TypeVar("T")
 
@@ -30,10 +30,6 @@ REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT
 lines of its own among ours."""
 PROBE_SECONDS = 10.0
 """How long an answer may take of a server that is asked whether it is there."""
-
-
-class AwayError(InputError):
-    """MLflow does not answer, or answers with errors of its own: the same may be done later."""
 
 
 def address() -> str:
@@ -76,15 +72,34 @@ def _check_store() -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            pass
-    except urllib.error.HTTPError:
-        pass  # something answers; whether it lets us in, MLflow will say
+        settings = get_default_host_creds(uri)  # certificates, as MLflow's own requests use them
+        health = f"{uri.rstrip('/')}/health"
+        # whatever answers will do; whether it lets us in, MLflow will say
+        requests.get(health, timeout=5, verify=settings.verify, cert=settings.client_cert_path).close()
+    except requests.exceptions.SSLError as error:
+        raise InputError(
+            f"the MLflow server at {without_password(uri)} answers, but no secure connection to it can be made "
+            f"({_last_reason(error)}): {TLS}; a server that asks for a certificate gets that of "
+            f"MLFLOW_TRACKING_CLIENT_CERT_PATH"
+        ) from error
+    except MlflowException as error:  # settings that exclude each other
+        raise unusable(error) from error
     except (OSError, ValueError) as error:
         raise AwayError(
-            f"no MLflow server answers at {without_password(uri)} ({getattr(error, 'reason', error)}): start it, or "
+            f"no MLflow server answers at {without_password(uri)} ({_last_reason(error)}): start it, or "
             f"set MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
         ) from error
+
+
+def _last_reason(error: BaseException) -> str:
+    """What is behind an error of `requests`, which wraps it in several others."""
+    while inner := next((part for part in (*error.args, getattr(error, "reason", None)) if _is_error(part)), None):
+        error = inner
+    return without_password(str(error))
+
+
+def _is_error(part: object) -> bool:
+    return isinstance(part, BaseException)
 
 
 def patiently(call: Callable[[], T]) -> T:
@@ -131,11 +146,6 @@ def promptly(call: Callable[[], T], seconds: float) -> T:
     return answers[0]
 
 
-def is_away(error: Exception) -> bool:
-    """Whether MLflow may answer the same request later; not where it refuses it, or the password is wrong."""
-    return not is_final(error) and http_status(error) not in (401, 403)
-
-
 def answers() -> bool:
     """Whether MLflow can be used now.
 
@@ -154,17 +164,12 @@ def answers() -> bool:
     return True
 
 
-def unusable(error: Exception) -> InputError:
-    """What to report of MLflow's error, without passwords; an `AwayError` if it may pass."""
-    why = without_password(str(error))
-    told = f"MLflow at {address()} cannot be used: {next(iter(why.splitlines()), type(error).__name__)}"
-    if "error code 401" in why:
-        told += ". Give user and password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    return AwayError(told) if isinstance(error, MlflowException) and is_away(error) else InputError(told)
-
-
 def experiment_id(name: str) -> str:
-    """The experiment's id, made if there is none; without MLflow's process-wide "active experiment"."""
+    """The experiment's id, made if there is none; without MLflow's process-wide "active experiment".
+
+    Raises:
+        InputError: it was deleted, or cannot be made.
+    """
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -173,4 +178,9 @@ def experiment_id(name: str) -> str:
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         raise InputError(f"MLflow can make no experiment called {name!r}")
+    if experiment.lifecycle_stage != "active":
+        raise InputError(
+            f"experiment={name!r} was deleted; restore it with `mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}`, or name another one"
+        )
     return str(experiment.experiment_id)

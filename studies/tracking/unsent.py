@@ -10,12 +10,13 @@ from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.processes import is_same
+from studies.errors import unusable
 from studies.tracking.journal import Entry, Journal, Send, journals, run_of
 from studies.tracking.ownership import TakenError, owner
 from studies.tracking.past_runs import FoundRun, find_run
 from studies.tracking.runs import JOINED, records_folder, tell
 from studies.tracking.sending import sender
-from studies.tracking.store import PATIENCE, check_store, patiently, unusable
+from studies.tracking.store import PATIENCE, check_store, patiently
 
 
 def send_unsent(folder: Path, again: bool = False) -> int:

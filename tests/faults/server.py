@@ -3,6 +3,7 @@
 import http.client
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -70,7 +71,7 @@ class Server:
 class Door:
     """Passes requests on to a server, or does to them what `fault` says."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, tls: ssl.SSLContext | None = None) -> None:
         self.fault: Fault = "none"
         self.too_large = ""
         """Part of the address of files that are refused as too large."""
@@ -129,7 +130,9 @@ class Door:
                 pass
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.uri = f"http://127.0.0.1:{self._http.server_port}"
+        self.uri = f"http{'s' if tls else ''}://127.0.0.1:{self._http.server_port}"
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
 
     def __enter__(self) -> "Door":

@@ -74,10 +74,12 @@ def test_a_prediction_is_what_evaluation_at_the_original_size_scores(resize: int
 
 @pytest.mark.parametrize("size", [(300, 257), (33, 1500), (5, 7), (24, 40)])
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("band", [1, 5 * 257 * 9, 2**24])
 def test_strips_equal_resizing_the_whole_picture_at_once(
-    size: tuple[int, int], count: int, monkeypatch: pytest.MonkeyPatch
+    size: tuple[int, int], count: int, band: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("segmentation.prediction.STRIP", 5 * 257 * 7)
+    monkeypatch.setattr("segmentation.prediction.BAND", band)
     assert STRIP > 5 * 257 * 7
     torch.manual_seed(0)
     logits = [4 * torch.randn(1, 5, 24, 40).contiguous(memory_format=torch.channels_last) for _ in range(count)]

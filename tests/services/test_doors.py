@@ -158,6 +158,24 @@ def test_a_training_without_the_right_password_says_so(
         printed = capsys.readouterr().err
         assert printed.startswith("error: ")
         assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in printed, command
+    resumed = [word for name, value in tiny(own_data, resume="auto").items() for word in (f"--{name}", str(value))]
+    for arguments in (["doctor"], ["train", *resumed], ["compare", "--run_ids", "a"], ["report", "--experiment", "a"]):
+        assert mlproject.main(arguments) == 1, arguments
+        printed = capsys.readouterr().err
+        assert "Traceback" not in printed
+        assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in printed, arguments
+
+
+def test_a_wrong_password_of_the_studies_database_says_so(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", "surely not this")
+    for scheme in ("postgresql", "postgresql+psycopg"):
+        storage = f"{scheme}://optuna@127.0.0.1:{stack.postgres.port}/optuna"
+        assert mlproject.main(["status", "--storage", storage]) == 1
+        printed = capsys.readouterr().err
+        assert "password authentication failed" in printed
+        assert "PGPASSWORD" in printed
 
 
 def test_a_worker_cannot_open_the_server_s_own_databases(stack: Stack) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from segmentation.prediction import Predictor
-from studies.served_model import MAX_PIXELS, Refused, ServedModel
+from studies.served_model import MAX_LOGITS, MAX_PIXELS, Refused, ServedModel
 from tests.segmentation.test_pixels import tiff
 
 RANDOM = np.random.default_rng(0)
@@ -229,6 +229,16 @@ def test_a_picture_that_becomes_huge_is_refused() -> None:
     with pytest.raises(Refused, match="2000 x 1 pixels are too long and thin: with its shorter side resized to 128"):
         model(resize=128).predict(strip)
     check(model().predict(strip), strip)
+
+
+def test_many_classes_leave_fewer_pixels() -> None:
+    """What the network gives is bounded, not only what it is given."""
+    predictor = Predictor(lambda images: images.float().repeat(1, 50, 1, 1), None, "bilinear")
+    many = ServedModel(predictor, [str(index) for index in range(150)], [[0, 0, 0]] * 150, None)
+    most = MAX_LOGITS // 150
+    with pytest.raises(Refused, match=f"for 150 classes: as the network sees it, it may have {most} pixels"):
+        many.predict(np.zeros((1400, most // 1400 + 1, 3), np.uint8))
+    assert many.predict(np.zeros((20, 30, 3), np.uint8))[0]["height"] == 20
 
 
 def test_the_server_s_copy_of_the_request_stays_out_of_the_answer() -> None:

@@ -251,6 +251,7 @@ def test_several_objectives_leave_a_front(own_data: Path, capsys: pytest.Capture
     run_study(config)
     study = opened(config)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["val/mean_iou", "val/ece"]
     for trial in study.trials:
         history = MlflowClient().get_metric_history(trial.user_attrs[RUN], "val/ece")
         assert trial.values[1] == {point.step: point.value for point in history}[trial.user_attrs["metrics"]["epoch"]]
@@ -265,6 +266,7 @@ def test_settings_that_break_the_limit_lose(own_data: Path, capsys: pytest.Captu
     )  # fmt: skip
     run_study(config)
     study = opened(config)
+    assert study.metric_names == ["val/ece"]
     for trial in study.trials:
         accuracy = trial.user_attrs["metrics"]["val/pixel_accuracy"]
         assert trial.constraints == {"val/pixel_accuracy>=0.2": pytest.approx(0.2 - accuracy)}
@@ -277,7 +279,13 @@ def test_settings_that_break_the_limit_lose(own_data: Path, capsys: pytest.Captu
 def test_what_cannot_be_is_told_before_anything_is_trained(own_data: Path, tmp_path: Path) -> None:
     for values, message in (
         ({"storage": "sqlite:///s.db", "workers": 2}, "sqlite takes one worker only"),
-        ({"storage": "mysql://a/b"}, "storage=mysql://a/b is not known"),
+        ({"storage": "mysql://a/b"}, "MySQL and MariaDB are not supported"),
+        ({"storage": "mysql+pymysql://a/b"}, "Name postgresql://HOST/NAME"),
+        ({"storage": "postgresql+psycopg2://a/b"}, "write postgresql:// instead of postgresql+psycopg2://"),
+        ({"storage": "postgres://a/b"}, "write postgresql:// instead of postgres://"),
+        ({"storage": "sqlite+pysqlite:///s.db"}, "write sqlite:///FILE"),
+        ({"storage": "redis://a/b"}, "redis is not known; name FILE.journal"),
+        ({"storage": "postgresql+psycopg://me@127.0.0.1:1/x"}, "cannot be used"),
         ({"storage": "postgresql://me:secret@localhost/x"}, "storage holds a password"),
         ({"storage": "postgresql://localhost/x?password=secret"}, "storage holds a password"),
         ({"storage": "postgresql://me@[::1/x"}, "cannot be used"),
