@@ -70,7 +70,7 @@ def _scored_runs(count: int) -> Iterator[str]:
         scores.update(3 * torch.randn(FEW, CLASSES, SIDE, SIDE), masks)
         with tracking.tracked_run(EXPERIMENT, f"run {seed}", {"kind": "train"}) as run_id:
             origin = Stored(config, labels, {}, 1, run_id, None).origin()
-            record = bins_record(scores, protocol(config, split, scores, "float32"))
+            record = bins_record(scores, protocol(config, split, scores))
             tracking.log_json(record | {"origin": origin, "palette": labels.palette}, "reliability/val.json")
             with tracking.artifact_file("reliability/val_histograms.npz") as file:
                 scores.save(file, {"name": np.array(names), "digest": np.array(names)})

@@ -57,8 +57,8 @@ ABANDONED = 24 * 3600
 """Seconds; a copy that was begun so long ago and is not finished is one that nobody works on."""
 
 
-Prepared = tuple[np.ndarray, np.ndarray, bytes, tuple[int, int]]
-"""An image and its mask as they are kept, the digest of their files, and the image's own width and height."""
+Prepared = tuple[np.ndarray, np.ndarray, bytes]
+"""An image and its mask as they are kept, and the digest of their files."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     checksums = {"images": 0, "masks": 0}
     sizes: tuple[int, ...] = ()
     digests = []
+    own_sizes: dict[int, tuple[int, int]] = {}
     original, kept = 0, 0.0
     counts = np.zeros(256, np.int64)
     with (
@@ -191,7 +192,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
         (folder / "masks.npy").open("wb") as masks_file,
         progress(f"preparing {config.dataset}/{split}", count) as bar,
     ):
-        for index, (image, mask, digest, (width, height)) in enumerate(_prepared(source, config)):
+        for index, (image, mask, digest) in enumerate(_prepared(source, config, own_sizes)):
             if index == 0:
                 sizes = mask.shape
                 _write_header(images_file, (count, *image.shape))
@@ -208,6 +209,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
             bar.update(1)
             counts += _histogram(mask)
             digests.append(digest.hex())
+            width, height = own_sizes.pop(index)
             original += width * height
             kept += width * height * fraction_in_crop(width, height, config)
         for file in (images_file, masks_file):
@@ -249,13 +251,19 @@ def _fingerprint(source: Source, digests: Sequence[str]) -> str:
     return fingerprint.hexdigest()
 
 
-def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared]:
-    """Decode and prepare every picture on all cores, in order; those under way take `IN_FLIGHT` bytes at most."""
+def _prepared(
+    source: Source, config: DataConfig, own_sizes: dict[int, tuple[int, int]] | None = None
+) -> Iterator[Prepared]:
+    """Decode and prepare every picture on all cores, in order; those under way take `IN_FLIGHT` bytes at most.
+
+    Width and height of each, as it was found, are put into `own_sizes` by its place.
+    """
 
     def one(index: int) -> Prepared:
         picture = source.read(index)
-        image, mask = prepare(picture.image, picture.mask, config, source.names[index])
-        return image, mask, picture.digest, picture.image.size
+        if own_sizes is not None:
+            own_sizes[index] = picture.image.size
+        return *prepare(picture.image, picture.mask, config, source.names[index]), picture.digest
 
     begun: deque[tuple[Future[Prepared], int]] = deque()
     taken = 0
