@@ -24,6 +24,9 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 CLUTTER = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found")
 """Folders, in lower case, that systems and tools leave beside images."""
 
+TIFF_BEGINS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF and of a BigTIFF, in either byte order."""
+
 Image.MAX_IMAGE_PIXELS = LARGEST  # Pillow would warn of half as many
 
 
@@ -58,12 +61,24 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
             f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS or LARGEST:,} pixels ({count:,})"
         ) from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} cannot be read as an image: it is empty, or of no known format") from error
+        raise InputError(f"{name} cannot be read as an image: {_unidentified(file)}") from error
     except Exception as error:  # decoders of damaged files raise nearly anything
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{name} cannot be read: {error.strerror}") from error
         why = str(error) or type(error).__name__
         raise InputError(f"{name} cannot be read as an image, it is damaged or cut off: {why}") from error
+
+
+def _unidentified(file: Path | BytesIO) -> str:
+    """Why Pillow finds no image in a file."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            begin = stream.read(4)
+    else:
+        begin = file.getvalue()[:4]
+    if begin in TIFF_BEGINS:
+        return "it is a TIFF whose bands or bits are of an unknown kind; save it with 8 bits, as RGB or greyscale"
+    return f"it is empty, or of no known format ({', '.join(FORMATS)})"
 
 
 def pixels_in(file: Path) -> int:

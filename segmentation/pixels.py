@@ -17,12 +17,14 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
 """Formats that are read, whatever a file's ending. JPEG includes MPO, a camera's JPEG with further frames. Pillow knows
 more: some have a bit depth that it does not report, and for one (EPS) it starts another program."""
 
-BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, SUBFILE, EXTRA = 258, 259, 262, 277, 254, 338
+BITS, PHOTOMETRIC, SAMPLES, SUBFILE, EXTRA, SAMPLE_FORMAT = 258, 262, 277, 254, 338, 339
 """TIFF tags."""
 ORIENTATION = 274
 """EXIF tag, and TIFF's."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Bands that hold the colour, by TIFF's photometric interpretation; all others are extra samples."""
+SIGNED = 2
+"""Value of TIFF's SAMPLE_FORMAT."""
 IS_COPY = 0b101
 """Bits of TIFF's SUBFILE for a page that is a smaller copy of another, or its transparency."""
 LOSSY = ("jpeg", "tiff_jpeg", "webp")
@@ -68,7 +70,7 @@ def mask_values(image: Image.Image) -> np.ndarray:
     _refuse_frames(image)
     _refuse_odd_bmp(image)
     mode, bits = image.mode, _bits(image)
-    if mode not in ("1", "L", "P", "I") and not mode.startswith("I;"):
+    if mode not in ("1", "L", "P", "I", "F") and not mode.startswith("I;"):
         raise UnfitError(
             f"{_kind(image)} (mode {mode}); a mask holds one class index a pixel, as a greyscale or palette image"
         )
@@ -85,9 +87,28 @@ def mask_values(image: Image.Image) -> np.ndarray:
     values = np.asarray(_upright(image))
     if mode == "1":
         return values.astype(np.uint8)
+    if mode == "F":
+        return _whole_numbers(values)
+    if mode == "L" and _numbers(tags.get(SAMPLE_FORMAT, 1)) == (SIGNED,):
+        return values.view(np.int8)  # as bytes, -1 would be void
     if mode == "L" and bits in (2, 4):
         return values // np.uint8(255 // (2**bits - 1))  # Pillow has scaled them to 0-255
     return values
+
+
+def _whole_numbers(values: np.ndarray) -> np.ndarray:
+    """Floating-point values `(H, W)` as integers, which geographic programs store as floats.
+
+    Raises:
+        UnfitError: some are no whole numbers.
+    """
+    wrong = ~(np.abs(values) < 2**24) | (values != np.round(values))
+    if wrong.any():
+        raise UnfitError(
+            f"holds {values[wrong][0]:g}, which is no class index ({np.count_nonzero(wrong)} pixels are no whole "
+            f"numbers); save whole numbers"
+        )
+    return values.astype(np.int32)
 
 
 def orientation(image: Image.Image) -> int:
@@ -115,8 +136,6 @@ def _kind(image: Image.Image) -> str:
         return "has transparency beside its grey values"
     if image.mode == "PA":
         return "has transparency beside its palette's indices"
-    if image.mode == "F":
-        return "holds fractions, not whole numbers"
     return "is a colour picture"
 
 

@@ -143,7 +143,7 @@ def _set_aside(folder: Path) -> Iterator[str]:
     """What MLflow has refused of a run, in one line, if anything."""
     found = refused(folder)
     if found:
-        again = here("sync", {"again": True})
+        again = tracking.how_to_sync(again=True)
         yield (
             f"MLflow has refused {len(found)} record(s) of run {run_of(folder)}, which are set aside in {folder}: "
             f"{listed((each.why for each in found), 3)}. Fix the reason and send them by `{again}`, or remove that "

@@ -72,9 +72,9 @@ def records_folder() -> Path:
     return _records[0]
 
 
-def how_to_sync() -> str:
-    """The command that sends what MLflow has not taken of this process's runs."""
-    return here("sync", {"records": str(records_folder())})
+def how_to_sync(again: bool = False) -> str:
+    """The command that sends what MLflow has not taken of this process's runs, with `again` also what it refused."""
+    return here("sync", {"records": str(records_folder()), "again": again})
 
 
 @contextmanager

@@ -120,6 +120,16 @@ def test_a_palette_mask_keeps_its_indices_with_a_colour_key_too(kind: str) -> No
     np.testing.assert_array_equal(read(mask_values, stored(palette(INDICES), kind, **options)), INDICES)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16, np.float32])
+def test_a_mask_of_whole_numbers_may_have_any_type(dtype: type) -> None:
+    np.testing.assert_array_equal(read(mask_values, stored(Image.fromarray(INDICES.astype(dtype)), "TIFF")), INDICES)
+
+
+def test_signed_bytes_are_negative_numbers_and_no_void() -> None:
+    content = tiff(8, 1, np.full((2, 80), 255, np.uint8), form=(2,))
+    assert (read(mask_values, content) == -1).all()
+
+
 def pages(picture: Image.Image, kind: str, count: int = 2) -> bytes:
     more = [picture.transpose(Image.Transpose.ROTATE_180)] * (count - 1)
     return stored(picture, kind, save_all=True, append_images=more)
@@ -138,7 +148,8 @@ UNFIT_MASKS = {
     "grey with alpha": (stored(GREY.convert("LA")), r"has transparency beside its grey values \(mode LA\)"),
     "16 bits with alpha": (png(16, 4, BYTES), "has transparency beside its grey values"),
     "palette with alpha": (stored(palette(INDICES).convert("PA"), "TIFF"), "beside its palette's indices"),
-    "fractions": (stored(Image.new("F", (4, 4)), "TIFF"), r"holds fractions, not whole numbers \(mode F\)"),
+    "fractions": (stored(Image.fromarray(INDICES / np.float32(2)), "TIFF"), r"holds 0\.5, which is no class index"),
+    "not a number": (stored(Image.new("F", (4, 4), np.nan), "TIFF"), r"holds nan, .* \(16 pixels"),
     "white is 0": (tiff(8, 0, BYTES), "MinIsWhite"),
     "white is 0, 16 bits": (tiff(16, 0, BYTES), "MinIsWhite"),
     "two bands": (tiff(8, 1, BYTES, 2, extra=(0,)), "has 2 bands"),
