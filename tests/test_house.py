@@ -165,16 +165,21 @@ def test_pyproject_lists_every_package() -> None:
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
-def test_the_readme_speaks_of_real_fields_and_their_real_defaults() -> None:
-    readme = (PROJECT / "README.md").read_text()
+def test_the_pages_name_real_fields() -> None:
     everything = {field.name for command in mlproject.COMMANDS.values() for field in fields(command.config)}
-    assert set(re.findall(r"-P (\w+)=", readme)) - {"field"} <= everything
-    for text in re.findall(r"`(\w+=[^`]*)`", readme):
-        for name in re.findall(r"(\w+)=", text):
-            assert name in everything, text
-    for entry_point in mlproject.COMMANDS:
-        (row,) = re.findall(rf"^\| `{entry_point}` \|.*$", readme, re.MULTILINE)
-        config_fields = {field.name: field for field in fields(mlproject.COMMANDS[entry_point].config)}
+    for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
+        text = page.read_text()
+        assert set(re.findall(r"-P (\w+)=", text)) - {"field"} <= everything, page
+        if page.name in ("README.md", "train.md", "your-data.md", "commands.md"):
+            for shown in re.findall(r"`(\w+=[^`]*)`", text):
+                assert set(re.findall(r"(\w+)=", shown)) <= everything, (page, shown)
+
+
+def test_the_page_of_commands_shows_each_with_its_parameters_and_their_defaults() -> None:
+    page = (PROJECT / "docs/commands.md").read_text()
+    for entry_point, command in mlproject.COMMANDS.items():
+        (row,) = re.findall(rf"^\| `{entry_point}` \|.*$", page, re.MULTILINE)
+        config_fields = {field.name: field for field in fields(command.config)}
         told = dict(re.findall(r"`(\w+)` \(([^)]*)\)", row))
         assert told.keys() == MLPROJECT["entry_points"][entry_point]["parameters"].keys()
         for name, value in told.items():
@@ -182,6 +187,15 @@ def test_the_readme_speaks_of_real_fields_and_their_real_defaults() -> None:
             spelled = {MISSING: "required", None: "none"}
             shown = f"{default:g}" if isinstance(default, float) else str(default)
             assert value == spelled.get(default, shown), name
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
+    for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", page.read_text()):
+            path = target[0] or target[1]
+            if path and not path.startswith("http"):
+                assert (page.parent / path).exists(), f"{page.name}: {path}"
 
 
 def test_help_imports_nothing_heavy() -> None:
