@@ -136,7 +136,7 @@ def _kind(image: Image.Image) -> str:
         return "has transparency beside its grey values"
     if image.mode == "PA":
         return "has transparency beside its palette's indices"
-    return "is a colour picture"
+    return "is a colour image"
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -179,7 +179,7 @@ def _refuse_frames(image: Image.Image) -> None:
         image.seek(0)
         if not pages:
             return
-    raise UnfitError("holds several pictures (pages or frames of an animation); save the one that is meant by itself")
+    raise UnfitError("holds several images (pages or frames of an animation); save the one that is meant by itself")
 
 
 def _refuse_extra_bands(image: Image.Image) -> None:

@@ -139,12 +139,12 @@ GREY = Image.fromarray(COLOURS[..., 0])
 COLOUR = Image.fromarray(COLOURS)
 BYTES = RANDOM.integers(0, 256, (2, 80), dtype=np.uint8)
 UNFIT_MASKS = {
-    "tiff pages": (pages(Image.fromarray(INDICES), "TIFF"), "holds several pictures"),
-    "apng": (pages(Image.fromarray(INDICES), "PNG"), "holds several pictures"),
-    "gif": (pages(palette(INDICES), "GIF"), "holds several pictures"),
-    "colour": (stored(COLOUR), r"is a colour picture \(mode RGB\)"),
-    "cmyk": (stored(COLOUR.convert("CMYK"), "TIFF"), r"is a colour picture \(mode CMYK\)"),
-    "lab": (stored(Image.new("LAB", (4, 4)), "TIFF"), r"is a colour picture \(mode LAB\)"),
+    "tiff pages": (pages(Image.fromarray(INDICES), "TIFF"), "holds several images"),
+    "apng": (pages(Image.fromarray(INDICES), "PNG"), "holds several images"),
+    "gif": (pages(palette(INDICES), "GIF"), "holds several images"),
+    "colour": (stored(COLOUR), r"is a colour image \(mode RGB\)"),
+    "cmyk": (stored(COLOUR.convert("CMYK"), "TIFF"), r"is a colour image \(mode CMYK\)"),
+    "lab": (stored(Image.new("LAB", (4, 4)), "TIFF"), r"is a colour image \(mode LAB\)"),
     "grey with alpha": (stored(GREY.convert("LA")), r"has transparency beside its grey values \(mode LA\)"),
     "16 bits with alpha": (png(16, 4, BYTES), "has transparency beside its grey values"),
     "palette with alpha": (stored(palette(INDICES).convert("PA"), "TIFF"), "beside its palette's indices"),
@@ -155,14 +155,14 @@ UNFIT_MASKS = {
     "two bands": (tiff(8, 1, BYTES, 2, extra=(0,)), "has 2 bands"),
     "jpeg": (stored(GREY, "JPEG"), "is a JPEG"),
     "jpeg in a tiff": (stored(GREY, "TIFF", compression="jpeg"), "is a JPEG"),
-    "webp": (stored(GREY, "WEBP", lossless=True), "is a colour picture"),
+    "webp": (stored(GREY, "WEBP", lossless=True), "is a colour image"),
     "no exif": (stored(GREY, exif=b"Exif\0\0garbage"), "has damaged EXIF data"),
 }
 UNFIT_IMAGES = {
-    "tiff pages": (pages(COLOUR, "TIFF"), "holds several pictures"),
-    "apng": (pages(COLOUR, "PNG"), "holds several pictures"),
-    "gif": (pages(COLOUR, "GIF"), "holds several pictures"),
-    "webp": (pages(COLOUR, "WEBP"), "holds several pictures"),
+    "tiff pages": (pages(COLOUR, "TIFF"), "holds several images"),
+    "apng": (pages(COLOUR, "PNG"), "holds several images"),
+    "gif": (pages(COLOUR, "GIF"), "holds several images"),
+    "webp": (pages(COLOUR, "WEBP"), "holds several images"),
     "png, 16 bits grey": (png(16, 0, BYTES), "has more than 8 bits a channel"),
     "png, 16 bits colour": (png(16, 2, BYTES[:, :60]), "has more than 8 bits a channel"),
     "png, 16 bits grey and alpha": (png(16, 4, BYTES), "has more than 8 bits a channel"),
@@ -248,5 +248,5 @@ def test_smaller_copies_in_a_tiff_are_no_further_pictures(kind: int) -> None:
     expected = BYTES[:, :60].reshape(2, 20, 3)
     np.testing.assert_array_equal(read(color_image, followed_by(first, copy)), expected)
     other = followed_by(first, tiff(8, 2, BYTES[:1, :30], 3, at=(len(first),), subfile=(0,)))
-    with pytest.raises(UnfitError, match="holds several pictures"):
+    with pytest.raises(UnfitError, match="holds several images"):
         read(color_image, other)

@@ -149,7 +149,7 @@ def test_bad_pictures_are_named_and_all_others_done(
     reasons = {
         "bomb.png": "it is too large: more than 40,000 pixels", "cut.jpg": "damaged or cut off",
         "deep.png": "more than 8 bits a channel", "empty.png": "of no known format", "gone.png": "No such file",
-        "several.tif": "it holds several pictures",
+        "several.tif": "it holds several images",
         "long.png": "it has 30000 x 1 pixels, of which the network would see 30,720,000",
     }  # fmt: skip
     skipped = mlflow.artifacts.load_text(f"runs:/{last_run().info.run_id}/skipped.txt")

@@ -190,7 +190,7 @@ GARBAGE: dict[str, tuple[Any, str]] = {
     "cut off": ([ONE, cut_off()], "image 2 of 2: the picture is damaged"),
     "16 bits": (encoded(PIXELS[..., 0].astype(np.uint16)), "image 1 of 1: it has more than 8 bits"),
     "16 bits of colour": (TIFF_16, "image 1 of 1: it has more than 8 bits"),
-    "two pages": (PAGES, "image 1 of 1: it holds several pictures"),
+    "two pages": (PAGES, "image 1 of 1: it holds several images"),
     "near infrared": (INFRARED, "image 1 of 1: it has 4 bands, of which 1 would be lost"),
     "bomb": ([ONE, bomb()], "image 2 of 2: it has too many pixels"),
     "large": (np.zeros((4097, 4096, 3), np.uint8), f"4096 x 4097 pixels are too many: it may have {MAX_PIXELS}"),

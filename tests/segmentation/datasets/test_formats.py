@@ -229,7 +229,7 @@ BROKEN = [
     (strange_value, r"2.png has values that are no class: 77 \(12 pixels\); known values: 0-2, 255"),
     (cut_off, r"4.jpg cannot be read as an image, it is damaged or cut off"),
     (not_an_image, r"4.jpg cannot be read as an image"),
-    (colour_mask, r"1.png is a colour picture \(mode RGB\)"),
+    (colour_mask, r"1.png is a colour image \(mode RGB\)"),
     (jpeg_mask, r"mask .*1.jpg is a JPEG, which does not keep class indices exactly"),
     (no_bytes, r"4.jpg cannot be read as an image: it is empty, or of no known format"),
     (empty_split, r"split='train' of folder in .* is empty"),
