@@ -24,10 +24,18 @@ def missing_files(uri: str) -> str | None:
     gone = places[0]
     while not gone.parent.is_dir():
         gone = gone.parent
+    if len(places) == 1 and gone.name == _experiment_id(uri):
+        return None  # MLflow makes an experiment's folder for its first file, and this run may never have had one
     return (
         f"its files should be in {places[0]}, as MLflow recorded, but {gone} is not there: if that folder was moved, "
         f"move it back, or leave a link to it there; if it was removed, they are lost"
     )
+
+
+def _experiment_id(uri: str) -> str | None:
+    """The experiment of a run; None for a model."""
+    found = re.match("runs:/([0-9a-f]{32})", uri)
+    return str(mlflow.get_run(found[1]).info.experiment_id) if found else None
 
 
 def _locations(uri: str) -> list[str]:

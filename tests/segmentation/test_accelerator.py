@@ -71,7 +71,7 @@ def test_a_training_scores_and_predicts_as_on_the_cpu_and_keeps_no_channels_last
     assert {"aten.convolution_backward.default", "aten.native_batch_norm_backward.default"} <= device.operations
     assert device.layouts == {"contiguous"}
     for name, value in on_cpu.metrics().items():
-        if name not in ("epoch_seconds", "images_per_second"):
+        if name not in ("epoch_seconds", "images_per_second", "val/ece_low", "val/ece_high"):  # resamples of 3 images
             assert last.metrics()[name] == pytest.approx(value, rel=5e-3, abs=2e-3, nan_ok=True), name
     for name, tensor in weights.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-3)

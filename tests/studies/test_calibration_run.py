@@ -108,7 +108,7 @@ def test_what_is_served_is_calibrated(method: str, two_seeds: Trained, calibrate
     assert scores.metrics()["ece"] == pytest.approx(calibrated[method].metrics["val/ece"], abs=1e-5)
     images, _ = val.gather(np.arange(2))
     served = mlflow.pyfunc.load_model(f"models:/mended-{method}@latest-run")
-    answers = served.predict([np.ascontiguousarray(image) for image in images.permute(0, 2, 3, 1).numpy()])
+    answers = served.predict([{"image": np.ascontiguousarray(image)} for image in images.permute(0, 2, 3, 1).numpy()])
     with torch.no_grad():
         confidence, label = stored.network()(images).softmax(1).max(1)
         plain = model_store.load(two_seeds.checkpoint).network()(images)
@@ -181,7 +181,8 @@ def random_split(images: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     logits = 3 * torch.randn(images, 3, 12, 12, generator=random)
     logits[:, 2] -= 15
     temperatures = 1 + 2 * torch.rand(images, 1, 1, 1, generator=random)
-    labels = torch.distributions.Categorical(logits=(logits / temperatures).movedim(1, -1)).sample()
+    probabilities = (logits / temperatures).movedim(1, -1).reshape(-1, 3).softmax(-1)
+    labels = torch.multinomial(probabilities, 1, generator=random).reshape(images, 12, 12)
     return logits, labels.clamp(max=1)
 
 

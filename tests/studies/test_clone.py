@@ -51,7 +51,7 @@ def test_the_warning_names_the_fields_that_are_left(tmp_path: Path, monkeypatch:
     told = str(clone.warning(TrainConfig()))
     assert f"{made} of the project for this run alone" in told
     assert "-P checkpoint_dir=/" in told
-    predict = PredictConfig(model_uri="m", images="i", output="/kept/masks")
+    predict = PredictConfig(model_uri="m", images="i", output="/kept/masks", records="/kept/unsent")
     assert clone.warning(predict) is None
     monkeypatch.chdir(tmp_path)
     assert clone.warning(TrainConfig()) is None

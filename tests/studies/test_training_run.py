@@ -238,7 +238,9 @@ def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished
     assert info.signature is not None
     assert {"classes", "confidence"} <= set(info.signature.outputs.input_names())
     assert info.saved_input_example_info is not None
-    answer = mlflow.pyfunc.load_model("models:/shapes-model@champion").predict(np.zeros((2, 24, 40, 3), np.uint8))
+    answer = mlflow.pyfunc.load_model("models:/shapes-model@champion").predict(
+        [{"image": image} for image in np.zeros((2, 24, 40, 3), np.uint8)]
+    )
     assert [each["classes"].shape for each in answer] == [(24, 40)] * 2
 
 

@@ -111,13 +111,14 @@ def _kill_one(study: Study, killed: list[FrozenTrial]) -> FrozenTrial:
 
 
 def test_a_worker_that_crashes_says_where(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A study that somebody deletes is no fault that a message foresees: Optuna raises KeyError."""
+    """A number of epochs that is none is no fault that a message foresees."""
     config = TuneConfig(**tiny(own_data, workers=1, n_trials=1, storage=str(tmp_path / "s.journal")))
     with open_storage(config, heartbeat=60) as storage:
         study = optuna.create_study(storage=storage, study_name="there")
-        gone = replace(plan(config), name="gone")
+        wanted = replace(plan(config), name="there")
+        object.__setattr__(config, "epochs", "many")
         with pytest.raises(InputError, match="every worker has stopped: worker 1 crashed") as told:
-            work_together(study, gone, config, "", "search", float("inf"))
+            work_together(study, wanted, config, "", "search", float("inf"))
     for said in (str(told.value), capsys.readouterr().err):
-        assert "KeyError" in said
-        assert "in load_study" in said
+        assert "TypeError" in said
+        assert "in first_rung" in said
