@@ -57,11 +57,18 @@ def scores_of(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
     return scores
 
 
+def drawn_from(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Labels `(B, H, W)` with the probabilities of logits `(B, C, H, W)`."""
+    probabilities = logits.movedim(1, -1).softmax(-1)
+    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=random)
+    return drawn.reshape(probabilities.shape[:-1])
+
+
 def contestants(images: int = 40) -> list[Contestant]:
     """A network; the same but over-confident; and one that is wrong more often."""
     random = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(images, 3, 8, 8, generator=random)
-    labels = torch.distributions.Categorical(logits=logits.movedim(1, -1)).sample()
+    labels = drawn_from(logits, random)
     worse = logits + torch.randn(logits.shape, generator=random)
     found = []
     for letter, each in zip("ABC", (logits, 3 * logits, worse), strict=True):
@@ -91,7 +98,7 @@ def test_pairing_tells_apart_what_separate_intervals_cannot() -> None:
     """Two networks that err on the same pixels, one a little surer: intervals overlap, the difference is clear."""
     random = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(60, 3, 8, 8, generator=random) * (0.5 + torch.rand(60, 1, 1, 1, generator=random))
-    labels = torch.distributions.Categorical(logits=0.6 * logits.movedim(1, -1)).sample()
+    labels = drawn_from(0.6 * logits, random)
     both = []
     for letter, factor in (("A", 1.0), ("B", 1.06)):
         scores = scores_of(factor * logits, labels)
