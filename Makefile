@@ -19,7 +19,7 @@ help:  ## Show this list
 
 install: $(VENV)/installed  ## Create .venv and install the project into it
 
-run: $(VENV)/installed  ## Train a small network in about a minute and record it
+run: $(VENV)/installed  ## Train a small model in about two minutes and record it
 	mlflow run . --env-manager local --experiment-name quick-start
 	@echo 'Done. To look at the run: make ui'
 

@@ -235,7 +235,8 @@ def _figures(bins: Bins, ece: Interval | None) -> str:
     if not bins.count.any():
         return "no pixels"
     worst = bins.share[np.nanargmax(np.abs(bins.gap))]
-    where = f" (in a bin with {100 * worst:.2g} % of the pixels)" if worst < SOLID else ""
+    fraction = f"{100 * worst:.2g} %" if worst >= 0.001 else "less than 0.1 %"
+    where = f" (in a bin with {fraction} of the pixels)" if worst < SOLID else ""
     return "\n".join([
         f"ECE {bins.ece():.4f}{f' {ece}' if ece else ''} · {_lean(bins)}-confident by {abs(bins.signed_gap()):.4f}",
         f"MCE {bins.mce():.4f}{where}",
