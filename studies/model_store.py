@@ -199,6 +199,8 @@ def _from_mlflow(uri: str) -> Stored:
         told = reason(error).rstrip(".")
         if where := missing_files(uri):
             told = where
+        elif checkpoint := _kept_instead(uri):
+            told = f"that run logged no model (log_model=false); name its checkpoint instead, {checkpoint}"
         elif uri.startswith("runs:/"):
             told += ". Only a run that trained or calibrated a network, with log_model=true, holds one"
         raise InputError(f"{uri} cannot be loaded: {told}") from error
@@ -216,6 +218,21 @@ def _from_mlflow(uri: str) -> Stored:
         raise InputError(f"{uri} was not made by this program: it holds no {PROGRAM}")
     stored = _stored(about, read_weights(folder / PROGRAM), about.get("trained_in_run") or model.run_id, uri)
     return stored._replace(model_id=_known(model.model_id))
+
+
+def _kept_instead(uri: str) -> Path | None:
+    """The checkpoint of a run that was not to log its model; None for all else."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    run_id = uri.removeprefix("runs:/").partition("/")[0]
+    try:
+        params = mlflow.get_run(run_id).data.params if uri.startswith("runs:/") else {}
+    except MlflowException:
+        return None
+    if params.get("log_model", "").lower() != "false":
+        return None
+    return Path(params.get("checkpoint_dir", "checkpoints")) / run_id / "best.pt"
 
 
 def _known(model_id: str | None) -> str | None:
