@@ -1,18 +1,15 @@
 """State dicts that other programs have saved (`.pth`, `.pt`, `.safetensors`), as starting weights.
 
-Only tensors are read: `torch.load` with `weights_only=True`, and safetensors' format, which holds nothing else.
-
-Reference: https://github.com/huggingface/safetensors#format
+Only tensors are read: by `torch.load` with `weights_only=True`, and by safetensors, whose files hold nothing else.
 """
 
-import json
-import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from segmentation.errors import InputError, listed
 from segmentation.labels import Labels
@@ -27,11 +24,6 @@ AROUND_BACKBONE = ("backbone", "encoder", "body", "features")
 HEADS = ("classifier", "aux_classifier")
 DEEPEST = 4
 """Dictionaries in dictionaries that are looked into."""
-TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
-"""safetensors' names of types."""
 
 
 def read_pickled(file: Path) -> Any:
@@ -55,7 +47,7 @@ def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
         InputError: the file cannot be read, or holds no tensors.
     """
     try:
-        tensors = _read_safetensors(file) if file.suffix.lower() == ".safetensors" else tensors_in(read_pickled(file))
+        tensors = load_file(file) if file.suffix.lower() == ".safetensors" else tensors_in(read_pickled(file))
     except Exception as error:  # readers of damaged files raise nearly anything
         raise InputError(
             f"weights={file} cannot be read: it is damaged, or holds more than tensors, and nothing else is unpickled; "
@@ -132,23 +124,3 @@ def own_name(name: str) -> str:
     while len(parts) > 1 and parts[0] in AROUND_BACKBONE:
         parts = parts[1:]
     return ".".join(["network", "backbone", *parts])
-
-
-def _read_safetensors(file: Path) -> dict[str, torch.Tensor]:
-    content = bytearray(file.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])  # cut off where the file is
-    header.pop("__metadata__", None)
-    tensors, end = {}, 0
-    for name, about in sorted(header.items(), key=lambda entry: tuple(entry[1]["data_offsets"])):
-        dtype, sizes, (begin, stop) = TYPES.get(about["dtype"]), about["shape"], about["data_offsets"]
-        if dtype is None:
-            raise InputError(f"{name} is of type {about['dtype']}; known are {listed(TYPES, len(TYPES))}")
-        if not all(type(size) is int and size >= 0 for size in sizes):
-            raise InputError(f"{name} has the shape {sizes}")
-        count = math.prod(sizes)
-        if begin != end or stop != begin + count * dtype.itemsize or start + stop > len(content):
-            raise InputError(f"{name} is not where the header says")
-        flat = torch.frombuffer(content, dtype=dtype, count=count, offset=start + begin) if count else torch.empty(0)
-        tensors[name], end = flat.clone().to(dtype).reshape(sizes), stop
-    return tensors
