@@ -79,18 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _warn_of_copy(config)
         _loaded(command)(config)
         _name_the_run(arguments[0])
-    except InputError as error:
-        return _refused(error, 1)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if stopped := interruption.stopped_by(error):
+            print(f"Stopped: {stopped or 'interrupted'}.", file=sys.stderr)
+            return 130
         from studies.errors import explained
 
-        ours = explained(error)
+        ours = error if isinstance(error, InputError) else explained(error)
         if ours is None:
             raise
         return _refused(ours, 1)
-    except KeyboardInterrupt as reason:
-        print(f"Stopped: {reason or 'interrupted'}.", file=sys.stderr)
-        return 130
     finally:
         interruption.restore(before)
     return 0

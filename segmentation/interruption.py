@@ -14,6 +14,8 @@ STOP_SECONDS = 5.0
 """From the signal until nothing is waited for any more; Docker kills after 10 s, and what is left takes time, too."""
 _deadline = math.inf
 """As of `time.monotonic()`."""
+_signal = ""
+"""Name of the signal that set the deadline."""
 
 
 def seconds_left() -> float:
@@ -24,6 +26,16 @@ def seconds_left() -> float:
 def is_stopping() -> bool:
     """Whether a signal has asked this process to stop."""
     return _deadline < math.inf
+
+
+def stopped_by(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption behind an exception: a library may catch our `KeyboardInterrupt` and raise an error of its own.
+
+    torch.save does, when the signal arrives while it writes a block.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    return KeyboardInterrupt(_signal) if is_stopping() else None
 
 
 def restore(handlers: Mapping[int, Any]) -> None:
@@ -48,9 +60,9 @@ def answer_all(handler: signal.Handlers) -> None:
 def stop(number: int, frame: FrameType | None) -> NoReturn:
     """Stop once; a second signal must not disturb the run that is being closed (Ctrl-C reaches `mlflow run` too,
     which then terminates us)."""
-    global _deadline
-    _deadline = time.monotonic() + STOP_SECONDS
+    global _deadline, _signal
+    _deadline, _signal = time.monotonic() + STOP_SECONDS, signal.Signals(number).name
     for each in SIGNALS:
         if signal.getsignal(each) is stop:
             signal.signal(each, lambda number, frame: None)  # SIG_IGN would trip over a signal that is already pending
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    raise KeyboardInterrupt(_signal)

@@ -114,17 +114,16 @@ def tracked_run(
     journal = opened.journal
     try:
         yield opened.run_id
-    except KeyboardInterrupt as error:
-        _close(opened, "KILLED", _killed_by(error), hurried=True)
-        raise
     except Stopped as reason:
         _close(opened, "KILLED", str(reason))
         raise
-    except MlflowException as error:
-        _close(opened, "FAILED", f"{type(error).__name__}: {error}")
-        raise unusable(error) from error
     except BaseException as error:
+        if stopped := interruption.stopped_by(error):
+            _close(opened, "KILLED", _killed_by(stopped), hurried=True)
+            raise stopped from error
         _close(opened, "FAILED", f"{type(error).__name__}: {error}")
+        if isinstance(error, MlflowException):
+            raise unusable(error) from error
         raise
     _close(opened, "FINISHED")
     if journal.lost or journal.spoiled:
@@ -160,8 +159,9 @@ def _opened(
 
 def _abandon(run_id: str, error: BaseException) -> None:
     """End a run without a journal, as far as MLflow answers at once and no other process is at it."""
-    status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-    reason = _killed_by(error) if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+    stopped = interruption.stopped_by(error)
+    status = "KILLED" if stopped else "FAILED"
+    reason = _killed_by(stopped) if stopped else f"{type(error).__name__}: {error}"
 
     def end() -> None:
         client = mlflow.MlflowClient()
