@@ -1,56 +1,18 @@
 """The door to everything: `python mlproject.py COMMAND --field value ...`, which is what `mlflow run` calls too."""
 
-import gc
-import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
-from segmentation import interruption
-from segmentation.config import (
-    CalibrateConfig,
-    CompareConfig,
-    DoctorConfig,
-    EvaluateConfig,
-    ModelsConfig,
-    PredictConfig,
-    QuickStartConfig,
-    ReportConfig,
-    StatusConfig,
-    SyncConfig,
-    TrainConfig,
-    TuneConfig,
-    choices,
-)
 from segmentation.errors import InputError, one_of
-from segmentation.runtime import check_system, prepare_process
-from studies.secrets import keep_apart, refuse_passwords, without_password
-
-
-class Command(NamedTuple):
-    """A word of the command line: what configures it, and the function of which module does it."""
-
-    config: type
-    module: str
-    function: str
-
-
-COMMANDS = {
-    "main": Command(QuickStartConfig, "studies.training_run", "run_training"),
-    "train": Command(TrainConfig, "studies.training_run", "run_training"),
-    "evaluate": Command(EvaluateConfig, "studies.evaluation_run", "run_evaluation"),
-    "compare": Command(CompareConfig, "studies.comparison_run", "run_comparison"),
-    "calibrate": Command(CalibrateConfig, "studies.calibration_run", "run_calibration"),
-    "predict": Command(PredictConfig, "studies.prediction_run", "run_prediction"),
-    "models": Command(ModelsConfig, "studies.models_run", "run_models"),
-    "tune": Command(TuneConfig, "studies.search.study", "run_study"),
-    "status": Command(StatusConfig, "studies.search.status", "show_status"),
-    "report": Command(ReportConfig, "studies.report.report_run", "run_report"),
-    "doctor": Command(DoctorConfig, "studies.doctor", "examine"),
-    "sync": Command(SyncConfig, "studies.doctor", "send_records"),
-}
+from segmentation.fields import choices
+from segmentation.system import interruption
+from segmentation.system.runtime import check_system, prepare_process
+from studies.base.redaction import keep_apart, refuse_passwords, without_password
+from studies.config import TrainConfig
+from studies.entry_points import NAMES, entry_point
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_system()
         refuse_passwords(arguments)
-        command = COMMANDS[one_of("command", arguments[0], COMMANDS)]
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and command.function != "run_training":
+        command = entry_point(one_of("command", arguments[0], NAMES))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments[0] not in ("train", "main"):
             raise InputError(f"torchrun is for train and main: start {arguments[0]} by itself, with processes=N")
-        config = parse(command.config, arguments[1:], f"mlproject.py {arguments[0]}")
+        config = parse(command.Config, arguments[1:], f"mlproject.py {arguments[0]}")
     except InputError as error:
         return _refused(error, 2)
     except SystemExit as stop:  # tyro has explained the mistake, or shown the help
@@ -77,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = interruption.catch()
     try:
         _warn_of_copy(config)
-        _loaded(command)(config)
+        command.run(config)
         _name_the_run(arguments[0])
     except (Exception, KeyboardInterrupt) as error:
         if stopped := interruption.stopped_by(error):
             print(f"Stopped: {stopped or 'interrupted'}.", file=sys.stderr)
             return 130
-        from studies.errors import explained
+        from studies.base.errors import explained
 
         ours = error if isinstance(error, InputError) else explained(error)
         if ours is None:
@@ -92,21 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         interruption.restore(before)
     return 0
-
-
-def _loaded(command: Command) -> Callable[[Any], object]:
-    """Import what a command needs.
-
-    That makes half a million objects, all of which stay. To look through them for garbage, again and again while they
-    are made and once more when the program ends, took a fifth of the time until the first step.
-    """
-    gc.disable()
-    try:
-        function: Callable[[Any], object] = getattr(importlib.import_module(command.module), command.function)
-    finally:
-        gc.freeze()
-        gc.enable()
-    return function
 
 
 def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
@@ -149,7 +96,7 @@ def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[st
 def _warn_of_copy(config: Any) -> None:
     """Say so where `mlflow run` has fetched the project into a folder that nobody will find again."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        from studies.clone import warning
+        from studies.base.clone import warning
 
         if told := warning(config):
             print(told, file=sys.stderr)
@@ -180,7 +127,7 @@ def _name_the_run(command: str) -> None:
 
 def _overview() -> str:
     lines = ["usage: mlproject.py COMMAND [--field value ...]", "", "commands:"]
-    lines += [f"  {name:10} {(command.config.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:10} {(entry_point(name).Config.__doc__ or '').splitlines()[0]}" for name in NAMES]
     return "\n".join([*lines, "", "`mlproject.py COMMAND --help` explains every field."])
 
 

@@ -6,7 +6,7 @@ by, with a standard deviation of 0.1 in each bin of each image.
 
 import numpy as np
 
-from segmentation.resampling import interval, resampled
+from segmentation.scoring.bootstrap import interval, resampled
 
 IMAGES, BINS, PIXELS, SPLITS, SPREAD = 40, 10, 30, 400, 0.1
 

@@ -27,8 +27,8 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, PatientPruner
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, TPESampler
 from optuna.trial import TrialState
 
-from segmentation import plots
-from segmentation.config import TrainConfig, TuneConfig
+from studies.config import TrainConfig, TuneConfig
+from studies.search import plots
 from studies.search import space as spaces
 from studies.search.plan import REPORT_S_GRID
 from studies.search.samplers import REDUCTION_FACTOR, STARTUP_TRIALS, SeededByTrial, build_pruner, first_rung

@@ -13,10 +13,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-import mlproject
 from segmentation.config import Dataset, Network
-from segmentation.datasets import DATASETS
-from segmentation.models import NETWORKS
+from segmentation.data import DATASETS
+from segmentation.models.segmenter import NETWORKS
+from studies.entry_points import NAMES
+from studies.entry_points import entry_point as loaded
 from tests.conftest import PROJECT
 
 MLPROJECT = yaml.safe_load((PROJECT / "MLproject").read_text())
@@ -73,14 +74,12 @@ def test_no_module_imports_itself_through_others() -> None:
 def test_only_tracking_writes_to_mlflow() -> None:
     writers = {name for name, path in modules().items() if "mlflow" in tops(path)}
     readers = {
-        "studies.artifact_folders",
-        "studies.errors",
-        "studies.model_store",
+        "studies.base.errors",
+        "studies.models.loading",
         "studies.report.collected",
-        "studies.run_search",
-        "studies.served_model",
-        "studies.serving",
-        "studies.stored_scores",
+        "studies.models.served",
+        "studies.models.flavor",
+        "studies.scores.stored",
     }
     assert {name for name in writers if not name.startswith("studies.tracking")} == readers
     for reader in readers:
@@ -107,7 +106,7 @@ def test_names_of_data_sets_and_networks_agree_with_their_registries() -> None:
 @pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])
 def test_entry_points_repeat_the_defaults_of_their_configuration(entry_point: str) -> None:
     declared = MLPROJECT["entry_points"][entry_point]
-    config_fields = {field.name: field for field in fields(mlproject.COMMANDS[entry_point].config)}
+    config_fields = {field.name: field for field in fields(loaded(entry_point).Config)}
     for name, parameter in declared["parameters"].items():
         assert name in config_fields, f"{entry_point} declares {name}, which no field is called"
         if isinstance(parameter, dict):
@@ -119,12 +118,12 @@ def test_entry_points_repeat_the_defaults_of_their_configuration(entry_point: st
 
 
 def test_every_command_has_an_entry_point() -> None:
-    assert list(MLPROJECT["entry_points"]) == list(mlproject.COMMANDS)
+    assert set(MLPROJECT["entry_points"]) == set(NAMES)
 
 
 def test_every_field_is_explained() -> None:
-    for command in mlproject.COMMANDS.values():
-        tree = ast.parse((PROJECT / "segmentation/config.py").read_text())
+    for name in NAMES:
+        tree = ast.parse("".join((PROJECT / each / "config.py").read_text() for each in PACKAGES))
         explained = {
             before.target.id
             for node in ast.walk(tree)
@@ -135,7 +134,7 @@ def test_every_field_is_explained() -> None:
             and isinstance(after, ast.Expr)
             and isinstance(after.value, ast.Constant)
         }
-        assert {field.name for field in fields(command.config)} <= explained
+        assert {field.name for field in fields(loaded(name).Config)} <= explained
 
 
 def test_conda_yaml_pins_every_dependency_inside_pyproject_s_range() -> None:
@@ -166,7 +165,7 @@ def test_pyproject_lists_every_package() -> None:
 
 
 def test_the_pages_name_real_fields() -> None:
-    everything = {field.name for command in mlproject.COMMANDS.values() for field in fields(command.config)}
+    everything = {field.name for name in NAMES for field in fields(loaded(name).Config)}
     for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
         text = page.read_text()
         assert set(re.findall(r"-P (\w+)=", text)) - {"field"} <= everything, page
@@ -177,9 +176,9 @@ def test_the_pages_name_real_fields() -> None:
 
 def test_the_page_of_commands_shows_each_with_its_parameters_and_their_defaults() -> None:
     page = (PROJECT / "docs/commands.md").read_text()
-    for entry_point, command in mlproject.COMMANDS.items():
+    for entry_point in NAMES:
         (row,) = re.findall(rf"^\| `{entry_point}` \|.*$", page, re.MULTILINE)
-        config_fields = {field.name: field for field in fields(command.config)}
+        config_fields = {field.name: field for field in fields(loaded(entry_point).Config)}
         told = dict(re.findall(r"`(\w+)` \(([^)]*)\)", row))
         assert told.keys() == MLPROJECT["entry_points"][entry_point]["parameters"].keys()
         for name, value in told.items():

@@ -16,14 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
-from segmentation.config import DataConfig, TrainConfig
-from segmentation.datasets import Split, cache, open_split
-from segmentation.labels import Labels
-from segmentation.models import Segmenter
-from segmentation.prediction import Predictor, at_size
-from segmentation.training import Data, train
-from studies.served_model import Refused, ServedModel
-from studies.training_run import _mention_oddities
+from segmentation.classes import Labels
+from segmentation.config import DataConfig
+from segmentation.data import Split, cache, open_split
+from segmentation.models.segmenter import Segmenter
+from segmentation.prediction.predictor import Predictor, at_size
+from segmentation.training.loop import Data, train
+from studies.config import TrainConfig
+from studies.models.served import Refused, ServedModel
+from studies.runs.training import _mention_oddities
 
 FEW, MANY, SIDE = 100, 10_000, 64
 MASKS = MANY * SIDE**2

@@ -28,10 +28,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from segmentation.config import CompareConfig, QuickStartConfig, ReportConfig
-from studies.comparison_run import run_comparison
-from studies.report.report_run import run_report
-from studies.training_run import run_training
+from studies.config import CompareConfig, QuickStartConfig, ReportConfig
+from studies.runs.comparison import run_comparison
+from studies.runs.report import run_report
+from studies.runs.training import run_training
 from tests.conftest import PROJECT, write_own_data
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -13,8 +13,8 @@ EXPERIMENT, SIDE = "growth", 16
 def comparing(folder: str, size: int) -> Callable[[], None]:
     import mlflow
 
-    from studies.comparison import check_protocols, compare, contestants_of, seed_spreads, shared_images
-    from studies.stored_scores import StoredScores
+    from studies.scores.comparison import check_protocols, compare, contestants_of, seed_spreads, shared_images
+    from studies.scores.stored import StoredScores
 
     runs = [mlflow.get_run(run_id) for run_id in _scored_runs(size)]
 
@@ -32,8 +32,8 @@ def recording(folder: str, size: int) -> Callable[[], None]:
     import mlflow
 
     from studies import tracking
-    from studies.comparison_run import record_comparison
-    from studies.stored_scores import StoredScores
+    from studies.runs.comparison import record_comparison
+    from studies.scores.stored import StoredScores
 
     runs = [mlflow.get_run(run_id) for run_id in _scored_runs(size)]
 
@@ -49,13 +49,13 @@ def _scored_runs(count: int) -> Iterator[str]:
     import numpy as np
     import torch
 
-    from segmentation.config import TrainConfig
-    from segmentation.datasets import Split
-    from segmentation.labels import Labels
-    from segmentation.scoring import Scores
+    from segmentation.classes import Labels
+    from segmentation.data import Split
+    from segmentation.scoring.evaluate import Scores
     from studies import tracking
-    from studies.model_store import Stored
-    from studies.split_report import bins_record, protocol
+    from studies.config import TrainConfig
+    from studies.models.loading import Stored
+    from studies.scores.recording import bins_record, protocol
 
     torch.manual_seed(0)
     labels = Labels.named(*(f"class {index}" for index in range(CLASSES)))

@@ -13,7 +13,7 @@ FRACTION = 0.15
 
 
 def preparing(folder: str, size: int) -> Callable[[], None]:
-    from segmentation.datasets import load_split
+    from segmentation.data import load_split
 
     data = _data(Path(folder) / "data", size)
     number = 0
@@ -28,7 +28,7 @@ def preparing(folder: str, size: int) -> Callable[[], None]:
 
 
 def opening(folder: str, size: int) -> Callable[[], None]:
-    from segmentation.datasets import load_split
+    from segmentation.data import load_split
 
     config = _config(_data(Path(folder) / "data", size), f"{folder}/cache")
     load_split(config, "train")
@@ -49,7 +49,7 @@ SERIES = (
 
 
 def _config(data: Path, cache_dir: str) -> Any:
-    from segmentation.config import TrainConfig
+    from studies.config import TrainConfig
 
     return TrainConfig(
         dataset="folder", data_dir=str(data), cache_dir=cache_dir, resize=32, crop=32, calibration_fraction=FRACTION

@@ -45,7 +45,7 @@ def logging(folder: str, size: int) -> Callable[[], None]:
 
 def finding(folder: str, size: int) -> Callable[[], None]:
     from studies import tracking
-    from studies.identity import IDENTITY
+    from studies.runs.identity import IDENTITY
 
     (identity, *_) = past_runs(size)
 
@@ -57,7 +57,7 @@ def finding(folder: str, size: int) -> Callable[[], None]:
 
 
 def collecting(folder: str, size: int) -> Callable[[], None]:
-    from segmentation.config import ReportConfig
+    from studies.config import ReportConfig
     from studies.report.collected import collect
 
     past_runs(size)
@@ -84,9 +84,9 @@ def past_runs(count: int) -> list[str]:
     """
     import mlflow
 
-    from segmentation.config import TrainConfig
     from studies import tracking
-    from studies.identity import IDENTITY
+    from studies.config import TrainConfig
+    from studies.runs.identity import IDENTITY
 
     with tracking.tracked_run(EXPERIMENT, "past", {"kind": "train", IDENTITY: ""}) as first:
         tracking.log_config(TrainConfig())

@@ -46,7 +46,7 @@ def _scoring(images: int, classes: int) -> Callable[[], None]:
 
 def _batch(classes: int, side: int) -> tuple[Any, Any]:
     """Random logits and masks."""
-    from segmentation.runtime import prepare_process
+    from segmentation.system.runtime import prepare_process
 
     prepare_process()
     import torch
@@ -59,8 +59,8 @@ def _batch(classes: int, side: int) -> tuple[Any, Any]:
 
 def _scored(images: int, logits: Any, masks: Any) -> Any:
     """The scores of so many images, which are those of one batch again and again."""
-    from segmentation.labels import Labels
-    from segmentation.scoring import Scores
+    from segmentation.classes import Labels
+    from segmentation.scoring.evaluate import Scores
 
     scores = Scores(Labels.named(*(f"class {index}" for index in range(logits.shape[1]))))
     for start in range(0, images, BATCH):

@@ -61,9 +61,9 @@ def _study(trials: int) -> tuple[Any, Any, ExitStack]:
     import optuna
     from optuna.trial import TrialState, create_trial
 
-    from segmentation.config import TuneConfig
+    from studies.config import TuneConfig
+    from studies.search import plan
     from studies.search.plan import EPOCHS as TRAINED
-    from studies.search.plan import plan
     from studies.search.samplers import SeededByTrial, build_pruner
     from studies.search.storage import open_storage
 

@@ -37,15 +37,15 @@ SERIES = (
 
 
 def _epoch(folder: str, images: int, side: int, classes: int, batch_size: int = 16) -> Callable[[], None]:
-    from segmentation.runtime import prepare_process
+    from segmentation.system.runtime import prepare_process
 
     prepare_process()
     import torch
 
-    from segmentation import models
-    from segmentation.config import TrainConfig
-    from segmentation.datasets import load_split
-    from segmentation.training import Data, train
+    from segmentation.data import load_split
+    from segmentation.models import segmenter as models
+    from segmentation.training.loop import Data, train
+    from studies.config import TrainConfig
 
     torch.set_num_threads(os.cpu_count() or 1)
     root = _data(Path(folder) / "data", images, classes)

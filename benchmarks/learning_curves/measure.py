@@ -21,12 +21,12 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two processes of one thread are faster th
 import mlflow
 import torch
 
-from segmentation import models
-from segmentation.config import TrainConfig
-from segmentation.datasets import load_split
+from segmentation.data import load_split
 from segmentation.errors import DivergedError
-from segmentation.training import Data, train
+from segmentation.models import segmenter as models
+from segmentation.training.loop import Data, train
 from studies import tracking
+from studies.config import TrainConfig
 
 GRID = (0.01, 0.05, 0.001, 0.0001), (0.0, 0.01, 0.05, 0.001)
 BETWEEN = (0.1, 0.003, 0.0225, 0.0003), (0.003, 0.0225, 0.0003)

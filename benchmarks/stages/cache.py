@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages.training import use_all_cores
-from segmentation.config import TrainConfig
-from segmentation.runtime import prepare_process
+from segmentation.system.runtime import prepare_process
+from studies.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ def this_project() -> Run:
     use_all_cores()
     import numpy as np
 
-    from segmentation.datasets import load_split
+    from segmentation.data import load_split
 
     place, numbers = _own_place(), itertools.count()
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.runtime import prepare_process
+from segmentation.system.runtime import prepare_process
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from segmentation.scoring import Scores
+    from segmentation.scoring.evaluate import Scores
 
 TITLE = "Paired bootstrap"
 MODELS, CLASSES, SIDE = 4, 21, 32
@@ -111,7 +111,8 @@ def this_project(work: Work) -> Run:
     """Draw, add up, and find the interval of each figure."""
     _prepare_our_own()
 
-    from segmentation import calibration, resampling
+    from segmentation.scoring import bootstrap as resampling
+    from segmentation.scoring import calibration_error as calibration
 
     count, gap = _image_bins(work.images)
     whole = _values(count.sum(0), gap.sum(0))
@@ -184,7 +185,7 @@ def this_project_every_metric(work: Work) -> Run:
 
     import numpy as np
 
-    from segmentation import resampling
+    from segmentation.scoring import bootstrap as resampling
 
     models = _scores(work.images)
 
@@ -205,7 +206,7 @@ def bare_product_every_metric(work: Work) -> Run:
 
     import numpy as np
 
-    from segmentation.scoring import _additive
+    from segmentation.scoring.evaluate import _additive
 
     times = _times(work)
     width = sum(values[0].size for values in _additive(next(_scores(images=1)[0].blocks())).values())
@@ -224,7 +225,7 @@ def scipy_bootstrap_of_scores(work: Work) -> Run:
     """`scipy_bootstrap` of the ECE alone."""
     import numpy as np
 
-    from segmentation.calibration import coarse
+    from segmentation.scoring.calibration_error import coarse
 
     tables = [each.reliability.table for each in _scores(work.images)]
     count, confidence, right = (
@@ -264,7 +265,7 @@ def _times(work: Work) -> "np.ndarray":
     """How often we draw each image, `(R, N)`."""
     import numpy as np
 
-    from segmentation.resampling import _draws
+    from segmentation.scoring.bootstrap import _draws
 
     return np.concatenate(list(_draws(work.images, work.resamples, seed=0)), 1).astype(np.float32)
 
@@ -283,8 +284,8 @@ def _scores(images: int) -> list["Scores"]:
     """Of models that differ in how sure they are of the same images."""
     import torch
 
-    from segmentation.labels import Labels
-    from segmentation.scoring import Scores
+    from segmentation.classes import Labels
+    from segmentation.scoring.evaluate import Scores
 
     random = torch.Generator().manual_seed(0)
     models = [Scores(Labels.named(*(f"class {index}" for index in range(CLASSES)))) for _ in range(MODELS)]
@@ -301,7 +302,7 @@ def _scores(images: int) -> list["Scores"]:
 
 def _values(count: "np.ndarray", gap: "np.ndarray") -> "np.ndarray":
     """ECE of each model, and their differences, `(10, ...)` from bins `(..., 4, 10)`."""
-    from segmentation.calibration import ece
+    from segmentation.scoring.calibration_error import ece
 
     return _with_differences(ece(count, gap).T)
 

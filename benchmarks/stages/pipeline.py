@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.config import TrainConfig
-from segmentation.runtime import prepare_process
+from segmentation.system.runtime import prepare_process
+from studies.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,9 +72,9 @@ def this_project(epochs: int) -> Run:
     import numpy as np
     import torch
 
-    from segmentation.batches import index_batches
-    from segmentation.datasets import load_split
-    from segmentation.transforms import Augmentation
+    from segmentation.data import load_split
+    from segmentation.data.batches import index_batches
+    from segmentation.training.augmentation import Augmentation
 
     config = _config()
     split, augment, order = load_split(config, "train"), Augmentation(config), np.random.default_rng(0)
@@ -93,7 +93,7 @@ def reading(epochs: int) -> Run:
     _use_one_core()
     import numpy as np
 
-    from segmentation.datasets import load_split
+    from segmentation.data import load_split
 
     split = load_split(_config(), "train")
     places = [(whole, np.empty_like(whole[:BATCH])) for whole in (split.images, split.masks)]

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages.training import use_all_cores
+from segmentation.classes import voc_palette
 from segmentation.config import ModelConfig, Network
-from segmentation.labels import voc_palette
-from segmentation.runtime import prepare_process
+from segmentation.system.runtime import prepare_process
 
 if TYPE_CHECKING:
     import torch
@@ -140,11 +140,11 @@ def this_project(work: Folder) -> Run:
     use_all_cores()
     import numpy as np
 
-    from segmentation.labels import Labels
-    from segmentation.pictures import read_picture
-    from segmentation.predicted_folder import PredictedFolder
-    from segmentation.predicting import predict_pictures
-    from segmentation.prediction import Predictor
+    from segmentation.classes import Labels
+    from segmentation.prediction.inputs import read_picture
+    from segmentation.prediction.outputs import PredictedFolder
+    from segmentation.prediction.pipeline import predict_pictures
+    from segmentation.prediction.predictor import Predictor
 
     files, labels = work.files(), Labels.named(*(f"class {index}" for index in range(CLASSES)))
     predictor = Predictor(_network(work, channels_last=True), RESIZE, "bilinear")
@@ -173,8 +173,8 @@ def bare_network(work: Folder) -> Run:
     import numpy as np
     import torch
 
-    from segmentation.pictures import read_picture
-    from segmentation.prediction import Predictor
+    from segmentation.prediction.inputs import read_picture
+    from segmentation.prediction.predictor import Predictor
 
     network = _network(work, channels_last=True)
     predictor = Predictor(network, RESIZE, "bilinear")
@@ -206,7 +206,7 @@ def plain_loop(work: Folder) -> Run:
     from torchvision.io import decode_image
     from torchvision.transforms.v2 import functional
 
-    from segmentation.pictures import read_picture
+    from segmentation.prediction.inputs import read_picture
 
     network, folder, files = _network(work), work.place / "plain", work.files()
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,8 +267,8 @@ def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
     import torch
     from torchvision.transforms.v2 import functional
 
-    from segmentation import models
-    from segmentation.pictures import read_picture
+    from segmentation.models import segmenter as models
+    from segmentation.prediction.inputs import read_picture
 
     torch.manual_seed(0)
     network = models.build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)

@@ -59,11 +59,11 @@ def same(values: Mapping[str, Any]) -> str:
 
 def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
     """Everything that a training run scores, from logits to figures."""
-    from segmentation.runtime import prepare_process
+    from segmentation.system.runtime import prepare_process
 
     prepare_process()
-    from segmentation.labels import Labels
-    from segmentation.scoring import Scores
+    from segmentation.classes import Labels
+    from segmentation.scoring.evaluate import Scores
 
     batches = _batches(images, channels_last=True)
     labels = Labels.named(*(f"class {index}" for index in range(CLASSES)))
@@ -80,7 +80,7 @@ def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
 
 def prepare_softmax(images: int) -> Callable[[], None]:
     """What nobody can do without."""
-    from segmentation.runtime import prepare_process
+    from segmentation.system.runtime import prepare_process
 
     prepare_process()
     batches = _batches(images)
@@ -134,13 +134,13 @@ def prepare_netcal(images: int) -> Callable[[], dict[str, float]]:
 
 def prepare_forward(model: str, images: int) -> Callable[[], None]:
     """The network whose logits would be scored."""
-    from segmentation.runtime import prepare_process
+    from segmentation.system.runtime import prepare_process
 
     prepare_process()
     import torch
 
-    from segmentation import models
     from segmentation.config import ModelConfig
+    from segmentation.models import segmenter as models
 
     torch.set_num_threads(os.cpu_count() or 1)
     network = models.build(ModelConfig(model=model), CLASSES)  # type: ignore[arg-type]

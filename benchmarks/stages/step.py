@@ -75,7 +75,7 @@ def same(values: Mapping[str, Any]) -> str:
 
 def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:
     """Forward, backward, step on the same batch."""
-    from segmentation.runtime import keep_freed_memory, wait_briefly
+    from segmentation.system.runtime import keep_freed_memory, wait_briefly
 
     if way.memory_kept:
         keep_freed_memory()
@@ -86,8 +86,8 @@ def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:
     import torch
     from torch.nn import functional as F
 
-    from segmentation import models
     from segmentation.config import ModelConfig
+    from segmentation.models import segmenter as models
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)

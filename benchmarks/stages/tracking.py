@@ -27,8 +27,9 @@ from typing import Any, Literal
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages import training
-from segmentation.config import Network, TrainConfig
-from segmentation.runtime import prepare_process
+from segmentation.config import Network
+from segmentation.system.runtime import prepare_process
+from studies.config import TrainConfig
 
 TITLE = "Tracking, 50 epochs"
 NETWORK: Network = "lraspp_mobilenet_v3_large"
@@ -116,7 +117,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
     import torch
 
     from studies import tracking
-    from studies.training_run import _log_progress_pictures
+    from studies.runs.training import _log_progress_pictures
 
     _make_runs(past_runs)
     stack = ExitStack()
@@ -171,8 +172,8 @@ def one_epoch(place: Path, work: training.Epoch) -> Run:
     """Train and score, and record nothing; the next epoch each round."""
     prepare_process()
     training.use_all_cores()
-    from segmentation.training import train
-    from studies.training_start import load_data, starting_network
+    from segmentation.training.loop import train
+    from studies.runs.start import load_data, starting_network
 
     config = training.config_of(work, training.linked(work, place), place)
     data = load_data(config)
@@ -200,8 +201,8 @@ def _is_due(epoch: int) -> bool:
 
 def _real_epoch(place: Path) -> tuple[Any, Any, Any, Any]:
     """A network after an epoch on a few images of CamVid, that epoch, its data and its configuration."""
-    from segmentation.training import train
-    from studies.training_start import load_data, starting_network
+    from segmentation.training.loop import train
+    from studies.runs.start import load_data, starting_network
 
     config = training.config_of(SMALL, training.linked(SMALL, place), place)
     data = load_data(config)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.config import Network, TrainConfig
-from segmentation.runtime import prepare_process
+from segmentation.config import Network
+from segmentation.system.runtime import prepare_process
+from studies.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,12 +108,11 @@ def this_project(work: Epoch) -> Run:
     place = _own_place()
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / 'mlflow.db'}"
 
-    from segmentation import checkpoints
     from segmentation.devices import resolve_device
-    from segmentation.training import train
+    from segmentation.training import checkpoints, train
     from studies import tracking
-    from studies.training_run import _log_progress_pictures
-    from studies.training_start import load_data, starting_network
+    from studies.runs.start import load_data, starting_network
+    from studies.runs.training import _log_progress_pictures
 
     config = config_of(work, linked(work, place), place)
     data, device = load_data(config), resolve_device(config.device)
@@ -367,7 +367,7 @@ def _network(work: Epoch) -> "torch.nn.Module":
     """torchvision's network, with the tensors that this project starts from."""
     import torch
 
-    from segmentation import models
+    from segmentation.models import segmenter as models
 
     config = config_of(work, CAMVID, CAMVID)
     torch.manual_seed(config.seed)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from segmentation.plots.style import BLUE, GREY, LABEL, LINE, figure_with_axes, foot, head, wrapped
-from segmentation.resampling import Interval
+from segmentation.scoring.bootstrap import Interval
 
 
 def differences(

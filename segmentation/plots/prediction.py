@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segmentation.labels import Labels
+from segmentation.classes import Labels
 from segmentation.plots.style import LABEL, blank, foot, head
 
 PANEL = 3.4

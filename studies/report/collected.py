@@ -17,14 +17,14 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from segmentation.config import ReportConfig
 from segmentation.errors import InputError, one_of
 from segmentation.metrics import METRICS, is_better
-from studies import commands
-from studies.artifact_folders import missing_files
-from studies.errors import unusable
-from studies.run_search import every_run
-from studies.stored_scores import find_runs
+from studies.base import rerun as commands
+from studies.base.errors import unusable
+from studies.config import ReportConfig
+from studies.scores.stored import find_runs
+from studies.tracking.artifact_folders import missing_files
+from studies.tracking.queries import every_run
 
 REPORTED = ("train", "evaluate", "calibrate", "compare", "models", "tune")
 """Kinds of runs that have something to report."""

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from studies.markdown import escaped, table
+from studies.base.markdown import escaped, table
 
 NO_BREAK = "\u00a0"
 WIDE = 2.2

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from segmentation.config import TrainConfig, decisive
 from segmentation.metrics import METRICS
-from segmentation.resampling import Interval
-from studies import published
-from studies.commands import command
-from studies.markdown import escaped
+from segmentation.scoring.bootstrap import Interval
+from studies.base import original_report as published
+from studies.base.markdown import escaped
+from studies.base.rerun import command
+from studies.config import TrainConfig, decisive
 from studies.report.collected import Collected, Held
 from studies.report.markup import NO_BREAK, Page, figure, interval, measured, shortened
-from studies.split_report import NoiseFloor, in_words, small_print
+from studies.scores.recording import NoiseFloor, in_words, small_print
 
 PROTOCOL = (
     "dataset", "train_split", "val_split", "model", "weights", "resize", "crop", "normalization", "optimizer",

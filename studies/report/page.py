@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from studies.markdown import escaped
+from studies.base.markdown import escaped
 from studies.report import one_model, searched, side_by_side
 from studies.report.collected import Collected, Held
 from studies.report.markup import Page, measured, slug

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from studies import published
-from studies.commands import command
-from studies.markdown import escaped
+from studies.base import original_report as published
+from studies.base.markdown import escaped
+from studies.base.rerun import command
 from studies.report.collected import Collected, Held, Study
 from studies.report.markup import Page, figure, measured
 from studies.report.one_model import made_by

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from segmentation.config import TuneConfig
 from segmentation.errors import InputError, one_of
 from segmentation.metrics import METRICS
+from studies.config import TuneConfig
 
 DIRECTIONS = {
     **{f"val/{name}": about.higher_is_better for name, about in METRICS.items() if about.higher_is_better is not None},

@@ -11,7 +11,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from segmentation.processes import is_here
+from segmentation.system.processes import is_here
 from studies.search import space as spaces
 from studies.search.plan import EPOCHS, Plan, best_trial, counted, in_state, spent
 from studies.search.samplers import RETRY_OF

@@ -8,9 +8,9 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
+from studies.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
 from studies.search import space as spaces
 from studies.search.goals import Goal, Limit, goals, limit
 from studies.search.samplers import IDLE as IDLE

@@ -15,19 +15,19 @@ import optuna
 import torch
 from optuna import Study
 
-from segmentation import interruption
-from segmentation.config import TuneConfig
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError
-from segmentation.runtime import prepare_process
+from segmentation.system import interruption
+from segmentation.system.runtime import prepare_process
 from studies import tracking
+from studies.base.redaction import without_password
+from studies.config import TuneConfig
 from studies.search.live import Live
 from studies.search.plan import Plan
 from studies.search.record import log_progress
 from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.storage import open_storage, reap
 from studies.search.worker import Worker
-from studies.secrets import without_password
 
 LAST_LINES = 30
 """So many lines of a crashed worker's traceback are printed."""

@@ -10,14 +10,15 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.metrics import METRICS
-from studies import published, tracking
-from studies.commands import command
-from studies.markdown import code, escaped, table
+from studies import tracking
+from studies.base import original_report as published
+from studies.base.markdown import code, escaped, table
+from studies.base.rerun import command
 from studies.search import space as spaces
 from studies.search.goals import Goal
 from studies.search.live import progress_in_words
-from studies.search.pictures import has_published, search_figures
 from studies.search.plan import EPOCHS, RUN, STATES, Plan, best_trial, counted, in_state, spent
+from studies.search.plot_data import has_published, search_figures
 from studies.search.space import typed
 from studies.search.storage import REASON
 from studies.search.worker import METRICS_KEPT

@@ -10,8 +10,8 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import TuneConfig
 from segmentation.errors import InputError
+from studies.config import TuneConfig
 
 STARTUP_TRIALS = 3
 """Settings drawn at random before a sampler learns from those that are finished."""

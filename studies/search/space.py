@@ -8,8 +8,9 @@ from typing import Any
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from segmentation.config import TrainConfig, decisive, read_value, settled
 from segmentation.errors import InputError, listed, one_of
+from segmentation.fields import read_value
+from studies.config import TrainConfig, decisive, settled
 
 RANGES = {
     "learning_rate": "0.0001..0.1",

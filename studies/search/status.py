@@ -4,8 +4,8 @@ import optuna
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import StatusConfig
 from segmentation.errors import InputError, listed
+from studies.config import StatusConfig
 from studies.search import space as spaces
 from studies.search.plan import EPOCHS, SETTINGS, VALUES, counted, in_state
 from studies.search.storage import REASON, WORKER, is_missing, open_storage

@@ -17,13 +17,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from segmentation.config import StudyConfig
 from segmentation.errors import InputError
-from segmentation.processes import is_dead
-from studies.errors import reason
+from segmentation.system.processes import is_dead
+from studies.base.errors import reason
+from studies.base.redaction import refuse_passwords
+from studies.config import StudyConfig
 from studies.search.plan import EPOCHS
 from studies.search.samplers import RETRY_OF
-from studies.secrets import refuse_passwords
 
 WORKER = "worker"
 """Attribute of a trial: the worker that does it, as `processes.me` tells."""

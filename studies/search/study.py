@@ -14,10 +14,11 @@ from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from segmentation.config import TuneConfig
-from segmentation.datasets import report_coverage
+from segmentation.data import report_coverage
 from segmentation.errors import InputError, listed
 from studies import tracking
+from studies.config import TuneConfig
+from studies.runs.start import load_data
 from studies.search import space as spaces
 from studies.search.live import Live, progress_in_words
 from studies.search.plan import SETTINGS, STATES, Plan, best_trial, counted, in_state, plan, point
@@ -28,7 +29,6 @@ from studies.search.space import Choices
 from studies.search.statuses import settle_all
 from studies.search.storage import one_process_only, open_storage, reap, running, waits_for_retry
 from studies.search.worker import Worker
-from studies.training_start import load_data
 
 PARENT, READY = "mlflow_run_id", "ready"
 """Attributes of a study: its MLflow run, and whether its grid is queued."""

@@ -13,22 +13,22 @@ from optuna import Study, Trial, TrialPruned
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import TrainConfig
-from segmentation.datasets import data_fields
+from segmentation.data import data_fields
 from segmentation.errors import DivergedError, InputError
-from segmentation.processes import me
-from segmentation.training import Data
+from segmentation.system.processes import me
+from segmentation.training.loop import Data
 from studies import tracking
-from studies.run_names import run_name
+from studies.base.redaction import without_password
+from studies.config import TrainConfig
+from studies.runs.names import run_name
+from studies.runs.start import load_data
+from studies.runs.training import TrainingResult, run_training
 from studies.search import space as spaces
 from studies.search.goals import FAR
 from studies.search.plan import EPOCHS, RUN, VALUES, Plan, counted, point
 from studies.search.samplers import IDLE, RETRY_OF
 from studies.search.statuses import settle
 from studies.search.storage import REASON, WORKER, reap, retry, running
-from studies.secrets import without_password
-from studies.training_run import TrainingResult, run_training
-from studies.training_start import load_data
 
 METRICS_KEPT = "metrics"
 """Attribute of a trial: the metrics of the epoch that its value is of; of the last epoch if it was pruned."""

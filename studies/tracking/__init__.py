@@ -1,6 +1,6 @@
 """The tracked experiment: MLflow runs that tell the truth, and what is logged in them. Nobody else writes to MLflow."""
 
-from studies.errors import AwayError
+from studies.base.errors import AwayError
 from studies.tracking.log import (
     artifact_file,
     log_config,

@@ -18,8 +18,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from segmentation import interruption
 from segmentation.errors import InputError
+from segmentation.system import interruption
 from studies.tracking.ownership import OWNER, Claim, TakenError, is_left
 
 Entry = dict[str, Any]

@@ -17,10 +17,10 @@ from mlflow.models import Model
 from PIL import Image
 
 from segmentation import plots
-from segmentation.datasets import Split
-from segmentation.models import Segmenter
-from studies import serving
-from studies.secrets import hidden, redacted, without_password
+from segmentation.data import Split
+from segmentation.models.segmenter import Segmenter
+from studies.base.redaction import hidden, redacted, without_password
+from studies.models import flavor as serving
 from studies.tracking.journal import Entry
 from studies.tracking.runs import journal_of, metrics_entry, now, open_run, wait_until_sent
 from studies.tracking.sending import MODEL

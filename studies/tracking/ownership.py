@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from segmentation.processes import is_dead, is_same, me, parsed
+from segmentation.system.processes import is_dead, is_same, me, parsed
 
 OWNER, LOCK = "process.json", "lock"
 CLAIM_SECONDS, POLL_SECONDS = 0.5, 0.02

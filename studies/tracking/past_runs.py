@@ -9,10 +9,10 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
-from segmentation.processes import is_dead
-from studies.errors import FINAL, AwayError, in_our_words, unusable
-from studies.run_search import every_run, quoted
+from segmentation.system.processes import is_dead
+from studies.base.errors import FINAL, AwayError, in_our_words, unusable
 from studies.tracking.journal import journals
+from studies.tracking.queries import every_run, quoted
 from studies.tracking.runs import how_to_sync, process_of, processes_of, records_folder, wait_until_sent
 from studies.tracking.store import address, patiently
 

@@ -19,12 +19,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from tqdm import tqdm
 
-from segmentation import interruption
 from segmentation.errors import InputError
-from segmentation.processes import is_dead, is_same, me, parsed
-from studies.commands import here
-from studies.errors import unusable
-from studies.secrets import without_password
+from segmentation.system import interruption
+from segmentation.system.processes import is_dead, is_same, me, parsed
+from studies.base.errors import unusable
+from studies.base.redaction import without_password
+from studies.base.rerun import here
 from studies.tracking.journal import Entry, Journal, LostRunError, Send, places
 from studies.tracking.ownership import TakenError
 from studies.tracking.sending import allowed, deleted, sender

@@ -16,7 +16,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
-from studies.errors import is_final
+from studies.base.errors import is_final
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
 
 MADE = "made"

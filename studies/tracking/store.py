@@ -14,10 +14,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.utils.credentials import get_default_host_creds
 
-from segmentation import interruption
 from segmentation.errors import InputError
-from studies.errors import TLS, AwayError, is_away, unusable
-from studies.secrets import keep_apart, without_password
+from segmentation.system import interruption
+from studies.base.errors import TLS, AwayError, is_away, unusable
+from studies.base.redaction import keep_apart, without_password
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
-from segmentation.processes import is_same
-from studies.errors import unusable
+from segmentation.system.processes import is_same
+from studies.base.errors import unusable
 from studies.tracking.journal import Entry, Journal, Send, journals, run_of
 from studies.tracking.ownership import TakenError, owner
 from studies.tracking.past_runs import FoundRun, find_run

@@ -11,7 +11,7 @@ from optuna.pruners import NopPruner, ThresholdPruner
 from optuna.samplers import RandomSampler
 
 from benchmarks.search_cost import Curves, Method, grid_cost, read_curves, search_cost, target
-from studies import published
+from studies.base import original_report as published
 
 RATES, DECAYS, EPOCHS = (0.0001, 0.001, 0.01, 0.05), (0.0, 0.001, 0.01, 0.05), 4
 

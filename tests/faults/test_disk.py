@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mlflow
 
-from segmentation import checkpoints
+from segmentation.training import checkpoints
 from tests.conftest import PROJECT
 from tests.faults.training import words
 

@@ -18,10 +18,11 @@ from optuna.trial import TrialState
 from PIL import Image
 
 import mlproject
-from segmentation.config import ModelsConfig, TuneConfig
 from segmentation.errors import InputError
 from studies import tracking
-from studies.models_run import run_models, trainings
+from studies.config import ModelsConfig, TuneConfig
+from studies.runs.models import run_models, trainings
+from studies.runs.training import run_training
 from studies.search import space as spaces
 from studies.search.plan import RUN, counted, plan
 from studies.search.storage import REASON, open_storage, retry_after_death
@@ -29,7 +30,6 @@ from studies.search.worker import Worker
 from studies.tracking import journal, runs, store
 from studies.tracking.journal import journals
 from studies.tracking.ownership import OWNER
-from studies.training_run import run_training
 from tests.conftest import PROJECT
 from tests.faults.outages import stopped_while_nothing_answers
 from tests.faults.server import Door, Fault, Server

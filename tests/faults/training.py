@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 import torch
 
-from segmentation import checkpoints
+from segmentation.training import checkpoints
 from tests.conftest import PROJECT, write_own_data
 
 SMALL = {

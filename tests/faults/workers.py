@@ -30,9 +30,9 @@ from mlflow import MlflowClient
 from optuna import Study, load_study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation import checkpoints
-from segmentation.config import StudyConfig
 from segmentation.errors import InputError
+from segmentation.training import checkpoints
+from studies.config import StudyConfig
 from studies.search.plan import IDLE, RUN, STATES, counted
 from studies.search.samplers import RETRY_OF
 from studies.search.storage import open_storage

@@ -6,7 +6,7 @@ from random import Random
 from typing import TypeVar
 
 from segmentation.errors import InputError
-from segmentation.names import is_plain
+from segmentation.io.names import is_plain
 from tests.fuzz.guard import guarded
 from tests.fuzz.inputs import SEED, SHARES
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from segmentation.classes import VOID
 from segmentation.config import DataConfig
-from segmentation.datasets.camvid import open_camvid
-from segmentation.datasets.folder import open_folder
-from segmentation.datasets.voc import open_voc
+from segmentation.data.camvid import open_camvid
+from segmentation.data.folder import open_folder
+from segmentation.data.voc import open_voc
 from segmentation.errors import InputError
-from segmentation.labels import VOID
-from segmentation.names import is_plain
+from segmentation.io.names import is_plain
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
 from tests.fuzz.mutation import mutated

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from segmentation.datasets.pairs import PicturePairs
+from segmentation.classes import VOID, Labels
+from segmentation.data.pairs import PicturePairs
 from segmentation.errors import InputError
-from segmentation.labels import VOID, Labels
-from segmentation.picture_files import LARGEST, decoded
-from segmentation.pictures import read_picture
+from segmentation.io.image_files import LARGEST, decoded
+from segmentation.prediction.inputs import read_picture
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up

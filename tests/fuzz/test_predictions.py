@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentation.labels import Labels
-from segmentation.names import is_plain
-from segmentation.pictures import find_pictures
-from segmentation.predicted_folder import PredictedFolder
-from segmentation.predicting import predict_pictures
-from segmentation.prediction import Predictor
+from segmentation.classes import Labels
+from segmentation.io.names import is_plain
+from segmentation.prediction.inputs import find_pictures
+from segmentation.prediction.outputs import PredictedFolder
+from segmentation.prediction.pipeline import predict_pictures
+from segmentation.prediction.predictor import Predictor
 from tests.fuzz.door import Door
 from tests.fuzz.mutation import mutated
 

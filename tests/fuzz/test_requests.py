@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from segmentation.prediction import Predictor
-from studies import served_model
-from studies.served_model import MAX_BYTES, MAX_IMAGES, Refused, ServedModel
+from segmentation.prediction.predictor import Predictor
+from studies.models import served as served_model
+from studies.models.served import MAX_BYTES, MAX_IMAGES, Refused, ServedModel
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up

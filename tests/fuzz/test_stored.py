@@ -18,16 +18,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segmentation import checkpoints
-from segmentation.checkpoints import Checkpoint
-from segmentation.config import DataConfig, TrainConfig
-from segmentation.datasets import load_split
+from segmentation.classes import Labels
+from segmentation.config import DataConfig
+from segmentation.data import load_split
 from segmentation.errors import InputError
-from segmentation.exported_weights import CONFIG, read_weights
-from segmentation.labels import Labels
-from segmentation.scoring import Scores, load_scores
-from studies import model_store
-from studies.score_record import read_digests, read_record
+from segmentation.models.exported_weights import CONFIG, read_weights
+from segmentation.scoring.evaluate import Scores, load_scores
+from segmentation.training import checkpoints
+from segmentation.training.checkpoints import Checkpoint
+from studies.config import TrainConfig
+from studies.models import loading as model_store
+from studies.scores.files import read_digests, read_record
 from tests.conftest import write_own_data
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up

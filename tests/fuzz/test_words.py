@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlproject
-from segmentation.config import ModelsConfig, TrainConfig, TuneConfig, read_value
 from segmentation.errors import InputError
-from studies.models_run import trainings
+from segmentation.fields import read_value
+from studies.config import ModelsConfig, TrainConfig, TuneConfig
+from studies.runs.models import trainings
 from studies.search import goals
 from studies.search import space as spaces
 from tests.fuzz.door import Door

@@ -8,19 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from segmentation import recalibration
-from segmentation.boundaries import boundary_band
-from segmentation.config import TrainConfig
-from segmentation.confusion import Confusion
-from segmentation.counting import count_pixels, count_right
-from segmentation.datasets import load_split
-from segmentation.labels import Labels
-from segmentation.models import build
-from segmentation.prediction import Predictor
-from segmentation.reliability import FINE_BINS, Reliability, bin_of
-from segmentation.scoring import Scores
-from segmentation.softmax import pixel_predictions
-from segmentation.training import Data, Epoch, train
+from segmentation.calibration import calibrators as recalibration
+from segmentation.classes import Labels
+from segmentation.data import load_split
+from segmentation.models.segmenter import build
+from segmentation.prediction.predictor import Predictor
+from segmentation.scoring.boundaries import boundary_band
+from segmentation.scoring.confusion import Confusion
+from segmentation.scoring.counting import count_pixels, count_right
+from segmentation.scoring.evaluate import Scores
+from segmentation.scoring.reliability import FINE_BINS, Reliability, bin_of
+from segmentation.scoring.softmax import pixel_predictions
+from segmentation.training.loop import Data, Epoch, train
+from studies.config import TrainConfig
 from tests.accelerator import DEVICE, NO_FLOAT64, accelerator
 
 

@@ -4,19 +4,10 @@ from typing import Any
 
 import pytest
 
-from segmentation.config import (
-    RECIPES,
-    WITHOUT_RECIPE,
-    EvaluateConfig,
-    ModelsConfig,
-    QuickStartConfig,
-    TrainConfig,
-    TuneConfig,
-    choices,
-    decisive,
-    settled,
-)
+from segmentation.config import RECIPES, WITHOUT_RECIPE
 from segmentation.errors import InputError
+from segmentation.fields import choices
+from studies.config import EvaluateConfig, ModelsConfig, QuickStartConfig, TrainConfig, TuneConfig, decisive, settled
 
 
 def test_the_defaults_of_train_are_the_report_s_protocol() -> None:

@@ -3,14 +3,7 @@ import os
 import pytest
 import torch
 
-from segmentation.devices import (
-    deterministic,
-    memory_format,
-    own_gpu,
-    resolve_device,
-    resolve_precision,
-    sees_its_own,
-)
+from segmentation.devices import deterministic, memory_format, own_gpu, resolve_device, resolve_precision, sees_its_own
 from segmentation.errors import InputError
 
 

@@ -30,15 +30,15 @@ from optuna.trial import TrialState, create_trial
 
 from benchmarks.machine import machine
 from benchmarks.page import with_part
-from segmentation.config import StudyConfig, TrainConfig, TuneConfig
 from segmentation.metrics import METRICS
-from segmentation.processes import me
+from segmentation.system.processes import me
+from studies.config import StudyConfig, TrainConfig, TuneConfig
+from studies.runs.training import run_training
 from studies.search import space as spaces
 from studies.search.plan import EPOCHS, VALUES, plan
 from studies.search.samplers import SeededByTrial, build_pruner
 from studies.search.storage import WORKER, open_storage, reap
 from studies.search.worker import Worker
-from studies.training_run import run_training
 from tests.conftest import PROJECT, write_own_data
 from tests.services.stack import Stack, stack
 from tests.studies.search.conftest import tiny

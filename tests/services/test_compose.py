@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 import mlproject
+from studies.config import TuneConfig
 from tests.conftest import PROJECT
 from tests.services import compose
 from tests.services.stack import env_file
@@ -59,7 +60,7 @@ def test_what_services_mount_depend_on_and_read_is_there() -> None:
 def test_a_worker_s_command_is_one_that_our_door_understands(tmp_path: pytest.TempPathFactory) -> None:
     python, door, command, *fields = compose.service("worker", env_file(tmp_path)).command
     assert (python, door, command) == ("python", "mlproject.py", "tune")
-    config = mlproject.parse(mlproject.COMMANDS["tune"].config, fields, "tune")
+    config = mlproject.parse(TuneConfig, fields, "tune")
     assert config.storage == "postgresql:///optuna"
     assert config.checkpoint_dir.startswith("/kept/")
     assert config.dataset == "shapes"

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import mlproject
-from segmentation.config import TrainConfig
-from studies.training_run import run_training
+from studies.config import TrainConfig
+from studies.runs.training import run_training
 from tests.services.stack import Stack
 from tests.studies.search.conftest import tiny
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from segmentation.config import TrainConfig
-from studies.training_run import run_training
+from studies.config import TrainConfig
+from studies.runs.training import run_training
 from tests.conftest import write_own_data
 
 

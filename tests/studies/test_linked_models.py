@@ -8,13 +8,13 @@ import pytest
 from mlflow import MlflowClient
 
 import mlproject
-from segmentation.config import CalibrateConfig, EvaluateConfig, PredictConfig
 from segmentation.errors import InputError
 from studies import tracking
-from studies.artifact_folders import missing_files
-from studies.calibration_run import run_calibration
-from studies.evaluation_run import run_evaluation
-from studies.prediction_run import run_prediction
+from studies.config import CalibrateConfig, EvaluateConfig, PredictConfig
+from studies.runs.calibration import run_calibration
+from studies.runs.evaluation import run_evaluation
+from studies.runs.prediction import run_prediction
+from studies.tracking.artifact_folders import missing_files
 from tests.conftest import last_run
 from tests.studies.conftest import Trained
 

@@ -5,10 +5,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 import mlproject
-from segmentation.config import LONGEST_NAME, CalibrateConfig, StudyConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
-from studies.run_search import every_run, quoted
+from studies.config import LONGEST_NAME, CalibrateConfig, StudyConfig, TrainConfig, TuneConfig
 from studies.tracking import runs_tagged
+from studies.tracking.queries import every_run, quoted
 
 NAMES = ["plain", "it's", 'say "x"', "a b", "a/b", "a:b", "", " ", ".", "..", "ä", "a\\b", "a%_b", "-", "x" * 250]
 ALIASES = ["best", "a-b_1", "Ä", "latest", "Latest", "v1", "V12", "v", "v1a", "", "a b", "a/b", "a.b", "it's"]

@@ -6,7 +6,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from segmentation import plots
-from segmentation.reliability import Bins
+from segmentation.scoring.reliability import Bins
 
 NO_PIXELS = Bins(np.zeros(10, np.int64), np.zeros(10), np.zeros(10, np.int64))
 RUNS = [

@@ -3,7 +3,7 @@
 import numpy as np
 
 from segmentation import plots
-from segmentation.resampling import Interval
+from segmentation.scoring.bootstrap import Interval
 from tests.segmentation.plots.drawn import NOTE, RUNS, assert_fits, strokes, texts
 
 ROWS = [

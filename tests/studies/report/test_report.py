@@ -17,19 +17,21 @@ import pytest
 from matplotlib.figure import Figure
 
 import mlproject
-from segmentation.config import CalibrateConfig, CompareConfig, EvaluateConfig, ReportConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
-from studies import published, tracking
-from studies.commands import RUN, command
-from studies.comparison_run import run_comparison
+from studies import tracking
+from studies.base import original_report as published
+from studies.base.rerun import RUN, command
+from studies.config import CalibrateConfig, CompareConfig, EvaluateConfig, ReportConfig, TrainConfig, TuneConfig
+from studies.entry_points import entry_point
 from studies.report.collected import Collected, collect, kind_of
 from studies.report.html import to_html
 from studies.report.markup import Page
 from studies.report.page import write
-from studies.report.report_run import run_report
+from studies.runs.comparison import run_comparison
+from studies.runs.report import run_report
+from tests.studies.base.test_rerun import arguments
 from tests.studies.conftest import Trained
 from tests.studies.report.read import Read, pixels
-from tests.studies.test_commands import arguments
 
 NASTY = "<script>alert(1)</script> | **x** [a](javascript:alert(1)) `b`"
 
@@ -136,7 +138,7 @@ def kinds_of(commands: list[str]) -> Iterator[str]:
     """The entry points of commands, each of which must parse."""
     for each in commands:
         words = shlex.split(each.removeprefix(f"{RUN} -e "))
-        mlproject.parse(mlproject.COMMANDS[words[0]].config, arguments(each), "test")
+        mlproject.parse(entry_point(words[0]).Config, arguments(each), "test")
         yield words[0]
 
 

@@ -5,9 +5,9 @@ import pytest
 from optuna import Study, TrialPruned
 from optuna.trial import TrialState
 
-from segmentation.config import TuneConfig
 from segmentation.metrics import METRICS
 from studies import tracking
+from studies.config import TuneConfig
 from studies.search import space as spaces
 from studies.search.plan import EPOCHS, Plan, counted, plan, spent
 from studies.search.samplers import SeededByTrial, build_pruner

@@ -2,9 +2,9 @@
 
 import pytest
 
-from segmentation.config import TuneConfig
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
+from studies.config import TuneConfig
 from studies.search.goals import FAR, Goal, Limit, goals, limit
 
 

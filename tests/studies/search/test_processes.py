@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from segmentation.config import TuneConfig
 from segmentation.errors import InputError
+from studies.config import TuneConfig
 from studies.search.processes import _environment, divided_gpus, gpus_of_workers
 
 CUDA = torch.device("cuda")

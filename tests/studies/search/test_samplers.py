@@ -11,8 +11,8 @@ from optuna import Study
 from optuna.pruners import MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-from segmentation.config import TrainConfig, TuneConfig
 from segmentation.errors import InputError
+from studies.config import TrainConfig, TuneConfig
 from studies.search import space as spaces
 from studies.search.samplers import IDLE, RETRY_OF, SeededByTrial, build_pruner
 from studies.search.storage import retry

@@ -7,9 +7,9 @@ import numpy as np
 import optuna
 import pytest
 
-from segmentation.config import TemplateConfig, TrainConfig
 from segmentation.errors import InputError
-from studies import published
+from studies.base import original_report as published
+from studies.config import TemplateConfig, TrainConfig
 from studies.search.samplers import SeededByTrial
 from studies.search.space import GRID, RANGES, Choices, Range, first_guess, parse, points, suggest, values_of, varied
 

@@ -6,9 +6,9 @@ import optuna
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
-from segmentation.config import StudyConfig, TuneConfig
-from segmentation.processes import me
+from segmentation.system.processes import me
 from studies import tracking
+from studies.config import StudyConfig, TuneConfig
 from studies.search.live import Live
 from studies.search.plan import EPOCHS, RUN, plan
 from studies.search.statuses import AGAIN, NEVER, WAITS, settle_all

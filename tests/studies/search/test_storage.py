@@ -10,9 +10,9 @@ import pytest
 from optuna import Study
 from optuna.trial import TrialState
 
-from segmentation.config import StudyConfig, TuneConfig
 from segmentation.errors import InputError
-from segmentation.processes import me
+from segmentation.system.processes import me
+from studies.config import StudyConfig, TuneConfig
 from studies.search import space as spaces
 from studies.search import storage as storages
 from studies.search.plan import EPOCHS, IDLE, counted, plan

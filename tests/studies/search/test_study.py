@@ -22,17 +22,17 @@ from optuna import Study
 from optuna.trial import TrialState
 
 import mlproject
-from segmentation.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
 from segmentation.errors import InputError
 from studies import tracking
+from studies.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
+from studies.runs.start import load_data
+from studies.runs.training import run_training
 from studies.search import space as spaces
 from studies.search.plan import RUN, counted, plan
 from studies.search.status import show_status
 from studies.search.storage import REASON, open_storage
 from studies.search.study import run_study
 from studies.search.worker import Worker
-from studies.training_run import run_training
-from studies.training_start import load_data
 from tests.studies.search.conftest import tiny
 
 

@@ -16,8 +16,8 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.config import StudyConfig, TuneConfig
 from segmentation.errors import InputError
+from studies.config import StudyConfig, TuneConfig
 from studies.search.plan import IDLE, RUN, counted, plan
 from studies.search.processes import work_together
 from studies.search.samplers import RETRY_OF

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from segmentation import interruption
 from segmentation.errors import InputError
+from segmentation.system import interruption
 from studies.tracking import journal as journals
 from studies.tracking.journal import Entry, Journal, RefusedError
 from studies.tracking.ownership import OWNER, TakenError

@@ -6,9 +6,9 @@ import mlflow
 import pytest
 
 import mlproject
-from segmentation.config import TrainConfig
 from segmentation.errors import InputError
 from studies import tracking
+from studies.config import TrainConfig
 from studies.tracking import runs
 from tests.conftest import last_run
 

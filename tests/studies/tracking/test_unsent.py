@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from segmentation.errors import InputError
-from segmentation.processes import me
+from segmentation.system.processes import me
 from studies import tracking
 from studies.tracking.ownership import OWNER
 from tests.studies.conftest import Trained

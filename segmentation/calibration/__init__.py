@@ -1,0 +1,1 @@
+"""Post-hoc calibration: a correction of the logits, fitted on held-out images."""

@@ -1,0 +1,136 @@
+"""Logits of a whole split on disk, so that they can be gone through many times and memory does not grow with them."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+
+from segmentation.errors import InputError
+from segmentation.scoring.softmax import check_shapes
+
+LARGE_FILES = Path("/var/tmp")  # noqa: S108  only a folder: the file in it gets a name of its own
+"""Where large temporary files belong; `/tmp` is often kept in memory."""
+
+
+class _Batch(NamedTuple):
+    """Where a batch is in the file."""
+
+    start: int
+    """Bytes before it."""
+    sizes: tuple[int, int, int, int]
+    """B, C, H, W."""
+    device: torch.device
+
+
+class StoredLogits:
+    """Logits, images and labels of a split in a temporary file, filled in a stream and read batch by batch.
+
+    The file is in the folder that the environment variable TMPDIR names, and is deleted at the end of the `with` block,
+    or when the process dies. An image takes `4 C + 4` bytes a pixel.
+
+    Example:
+        >>> with StoredLogits() as stored:
+        ...     stored.add(torch.zeros(1, 2, 3, 4), torch.zeros(1, 3, 3, 4).byte(), torch.ones(1, 3, 4).byte())
+        ...     [tuple(logits.shape) for logits, images, labels in stored.batches()]
+        [(1, 2, 3, 4)]
+    """
+
+    def __init__(self) -> None:
+        default = LARGE_FILES if os.access(LARGE_FILES, os.W_OK) else Path(tempfile.gettempdir())
+        self._folder = Path(os.environ.get("TMPDIR") or default)
+        self._batches: list[_Batch] = []
+        self._end = 0
+        try:
+            # unbuffered, so that a full disk shows in the write, and closing has nothing left to write
+            self._file = tempfile.TemporaryFile(buffering=0, prefix="logits-", dir=self._folder)  # noqa: SIM115  closed by `__exit__`
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return sum(batch.sizes[0] for batch in self._batches)
+
+    def add(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Append a batch; images of another batch may have another size.
+
+        Args:
+            logits: `(B, C, H, W)` floating point; kept as float32.
+            images: `(B, 3, H, W)` uint8.
+            labels: `(B, H, W)` class indices, 255 is void.
+
+        Raises:
+            InputError: the disk is full.
+            ValueError: a shape, a type or a label does not fit.
+        """
+        check_images(logits, images)
+        check_shapes(logits, labels)
+        count, classes, height, width = logits.shape
+        batch = _Batch(self._end, (count, classes, height, width), logits.device)
+        try:
+            self._file.seek(self._end)
+            for tensor, dtype in ((logits, torch.float32), (images, torch.uint8), (labels, torch.uint8)):
+                content = _bytes(tensor.detach().to("cpu", dtype).contiguous().numpy())
+                self._end += len(content)
+                while content:
+                    content = content[self._file.write(content) :]
+        except OSError as error:
+            raise self._no_room(error) from error
+        self._batches.append(batch)
+
+    def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Start a fresh pass over the batches as they came: logits, images, labels, on the device they came from.
+
+        Logits are float32, images and labels uint8.
+        """
+        for start, (count, classes, height, width), device in self._batches:
+            logits = np.empty((count, classes, height, width), np.float32)
+            images = np.empty((count, 3, height, width), np.uint8)
+            labels = np.empty((count, height, width), np.uint8)
+            self._file.seek(start)  # another pass may have been here since the last batch
+            for array in (logits, images, labels):
+                self._fill(array)
+            yield (
+                torch.from_numpy(logits).to(device),
+                torch.from_numpy(images).to(device),
+                torch.from_numpy(labels).to(device),
+            )
+
+    def _fill(self, array: np.ndarray) -> None:
+        rest = _bytes(array)
+        while rest:
+            count = self._file.readinto(rest)
+            if not count:
+                raise InputError(f"the logits stored in {self._folder} are cut short; check that disk")
+            rest = rest[count:]
+
+    def _no_room(self, error: OSError) -> InputError:
+        return InputError(
+            f"the network's logits could not be stored in {self._folder}: {error.strerror}, after {len(self)} images "
+            f"and {self._end / 1e9:.1f} GB. Make room there, or set TMPDIR to a folder on a larger disk"
+        )
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def check_images(logits: torch.Tensor, images: torch.Tensor) -> None:
+    """Raise a `ValueError` unless the images are `(B, 3, H, W)` uint8 and fit the logits."""
+    expected = (logits.shape[0], 3, *logits.shape[2:])
+    if tuple(images.shape) != expected or images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be torch.uint8 of the shape {expected}, not {images.dtype} {tuple(images.shape)}"
+        )

@@ -1,0 +1,53 @@
+"""Preparation of an image and its mask, once, before training: resize and centre crop."""
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from segmentation.config import DataConfig
+from segmentation.errors import InputError
+
+
+def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Resize the shorter side and cut out the centre.
+
+    Args:
+        image: RGB picture of `W` x `H` pixels.
+        mask: class indices `(H, W)` uint8.
+        config: `resize`, `crop` and `interpolation` are used.
+        name: what to call the picture in an error.
+
+    Returns:
+        The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
+    """
+    mask_image = Image.fromarray(mask)
+    image = resize_image(image, config)
+    if config.resize is not None:  # Pillow's NEAREST takes the pixel at the centre, as torch's NEAREST_EXACT does
+        mask_image = F.resize(mask_image, [config.resize], InterpolationMode.NEAREST)
+    if config.crop is not None:
+        if min(image.size) < config.crop:
+            raise InputError(
+                f"{name} has {image.width} x {image.height} pixels, less than crop={config.crop}: "
+                f"make crop smaller or set resize"
+            )
+        image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
+    return np.asarray(image), np.asarray(mask_image)
+
+
+def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
+    """Fraction of a `width` x `height` image's pixels that `prepare` keeps: the crop's part of the resized image."""
+    if config.crop is None:
+        return 1.0
+    if config.resize is not None:  # the longer side as torchvision rounds it
+        short, long = sorted((width, height))
+        width, height = config.resize, int(config.resize * long / short)
+    return config.crop**2 / (width * height)
+
+
+def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
+    """Resize the shorter side to `config.resize`."""
+    if config.resize is None:
+        return image
+    resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
+    return resized

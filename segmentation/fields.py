@@ -1,0 +1,68 @@
+"""Checks of a configuration's fields, and values read from text. Imports no torch, so that `--help` is instant."""
+
+import math
+from dataclasses import fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from segmentation.errors import InputError, one_of
+
+
+def check_choices(config: Any) -> None:
+    """Raise an `InputError` for a field whose value is not among those its type lists."""
+    for name, known in choices(type(config)).items():
+        value = getattr(config, name)
+        if value is not None:
+            one_of(name, value, known)
+
+
+def choices(config_class: type) -> dict[str, tuple[str, ...]]:
+    """The known values of every field that has a closed list of them."""
+    found = {}
+    hints = get_type_hints(config_class)
+    for field in fields(config_class):
+        for hint in (hints[field.name], *get_args(hints[field.name])):
+            if get_origin(hint) is Literal:
+                found[field.name] = get_args(hint)
+    return found
+
+
+def read_value(config_class: type, name: str, text: str, where: str = "") -> Any:
+    """The value of a field for what was typed.
+
+    Args:
+        config_class: has the field.
+        name: of the field.
+        text: as typed.
+        where: what stands before it, for the message.
+
+    Raises:
+        InputError: it is none of that type.
+    """
+    hint = get_type_hints(config_class)[name]
+    kinds: tuple[Any, ...] = get_args(hint) if NoneType in get_args(hint) else (hint,)
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if kind is bool:
+        return one_of(f"{where}{name}", text.lower(), ("true", "false")) == "true"
+    if get_origin(kind) is not None or kind is str:
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise InputError(f"{where}{name}={text}: {text!r} is not {wanted}") from None
+
+
+def at_least(config: Any, name: str, lowest: int) -> None:
+    value = getattr(config, name)
+    if value < lowest:
+        raise InputError(f"{name}={value} is too small; it must be at least {lowest}")
+
+
+def within(config: Any, name: str, lowest: float, highest: float) -> None:
+    value = getattr(config, name)
+    if not (lowest <= value <= highest and math.isfinite(value)):
+        bounds = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"
+        raise InputError(f"{name}={value} is out of range; it must be {bounds}, and finite")

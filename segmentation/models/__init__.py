@@ -1,0 +1,1 @@
+"""Segmentation models: uint8 images in, logits out; and where their weights start."""

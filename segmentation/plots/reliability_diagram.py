@@ -1,0 +1,247 @@
+"""Reliability diagrams: accuracy against confidence, of one whole, of its parts side by side, of several overlaid."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+
+from segmentation.plots.style import (
+    BLUE,
+    GREY,
+    LABEL,
+    NOTE,
+    ORANGE,
+    blank,
+    clean,
+    colours,
+    draw_band,
+    foot,
+    head,
+    in_percent,
+    wrapped,
+)
+from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.reliability import Bins
+
+MARKERS = "osD^v<>p"
+FEW = 0.01
+"""Fraction of the pixels below which a bin stands apart from the line through the others."""
+SOLID = 0.05
+"""Fraction of the pixels from which a bin is drawn in full colour; emptier ones fade."""
+SOLID_BAR = 0.7
+"""Opacity of the bar of such a bin."""
+FAINTEST = 0.12
+"""Opacity of a bin with hardly any pixels, relative to a full one."""
+
+
+def reliability(
+    bins: Bins,
+    title: str,
+    ece: Interval | None = None,
+    band: tuple[np.ndarray, np.ndarray] | None = None,
+    note: str | None = None,
+) -> Figure:
+    """Draw accuracy against confidence for each bin, the gap between them, and the fraction of pixels per bin.
+
+    Bins fade with their fraction of pixels, see `opacity`.
+
+    Args:
+        bins: the numbers; drawn as they are.
+        title: above the plot; say which split and which epoch.
+        ece: 95 % interval of the expected calibration error, to be written beside it.
+        band: low and high ends `(n,)` of the 95 % interval of each bin's accuracy; anything for empty bins.
+        note: small print beneath, such as how it was measured.
+    """
+    figure, top, bottom = _diagram_above_shares()
+    edges, filled = bins.edges, bins.count > 0
+    left, width = edges[:-1][filled], 1 / len(bins.count)
+    accuracy, confidence = bins.accuracy[filled], bins.confidence[filled]
+    black = [(0.0, 0.0, 0.0, strength) for strength in opacity(bins)[filled].tolist()]
+    _bars(top, bins)
+    if band is not None:
+        low, high = band[0][filled], band[1][filled]
+        halo = [withStroke(linewidth=3.5, foreground="white")]
+        top.vlines(confidence, low, high, color=black, lw=1.5, path_effects=halo, zorder=3)
+        for end in (low, high):
+            top.scatter(confidence, end, 49, black, marker="_", lw=1.5, path_effects=halo, zorder=3)
+    top.scatter(confidence, accuracy, 20, black, lw=0, zorder=4)
+    top.set_title(_figures(bins, ece), fontsize=10)
+
+    bottom.bar(left, bins.share[filled], width, align="edge", color=GREY, edgecolor="white")
+    for x, share in zip(left + width / 2, bins.share[filled], strict=True):
+        bottom.annotate(
+            f"{share:.0%}" if share >= 0.01 else "<1%", (x, share), (0, 2), textcoords="offset points", ha="center",
+            fontsize=8,
+        )  # fmt: skip
+    bottom.set_ylim(0, min(1.0, 1.25 * bins.share[filled].max(initial=0)) or 1)
+    head(figure, title)
+    key = _bars_key(Line2D([], [], color="black", marker="o", ls="none", ms=4.5, label="mean confidence of a bin"))
+    if band is not None:
+        key.append(Line2D([], [], color="black", lw=1.5, label="95 % interval of the accuracy"))
+    foot(figure, key if filled.any() else (), note)
+    return figure
+
+
+def opacity(bins: Bins) -> np.ndarray:
+    """How strongly each bin is drawn, `(n,)` in [0, 1], by its fraction of the pixels.
+
+    A bin with almost no pixels adds almost nothing to the ECE, so its bar must not catch the eye.
+    """
+    return np.clip(np.sqrt(np.nan_to_num(bins.share) / SOLID), FAINTEST, 1)
+
+
+def reliability_panels(groups: Mapping[str, Bins], title: str, note: str | None = None) -> Figure:
+    """Draw one small reliability diagram for each part of the pixels, such as each class.
+
+    Args:
+        groups: the numbers of each part by its name; a part without pixels is shown as such.
+        title: above the panels.
+        note: small print beneath, such as how it was measured.
+    """
+    rows = max(1, round(math.sqrt(len(groups) / 1.5)))
+    columns = max(1, math.ceil(len(groups) / rows))
+    side = max(2.2, 6.6 / columns)
+    figure = blank(columns * side + 0.3, rows * (min(side, 3.5) + 0.45) + 0.2)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    total = sum(int(bins.count.sum()) for bins in groups.values())
+    for place, (axes, (name, bins)) in enumerate(zip(panels, groups.items(), strict=False)):
+        _panel(axes, name, bins, total, side)
+        lowest = place + columns >= len(groups)
+        axes.tick_params(labelsize=8, labelbottom=lowest, labelleft=place % columns == 0)
+        axes.set_xlabel("confidence" if lowest else "", fontsize=LABEL)
+        axes.set_ylabel("accuracy" if place % columns == 0 else "", fontsize=LABEL)
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    head(figure, title)
+    points = Line2D([], [], color="black", marker="o", ls="none", label="mean confidence, area by pixels")
+    foot(figure, _bars_key(points) if total else (), note)
+    return figure
+
+
+def reliability_lines(
+    series: Mapping[str, Bins],
+    title: str,
+    bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    note: str | None = None,
+) -> Figure:
+    """Overlay reliability diagrams as lines through the bins' mean confidences, above their fractions of pixels.
+
+    Bins with less than 1 % of the pixels are faint points beside the line.
+
+    Args:
+        series: the numbers by name.
+        title: above the plot.
+        bands: by name, low and high ends `(n,)` of the 95 % interval of each bin's accuracy; of some series or all.
+        note: small print beneath, such as how it was measured.
+    """
+    figure, top, bottom = _diagram_above_shares()
+    _diagonal(top)
+    for place, (colour, (name, bins)) in enumerate(zip(colours(len(series)), series.items(), strict=True)):
+        filled, marker = bins.count > 0, MARKERS[place % len(MARKERS)]
+        confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
+        many = bins.share[filled] >= FEW
+        top.plot(confidence[~many], accuracy[~many], marker, ms=5, mec="white", mew=0.5, color=colour, alpha=0.3)
+        top.plot(
+            confidence[many], accuracy[many], f"{marker}-", ms=5, lw=1.6, mec="white", mew=0.5, color=colour, zorder=3,
+            label=f"{name} · ECE {bins.ece():.4f}" if filled.any() else f"{name} · no pixels",
+        )  # fmt: skip
+        if bands and name in bands:
+            low, high = bands[name]
+            draw_band(top, confidence[many], low[filled][many], high[filled][many], colour)
+        if filled.any():
+            bottom.stairs(bins.share, bins.edges, color=colour, lw=1.4)
+    highest = max((bins.share.max() for bins in series.values() if bins.count.any()), default=1.0)
+    bottom.set_ylim(0, min(1.0, 1.15 * highest))
+    for axes in (top, bottom):
+        axes.grid(alpha=0.25)
+    head(figure, title)
+    foot(figure, _key(top), note)
+    return figure
+
+
+def _diagram_above_shares() -> tuple[Figure, Axes, Axes]:
+    figure = blank(6.4, 6.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    top.set(ylabel="accuracy of the pixels", xlim=(0, 1), ylim=(0, 1))
+    bottom.set(xlabel="confidence", ylabel="fraction of pixels")
+    in_percent(bottom.yaxis)
+    bottom.set_xticks(np.linspace(0, 1, 11))
+    for axes in (top, bottom):
+        clean(axes)
+    return figure, top, bottom
+
+
+def _key(axes: Axes) -> list[Artist]:
+    return axes.get_legend_handles_labels()[0]
+
+
+def _bars_key(*further: Artist) -> list[Artist]:
+    """Legend of a diagram of bars, in full colour."""
+    return [
+        Line2D([], [], color=GREY, ls="--", lw=1, label="perfect calibration"),
+        Patch(color=BLUE, alpha=SOLID_BAR, label="accuracy"),
+        Patch(facecolor="none", edgecolor=ORANGE, hatch="///", label="gap to the confidence"),
+        *further,
+    ]
+
+
+def _diagonal(axes: Axes) -> None:
+    axes.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1, label="perfect calibration")
+
+
+def _bars(axes: Axes, bins: Bins) -> None:
+    filled, width = bins.count > 0, 1 / len(bins.count)
+    left, accuracy, confidence = bins.edges[:-1][filled], bins.accuracy[filled], bins.confidence[filled]
+    _diagonal(axes)
+    alpha = opacity(bins)[filled]
+    accuracy_bars = axes.bar(left, accuracy, width, align="edge", color=BLUE, edgecolor="white")
+    gap_bars = axes.bar(
+        left, confidence - accuracy, width, accuracy, align="edge", facecolor="none", edgecolor=ORANGE, hatch="///",
+        lw=0.8,
+    )  # fmt: skip
+    for bars, full in ((accuracy_bars, SOLID_BAR), (gap_bars, 1.0)):
+        for bar, strength in zip(bars, alpha, strict=True):
+            bar.set_alpha(full * strength)
+
+
+def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float) -> None:
+    clean(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    axes.set_title(wrapped(name, side - 0.3, LABEL), fontsize=LABEL, weight="bold", loc="left", pad=3.5 * NOTE)
+    filled = bins.count > 0
+    if not filled.any():
+        _diagonal(axes)
+        axes.text(0.5, 0.5, "no pixels", ha="center", va="center", color=GREY, fontsize=LABEL, backgroundcolor="white")
+        return
+    _bars(axes, bins)
+    axes.scatter(
+        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.share[filled], color="black", zorder=4, lw=0
+    )
+    share = bins.count.sum() / total
+    size = f"{share:.1%}" if share >= 0.001 else "<0.1%"
+    axes.annotate(
+        f"{size} of pixels\nECE {bins.ece():.3f}, {_lean(bins)} by {abs(bins.signed_gap()):.3f}",
+        (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", va="bottom", fontsize=NOTE,
+    )  # fmt: skip
+
+
+def _figures(bins: Bins, ece: Interval | None) -> str:
+    if not bins.count.any():
+        return "no pixels"
+    worst = bins.share[np.nanargmax(np.abs(bins.gap))]
+    fraction = f"{100 * worst:.2g} %" if worst >= 0.001 else "less than 0.1 %"
+    where = f" (in a bin with {fraction} of the pixels)" if worst < SOLID else ""
+    return "\n".join([
+        f"ECE {bins.ece():.4f}{f' {ece}' if ece else ''} · {_lean(bins)}-confident by {abs(bins.signed_gap()):.4f}",
+        f"MCE {bins.mce():.4f}{where}",
+    ])  # fmt: skip
+
+
+def _lean(bins: Bins) -> str:
+    return "over" if bins.signed_gap() < 0 else "under"

@@ -1,0 +1,1 @@
+"""Prediction of unlabelled images: inputs, predictor, outputs."""

@@ -1,0 +1,1 @@
+"""Logits and masks in, metrics out."""

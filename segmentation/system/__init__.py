@@ -1,0 +1,1 @@
+"""The machine: signals, processes, allocator and threads, progress bars."""

@@ -1,0 +1,13 @@
+"""Train a small model on generated data: the quick start."""
+
+from segmentation.system.runtime import importing
+from studies.config import QuickStartConfig as Config
+
+__all__ = ["Config", "run"]
+
+
+def run(config: Config) -> None:
+    """Run the entry point."""
+    with importing():
+        from studies.runs.training import run_training
+    run_training(config)

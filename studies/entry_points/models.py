@@ -1,0 +1,13 @@
+"""Train several settings side by side and compare them."""
+
+from segmentation.system.runtime import importing
+from studies.config import ModelsConfig as Config
+
+__all__ = ["Config", "run"]
+
+
+def run(config: Config) -> None:
+    """Run the entry point."""
+    with importing():
+        from studies.runs.models import run_models
+    run_models(config)

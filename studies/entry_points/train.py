@@ -1,0 +1,13 @@
+"""Train a model as one MLflow run."""
+
+from segmentation.system.runtime import importing
+from studies.config import TrainConfig as Config
+
+__all__ = ["Config", "run"]
+
+
+def run(config: Config) -> None:
+    """Run the entry point."""
+    with importing():
+        from studies.runs.training import run_training
+    run_training(config)

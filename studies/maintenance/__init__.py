@@ -1,0 +1,1 @@
+"""What killed processes left behind: found, closed, sent."""

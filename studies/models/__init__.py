@@ -1,0 +1,1 @@
+"""Trained models as MLflow keeps them: loading, the flavor, the served model."""

@@ -1,0 +1,274 @@
+"""A trained network's confidence mended on images it has not learnt from, as an MLflow run of its own."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from segmentation import plots
+from segmentation.calibration import calibrators as recalibration
+from segmentation.calibration.calibrators import Fit
+from segmentation.calibration.stored_logits import StoredLogits
+from segmentation.data import HELD_OUT, Split, load_split
+from segmentation.data.batches import in_order
+from segmentation.devices import resolve_device
+from segmentation.errors import InputError, listed, one_of
+from segmentation.metrics import METRICS
+from segmentation.models.segmenter import Segmenter
+from segmentation.scoring.bootstrap import Interval, interval
+from segmentation.scoring.evaluate import Scores, common_classes, evaluating
+from studies import tracking
+from studies.base.markdown import escaped, table
+from studies.config import CalibrateConfig, TrainConfig
+from studies.models import loading as model_store
+from studies.runs.names import run_name
+from studies.scores.recording import bins_record, log_scores, protocol, small_print
+
+SHOWN = ("ece", "confidence_gap", "loss", "brier", "classwise_ece", "image_ece", "pixel_accuracy", "mean_iou")
+"""Metrics whose change is told."""
+
+REFITS = (0.0005, 0.1, 0.5, 0.9, 0.9995)
+"""Quantiles of the refitted temperatures at which the images are scored; between them metrics are interpolated."""
+
+
+class Change(NamedTuple):
+    """A metric on the same images, without and with the calibration."""
+
+    before: float
+    after: float
+    interval: Interval
+    """95 % interval of after - before over scored images, and over fitting images where the fit is one temperature."""
+
+
+def run_calibration(config: CalibrateConfig) -> Fit:
+    """Calibrate as configured, record it in one MLflow run, and print where to look; returns what was fitted.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+    """
+    tracking.keep_records_in(config.records)
+    name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
+    with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
+        tracking.log_config(config)
+        stored = model_store.load(config.run_id)
+        if stored.calibration:
+            print(f"{config.run_id} is calibrated already: its network is calibrated anew, as if it were not.")
+        device = resolve_device(config.device)
+        data = replace(
+            stored.config,
+            data_dir=config.data_dir or stored.config.data_dir,
+            cache_dir=config.cache_dir,
+            download=False,
+        )
+        fitted_on, scored_on = _splits(config, data)
+        if fitted_on.labels.names != stored.labels.names:
+            raise InputError(
+                f"{config.run_id} tells {listed(stored.labels.names)} apart, but {data.dataset} has "
+                f"{listed(fitted_on.labels.names)}"
+            )
+        tracking.log_split(fitted_on, "calibration")
+        tracking.log_split(scored_on, "evaluation")
+        tracking.log_model_input(stored.model_id)
+        tags = {"model": data.model, "dataset": data.dataset, "method": config.method, "calibrated": stored.name}
+        tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
+        if config.run_name is None:
+            tracking.log_tags({"mlflow.runName": f"calibrated by {config.method} · {run_name(stored.config)}"})
+        about = {
+            "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
+            "fingerprint": fitted_on.fingerprint,
+        }  # fmt: skip
+        calibrated = stored._replace(calibration=about)
+        network = stored._replace(calibration=None).network().to(device)
+        fit = _fit(network, fitted_on, config, device)
+        found = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
+        print(found)
+        before, after, others = _scored(network, fit, scored_on, config, device)
+        network.calibrator = fit.calibrator
+        rules, which = protocol(data, scored_on, after), calibrated.described()
+        changes = changed(before, after, others, fit.refitted)
+        tracking.log_json(_fit_record(fit) | about, "calibration/fit.json")
+        plain = {"metrics": before.metrics(), "intervals": before.intervals()}
+        tracking.log_json(plain | bins_record(before, rules), "calibration/before.json")
+        covered = interval_covers(fit, len(fitted_on), len(scored_on))
+        told = {
+            "protocol": rules, "interval_includes_fit": fit.refitted is not None, "interval": covered,
+            "changes": {name: change._asdict() for name, change in changes.items()},
+        }  # fmt: skip
+        tracking.log_json(told, "calibration/changes.json")
+        tracking.log_metrics(_metrics(fit, before, after, scored_on.name))
+        title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{which}"
+        both = {"before": before, "after": after}
+        picture = plots.reliability_lines(
+            {name: scores.reliability.bins() for name, scores in both.items()}, title,
+            {name: scores.accuracy_band() for name, scores in both.items()}, small_print(rules),
+        )  # fmt: skip
+        drawn = tracking.log_figure(picture, "calibration/before_and_after.png")
+        first = f"{found}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
+        log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
+        _print_changes(changes, covered)
+        registered = tracking.log_network(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        if registered:
+            print(f"Registered as {registered}, alias {config.alias}.")
+    print(tracking.where_to_look(run_id))
+    return fit
+
+
+def changed(
+    before: Scores,
+    after: Scores,
+    others: Mapping[float, Scores] | None = None,
+    refitted: np.ndarray | None = None,
+) -> dict[str, Change]:
+    """What a calibration has changed on the images of a split, metric by metric.
+
+    Means over classes are over the classes that have a value both before and after.
+
+    Args:
+        before, after: scores of the same images.
+        others: scores of these images after division by other temperatures, at least one.
+        refitted: temperatures `(R,)` fitted to as many resamples of the fitting images as `Scores.resampled` makes; in
+            each the metrics are interpolated between those of `others`. None leaves the fit as it is.
+    """
+    classes = common_classes([before, after])
+    plain, calibrated = before.metrics(classes), after.metrics(classes)
+    first = before.resampled(classes)
+    if refitted is None or not others:
+        second = after.resampled(classes)
+    else:
+        second = _at_temperatures({value: scores.resampled(classes) for value, scores in others.items()}, refitted)
+    return {
+        name: Change(
+            plain[name], calibrated[name], interval(second[name] - first[name], calibrated[name] - plain[name])
+        )
+        for name in plain
+    }
+
+
+def _at_temperatures(
+    resampled: Mapping[float, Mapping[str, np.ndarray]], refitted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Metrics `(R,)` of resamples, each at a temperature of its own, interpolated between those that are given."""
+    nodes = np.array(sorted(resampled))
+    if len(nodes) == 1:
+        return dict(resampled[nodes[0]])
+    right = np.clip(np.searchsorted(nodes, refitted), 1, len(nodes) - 1)
+    part = np.clip((refitted - nodes[right - 1]) / (nodes[right] - nodes[right - 1]), 0, 1)
+    rows = np.arange(len(refitted))
+    found = {}
+    for name in resampled[nodes[0]]:
+        values = np.stack([resampled[node][name] for node in nodes])
+        low, high = values[right - 1, rows], values[right, rows]
+        found[name] = low + part * (high - low)  # exactly the value where both are the same
+    return found
+
+
+def interval_covers(fit: Fit, fitted_on: int, scored_on: int) -> str:
+    """Which chance the intervals of the changes hold, in a sentence."""
+    if fit.refitted is None:
+        return (
+            f"The intervals resample the {scored_on} scored images alone. They leave out that the calibration was "
+            f"fitted to {fitted_on} images: fitted to others, it would change the metrics by more or by less."
+        )
+    low, high = np.quantile(fit.refitted, [0.025, 0.975])
+    return (
+        f"The intervals resample the {scored_on} scored images and, for the temperature, the {fitted_on} fitting "
+        f"images: fitted to resamples of these, it lies between {low:.3f} and {high:.3f} in 95 % of cases."
+    )
+
+
+def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
+    """The split to fit on and the split to score, which share no image with each other or with the training."""
+    if config.calibration_split == data.train_split:
+        raise InputError(
+            f"calibration_split={config.calibration_split} is what the network was trained on, where it is surer than "
+            f"elsewhere: name another split, or train with calibration_fraction=0.15 and take {HELD_OUT}"
+        )
+    if difflib.get_close_matches(config.calibration_split, [HELD_OUT], cutoff=0.8):
+        one_of("calibration_split", config.calibration_split, [HELD_OUT])
+    fitted_on, scored_on = load_split(data, config.calibration_split), load_split(data, config.split)
+    if config.split == data.train_split:
+        print(f"Note: split={config.split} is what the network was trained on, so its figures say little.")
+    digests = set(fitted_on.digests)
+    for other, what in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
+        shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
+        if shared:
+            raise InputError(
+                f"calibration_split={config.calibration_split} holds {len(shared)} image(s) that the network is also "
+                f"{what}, in split {other.name}: {listed(shared)}. Take a split that shares none"
+            )
+    return fitted_on, scored_on
+
+
+def _fit(network: Segmenter, split: Split, config: CalibrateConfig, device: torch.device) -> Fit:
+    with StoredLogits() as stored:
+        with evaluating(network):
+            for images, masks in in_order(split, config.batch_size, device):
+                stored.add(network(images), images, masks)
+        print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
+        return recalibration.fit(config.method, stored.batches, len(split.labels), config.seed)
+
+
+def _scored(
+    network: Segmenter, fit: Fit, split: Split, config: CalibrateConfig, device: torch.device
+) -> tuple[Scores, Scores, dict[float, Scores]]:
+    """Scores of the logits as they are, calibrated, and at the temperatures of refits, from one pass of the network."""
+    refits = [] if fit.refitted is None else np.unique(np.quantile(fit.refitted, REFITS)).tolist()
+    before, after, *others = (Scores(split.labels, config.boundary_width) for _ in range(2 + len(refits)))
+    with evaluating(network):
+        for images, masks in in_order(split, config.batch_size, device):
+            logits = network(images)
+            before.update(logits, masks)
+            after.update(fit.calibrator(logits, images), masks)
+            for scores, temperature in zip(others, refits, strict=True):
+                scores.update(recalibration.divided(logits, temperature), masks)
+    return before, after, dict(zip(refits, others, strict=True))
+
+
+def _fit_record(fit: Fit) -> dict[str, object]:
+    parameters = {
+        name: tensor.tolist() for name, tensor in fit.calibrator.state_dict().items() if tensor.numel() < 1000
+    }
+    return {
+        "nll_before": fit.nll_before, "nll_after": fit.nll_after, "passes": fit.passes, "temperature": fit.temperature,
+        "at_bound": fit.at_bound, "parameters": parameters, "described": fit.described(),
+        "refitted_temperature": None if fit.refitted is None else interval(fit.refitted, fit.refitted.mean()),
+    }  # fmt: skip
+
+
+def _metrics(fit: Fit, before: Scores, after: Scores, split: str) -> dict[str, float]:
+    found = {"fit/loss_before": fit.nll_before, "fit/loss_after": fit.nll_after, "fit/at_bound": fit.at_bound}
+    if fit.temperature is not None:
+        found["fit/temperature"] = fit.temperature[1]
+    for prefix, scores in (("before", before), (split, after)):
+        found |= {f"{prefix}/{name}": value for name, value in scores.metrics().items()}
+    return found
+
+
+def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
+    where = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images"
+    rows = [
+        [name, f"{changes[name].before:.4f}", f"{changes[name].after:.4f}", str(changes[name].interval)]
+        for name in SHOWN
+    ]
+    return "\n".join(table([escaped(where), "before", "after", "95 % of the change"], rows))
+
+
+def _print_changes(changes: Mapping[str, Change], covered: str) -> None:
+    print("\nBefore -> after, and the 95 % interval of the change:")
+    for name in SHOWN:
+        change = changes[name]
+        print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
+    print("; ".join(_verdict(name, changes[name]) for name in ("ece", "loss", "mean_iou")) + ".")
+    print(covered)
+
+
+def _verdict(name: str, change: Change) -> str:
+    """Whether a metric got better, in words."""
+    words = {"ece": "calibration", "loss": "loss", "mean_iou": "mean IoU"}[name]
+    if change.interval.low <= 0 <= change.interval.high:
+        return f"{words} unchanged as far as the images can tell"
+    better = "better" if (change.after > change.before) is METRICS[name].higher_is_better else "worse"
+    return f"{words} {better} by {abs(change.after - change.before):.4f}, 95 % of the change {change.interval}"

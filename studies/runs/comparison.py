@@ -1,0 +1,226 @@
+"""A comparison of runs as one MLflow run: table, sentences, and pictures with all of them."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from segmentation import plots
+from segmentation.errors import InputError
+from segmentation.metrics import METRICS
+from studies import tracking
+from studies.base import original_report as published
+from studies.base.markdown import code, escaped, table
+from studies.config import CompareConfig
+from studies.scores.comparison import (
+    COMPARED,
+    Contestant,
+    Pair,
+    SeedSpread,
+    between_settings,
+    check_protocols,
+    compare,
+    contestants_of,
+    seed_spreads,
+    shared_images,
+)
+from studies.scores.recording import small_print
+from studies.scores.stored import StoredScores, find_runs
+
+
+def run_comparison(config: CompareConfig) -> list[Pair]:
+    """Compare as configured, record it in one MLflow run, and print one sentence a pair; returns the pairs.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+    """
+    tracking.keep_records_in(config.records)
+    tags = {"kind": "compare", "compared": config.run_ids}
+    with tracking.tracked_run(config.experiment, config.run_name or "compare", tags) as run_id:
+        tracking.log_config(config)
+        stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
+        if len(stored) < 2:
+            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); comparing needs two different ones")
+        pairs = record_comparison(stored, config.examples)
+        if config.run_name is None:
+            rules = stored[0].protocol
+            tracking.log_tags({"mlflow.runName": f"compare · {len(stored)} runs · {rules['dataset']}/{config.split}"})
+    print(tracking.where_to_look(run_id))
+    return pairs
+
+
+def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pair]:
+    """Compare runs, record it in the MLflow run that is open, and print it.
+
+    Args:
+        stored: what at least two runs have measured on the same split.
+        examples: number of images to show, segmented by every model.
+
+    Raises:
+        InputError: they were not scored alike.
+    """
+    check_protocols(stored)
+    names = shared_images(stored)
+    contestants = list(contestants_of(stored, names))
+    pairs, spreads = compare(contestants), seed_spreads(contestants)
+    tracking.log_tags({"compared_runs": ",".join(each.stored.run_id for each in contestants)})
+    markdown = "\n".join(_markdown(contestants, pairs, spreads))
+    tracking.log_table(markdown, "comparison/table.md")
+    tracking.log_table(_table_csv(contestants, pairs), "comparison/table.csv")
+    tracking.log_json(_record(contestants, pairs, spreads, names), "comparison/table.json")
+    for name, figure in _figures(contestants, pairs):
+        drawn = tracking.log_figure(figure, f"comparison/{name}.png")
+        if name == "reliability":
+            tracking.log_note(markdown, [drawn])
+    shown = _log_side_by_side(contestants, examples)
+    _print_result(contestants, pairs, spreads)
+    if not shown and examples:
+        print("No image is shown side by side: the runs have stored no example that all share.")
+    return pairs
+
+
+def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterator[tuple[str, Figure]]:
+    protocol = contestants[0].stored.protocol
+    images = len(contestants[0].scores)
+    title = f"{protocol['dataset']}/{protocol['split']}, {images} shared images"
+    pixels = int(contestants[0].scores.reliability.bins().count.sum())
+    note = small_print(protocol | {"images": images, "pixels": pixels})
+    bins = {each.label: each.scores.reliability.bins() for each in contestants}
+    bands = {each.label: each.scores.accuracy_band() for each in contestants}
+    yield "reliability", plots.reliability_lines(bins, title, bands if len(contestants) <= 4 else None, note)
+    for metric in COMPARED:
+        rows = [
+            (f"{pair.first.letter} − {pair.second.letter}", difference.value, difference.interval, difference.shown)
+            for pair in pairs
+            for difference in [pair.differences[metric]]
+        ]
+        better = "higher" if METRICS[metric].higher_is_better else "lower"
+        yield (
+            f"difference_{metric}",
+            plots.differences(rows, title, f"difference of {metric} ({better} is better)", note),
+        )
+    trainings = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
+    curves = {each.label: each.stored.curves() for each in contestants if each in trainings.values()}
+    for name, heading, ylabel, metric in (
+        ("loss", "Loss", "cross-entropy, nats per pixel", "loss"),
+        ("accuracy", "Pixel accuracy", "share of pixels", "pixel_accuracy"),
+    ):
+        runs = {
+            label: {split: found[f"{split}/{metric}"] for split in ("train", "val")}
+            for label, found in curves.items()
+            if found
+        }
+        if runs:
+            yield name, plots.curves_of_runs(heading, ylabel, runs)
+
+
+def _log_side_by_side(contestants: Sequence[Contestant], count: int) -> int:
+    """Show images that all runs have stored, segmented by each; returns how many."""
+    examples = [each.stored.examples() for each in contestants]
+    names = [name for name in examples[0] if all(name in other for other in examples)]
+    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))]
+    for place, name in enumerate(chosen):
+        predictions = {each.label: stored[name].predicted for each, stored in zip(contestants, examples, strict=True)}
+        first = examples[0][name]
+        figure = plots.side_by_side(first.image, first.truth, predictions, contestants[0].stored.labels, name)
+        tracking.log_figure(figure, f"comparison/example_{place}.png")
+    return len(chosen)
+
+
+def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> Iterator[str]:
+    runs = [
+        [
+            each.letter, f"{escaped(each.title)} ({code(each.stored.run_id)})",
+            *(f"{each.metrics[metric]:.4f} {each.interval(metric)}" for metric in COMPARED),
+        ]
+        for each in contestants
+    ]  # fmt: skip
+    yield from table(["", "run", *COMPARED], runs)
+    yield from ("", *(f"- {pair.sentence(spreads)}" for pair in pairs), "")
+    differences = [
+        [f"{pair.first.letter} − {pair.second.letter}", *(str(pair.differences[metric]) for metric in COMPARED)]
+        for pair in pairs
+    ]
+    yield from table(["pair", *COMPARED], differences)
+    beside = list(beside_published(contestants))
+    if beside:
+        yield from ("", *beside)
+    for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
+        yield from ("", sentence)
+    images = len(contestants[0].scores)
+    yield from (
+        "",
+        f"On the {images} images that all runs share. Intervals: 95 %, from drawing these images anew, the same ones "
+        f"for both runs of a pair; p-values: of no difference, for each metric adjusted for {len(pairs)} pair(s) by "
+        f"Holm's method.",
+    )
+
+
+def beside_published(contestants: Sequence[Contestant]) -> Iterator[str]:
+    """A table of our ECEs beside the original report's, where data and protocol are the same; else nothing."""
+    protocol = contestants[0].stored.protocol
+    if (protocol["dataset"], protocol["split"], protocol["resolution"]) != published.PROTOCOL:
+        return
+    rows = []
+    for each in contestants:
+        theirs = published.trained_like(each.stored.origin["config"])
+        shown = "–" if theirs is None else f"{theirs.ece:.4f}"
+        rows.append([escaped(each.label), f"{each.metrics['ece']:.4f} {each.interval('ece')}", shown])
+    yield from table(["run", "ECE", "the original report's"], rows)
+
+
+def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"])
+    for each in contestants:
+        for metric in METRICS:
+            ends = each.interval(metric)
+            writer.writerow(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
+    for pair in pairs:
+        ids = pair.first.stored.run_id, pair.second.stored.run_id
+        for metric, found in pair.differences.items():
+            writer.writerow(["difference", *ids, metric, found.value, *found.interval, found.p_value])
+    return text.getvalue()
+
+
+def _record(
+    contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread], names: Sequence[str]
+) -> Mapping[str, object]:
+    return {
+        "runs": [
+            {
+                "letter": each.letter, "run_id": each.stored.run_id, "name": each.title, "seed": each.stored.seed,
+                "metrics": each.metrics,
+                "intervals": {name: each.interval(name) for name in each.metrics},
+            }
+            for each in contestants
+        ],
+        "pairs": [
+            {
+                "first": pair.first.letter, "second": pair.second.letter, "sentence": pair.sentence(spreads),
+                "differences": {metric: found._asdict() for metric, found in pair.differences.items()},
+            }
+            for pair in pairs
+        ],
+        "seeds": [spread._asdict() for spread in spreads],
+        "protocol": contestants[0].stored.protocol,
+        "images": list(names),
+    }  # fmt: skip
+
+
+def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> None:
+    print(f"\nOn {len(contestants[0].scores)} images that all share. In brackets, 95 % intervals over images.")
+    for each in contestants:
+        print(f"  {each.label} ({each.stored.run_id})")
+        for metric in COMPARED:
+            print(f"      {metric:15} {each.metrics[metric]:.4f} {each.interval(metric)}")
+    print(f"\np-values allow for {len(pairs)} pair(s), by Holm's method; intervals are those of each pair alone.")
+    for pair in pairs:
+        print(pair.sentence(spreads))
+    for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
+        print(sentence)
+    for line in beside_published(contestants):
+        print(line)

@@ -1,0 +1,27 @@
+"""What a training begins with: its splits, and its network before the first step."""
+
+import torch
+
+from segmentation.data import Split, load_split
+from segmentation.models import segmenter as models
+from segmentation.models.segmenter import Segmenter, WeightsTaken
+from segmentation.training.loop import Data
+from studies.config import TrainConfig
+from studies.models import loading as model_store
+
+
+def load_data(config: TrainConfig) -> Data:
+    """Both splits that a training needs."""
+    return Data(load_split(config, config.train_split), load_split(config, config.val_split))
+
+
+def starting_network(config: TrainConfig, split: Split) -> tuple[Segmenter, WeightsTaken | None]:
+    """The network as it is before the first step, and which tensors it has taken from elsewhere.
+
+    Raises:
+        InputError: the starting weights are not there, or are of another network.
+    """
+    config = model_store.with_normalization(config)
+    torch.manual_seed(config.seed)
+    network = models.build(config, len(split.labels))
+    return network, model_store.start_from(network, config, split.labels)

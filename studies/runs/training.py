@@ -1,0 +1,313 @@
+"""One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from segmentation import plots
+from segmentation.data import Split, report_coverage
+from segmentation.data.batches import in_order
+from segmentation.devices import resolve_device, resolve_precision
+from segmentation.errors import DivergedError, InputError, listed
+from segmentation.metrics import METRICS
+from segmentation.models import segmenter as models
+from segmentation.models.segmenter import Segmenter, WeightsTaken
+from segmentation.scoring.evaluate import Scores, score
+from segmentation.training import checkpoints, distributed
+from segmentation.training.checkpoints import Checkpoint
+from segmentation.training.loop import Data, Epoch, follow, train
+from studies import tracking
+from studies.base.rerun import here
+from studies.config import TrainConfig, decisive
+from studies.models.loading import Stored, with_normalization
+from studies.runs import resume as resumption
+from studies.runs.identity import IDENTITY, identity
+from studies.runs.names import run_name
+from studies.runs.resume import last_checkpoint
+from studies.runs.start import load_data, starting_network
+from studies.scores.recording import about_crop, example_figures, log_scores, protocol
+
+EVERY_EPOCH = "epoch_seconds"
+"""A figure that every epoch has."""
+OF_THE_WHOLE_RUN = 0
+"""The step of figures that no epoch has."""
+
+
+class TrainingResult(NamedTuple):
+    """What a finished training run leaves."""
+
+    run_id: str
+    epochs: int
+    best_epoch: int
+    best: dict[str, float]
+    """Metrics of the best epoch, by the names they are logged under."""
+    kept_epoch: int
+    kept: dict[str, float]
+    """Metrics of the epoch whose weights became the run's model."""
+
+
+def run_training(
+    config: TrainConfig,
+    run_id: str | None = None,
+    data: Data | None = None,
+    watch: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainingResult:
+    """Train as configured, record everything in one MLflow run, and print where to look.
+
+    Of several processes that `torchrun` has started, the first does that; the others help it, and end here.
+
+    Args:
+        config: what to do.
+        run_id: an MLflow run to do it in; if a checkpoint of that run is there, the training goes on from it.
+        data: the splits that the configuration names, if they are loaded already.
+        watch: called with the number and metrics of each epoch, also of those that a resumed training has behind it; it
+            may raise `tracking.Stopped`.
+
+    Raises:
+        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+        tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
+    """
+    tracking.keep_records_in(config.records)
+    if distributed.rank() > 0:
+        distributed.follow_torchrun(config, follow)
+        raise SystemExit(0)
+    opened_by_mlflow = None
+    if config.resume is not None:
+        config, run_id, data = resumption.find(config)
+        if run_id is not None:
+            opened_by_mlflow = os.environ.pop("MLFLOW_RUN_ID", None)
+    name = config.run_name or run_name(config)
+    tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
+    goes_on = run_id is not None
+    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as telling:
+        if watch is None:  # a trial is resumed by its study
+            telling.enter_context(_telling_how_to_go_on(run_id, config))
+        if opened_by_mlflow is not None:
+            tracking.leave_run(opened_by_mlflow, run_id)
+        print(f"Run {run_id}: {name}")
+        config = with_normalization(config)
+        tracking.log_config(config)
+        device = resolve_device(config.device)
+        data = data or load_data(config)
+        _mention_oddities(data, config)
+        tracking.log_split(data.train, "training")
+        tracking.log_split(data.val, "validation")
+        tracking.log_tags({
+            "device": _described(device),
+            "precision": str(resolve_precision(config.precision, device)).removeprefix("torch."),
+            "normalization": config.normalization, "dataset_fingerprint": data.train.fingerprint,
+            "val_fingerprint": data.val.fingerprint,
+        })  # fmt: skip
+        start = _checkpoint(config, run_id, data.train) if goes_on else None
+        if start is None:
+            network, taken = starting_network(config, data.train)
+            tracking.log_tags({IDENTITY: identity(config, data, network)})
+            _tell_start(network, taken, config, data.train)
+        else:
+            network = models.build(config, len(data.val.labels))
+        recorded = set()
+        if goes_on:
+            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
+        result = _train_and_record(network, data, config, run_id, device, start, recorded, watch)
+    print(tracking.where_to_look(run_id))
+    return result
+
+
+@contextmanager
+def _telling_how_to_go_on(run_id: str, config: TrainConfig) -> Iterator[None]:
+    """When a training ends too early, print the command that goes on with it, if there is a checkpoint."""
+    try:
+        yield
+    except (DivergedError, tracking.Stopped):
+        raise
+    except BaseException:
+        if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
+            values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
+            print(f"To go on with it:\n  {here('train', values)}", flush=True)
+        raise
+
+
+def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:
+    """The last state of this very training, if there is one."""
+    file = last_checkpoint(run_id, Path(config.checkpoint_dir))
+    checkpoints.remove_unfinished(file.parent)
+    if not file.is_file():
+        return None
+    checkpoint = checkpoints.load(file)
+    begun = asdict(type(config)()) | checkpoint.config
+    changed = [
+        f"{name}={begun[name]!r}, now {value!r}"
+        for name, value in decisive(asdict(config)).items()
+        if begun[name] != value
+    ]
+    if checkpoint.fingerprint != split.fingerprint:
+        changed.append("other training images")
+    if changed:
+        raise InputError(f"run {run_id} was begun with {listed(changed)}: it cannot go on with something else")
+    print(f"Going on after epoch {checkpoint.epoch} of {config.epochs}.")
+    return checkpoint
+
+
+def _tell_start(network: Segmenter, taken: WeightsTaken | None, config: TrainConfig, split: Split) -> None:
+    if taken is not None:
+        print(f"Starting weights {config.weights}: {taken}.")
+        tracking.log_json(taken._asdict(), "starting_weights.json")
+        _compare_normalizations(taken.normalization, config)
+    size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
+
+
+def _compare_normalizations(of_weights: str | None, config: TrainConfig) -> None:
+    """Tell when images are scaled otherwise than the starting weights have seen them, or when that is not known."""
+    if of_weights is None:
+        print(
+            f"Note: {config.weights} does not say how its images were scaled; normalization={config.normalization} is "
+            f"used. Most published weights are of normalization=imagenet."
+        )
+    elif of_weights != config.normalization:
+        told = (
+            f"normalization={config.normalization}, but weights={config.weights} were trained with "
+            f"normalization={of_weights}: they see images on another scale than they know; leave normalization out to "
+            f"take theirs"
+        )
+        print(f"Warning: {told}.")
+        tracking.log_tags({"warning": told})
+
+
+def _train_and_record(
+    network: Segmenter,
+    data: Data,
+    config: TrainConfig,
+    run_id: str,
+    device: torch.device,
+    start: Checkpoint | None,
+    recorded: Collection[int],
+    watch: Callable[[int, dict[str, float]], None] | None,
+) -> TrainingResult:
+    folder = Path(config.checkpoint_dir) / run_id
+    history: list[dict[str, float]] = []
+    best_epoch = 0
+    if start is not None:
+        history = start.history or tracking.logged_epochs(run_id)[: start.epoch]
+        best_epoch = start.best_epoch
+        for number, figures in enumerate(history, 1):
+            if number not in recorded:
+                tracking.log_metrics(figures, step=number)
+    kept: Scores | None = None
+    epochs = train(network, data, config, start)
+    try:
+        for number, figures in enumerate(history, 1):
+            if watch is not None:  # it may not have seen the last one: a killed process had saved it first
+                watch(number, figures)
+        for epoch in epochs:
+            history.append(epoch.metrics())
+            if epoch.number not in recorded:
+                tracking.log_metrics(history[-1], step=epoch.number)
+            checkpoint = replace(epoch.checkpoint, history=history)
+            if epoch.is_best:
+                checkpoints.save(checkpoint, folder / "best.pt")
+                checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
+                best_epoch = epoch.number
+            else:
+                checkpoints.save(checkpoint, folder / "last.pt")
+            if epoch.is_best or config.keep == "last":
+                kept = epoch.val
+            _print_epoch(epoch, history[-1], config)
+            if config.plot_every and (epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs)):
+                _log_progress_pictures(network, epoch, data.val, config, device)
+            if watch is not None:
+                watch(epoch.number, history[-1])
+    finally:
+        epochs.close()  # at once, or other processes would wait for the next one
+        if best_epoch:
+            print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
+            if config.plot_every:
+                _log_curves(history, best_epoch)
+    if len(history) < config.epochs:
+        print(f"Stopped early: no better {config.monitor} than epoch {best_epoch}'s for {config.patience} epoch(s).")
+    best = history[best_epoch - 1]
+    if OF_THE_WHOLE_RUN not in recorded:
+        figures = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
+        tracking.log_metrics(figures, OF_THE_WHOLE_RUN)
+    kept_epoch = len(history) if config.keep == "last" else best_epoch
+    if kept_epoch != len(history):
+        network.load_state_dict(checkpoints.load(folder / "best.pt").network)
+    if kept is None:  # measured before the training was interrupted
+        batches = in_order(data.val, config.batch_size, device)
+        network.to(device)
+        kept = score(network, batches, data.val.labels, config.boundary_width)
+    which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
+    if kept_epoch == best_epoch:
+        which += f", best {config.monitor}"
+    rules = protocol(config, data.val, kept)
+    trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
+    pictures = config.plot_every > 0
+    log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
+    if config.log_model:
+        model_uri = tracking.log_network(network, data.val, trained.metadata(), config.register_as, config.alias)
+        if model_uri:
+            print(f"Registered as {model_uri}, alias {config.alias}.")
+    tracking.log_tags({"model_epoch": str(kept_epoch)})
+    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
+
+
+def _log_progress_pictures(
+    network: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device
+) -> None:
+    title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
+    tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
+    for name, figure in example_figures(network, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
+        tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
+
+
+def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
+    for name, title, ylabel, metrics in (
+        ("loss", "Loss", "cross-entropy, nats per pixel", ("train/loss", "val/loss")),
+        ("accuracy", "Pixel accuracy", "share of pixels", ("train/pixel_accuracy", "val/pixel_accuracy")),
+        ("ece", "Expected calibration error", "ECE, 10 bins", ("val/ece",)),
+    ):
+        series = {metric.partition("/")[0]: [epoch[metric] for epoch in history] for metric in metrics}
+        ends = tuple([epoch[f"val/ece_{end}"] for epoch in history] for end in ("low", "high"))
+        bands = {"val": (ends[0], ends[1])} if name == "ece" else None
+        tracking.log_figure(plots.curves(title, ylabel, series, best_epoch, bands), f"curves/{name}.png")
+
+
+def _mention_oddities(data: Data, config: TrainConfig) -> None:
+    """Tell what is allowed but seldom meant: splits of different size, classes or layers that cannot learn."""
+    if (config.freeze_backbone or 0) >= config.epochs:
+        print(f"Note: freeze_backbone={config.freeze_backbone} leaves no epoch in which the backbone learns.")
+    if data.train.images.shape[1:] != data.val.images.shape[1:]:
+        sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
+        print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
+    for split in (data.train, data.val):
+        if split.in_crop != 1:
+            print(f"Note: {split.name}: {about_crop(split.in_crop)}")
+    report_coverage(data.train, to_train=True)
+    report_coverage(data.val)
+
+
+def _described(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig) -> None:
+    left = (config.epochs - epoch.number) * epoch.seconds
+    print(
+        f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "
+        f"val loss {values['val/loss']:.3f}, accuracy {values['val/pixel_accuracy']:.3f}, "
+        f"mIoU {values['val/mean_iou']:.3f}, ECE {values['val/ece']:.4f}; "
+        f"{epoch.images_per_second:.1f} images/s, {_duration(left)} left{' (best)' if epoch.is_best else ''}",
+        flush=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}" if minutes >= 60 else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,53 @@
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segmentation.errors import InputError
+from segmentation.system import interruption
+from segmentation.training.checkpoints import load, save
+from tests.segmentation.training.test_checkpoints import checkpoint
+
+
+def test_a_signal_while_a_checkpoint_is_written_is_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.save's writer swallows the exception that the signal raises, and raises a RuntimeError of its own."""
+    file = tmp_path / "last.pt"
+    save(checkpoint(1), file)
+    opened, before = os.fdopen, interruption.catch()
+
+    class Interrupted:
+        def __init__(self, stream: Any) -> None:
+            self.stream, self.writes = stream, 0
+
+        def write(self, block: bytes) -> int:
+            self.writes += 1
+            if self.writes == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return self.stream.write(block)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stream, name)
+
+        def __enter__(self) -> "Interrupted":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.stream.close()
+
+    monkeypatch.setattr(os, "fdopen", lambda *given: Interrupted(opened(*given)))
+    try:
+        with pytest.raises(InputError) as raised:
+            save(checkpoint(2), file)
+        stopped = interruption.stopped_by(raised.value)
+        assert isinstance(stopped, KeyboardInterrupt)
+        assert str(stopped) == "SIGTERM"
+    finally:
+        interruption.restore(before)
+    assert interruption.stopped_by(raised.value) is None
+    assert load(file).epoch == 1
+    assert torch.equal(load(file).network["w"], torch.arange(3.0))

@@ -1,0 +1,106 @@
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from segmentation.errors import InputError
+from segmentation.training.checkpoints import Checkpoint, keep_as, load, save
+
+
+def checkpoint(epoch: int = 3) -> Checkpoint:
+    return Checkpoint(
+        config={"model": "fcn_resnet50", "crop": None}, class_names=["a", "b"], palette=[[0, 0, 0], [1, 2, 3]],
+        fingerprint="f", epoch=epoch, best_epoch=2, best_value=0.5, network={"w": torch.arange(3.0)},
+        optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}, scaler={},
+    )  # fmt: skip
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    save(checkpoint(), tmp_path / "deep" / "last.pt")
+    loaded = load(tmp_path / "deep" / "last.pt")
+    assert torch.equal(loaded.network["w"], torch.arange(3.0))
+    assert replace(loaded, network={}, optimizer={}) == replace(checkpoint(), network={}, optimizer={})
+    assert loaded.labels.names == ("a", "b")
+
+
+def test_a_new_one_replaces_the_old_and_leaves_no_other_file(tmp_path: Path) -> None:
+    for epoch in (1, 2):
+        save(checkpoint(epoch), tmp_path / "last.pt")
+    assert load(tmp_path / "last.pt").epoch == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_failed_write_keeps_the_old_one(tmp_path: Path) -> None:
+    save(checkpoint(1), tmp_path / "last.pt")
+    unwritable = replace(checkpoint(2), network={"w": lambda: None})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save(unwritable, tmp_path / "last.pt")
+    assert load(tmp_path / "last.pt").epoch == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="could not be written"):
+        save(checkpoint(), tmp_path / "file" / "last.pt")
+
+
+def test_a_second_name_keeps_what_the_first_one_held(tmp_path: Path) -> None:
+    best, last = tmp_path / "best.pt", tmp_path / "last.pt"
+    save(checkpoint(1), last)
+    save(checkpoint(2), best)
+    keep_as(best, last)
+    assert best.samefile(last)
+    keep_as(best, last)
+    save(checkpoint(3), last)
+    assert (load(best).epoch, load(last).epoch) == (2, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_a_second_name_is_a_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(self: Path, target: Path) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_link)
+    save(checkpoint(2), tmp_path / "best.pt")
+    keep_as(tmp_path / "best.pt", tmp_path / "last.pt")
+    assert load(tmp_path / "last.pt").epoch == 2
+    with pytest.raises(InputError, match=r"last\.pt could not be written: .*best\.pt is intact"):
+        keep_as(tmp_path / "best.pt", tmp_path / "no folder" / "last.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_cut_off_file_is_told(share: float, tmp_path: Path) -> None:
+    save(checkpoint(), tmp_path / "last.pt")
+    content = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"last.pt is not a checkpoint of this program, or it is damaged"):
+        load(tmp_path / "last.pt")
+
+
+class Trap:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+    torch.save({"format": 1, "network": Trap(tmp_path / "executed")}, tmp_path / "trap.pt")
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        load(tmp_path / "trap.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_another_program_s_file_and_a_missing_one_are_told(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="is not a checkpoint of this program"):
+        load(tmp_path / "other.pt")
+    with pytest.raises(InputError, match="does not exist"):
+        load(tmp_path / "missing.pt")

@@ -1,0 +1,23 @@
+import math
+
+import pytest
+import torch
+
+from segmentation.training.losses import cross_entropy_sum
+
+
+def test_sums_the_cross_entropy_of_non_void_pixels() -> None:
+    logits = torch.tensor([[[[0.0, 5.0, 1.0]], [[math.log(3), 0.0, 2.0]]]])
+    masks = torch.tensor([[[1, 255, 0]]], dtype=torch.uint8)
+    expected = -math.log(3 / 4) - (1 - math.log(math.e + math.e**2))
+    assert cross_entropy_sum(logits, masks).item() == pytest.approx(expected, rel=1e-5)
+    assert cross_entropy_sum(logits.bfloat16(), masks).dtype == torch.float32
+
+
+def test_an_all_void_batch_costs_nothing() -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = cross_entropy_sum(logits, torch.full((2, 4, 4), 255, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

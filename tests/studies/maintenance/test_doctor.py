@@ -1,0 +1,188 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+import mlproject
+from segmentation.config import DataConfig
+from segmentation.data import load_split
+from segmentation.system.processes import me
+from studies import tracking
+from studies.tracking.ownership import OWNER
+from tests.conftest import PROJECT
+
+
+def left_by_a_dead_process(record: dict[str, Any]) -> tuple[str, Path]:
+    """A run that looks alive, and the journal of its process, with one record."""
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        dead = json.dumps(me() | {"pid": process.pid})
+    run_id = tracking.create_run("doctor", "left", {"kind": "train"})
+    mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, dead)
+    folder = Path("unsent", run_id)
+    folder.mkdir(parents=True)
+    (folder / OWNER).write_text(dead)
+    (folder / "records.jsonl").write_text(f"{json.dumps(record)}\n")
+    return run_id, folder
+
+
+def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pid = process.pid
+    runs = {
+        "dead": me() | {"pid": pid}, "alive": me() | {"pid": os.getpid()}, "elsewhere": me() | {"host": "another"},
+    }  # fmt: skip
+    ids = {}
+    for name, told in runs.items():
+        ids[name] = tracking.create_run("doctor", name, {"kind": "train"})
+        mlflow.MlflowClient().set_tag(ids[name], tracking.PROCESS, json.dumps(told))
+    assert mlproject.main(["doctor", "--close=False"]) == 0
+    assert mlflow.get_run(ids["dead"]).info.status == "RUNNING"
+    capsys.readouterr()
+    assert mlproject.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
+    assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
+    assert f"--resume {ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
+    assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
+    for run_id in ids.values():
+        mlflow.MlflowClient().set_terminated(run_id)
+
+
+def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "some-run" / "last.pt"
+    about = tmp_path / "cache" / "mlproject" / "a" / "b" / "about.json"
+    for file in (checkpoint, about):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half of it")
+    assert mlproject.main(["doctor"]) == 1
+    said = capsys.readouterr()
+    assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
+    assert f"{about.parent} is damaged; it is made again" in said.out
+
+
+def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = DataConfig(dataset="shapes", resize=16, crop=16, cache_dir=str(tmp_path / "kept"))
+    images = np.array(load_split(config, "val").images)
+    (file,) = (tmp_path / "kept").glob("*/*/images.npy")
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not np.array_equal(load_split(config, "val").images, images)
+
+    doctor = ["doctor", "--cache_dir", config.cache_dir]
+    assert mlproject.main([*doctor, "--close=False"]) == 1
+    assert f"the prepared pictures in {file.parent} are damaged: remove that folder" in capsys.readouterr().err
+    assert mlproject.main(doctor) == 0
+    assert f"{file.parent} is damaged; it is made again when it is needed" in capsys.readouterr().out
+    np.testing.assert_array_equal(load_split(config, "val").images, images)
+    assert mlproject.main(doctor) == 0
+    assert "1 split(s)" in capsys.readouterr().out
+
+    other = tmp_path / "kept/a/b"
+    other.mkdir(parents=True)
+    (other / "about.json").write_text('{"format": 2}')
+    assert mlproject.main(doctor) == 0
+    assert "1 split(s)" in capsys.readouterr().out, "what another version has written is nobody's damage"
+
+
+def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
+    run_id, folder = left_by_a_dead_process({"what": "end", "status": "FINISHED", "time": 1})
+    mlproject.main(["doctor"])
+    assert "it is closed" in capsys.readouterr().out
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert not folder.exists()
+
+
+def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_id, folder = left_by_a_dead_process({"what": "tags", "values": {"k" * 300: "a name that is too long"}})
+    for _ in range(2):
+        assert mlproject.main(["doctor"]) == 1
+        said = capsys.readouterr()
+        assert f"MLflow has refused 1 record(s) of run {run_id}, which are set aside in {folder}" in said.err
+        assert "MLflow refuses tags kkk" in said.err
+        assert "of 0 run(s)" in said.out
+        assert mlflow.get_run(run_id).info.status == "KILLED"
+
+
+JOINS = """
+import sys
+from studies import tracking
+with tracking.tracked_run("doctor", "shared", {"kind": "tune"}, sys.argv[1], shared=True, others=lambda: True):
+    print("joined", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run_id = tracking.create_run("doctor", "shared", {"kind": "tune"})
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    workers = []
+    for name in ("first", "left", "last"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", JOINS, run_id]
+        workers.append(
+            subprocess.Popen(
+                command, cwd=tmp_path / name, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )  # fmt: skip
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "joined\n"
+    first, left, last = workers
+    left.communicate()
+    assert left.returncode == 0
+    last.kill()
+    last.communicate()
+
+    def judged() -> tuple[str, str]:
+        mlproject.main(["doctor"])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if run_id in line]
+        return mlflow.get_run(run_id).info.status, line
+
+    status, line = judged()
+    assert status == "RUNNING"
+    assert f"process {first.pid} on" in line
+    assert f"process {left.pid} on" not in line
+    assert "of which one lives at least" in line
+    first.kill()
+    first.communicate()
+    status, line = judged()
+    assert status == "KILLED"
+    assert "which are dead" in line
+
+
+def test_doctor_makes_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'absent.db'}")
+    assert mlproject.main(["doctor"]) == 0
+    assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} is not there." in capsys.readouterr().out
+    assert not (tmp_path / "absent.db").exists()
+
+
+@pytest.mark.parametrize("command", ["doctor", "sync"])
+def test_the_run_that_mlflow_opens_for_what_records_nothing_is_named(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    opened = client.create_run(client.create_experiment(f"for {command}"), run_name="ugly-slug-7").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened)
+    assert mlproject.main([command]) == 0
+    run = client.get_run(opened)
+    assert (run.info.run_name, run.data.tags["kind"], run.info.status) == (command, command, "RUNNING")
+    client.set_terminated(opened)

@@ -1,0 +1,244 @@
+"""Pictures as people have them, predicted through the command line: what is written, recorded, skipped and told."""
+
+import csv
+import re
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlproject
+from segmentation.classes import Labels
+from segmentation.prediction.predictor import Prediction, Predictor
+from segmentation.training.checkpoints import Checkpoint, save
+from studies.config import PredictConfig, TrainConfig
+from studies.models import loading as model_store
+from studies.runs.prediction import run_prediction
+from tests.conftest import last_run
+from tests.segmentation.prediction.test_predictor import blobs, random_network
+
+LABELS = Labels(("background", "road", "sky"), ((0, 0, 0), (128, 64, 128), (70, 130, 180)))
+RESIZE = 32
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A network whose weights are random, as a training would have stored it."""
+    file = tmp_path_factory.mktemp("checkpoint") / "best.pt"
+    config = TrainConfig(model="lraspp_mobilenet_v3_large", dataset="folder", resize=RESIZE, crop=None)
+    save(
+        Checkpoint(
+            config=asdict(config), class_names=list(LABELS.names), palette=[list(each) for each in LABELS.palette],
+            fingerprint="f", epoch=3, best_epoch=3, best_value=0.5, network=random_network().state_dict(),
+            optimizer={}, scaler={},
+        ),
+        file,
+    )  # fmt: skip
+    return str(file)
+
+
+def called(checkpoint: str, *more: str) -> int:
+    return mlproject.main(["predict", "--model_uri", checkpoint, "--images", "in", "--device", "cpu", *more])
+
+
+def expected(checkpoint: str, picture: Image.Image) -> Prediction:
+    (prediction,) = Predictor(model_store.load(checkpoint).network(), RESIZE, "bilinear")([picture])
+    return prediction
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture)
+
+
+def table(output: str = "predictions") -> dict[str, dict[str, str]]:
+    with Path(output, "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return {row["image"]: row for row in csv.DictReader(file)}
+
+
+def pictures(**images: Image.Image) -> None:
+    Path("in").mkdir()
+    for name, image in images.items():
+        image.save(Path("in", f"{name}.png"))
+
+
+def check(checkpoint: str, name: str, picture: Image.Image) -> None:
+    """The files called `name` hold what the predictor says of an RGB picture."""
+    prediction = expected(checkpoint, picture)
+    assert (pixels(f"predictions/masks/{name}.png") != prediction.classes).mean() < 1e-3
+    confidence = pixels(f"predictions/confidence/{name}.png")
+    assert confidence.dtype == np.uint8
+    np.testing.assert_allclose(confidence / 255, prediction.confidence, atol=1 / 255)
+
+
+def test_every_file_and_figure_of_a_run(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, third = blobs((61, 45), 0), blobs((45, 80), 1), blobs((61, 45), 2)
+    pictures(first=first, third=third)
+    Path("in/deep").mkdir()
+    second.save("in/deep/second.bmp")
+    Path("in/notes.txt").write_text("no picture")
+    Path("in/.hidden.png").write_text("no picture")
+    metrics = run_prediction(PredictConfig(model_uri=checkpoint, images="in", device="cpu"))
+
+    counted, rows = np.zeros(3, int), table()
+    assert list(rows) == ["deep/second.bmp", "first.png", "third.png"]
+    total = 0.0
+    for name, picture in {"first": first, "deep/second": second, "third": third}.items():
+        check(checkpoint, name, picture)
+        row = rows[f"{name}.{'bmp' if 'deep' in name else 'png'}"]
+        assert (int(row["width"]), int(row["height"])) == picture.size
+        with Image.open(f"predictions/masks/{name}.png") as mask:
+            assert (mask.mode, mask.size) == ("P", picture.size)
+            palette = np.array(mask.getpalette()).reshape(-1, 3)
+            np.testing.assert_array_equal(palette[:3], LABELS.palette)
+            assert palette[255].tolist() == [224, 224, 224]
+            counts = np.bincount(np.array(mask).ravel(), minlength=3)
+        np.testing.assert_allclose([float(row[each]) for each in LABELS.names], counts / counts.sum(), atol=5.1e-7)
+        mean = expected(checkpoint, picture).confidence.mean(dtype=np.float64)
+        assert float(row["mean_confidence"]) == pytest.approx(mean, abs=1e-5)
+        counted, total = counted + counts, total + mean * counts.sum()
+
+        overlay, classes = pixels(f"predictions/overlays/{name}.jpg"), pixels(f"predictions/masks/{name}.png")
+        wanted = (np.array(picture) + np.array(LABELS.palette)[classes]) / 2
+        wanted[classes == 0] = np.array(picture)[classes == 0]
+        assert abs(overlay - wanted).mean() < 6  # JPEG smears the edges of small pictures
+    assert (counted > 0).sum() > 1
+    assert Path("predictions/classes.txt").read_text().split() == list(LABELS.names)
+
+    run = last_run()
+    assert run.info.status == "FINISHED"
+    cells = re.findall(r"^\| (\w+)\W* \| ([\d.]+%) \|$", run.data.tags["mlflow.note.content"], re.MULTILINE)
+    for name, share in zip(LABELS.names, counted / counted.sum(), strict=True):
+        assert metrics[f"predict/share/{name}"] == pytest.approx(share)
+        assert (name, f"{share:.2%}") in cells
+    assert metrics["predict/mean_confidence"] == pytest.approx(total / counted.sum(), abs=1e-5)
+    assert (metrics["predict/images"], metrics["predict/skipped"]) == (3, 0)
+    assert metrics["predict/images_per_second"] > 0
+    assert run.data.metrics == pytest.approx(run.data.metrics | metrics)
+    told = {"kind": "predict", "predicted_with": checkpoint, "model": "lraspp_mobilenet_v3_large", "dataset": "folder"}
+    assert told.items() <= run.data.tags.items()
+    logged = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/predictions.csv")
+    assert logged == Path("predictions/predictions.csv").read_text()
+    assert {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "examples")} == {
+        f"examples/{place}.png" for place in range(3)
+    }
+    said = capsys.readouterr().out
+    assert f"They are in {Path('predictions').absolute()}" in said
+    assert run.info.run_id in said.splitlines()[-1]
+
+
+def test_bad_pictures_are_named_and_all_others_done(
+    checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = blobs((40, 40), 0)
+    pictures(
+        good=good, long=Image.new("RGB", (30_000, 1)), deep=Image.new("I;16", (9, 9)), bomb=Image.new("1", (210, 210))
+    )
+    good.save("in/several.tif", save_all=True, append_images=[good])
+    good.save("in/cut.jpg")
+    Path("in/cut.jpg").write_bytes(Path("in/cut.jpg").read_bytes()[:600])
+    Path("in/empty.png").write_bytes(b"")
+    Path("in/gone.png").symlink_to("nowhere.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    assert called(checkpoint) == 1
+    said = capsys.readouterr()
+    reasons = {
+        "bomb.png": "it is too large: more than 40,000 pixels", "cut.jpg": "damaged or cut off",
+        "deep.png": "more than 8 bits a channel", "empty.png": "of no known format", "gone.png": "No such file",
+        "several.tif": "it holds several images",
+        "long.png": "it has 30000 x 1 pixels, of which the network would see 30,720,000",
+    }  # fmt: skip
+    skipped = mlflow.artifacts.load_text(f"runs:/{last_run().info.run_id}/skipped.txt")
+    for name, reason in reasons.items():
+        (line,) = [line for line in said.err.splitlines() if line.startswith(f"skipped {name}: ")]
+        assert reason in line
+        assert f"{name}: {line.partition(': ')[2]}" in skipped
+    assert "error: 7 of 8 pictures could not be predicted: " in said.err
+    assert "1 of 8 pictures predicted" in said.out
+    assert list(table()) == ["good.png"]
+    check(checkpoint, "good", good)
+    run = last_run()
+    assert run.info.status == "FAILED"
+    assert "7 of 8 pictures" in run.data.tags["status_reason"]
+    assert (run.data.metrics["predict/images"], run.data.metrics["predict/skipped"]) == (1, 7)
+    assert not [action for action in warnings.filters if action[2] is Image.DecompressionBombWarning]
+
+
+def test_pictures_of_every_kind_are_read_as_they_look(checkpoint: str) -> None:
+    colour = blobs((50, 34), 4)
+    kinds = {
+        "grey": colour.convert("L"), "grey_alpha": colour.convert("LA"), "alpha": colour.convert("RGBA"),
+        "palette": colour.quantize(64), "black": colour.convert("1"),
+    }  # fmt: skip
+    kinds["alpha"].putalpha(128)
+    pictures(**kinds)
+    transparent = colour.quantize(16)
+    transparent.save("in/transparent.png", transparency=bytes(range(16)))
+    colour.convert("CMYK").save("in/cmyk.jpg", quality=95)
+    colour.save("in/web.webp", lossless=True)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held so that the picture has to be turned right to stand upright
+    colour.transpose(Image.Transpose.ROTATE_90).save("in/turned.png", exif=turned)
+    assert called(checkpoint) == 0
+    with Image.open("in/cmyk.jpg") as cmyk:
+        kinds |= {"cmyk": cmyk.convert("RGB"), "web": colour, "turned": colour}
+    kinds |= {"alpha": colour, "transparent": transparent}
+    for name, picture in kinds.items():
+        check(checkpoint, name, picture.convert("RGB"))
+    assert len(table()) == len(kinds) == 9
+
+
+def test_names_that_collide_and_what_was_predicted_before(checkpoint: str) -> None:
+    first, second = blobs((40, 40), 0), blobs((44, 40), 1)
+    pictures(same=first)
+    second.save("in/same.webp", lossless=True)
+    for output in ("in/results", "in/results", "in", "in/again"):
+        assert called(checkpoint, "--output", output) == 0
+        assert list(table(output)) == ["same.png", "same.webp"]
+        assert pixels(f"{output}/masks/same.png.png").shape == (40, 40)
+        assert pixels(f"{output}/masks/same.webp.png").shape == (40, 44)
+
+
+def test_one_picture_mirrored_too(checkpoint: str) -> None:
+    picture = blobs((40, 40), 0)
+    pictures(one=picture)
+    config = PredictConfig(model_uri=checkpoint, images="in/one.png", device="cpu", flip=True, run_name="mine")
+    run_prediction(config)
+    network = model_store.load(checkpoint).network()
+    (prediction,) = Predictor(network, RESIZE, "bilinear", flip=True)([picture])
+    np.testing.assert_array_equal(pixels("predictions/masks/one.png"), prediction.classes)
+    assert abs(pixels("predictions/confidence/one.png") / 255 - prediction.confidence).max() < 1 / 255
+    assert abs(prediction.confidence - expected(checkpoint, picture).confidence).max() > 0.01
+    assert last_run().data.tags["mlflow.runName"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("images", "output", "message"),
+    [
+        ("nowhere", "out", "images=nowhere does not exist"),
+        ("empty", "out", "images=empty holds no picture"),
+        ("in", "file", "file/classes.txt cannot be written"),
+    ],
+)
+def test_what_cannot_be_done_is_told(
+    images: str, output: str, message: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures(one=Image.new("RGB", (9, 9)))
+    Path("empty").mkdir()
+    Path("file").write_text("in the way")
+    assert called(checkpoint, "--images", images, "--output", output) == 1
+    assert message in capsys.readouterr().err
+    assert last_run().info.status == "FAILED"
+
+
+def test_a_folder_of_bad_pictures_alone_is_told(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in").mkdir()
+    Path("in/bad.png").write_text("no picture")
+    assert called(checkpoint) == 1
+    told = "1 of 1 pictures could not be predicted: bad.png (it cannot be read as an image: it is empty"
+    assert told in capsys.readouterr().err
+    assert table() == {}

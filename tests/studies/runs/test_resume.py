@@ -1,0 +1,177 @@
+"""Which training `resume` goes on with, as what, and in which run."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import mlproject
+from segmentation.errors import InputError
+from studies import tracking
+from studies.config import QuickStartConfig, TrainConfig
+from studies.runs.resume import merged
+from tests.conftest import PROJECT, last_run, write_own_data
+from tests.faults.kills import kills
+from tests.faults.training import words
+from tests.studies.conftest import Trained
+from tests.test_mlflow_run import mlflow_run, parameters
+
+BEGUN = TrainConfig(
+    dataset="shapes", epochs=7, learning_rate=0.3, data_dir="/somewhere", device="cpu", recipe="careful"
+)
+
+
+def test_what_is_not_given_is_as_it_was_begun() -> None:
+    assert merged(TrainConfig(resume="x"), asdict(BEGUN)) == BEGUN
+    assert merged(TrainConfig(resume="x", epochs=7, dataset="shapes"), asdict(BEGUN)) == BEGUN
+
+
+def test_the_default_folder_that_mlflow_has_resolved_is_not_given() -> None:
+    assert merged(TrainConfig(resume="x", data_dir=str(Path.cwd())), asdict(BEGUN)).data_dir == "/somewhere"
+
+
+def test_what_does_not_matter_to_the_figures_may_be_given_anew() -> None:
+    given = TrainConfig(resume="x", data_dir="/elsewhere", device="cuda", checkpoint_dir="moved", plot_every=3)
+    changed = {"data_dir": "/elsewhere", "device": "cuda", "checkpoint_dir": "moved", "plot_every": 3}
+    assert merged(given, asdict(BEGUN)) == replace(BEGUN, **changed)
+
+
+def test_what_matters_may_not() -> None:
+    with pytest.raises(InputError, match=r"run x was begun with learning_rate=0.3, now 0.2, seed=0, now 5: leave out"):
+        merged(TrainConfig(resume="x", learning_rate=0.2, seed=5), asdict(BEGUN))
+
+
+@pytest.mark.parametrize("given", [{"freeze_backbone": 0}, {"backbone_learning_rate_factor": 1.0}])
+def test_what_a_recipe_sets_is_given_even_if_it_is_what_the_field_is_without_one(given: dict[str, float]) -> None:
+    (name, value), was = *given.items(), {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1}
+    with pytest.raises(InputError, match=rf"run x was begun with {name}={was[name]}, now {value}: leave out"):
+        merged(TrainConfig(resume="x", **given), asdict(BEGUN))
+    with pytest.raises(InputError, match=r"begun with freeze_backbone=0, now 3: leave out"):
+        merged(TrainConfig(resume="x", recipe="head_first"), asdict(replace(BEGUN, recipe="none", freeze_backbone=0)))
+
+
+def test_what_is_typed_is_given_even_if_it_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"run x was begun with epochs=7, now 50, learning_rate=0.3, now 0.01: leave"):
+        merged(typed("--resume=x", "--learning-rate=0.01", "--epochs", "50"), asdict(BEGUN))
+    with pytest.raises(InputError, match=r"begun with freeze_backbone=3, now 0: leave"):
+        merged(typed("--resume", "x", "--freeze_backbone", "0"), asdict(BEGUN))
+    assert merged(typed("--resume", "x", "--data_dir", "."), asdict(BEGUN)).data_dir == "."
+    assert merged(typed("--resume", "x", "--recipe", "careful", "--epochs", "7"), asdict(BEGUN)) == BEGUN
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # where MLproject's own defaults are typed, too
+    assert merged(typed("--resume=x", "--learning_rate=0.01", "--epochs", "50"), asdict(BEGUN)) == BEGUN
+
+
+def typed(*arguments: str) -> TrainConfig:
+    found = mlproject.parse(TrainConfig, arguments, "train")
+    assert isinstance(found, TrainConfig)
+    return found
+
+
+def test_a_training_of_an_older_version_is_gone_on_with_as_it_was_begun() -> None:
+    older = asdict(TrainConfig(weights="imagenet", normalization="signed_unit"))
+    del older["deterministic"]
+    found = merged(TrainConfig(resume="x"), older)
+    assert (found.normalization, found.deterministic) == ("signed_unit", False)
+
+
+def test_the_quick_start_s_own_defaults_are_not_given_either() -> None:
+    begun = QuickStartConfig(epochs=3)
+    assert merged(QuickStartConfig(resume="x"), asdict(begun)) == begun
+    assert asdict(merged(TrainConfig(resume="x"), asdict(begun))) == asdict(begun)
+
+
+EPOCHS = 12
+
+
+@pytest.mark.parametrize(("number", "processes"), [("SIGUSR1", 1), ("SIGTERM", 2)])
+def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
+    number: str, processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"data_dir": write_own_data(tmp_path, 24), "epochs": EPOCHS, "processes": processes}
+    fields |= {"log_model": False, "plot_every": EPOCHS}
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "mlproject.py"), *words(**fields)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    run_id = next(line for line in process.stdout if line.startswith("Run ")).split()[1].rstrip(":")
+    while "epoch 2/" not in process.stdout.readline():
+        pass
+    os.killpg(process.pid, signal.Signals[number])  # all of them, as a terminal or a scheduler does
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"Stopped: {number}" in errors
+    assert f"python {PROJECT / 'mlproject.py'} train --resume {run_id}\n" in said
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["status_reason"] == f"killed by {number}"
+    assert "curves/loss.png" in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
+
+    if processes == 1:
+        done = mlflow_run("-e", "train", *parameters(resume=run_id, checkpoint_dir=tmp_path / "checkpoints"))
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    else:
+        assert mlproject.main(["train", f"--resume={run_id}"]) == 0
+        said = capsys.readouterr().out
+    assert f"of {EPOCHS}." in said
+    assert "epoch 1/" not in said
+    points = mlflow.MlflowClient().get_metric_history(run_id, "val/loss")
+    assert [point.step for point in points] == list(range(1, EPOCHS + 1))
+    run = mlflow.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert "status_reason" not in run.data.tags
+    below = mlflow.MlflowClient().search_runs(["0"], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    assert [each.info.status for each in below] == ["FINISHED"] * (processes == 1), "what `mlflow run` has opened"
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 1
+    assert "that training has finished" in capsys.readouterr().err
+
+
+def test_a_finished_training_names_the_command_that_trains_its_model_further(
+    two_seeds: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = two_seeds.run_ids[0]
+    assert mlproject.main(["train", f"--resume={run_id}", "--epochs=1"]) == 1
+    refusal = capsys.readouterr().err
+    assert f"resume={run_id}: that training has finished after its 4 epochs" in refusal
+    (command,) = [line for line in refusal.splitlines() if " train " in line and "mlproject.py" in line]
+    words = shlex.split(command)
+    assert mlproject.main([*words[words.index("train") :], "--log_model=False", "--experiment=further"]) == 0
+    further = last_run()
+    begun, now = (mlflow.artifacts.load_dict(f"runs:/{each}/config.json") for each in (run_id, further.info.run_id))
+    changed = {name: value for name, value in now.items() if value != begun[name]}
+    assert changed.items() >= {"epochs": 1, "weights": f"runs:/{run_id}"}.items()
+    assert changed.keys() <= {"epochs", "weights", "log_model", "experiment", "register_as", "alias"}
+    assert further.info.run_id != run_id
+    assert mlflow.artifacts.load_dict(f"runs:/{further.info.run_id}/starting_weights.json")["fresh"] == []
+
+
+def test_a_training_that_is_under_way_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = tracking.create_run("e", "n", {"kind": "train"})
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 1
+    assert f"still under way, in process {os.getpid()}" in capsys.readouterr().err
+    tracking.end_run(run_id, "FINISHED")
+
+
+@pytest.mark.parametrize(("resume", "told"), [("nonsense", "is not the ID"), ("0" * 32, "is not the ID")])
+def test_what_is_no_training_is_told(resume: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mlproject.main(["train", f"--resume={resume}"]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_run_without_its_checkpoint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.tracked_run("e", "n", {"kind": "train"}) as run_id:
+        tracking.log_metrics({"val/loss": 1.0}, step=1)
+    tracking.end_run(run_id, "KILLED", "by this test")
+    assert mlproject.main(["train", f"--resume={run_id}"]) == 1
+    assert "name the right checkpoint_dir" in capsys.readouterr().err
+
+
+def test_a_killed_training_ends_with_the_figures_of_one_that_was_not(tmp_path: Path) -> None:
+    assert kills(1, tmp_path, epochs=4, log_model=False)["wrong"] == []

@@ -1,0 +1,44 @@
+"""What weights= may name, beside runs and registered models, which `test_training_run` looks at."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segmentation.config import ModelConfig
+from segmentation.data import load_split
+from segmentation.errors import InputError
+from segmentation.models import segmenter as models
+from studies.config import TrainConfig
+from studies.runs.start import starting_network
+from tests.segmentation.models.test_state_dicts import safetensors
+
+LRASPP: Any = "lraspp_mobilenet_v3_large"
+
+
+def config(own_data: Path, **more: Any) -> TrainConfig:
+    values = {"dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "model": LRASPP}
+    return TrainConfig(**values | more)
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.ckpt", "w.safetensors"])
+def test_weights_may_be_a_plain_state_dict(name: str, own_data: Path) -> None:
+    torch.manual_seed(5)
+    state = models.build(ModelConfig(model=LRASPP), 3).network.state_dict()
+    if name == "w.safetensors":
+        safetensors(state, Path(name))
+    else:
+        torch.save({"state_dict": state}, name)
+    given = config(own_data, weights=name)
+    network, taken = starting_network(given, load_split(given, "train"))
+    assert taken is not None
+    assert not taken.fresh
+    assert all(torch.equal(tensor, state[each]) for each, tensor in network.network.state_dict().items())
+
+
+def test_a_file_that_is_no_weights_is_told_by_name(own_data: Path) -> None:
+    Path("w.pth").write_bytes(b"no weights")
+    given = config(own_data, weights="w.pth")
+    with pytest.raises(InputError, match=r"weights=w\.pth cannot be read: it is damaged, or holds more than tensors"):
+        starting_network(given, load_split(given, "train"))

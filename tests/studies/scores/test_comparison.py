@@ -1,0 +1,354 @@
+"""Which differences between runs are real: against scipy, by hand, and on real runs."""
+
+import copy
+import csv
+import io
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from segmentation.classes import Labels
+from segmentation.errors import InputError
+from segmentation.scoring.bootstrap import Interval, holm, p_value
+from segmentation.scoring.evaluate import Scores, common_classes
+from studies import tracking
+from studies.config import CompareConfig, EvaluateConfig
+from studies.runs.comparison import run_comparison
+from studies.runs.evaluation import run_evaluation
+from studies.scores.comparison import (
+    COMPARED,
+    Contestant,
+    Difference,
+    Pair,
+    SeedSpread,
+    between_settings,
+    check_protocols,
+    compare,
+    contestants_of,
+    seed_spreads,
+    shared_images,
+)
+from studies.scores.stored import StoredScores, find_runs
+from tests.conftest import last_run
+from tests.studies.conftest import Trained
+
+LABELS = Labels.named("a", "b", "c")
+
+
+class Unknown(NamedTuple):
+    """Stands for where scores were stored, of networks that no run has trained."""
+
+    name: str
+
+    def network(self) -> str:
+        return self.name
+
+
+def scores_of(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
+    scores = Scores(LABELS)
+    scores.update(logits, labels)
+    return scores
+
+
+def drawn_from(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Labels `(B, H, W)` with the probabilities of logits `(B, C, H, W)`."""
+    probabilities = logits.movedim(1, -1).softmax(-1)
+    drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=random)
+    return drawn.reshape(probabilities.shape[:-1])
+
+
+def contestants(images: int = 40) -> list[Contestant]:
+    """A network; the same but over-confident; and one that is wrong more often."""
+    random = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(images, 3, 8, 8, generator=random)
+    labels = drawn_from(logits, random)
+    worse = logits + torch.randn(logits.shape, generator=random)
+    found = []
+    for letter, each in zip("ABC", (logits, 3 * logits, worse), strict=True):
+        scores = scores_of(each, labels)
+        found.append(Contestant(letter, Unknown(letter), letter, scores, scores.metrics(), scores.resampled()))  # type: ignore[arg-type]
+    return found
+
+
+def test_differences_and_their_intervals_are_those_of_scipy_s_paired_bootstrap() -> None:
+    first, _, third = contestants()
+    pair = compare([first, third])[0]
+    blocks = [next(each.scores.blocks()) for each in (first, third)]
+    correct = [block["correct"].sum(1).astype(float) for block in blocks]
+    pixels = blocks[0]["pixels"].astype(float)
+    theirs = stats.bootstrap(
+        (*correct, pixels), lambda a, b, n, axis: (a.sum(axis) - b.sum(axis)) / n.sum(axis), paired=True,
+        vectorized=True, n_resamples=20_000, method="BCa", rng=1,
+    ).confidence_interval  # fmt: skip
+    ours = pair.differences["pixel_accuracy"]
+    width = theirs.high - theirs.low
+    assert ours.value == pytest.approx((correct[0].sum() - correct[1].sum()) / pixels.sum())
+    assert ours.interval.low == pytest.approx(theirs.low, abs=0.06 * width)
+    assert ours.interval.high == pytest.approx(theirs.high, abs=0.06 * width)
+
+
+def test_pairing_tells_apart_what_separate_intervals_cannot() -> None:
+    """Two networks that err on the same pixels, one a little surer: intervals overlap, the difference is clear."""
+    random = torch.Generator().manual_seed(1)
+    logits = 2 * torch.randn(60, 3, 8, 8, generator=random) * (0.5 + torch.rand(60, 1, 1, 1, generator=random))
+    labels = drawn_from(0.6 * logits, random)
+    both = []
+    for letter, factor in (("A", 1.0), ("B", 1.06)):
+        scores = scores_of(factor * logits, labels)
+        both.append(Contestant(letter, None, letter, scores, scores.metrics(), scores.resampled()))  # type: ignore[arg-type]
+    ends = [scores.scores.intervals()["ece"] for scores in both]
+    assert ends[0].high > ends[1].low
+    difference = compare(both)[0].differences["ece"]
+    assert difference.value < 0
+    assert difference.interval.high < 0
+    assert difference.shown
+
+
+def test_p_values_are_adjusted_over_the_pairs_of_each_metric() -> None:
+    three = contestants()
+    pairs = compare(three)
+    assert [(pair.first.letter, pair.second.letter) for pair in pairs] == [("A", "B"), ("A", "C"), ("B", "C")]
+    for metric in COMPARED:
+        raw = [
+            p_value(a.resampled[metric] - b.resampled[metric], a.metrics[metric] - b.metrics[metric])
+            for a, b in itertools.combinations(three, 2)
+        ]
+        assert [pair.differences[metric].p_value for pair in pairs] == holm(raw)
+    assert pairs[0].differences["pixel_accuracy"].value == 0
+    assert pairs[0].differences["pixel_accuracy"].p_value == 1
+    assert pairs[0].sentence().startswith("A is better calibrated than B: -")
+
+
+def test_sentences_say_what_the_images_show() -> None:
+    a, b, _ = contestants(images=4)
+    clear, unclear = Difference(-0.019, Interval(-0.028, -0.011), 0.0006), Difference(0.001, Interval(-0.02, 0.02), 0.9)
+    better = Pair(a, b, {"ece": clear, "loss": clear, "pixel_accuracy": clear, "mean_iou": unclear})
+    assert better.sentence() == (
+        "A is better calibrated than B: -0.0190, 95 % [-0.0280, -0.0110], p = 0.0006; A against B: better in loss, "
+        "worse in pixel accuracy, no difference shown in mean IoU."
+    )
+    none = Pair(a, b, dict.fromkeys(COMPARED, unclear))
+    assert none.sentence().startswith("A and B: no difference in calibration can be shown on 4 images: +0.0010, 95 % [")
+    within = SeedSpread(["A", "D"], {}, {}, {"ece": 0.02}, {})
+    assert better.sentence([within]) == (
+        f"{better.sentence()} But seeds alone make A and D differ by 0.0200: this says something about these two "
+        f"networks, and nothing about their settings."
+    )
+    assert better.sentence([within._replace(largest={"ece": 0.01})]) == better.sentence()
+    assert better.sentence([within._replace(letters=["A", "B"])]).endswith("They differ in nothing but the seed.")
+    worse = Pair(b, a, {"ece": Difference(0.019, Interval(0.01, 0.03), 0.001), **dict.fromkeys(COMPARED[1:], unclear)})
+    assert worse.sentence().startswith("B is worse calibrated than A: +0.0190")
+
+
+def stored(two_seeds: Trained) -> list[StoredScores]:
+    return [StoredScores(run, "val") for run in find_runs(",".join(two_seeds.run_ids), "val")]
+
+
+def text(path: str) -> str:
+    run = last_run()
+    return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{path}")
+
+
+def test_a_comparison_holds_table_sentences_and_pictures(
+    two_seeds: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pair,) = run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=2))
+    run = last_run()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["compared_runs"] == ",".join(two_seeds.run_ids)
+
+    record = json.loads(text("comparison/table.json"))
+    assert [each["run_id"] for each in record["runs"]] == list(two_seeds.run_ids)
+    assert record["images"] == [str(index) for index in range(12)] or len(record["images"]) == 12
+    assert record["pairs"][0]["sentence"].startswith(pair.sentence())
+    for each, run_id in zip(record["runs"], two_seeds.run_ids, strict=True):
+        trained = mlflow.get_run(run_id).data.metrics
+        assert each["metrics"]["ece"] == pytest.approx(trained["val/ece"], abs=1e-12)
+    difference = record["runs"][0]["metrics"]["ece"] - record["runs"][1]["metrics"]["ece"]
+    assert record["pairs"][0]["differences"]["ece"]["value"] == pytest.approx(difference)
+
+    rows = list(csv.DictReader(io.StringIO(text("comparison/table.csv"))))
+    told = next(row for row in rows if row["what"] == "difference" and row["metric"] == "ece")
+    assert float(told["value"]) == pytest.approx(difference)
+    assert pair.sentence() in text("comparison/table.md")
+    assert "share everything but the seed" in run.data.tags["mlflow.note.content"]
+
+    folder = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "comparison")}
+    pictures = {"reliability", "loss", "accuracy", "difference_ece", "difference_loss", "example_0", "example_1"}
+    assert {f"comparison/{name}.png" for name in pictures} <= folder
+
+    printed = capsys.readouterr().out
+    assert pair.sentence() in printed
+    assert run.info.run_id in printed.splitlines()[-1]
+
+
+def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained) -> None:
+    assert [run.info.run_id for run in find_runs(two_seeds.experiment, "val")] == list(two_seeds.run_ids)
+    assert [run.info.run_id for run in find_runs("models:/first-seed@first", "val")] == [two_seeds.run_ids[0]]
+    with pytest.raises(InputError, match="'two seeds' has no finished run that scored split='test'"):
+        find_runs(two_seeds.experiment, "test")
+    twice = f"runs:/{two_seeds.run_ids[1]}, {two_seeds.run_ids[1]}, models:/first-seed/1"
+    assert [run.info.run_id for run in find_runs(twice, "val")] == list(reversed(two_seeds.run_ids))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("no such experiment", "'no such experiment' is no run ID"),
+        ("0" * 32, f"'{'0' * 32}' cannot be found"),
+        ("models:/unknown/7", "'models:/unknown/7' cannot be found"),
+        ("", r"names 0 run\(s\); comparing needs two different ones"),
+    ],
+)
+def test_a_name_of_nothing_is_refused(names: str, message: str, two_seeds: Trained) -> None:
+    with pytest.raises(InputError, match=message):
+        run_comparison(CompareConfig(run_ids=names))
+    run = last_run()
+    assert run.info.status == "FAILED"
+
+
+def test_a_run_without_scores_is_refused_with_what_to_do(two_seeds: Trained) -> None:
+    with tracking.tracked_run("segmentation", "empty", {}) as run_id:
+        pass
+    with pytest.raises(InputError, match=r"\(empty, FINISHED\) has stored no scores of split='val'; score it with"):
+        run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{run_id}"))
+    with pytest.raises(InputError, match="has stored no scores of split='test'"):
+        run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), split="test"))
+
+
+def test_runs_that_were_scored_by_other_rules_are_refused_with_what_differs(two_seeds: Trained) -> None:
+    run_evaluation(EvaluateConfig(model_uri=two_seeds.run_ids[0], score_at="original", examples=0))
+    evaluated = last_run()
+    with pytest.raises(InputError) as refused:
+        run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[1]},{evaluated.info.run_id}"))
+    assert "score_at: training in" in str(refused.value)
+    assert "resolution: [32, 32] in" in str(refused.value)
+
+
+def changed(original: StoredScores, **attributes: Any) -> StoredScores:
+    other = copy.copy(original)
+    vars(other).update(attributes)
+    return other
+
+
+def test_other_bins_precision_or_contents_are_refused(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    check_protocols([first, second])
+    for key, value in (("bins", 15), ("precision", "bfloat16"), ("interpolation", "bicubic"), ("classes", ["x"])):
+        with pytest.raises(InputError, match=f"What differs: {key}: "):
+            check_protocols([first, changed(second, protocol=second.protocol | {key: value})])
+    name = next(iter(first.digests))
+    with pytest.raises(InputError, match=f"the contents of 1 of 12 images or masks, such as {name}"):
+        check_protocols([first, changed(second, digests=second.digests | {name: "other"})])
+
+
+def test_a_run_whose_scores_an_earlier_version_stored_is_compared(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    with np.load(second._histograms) as archive:
+        older = {name: values for name, values in archive.items() if not name.startswith("log_odds_")}
+    np.savez(second._histograms, **older)
+    both = list(contestants_of([first, second], shared_images([first, second])))
+    assert np.isfinite(both[0].metrics["aurc"])
+    assert np.isnan(both[1].metrics["aurc"])
+    assert np.isnan(both[1].interval("aurc")).all()
+    expected = second.scores(list(second.digests)).metrics(common_classes([each.scores for each in both]))
+    assert both[1].metrics == pytest.approx(expected, nan_ok=True)
+    (pair,) = compare(both)
+    assert all(np.isfinite(difference.value) for difference in pair.differences.values())
+    del older["brier"]
+    np.savez(second._histograms, **older)
+    with pytest.raises(InputError, match=rf"{second.run_id}.* another version of this program: it holds no brier"):
+        second.scores(shared_images([first, second]))
+
+
+class Rare(StoredScores):
+    """Stands for a run with these scores."""
+
+    def __init__(self, scores: Scores) -> None:
+        self.run_id, self.name, self._scores = "0" * 32, "rare", scores
+        self.origin = {"config": {"seed": 0}}
+
+    def scores(self, names: Sequence[str]) -> Scores:
+        return self._scores
+
+
+def test_all_runs_of_a_comparison_average_the_same_classes() -> None:
+    """Class c is nowhere labelled; only the second predicts it, in one image, which is no reason to differ so much."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (20, 8, 8), generator=random)
+    logits = 5 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
+    strange = logits.clone()
+    strange[4, 2, 0, 0] = 9
+    names = [f"{index}" for index in range(20)]
+    pairs = compare(list(contestants_of([Rare(scores_of(each, labels)) for each in (logits, strange)], names)))
+    difference = pairs[0].differences["mean_iou"]
+    assert 0 < difference.value < 0.01
+    assert 0 <= difference.interval.low <= difference.value <= difference.interval.high < 0.01
+
+
+def test_only_shared_images_are_compared_in_one_order(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    fewer = dict(list(reversed(second.digests.items()))[:5])
+    names = shared_images([first, changed(second, digests=fewer)])
+    assert names == [name for name in first.digests if name in fewer]
+    chosen = first.scores(names)
+    assert len(chosen) == 5
+    whole = first.scores(list(first.digests))
+    places = [list(first.digests).index(name) for name in names]
+    np.testing.assert_array_equal(chosen.image_ece(), whole.image_ece()[places])
+    with pytest.raises(InputError, match=r"share 1 scored image\(s\)"):
+        shared_images([first, changed(second, digests=dict(list(fewer.items())[:1]))])
+
+
+def test_runs_that_differ_in_the_seed_alone_are_grouped_by_hand(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    other = changed(second, origin=second.origin | {"config": second.origin["config"] | {"weight_decay": 0.1}})
+    found = []
+    for letter, each in zip("ABC", (first, second, other), strict=True):
+        scores = each.scores(list(each.digests))
+        found.append(Contestant(letter, each, letter, scores, scores.metrics(), scores.resampled()))
+    (spread,) = seed_spreads(found)
+    assert spread.letters == ["A", "B"]
+    values = [each.metrics["ece"] for each in found[:2]]
+    assert spread.mean["ece"] == pytest.approx(sum(values) / 2)
+    assert spread.largest["ece"] == pytest.approx(abs(values[0] - values[1]))
+    assert spread.deviation["ece"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert "A and B share everything but the seed" in spread.sentence()
+    assert seed_spreads([found[0], found[2]]) == []
+
+
+def test_the_same_network_scored_twice_counts_once(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    again = changed(first, run_id="of an evaluation")
+    found = []
+    for letter, each in zip("ABC", (first, again, second), strict=True):
+        scores = each.scores(list(each.digests))
+        found.append(Contestant(letter, each, letter, scores, scores.metrics(), scores.resampled()))
+    (spread,) = seed_spreads(found)
+    assert spread.letters == ["A", "C"]
+    pairs = compare(found)
+    assert pairs[0].sentence([spread]).endswith("They are the same network.")
+    assert pairs[1].sentence([spread]).endswith("They differ in nothing but the seed.")
+
+
+def test_two_settings_differ_by_their_means_over_seeds() -> None:
+    def spread(letters: str, values: list[float]) -> SeedSpread:
+        mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        return SeedSpread(
+            list(letters), dict.fromkeys(COMPARED, mean), dict.fromkeys(COMPARED, deviation),
+            dict.fromkeys(COMPARED, 0.0), dict.fromkeys(COMPARED, 0.0),
+        )  # fmt: skip
+
+    one, other = [0.10, 0.14], [0.03, 0.05, 0.04]
+    (sentence,) = between_settings([spread("AB", one), spread("CDE", other)])
+    error = np.sqrt(stats.sem(one) ** 2 + stats.sem(other) ** 2)
+    assert f"ece {0.12 - 0.04:+.4f} ± {error:.4f}; loss" in sentence
+    assert "The setting of A and B against that of C, D and E" in sentence
+    assert list(between_settings([spread("AB", one)])) == []
