@@ -281,7 +281,7 @@ def _draw(costs: Mapping[str, np.ndarray], goal: float, most: int, file: Path) -
         reached = each[np.isfinite(each)]
         share = np.arange(len(reached) + 1) / len(each)
         shares[name] = np.array([0, *reached, most]), np.append(share, share[-1])
-    figure = plots.share_reached(
+    figure = plots.fraction_reached(
         shares, [share * most for share in SHARES[:2]],
         f"Searches that are as good as the grid's best: val/loss {goal:.3f} or less",
         "training epochs spent", "share of searches",

@@ -28,7 +28,7 @@ def voc_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
 
 
 @dataclass(frozen=True)
-class Labels:
+class Classes:
     """The classes of a data set; a class's index is its place in `names`."""
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Labels:
         assert len(self.palette) == len(self.names)
 
     @classmethod
-    def named(cls, *names: str) -> "Labels":
+    def named(cls, *names: str) -> "Classes":
         """Classes with the given names, in the colours of Pascal VOC."""
         return cls(names, voc_palette(len(names)))
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.data import Split, cache, open_split
 from segmentation.models.segmenter import Segmenter
@@ -54,7 +54,7 @@ def mapped(place: Path, count: int) -> Split:
         np.lib.format.open_memmap(file, "w+", np.uint8, (count, SIDE, SIDE, *more))[0, :2] = 1
         arrays.append(np.lib.format.open_memmap(file, "r"))
     names = tuple(f"{index:06d}" for index in range(count))
-    return Split("folder", "train", "here", Labels.named("a", "b", "c"), names, arrays[0], arrays[1], "f", names)
+    return Split("folder", "train", "here", Classes.named("a", "b", "c"), names, arrays[0], arrays[1], "f", names)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def _scored_runs(count: int) -> Iterator[str]:
     import numpy as np
     import torch
 
-    from segmentation.classes import Labels
+    from segmentation.classes import Classes
     from segmentation.data import Split
     from segmentation.scoring.evaluate import Scores
     from studies import tracking
@@ -58,7 +58,7 @@ def _scored_runs(count: int) -> Iterator[str]:
     from studies.scores.recording import bins_record, protocol
 
     torch.manual_seed(0)
-    labels = Labels.named(*(f"class {index}" for index in range(CLASSES)))
+    labels = Classes.named(*(f"class {index}" for index in range(CLASSES)))
     names = tuple(f"image {number}" for number in range(FEW))
     masks = torch.randint(0, CLASSES, (FEW, SIDE, SIDE), dtype=torch.uint8)
     split = Split(

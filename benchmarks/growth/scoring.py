@@ -59,10 +59,10 @@ def _batch(classes: int, side: int) -> tuple[Any, Any]:
 
 def _scored(images: int, logits: Any, masks: Any) -> Any:
     """The scores of so many images, which are those of one batch again and again."""
-    from segmentation.classes import Labels
+    from segmentation.classes import Classes
     from segmentation.scoring.evaluate import Scores
 
-    scores = Scores(Labels.named(*(f"class {index}" for index in range(logits.shape[1]))))
+    scores = Scores(Classes.named(*(f"class {index}" for index in range(logits.shape[1]))))
     for start in range(0, images, BATCH):
         count = min(BATCH, images - start)
         scores.update(logits[:count], masks[:count])

@@ -284,11 +284,11 @@ def _scores(images: int) -> list["Scores"]:
     """Of models that differ in how sure they are of the same images."""
     import torch
 
-    from segmentation.classes import Labels
+    from segmentation.classes import Classes
     from segmentation.scoring.evaluate import Scores
 
     random = torch.Generator().manual_seed(0)
-    models = [Scores(Labels.named(*(f"class {index}" for index in range(CLASSES)))) for _ in range(MODELS)]
+    models = [Scores(Classes.named(*(f"class {index}" for index in range(CLASSES)))) for _ in range(MODELS)]
     for start in range(0, images, 63):
         size = min(63, images - start)
         logits = torch.randn(size, CLASSES, SIDE, SIDE, generator=random)

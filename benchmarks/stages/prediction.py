@@ -140,19 +140,19 @@ def this_project(work: Folder) -> Run:
     use_all_cores()
     import numpy as np
 
-    from segmentation.classes import Labels
-    from segmentation.prediction.inputs import read_picture
+    from segmentation.classes import Classes
+    from segmentation.prediction.inputs import read_image
     from segmentation.prediction.outputs import PredictedFolder
-    from segmentation.prediction.pipeline import predict_pictures
+    from segmentation.prediction.pipeline import predict_images
     from segmentation.prediction.predictor import Predictor
 
-    files, labels = work.files(), Labels.named(*(f"class {index}" for index in range(CLASSES)))
+    files, labels = work.files(), Classes.named(*(f"class {index}" for index in range(CLASSES)))
     predictor = Predictor(_network(work, channels_last=True), RESIZE, "bilinear")
     work.place.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"names": []}
     for place in work.checked():
         name, file = list(files.items())[place]
-        (prediction,) = predictor([read_picture(file)])
+        (prediction,) = predictor([read_image(file)])
         stem = Path(name).stem
         found["names"].append(stem)
         found |= {f"{stem} classes": prediction.classes, f"{stem} confidence": prediction.confidence}
@@ -160,7 +160,7 @@ def this_project(work: Folder) -> Run:
 
     def run() -> dict[str, Any]:
         output = PredictedFolder(work.place / "ours", labels)
-        predict_pictures(predictor, files, output, BATCH)
+        predict_images(predictor, files, output, BATCH)
         return {"pictures": len(output.rows), "folder": output.folder, "alone": work.place / "alone.npz"}
 
     return run
@@ -173,12 +173,12 @@ def bare_network(work: Folder) -> Run:
     import numpy as np
     import torch
 
-    from segmentation.prediction.inputs import read_picture
+    from segmentation.prediction.inputs import read_image
     from segmentation.prediction.predictor import Predictor
 
     network = _network(work, channels_last=True)
     predictor = Predictor(network, RESIZE, "bilinear")
-    prepared = [predictor.prepare(read_picture(file)) for file in work.files().values()]
+    prepared = [predictor.prepare(read_image(file)) for file in work.files().values()]
     batches = [
         torch.stack(prepared[start : start + BATCH]).contiguous(memory_format=torch.channels_last)
         for start in range(0, len(prepared), BATCH)
@@ -206,7 +206,7 @@ def plain_loop(work: Folder) -> Run:
     from torchvision.io import decode_image
     from torchvision.transforms.v2 import functional
 
-    from segmentation.prediction.inputs import read_picture
+    from segmentation.prediction.inputs import read_image
 
     network, folder, files = _network(work), work.place / "plain", work.files()
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def plain_loop(work: Folder) -> Run:
     def classes_of(image: torch.Tensor) -> "np.ndarray":
         return network(image[None]).softmax(1)[0].argmax(0).to(torch.uint8).numpy()
 
-    checked = [functional.resize(read_picture(list(files.values())[place]), [RESIZE]) for place in work.checked()]
+    checked = [functional.resize(read_image(list(files.values())[place]), [RESIZE]) for place in work.checked()]
     with torch.inference_mode():
         np.save(work.place / "plain.npy", np.stack([classes_of(functional.pil_to_tensor(each)) for each in checked]))
 
@@ -268,11 +268,11 @@ def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
     from torchvision.transforms.v2 import functional
 
     from segmentation.models import segmenter as models
-    from segmentation.prediction.inputs import read_picture
+    from segmentation.prediction.inputs import read_image
 
     torch.manual_seed(0)
     network = models.build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)
-    pictures = [read_picture(file) for file in itertools.islice(work.files().values(), SEEN)]
+    pictures = [read_image(file) for file in itertools.islice(work.files().values(), SEEN)]
     seen = torch.stack([functional.pil_to_tensor(functional.resize(picture, [RESIZE, RESIZE])) for picture in pictures])
     with torch.no_grad():
         for module in network.modules():

@@ -62,11 +62,11 @@ def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
     from segmentation.system.runtime import prepare_process
 
     prepare_process()
-    from segmentation.classes import Labels
+    from segmentation.classes import Classes
     from segmentation.scoring.evaluate import Scores
 
     batches = _batches(images, channels_last=True)
-    labels = Labels.named(*(f"class {index}" for index in range(CLASSES)))
+    labels = Classes.named(*(f"class {index}" for index in range(CLASSES)))
 
     def run() -> dict[str, float]:
         scores = Scores(labels)

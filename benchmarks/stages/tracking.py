@@ -173,11 +173,11 @@ def one_epoch(place: Path, work: training.Epoch) -> Run:
     prepare_process()
     training.use_all_cores()
     from segmentation.training.loop import train
-    from studies.runs.start import load_data, starting_network
+    from studies.runs.start import load_data, starting_model
 
     config = training.config_of(work, training.linked(work, place), place)
     data = load_data(config)
-    network, _ = starting_network(config, data.train)
+    network, _ = starting_model(config, data.train)
     trained, spent = train(network, data, config), []
 
     def run() -> dict[str, Any]:
@@ -202,11 +202,11 @@ def _is_due(epoch: int) -> bool:
 def _real_epoch(place: Path) -> tuple[Any, Any, Any, Any]:
     """A network after an epoch on a few images of CamVid, that epoch, its data and its configuration."""
     from segmentation.training.loop import train
-    from studies.runs.start import load_data, starting_network
+    from studies.runs.start import load_data, starting_model
 
     config = training.config_of(SMALL, training.linked(SMALL, place), place)
     data = load_data(config)
-    network, _ = starting_network(config, data.train)
+    network, _ = starting_model(config, data.train)
     return network, next(train(network, data, config)), data, config
 
 

@@ -111,12 +111,12 @@ def this_project(work: Epoch) -> Run:
     from segmentation.devices import resolve_device
     from segmentation.training import checkpoints, train
     from studies import tracking
-    from studies.runs.start import load_data, starting_network
+    from studies.runs.start import load_data, starting_model
     from studies.runs.training import _log_progress_pictures
 
     config = config_of(work, linked(work, place), place)
     data, device = load_data(config), resolve_device(config.device)
-    network, _ = starting_network(config, data.train)
+    network, _ = starting_model(config, data.train)
     first, _ = data.val.gather(_first(work))
     logits = _logits(network, first)
     stack = ExitStack()

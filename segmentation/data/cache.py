@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
 from segmentation.data.held_out import HELD_OUT
 from segmentation.data.lock import alone
@@ -68,7 +68,7 @@ class Split:
     dataset: str
     name: str
     location: str
-    labels: Labels
+    labels: Classes
     names: tuple[str, ...]
     images: np.ndarray
     """`(N, H, W, 3)` uint8."""

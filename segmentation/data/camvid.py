@@ -5,12 +5,12 @@ Brostow, Fauqueur and Cipolla, "Semantic object classes in video", Pattern Recog
 
 from pathlib import Path
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
-from segmentation.data.pairs import PicturePairs, match
+from segmentation.data.pairs import ImagePairs, match
 from segmentation.errors import InputError, one_of
 
-LABELS = Labels(
+LABELS = Classes(
     ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
     (
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
@@ -20,7 +20,7 @@ LABELS = Labels(
 UNLABELLED = 11
 
 
-def open_camvid(config: DataConfig, split: str) -> PicturePairs:
+def open_camvid(config: DataConfig, split: str) -> ImagePairs:
     """Open one split of the CamVid folder `config.data_dir`."""
     root = Path(config.data_dir)
     splits = [folder.name.removesuffix("annot") for folder in sorted(root.glob("*annot")) if folder.is_dir()]
@@ -30,4 +30,4 @@ def open_camvid(config: DataConfig, split: str) -> PicturePairs:
         )
     one_of("split", split, splits)
     classes = {index: index for index in range(len(LABELS))} | {UNLABELLED: VOID, VOID: VOID}
-    return PicturePairs(LABELS, str(root.resolve()), match(root / split, root / f"{split}annot"), classes)
+    return ImagePairs(LABELS, str(root.resolve()), match(root / split, root / f"{split}annot"), classes)

@@ -16,18 +16,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
-from segmentation.data.pairs import PicturePairs, files_by_stem, match, stem_of
+from segmentation.data.pairs import ImagePairs, files_by_stem, match, stem_of
 from segmentation.errors import InputError, one_of
 from segmentation.io.image_files import is_clutter
-from segmentation.io.text_lists import picture_names, read_text
+from segmentation.io.text_lists import image_names, read_text
 
 LINES = 100
 """Lines of a text that are looked at to see whether it lists images."""
 
 
-def open_folder(config: DataConfig, split: str) -> PicturePairs:
+def open_folder(config: DataConfig, split: str) -> ImagePairs:
     """Open one split of the data in `config.data_dir`."""
     root = Path(config.data_dir)
     if not root.is_dir():
@@ -46,7 +46,7 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
         folder = root / one_of("split", split, nested)
         files = match(folder / "images", folder / "masks")
     elif (root / "images").is_dir() and split != "classes" and split_list.is_file():
-        files = match(root / "images", root / "masks", picture_names(split_list))
+        files = match(root / "images", root / "masks", image_names(split_list))
     elif grouped or (lists := _lists(root)):
         one_of("split", split, grouped or lists)
         files = match(root / "images" / split, root / "masks" / split)
@@ -55,7 +55,7 @@ def open_folder(config: DataConfig, split: str) -> PicturePairs:
             f"data_dir={config.data_dir} has none of the layouts of dataset=folder: {split}/images and {split}/masks; "
             f"images/{split} and masks/{split}; or images, masks and {split}.txt with one name a line"
         )
-    return PicturePairs(Labels.named(*names), str(root.resolve()), files, classes)
+    return ImagePairs(Classes.named(*names), str(root.resolve()), files, classes)
 
 
 def _lists(root: Path) -> list[str]:
@@ -66,7 +66,7 @@ def _lists(root: Path) -> list[str]:
     found = []
     for file in sorted(root.glob("*.txt")):
         try:
-            names = picture_names(file)[:LINES]
+            names = image_names(file)[:LINES]
         except InputError:  # another text, then
             continue
         known = file.name != "classes.txt" and not is_clutter(file.name)

@@ -5,8 +5,8 @@ from functools import cached_property
 
 import numpy as np
 
-from segmentation.classes import Labels
-from segmentation.data.source import Picture, Source
+from segmentation.classes import Classes
+from segmentation.data.source import LabelledImage, Source
 from segmentation.errors import InputError
 
 HELD_OUT = "held_out"
@@ -21,7 +21,7 @@ class Part:
     places: tuple[int, ...]
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> Classes:
         return self.whole.labels
 
     @property
@@ -39,7 +39,7 @@ class Part:
     def pixels(self, index: int) -> int:
         return self.whole.pixels(self.places[index])
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabelledImage:
         return self.whole.read(self.places[index])
 
 

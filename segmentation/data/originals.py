@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.data.cache import Split
 from segmentation.data.preparation import resize_image
@@ -31,7 +31,7 @@ class Originals:
         return self.split.name
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> Classes:
         return self.split.labels
 
     @property

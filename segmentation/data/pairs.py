@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from segmentation.classes import VOID, Labels
-from segmentation.data.source import Picture
+from segmentation.classes import VOID, Classes
+from segmentation.data.source import LabelledImage
 from segmentation.errors import InputError, listed
 from segmentation.io.image_files import LARGEST_FILE, SUFFIXES, decoded, pixels_in, walk
 from segmentation.io.names import composed, is_plain
@@ -27,13 +27,13 @@ MARKS = re.compile(
 
 
 @dataclass(frozen=True)
-class PicturePairs:
+class ImagePairs:
     """A `Source` of image files with mask files.
 
     `classes` maps each mask value to its class index; values that it does not list are errors.
     """
 
-    labels: Labels
+    labels: Classes
     location: str
     files: Mapping[str, tuple[Path, Path]]
     classes: Mapping[int, int]
@@ -51,7 +51,7 @@ class PicturePairs:
         image_file, _ = self.files[self.names[index]]
         return pixels_in(image_file)
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabelledImage:
         image_file, mask_file = self.files[self.names[index]]
         image_bytes, mask_bytes = _content(image_file), _content(mask_file)
         with decoded(io.BytesIO(mask_bytes), f"mask {mask_file}") as picture:
@@ -64,7 +64,7 @@ class PicturePairs:
                 f"{mask.shape[1]} x {mask.shape[0]}; they must be equal{self._turned(index, image.size, mask.shape)}"
             )
         digest = hashlib.sha256(hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest())
-        return Picture(image, mask, digest.digest())
+        return LabelledImage(image, mask, digest.digest())
 
     def _turned(self, index: int, size: tuple[int, int], shape: tuple[int, ...]) -> str:
         """What to add about an image and a mask that do not fit as their EXIF orientations turn them."""

@@ -11,12 +11,12 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
-from segmentation.data.source import Picture
+from segmentation.data.source import LabelledImage
 from segmentation.errors import one_of
 
-LABELS = Labels(
+LABELS = Classes(
     ("background", "disk", "square", "triangle", "ring", "cross"),
     ((38, 38, 46), (230, 97, 60), (66, 133, 217), (94, 178, 84), (240, 190, 60), (160, 96, 190)),
 )
@@ -37,7 +37,7 @@ class Shapes:
     split: str
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> Classes:
         return LABELS
 
     @property
@@ -54,9 +54,9 @@ class Shapes:
     def pixels(self, index: int) -> int:
         return SIDE * SIDE
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabelledImage:
         image, mask = draw(np.random.default_rng([self.seed, list(COUNTS).index(self.split), index]))
-        return Picture(Image.fromarray(image), mask, hashlib.sha256(image.tobytes() + mask.tobytes()).digest())
+        return LabelledImage(Image.fromarray(image), mask, hashlib.sha256(image.tobytes() + mask.tobytes()).digest())
 
 
 def open_shapes(config: DataConfig, split: str) -> Shapes:

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 
 
-class Picture(NamedTuple):
+class LabelledImage(NamedTuple):
     """One labelled image as it was found."""
 
     image: Image.Image
@@ -24,7 +24,7 @@ class Source(Protocol):
     """One split of a data set, before any preparation."""
 
     @property
-    def labels(self) -> Labels: ...
+    def labels(self) -> Classes: ...
 
     @property
     def location(self) -> str:
@@ -44,6 +44,6 @@ class Source(Protocol):
         """Width times height of one picture, without decoding it; 0 if that is not known."""
         ...
 
-    def read(self, index: int) -> Picture:
+    def read(self, index: int) -> LabelledImage:
         """Decode and check one picture; an `InputError` names the file."""
         ...

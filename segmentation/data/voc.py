@@ -9,20 +9,20 @@ from pathlib import Path
 
 from torchvision.datasets import VOCSegmentation
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
-from segmentation.data.pairs import PicturePairs
+from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError, listed, one_of
-from segmentation.io.text_lists import picture_names
+from segmentation.io.text_lists import image_names
 
-LABELS = Labels.named(
+LABELS = Classes.named(
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 SPLITS = {"2007": ("train", "val", "trainval", "test"), "2012": ("train", "val", "trainval")}
 
 
-def open_voc(config: DataConfig, split: str) -> PicturePairs:
+def open_voc(config: DataConfig, split: str) -> ImagePairs:
     """Open one split of VOC below `config.data_dir`, fetching it first if that was asked for and is needed."""
     year = config.dataset.removeprefix("voc")
     one_of("split", split, SPLITS[year])
@@ -37,13 +37,13 @@ def open_voc(config: DataConfig, split: str) -> PicturePairs:
         _fetch(config, year, split, split_file)
     files = {
         name: (_found(folder / "JPEGImages" / f"{name}.jpg"), _found(folder / "SegmentationClass" / f"{name}.png"))
-        for name in picture_names(split_file)
+        for name in image_names(split_file)
     }
     missing = [str(path) for pair in files.values() for path in pair if not _is_file(path)]
     if missing:
         raise InputError(f"{split_file} names {len(missing)} file(s) that are not there: {listed(missing)}")
     classes = {index: index for index in range(len(LABELS))} | {VOID: VOID}
-    return PicturePairs(LABELS, str(folder.resolve()), files, classes)
+    return ImagePairs(LABELS, str(folder.resolve()), files, classes)
 
 
 def _fetch(config: DataConfig, year: str, split: str, split_file: Path) -> None:

@@ -28,7 +28,7 @@ def read_text(file: Path) -> str:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def picture_names(file: Path) -> list[str]:
+def image_names(file: Path) -> list[str]:
     """The pictures that a list names, as paths below their folder; blank lines are left out.
 
     Raises:

@@ -75,7 +75,7 @@ class Segmenter(nn.Module):
         return outputs
 
 
-class WeightsTaken(NamedTuple):
+class LoadedWeights(NamedTuple):
     """Which tensors of a network came from elsewhere."""
 
     taken: list[str]
@@ -119,7 +119,7 @@ def build(config: ModelConfig, classes: int) -> Segmenter:
     return Segmenter(network, normalization)
 
 
-def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Sequence[str]) -> WeightsTaken:
+def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Sequence[str]) -> LoadedWeights:
     """Start from torchvision's published weights: `imagenet` for the backbone, `coco` for the whole network.
 
     Raises:
@@ -147,7 +147,7 @@ def load_hub_weights(network: Segmenter, config: ModelConfig, class_names: Seque
     return found._replace(normalization=NORMALIZATIONS[config.weights])
 
 
-def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: bool) -> WeightsTaken:
+def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: bool) -> LoadedWeights:
     """Copy every offered tensor that the network has under the same name and in the same shape.
 
     Where a convolution is missing, its batch norm is not taken, and nothing of its stage of the backbone (`layer3` of a
@@ -176,7 +176,7 @@ def take(network: Segmenter, offered: Mapping[str, torch.Tensor], same_classes: 
             f"set model to the one that they were trained with. {_by_reason(left)}"
         )
     network.load_state_dict(taken, strict=False)
-    return WeightsTaken(list(taken), left, [name for name in own if name not in taken])
+    return LoadedWeights(list(taken), left, [name for name in own if name not in taken])
 
 
 def _misfit(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor], same_classes: bool) -> str | None:

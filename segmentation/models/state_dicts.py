@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.errors import InputError, listed
-from segmentation.models.segmenter import Segmenter, WeightsTaken, take
+from segmentation.models.segmenter import LoadedWeights, Segmenter, take
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module")
 """Keys under which training programs put the state dict in a larger dictionary."""
@@ -86,7 +86,7 @@ def is_plain_tensor(value: Any) -> bool:
     )
 
 
-def take_state_dict(network: Segmenter, file: Path, labels: Labels) -> WeightsTaken:
+def take_state_dict(network: Segmenter, file: Path, labels: Classes) -> LoadedWeights:
     """Start from the state dict in a file: of a whole network, or of the backbone alone, under torchvision's names.
 
     Args:

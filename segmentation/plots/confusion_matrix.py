@@ -4,11 +4,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.plots.style import LABEL, figure_with_axes, head
 
 
-def confusion(counts: np.ndarray, labels: Labels, title: str) -> Figure:
+def confusion(counts: np.ndarray, labels: Classes, title: str) -> Figure:
     """Draw a confusion matrix `(C, C)`, each row as shares of the true class's pixels.
 
     Args:

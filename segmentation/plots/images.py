@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.plots.style import LABEL, LINE, blank, foot, head, wrapped
 
 PANEL = 2.5
@@ -20,7 +20,7 @@ COLUMNS = 5
 
 
 def example(
-    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, labels: Labels, title: str
+    image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, labels: Classes, title: str
 ) -> Figure:
     """Show one image, its true and predicted classes, the confidence, and where the prediction was wrong.
 
@@ -52,7 +52,7 @@ def example(
 
 
 def side_by_side(
-    image: np.ndarray, truth: np.ndarray, predictions: Mapping[str, np.ndarray], labels: Labels, title: str
+    image: np.ndarray, truth: np.ndarray, predictions: Mapping[str, np.ndarray], labels: Classes, title: str
 ) -> Figure:
     """Show one image, its true classes, and what each network predicted, with the share of pixels it got right.
 
@@ -96,7 +96,7 @@ def _share(part: np.ndarray, valid: np.ndarray) -> str:
     return f"{part.sum() / valid.sum():.1%} of pixels" if valid.any() else "– (all void)"
 
 
-def _present(labels: Labels, *masks: np.ndarray) -> list[Patch]:
+def _present(labels: Classes, *masks: np.ndarray) -> list[Patch]:
     """One entry of a legend for each class that some mask contains."""
     return [
         Patch(

@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.plots.style import LABEL, blank, foot, head
 
 PANEL = 3.4
@@ -14,7 +14,7 @@ NARROWEST = 1.5
 """Width of the place of a tall picture in inches."""
 
 
-def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, labels: Labels, title: str) -> Figure:
+def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, labels: Classes, title: str) -> Figure:
     """Show one image, its predicted classes, and the confidence.
 
     Args:
@@ -38,7 +38,7 @@ def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray,
     return figure
 
 
-def legend(labels: Labels) -> Figure:
+def legend(labels: Classes) -> Figure:
     """Show the colour, the mask value and the name of every class."""
     figure = blank(7, 0.1)
     head(figure, "Colour and mask value of each class", 11)
@@ -46,7 +46,7 @@ def legend(labels: Labels) -> Figure:
     return figure
 
 
-def _patches(labels: Labels, classes: "list[int] | range", text: str = "{1}") -> list[Patch]:
+def _patches(labels: Classes, classes: "list[int] | range", text: str = "{1}") -> list[Patch]:
     return [
         Patch(
             facecolor=to_hex(tuple(labels.colours(np.array(index)) / 255)), edgecolor="0.5",

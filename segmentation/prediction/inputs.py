@@ -15,7 +15,7 @@ PREDICTED = ("masks", "confidence", "overlays", LEGEND)
 """The pictures in a folder of predictions, and the folders of them."""
 
 
-def find_pictures(place: Path, output: Path) -> dict[str, Path]:
+def find_images(place: Path, output: Path) -> dict[str, Path]:
     """The pictures in a folder and all folders in it, by their path below it; or the one file.
 
     Links are followed. Hidden files and those of systems and tools are left out as in training, and so is what
@@ -48,7 +48,7 @@ def find_pictures(place: Path, output: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def read_picture(file: Path) -> Image.Image:
+def read_image(file: Path) -> Image.Image:
     """Return the image in RGB, read as in training: turned as its EXIF orientation says, transparency dropped.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from segmentation import plots
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.prediction.inputs import LEGEND, TABLE
 
@@ -37,7 +37,7 @@ class PredictedFolder:
     - `classes.txt`: the classes' names, a line each, from mask value 0 on; `legend.png`: their colours.
     """
 
-    def __init__(self, folder: Path, labels: Labels) -> None:
+    def __init__(self, folder: Path, labels: Classes) -> None:
         """Make the folder.
 
         Raises:

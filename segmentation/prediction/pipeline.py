@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from segmentation.errors import InputError
-from segmentation.prediction.inputs import output_names, read_picture
+from segmentation.prediction.inputs import output_names, read_image
 from segmentation.prediction.outputs import PredictedFolder
 from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.system.progress import progress
@@ -36,7 +36,7 @@ class _Read(NamedTuple):
     prepared: torch.Tensor
 
 
-def predict_pictures(
+def predict_images(
     predictor: Predictor, pictures: Mapping[str, Path], output: PredictedFolder, batch_size: int
 ) -> None:
     """Predict pictures and write what was predicted, with a progress bar.
@@ -107,7 +107,7 @@ def predict_pictures(
 
 
 def _read(predictor: Predictor, path: str, file: Path) -> _Read:
-    image = read_picture(file)
+    image = read_image(file)
     width, height = image.size
     seen = width * height
     if predictor.resize is not None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.io.npz import stored_arrays
 from segmentation.metrics import METRICS
@@ -21,7 +21,7 @@ from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.calibration_error import coarse
 from segmentation.scoring.confusion import Confusion, iou, mean_over_split, ratios
 from segmentation.scoring.counting import columns, count_pixels
-from segmentation.scoring.groups import Group, GroupReliability, group_figures, grouped
+from segmentation.scoring.groups import Group, GroupReliability, group_metrics, grouped
 from segmentation.scoring.image_table import ImageTable
 from segmentation.scoring.reliability import Bins, Reliability
 from segmentation.system.full_precision import full_precision
@@ -105,7 +105,7 @@ def figures(sums: Mapping[str, np.ndarray], of_split: ClassValues, draws: int = 
 class Scores:
     """What has been measured on a split so far, image by image."""
 
-    def __init__(self, labels: Labels, boundary_width: int = BOUNDARY_WIDTH) -> None:
+    def __init__(self, labels: Classes, boundary_width: int = BOUNDARY_WIDTH) -> None:
         self.labels = labels
         self.boundary_width = boundary_width
         self.reliability = Reliability()
@@ -205,7 +205,7 @@ class Scores:
         """Reliability near boundaries and away from them, of foreground and background, and by class."""
         names = [f"{prefix}{name}" for prefix in ("", "boundary_", "true_", "predicted_") for name in Bins.NAMES]
         blocks = ({name: coarse(block[name]) for name in names} for block in self.blocks())
-        found = resampled(lambda sums: group_figures(sums, self.labels), blocks, len(self))
+        found = resampled(lambda sums: group_metrics(sums, self.labels), blocks, len(self))
         groups = grouped(self._table.totals | self.reliability.table.totals, self.labels)
         ece, gap = (_resampled_columns(found, name, len(groups)) for name in ("ece", "confidence_gap"))
         return {
@@ -261,7 +261,7 @@ class Scores:
 
 
 def load_scores(
-    file: Path, labels: Labels, boundary_width: int = BOUNDARY_WIDTH, chosen: Sequence[int] | None = None
+    file: Path, labels: Classes, boundary_width: int = BOUNDARY_WIDTH, chosen: Sequence[int] | None = None
 ) -> tuple[Scores, dict[str, np.ndarray]]:
     """Read what `Scores.save` has written.
 
@@ -401,7 +401,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def score(
     network: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    labels: Labels,
+    labels: Classes,
     boundary_width: int = BOUNDARY_WIDTH,
 ) -> Scores:
     """Score a network, in evaluation mode and float32, whatever it was trained in.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.calibration_error import coarse
@@ -30,7 +30,7 @@ class GroupReliability(NamedTuple):
     """95 % interval over images of accuracy minus confidence."""
 
 
-def grouped(columns: Mapping[str, np.ndarray], labels: Labels) -> dict[Group, Bins]:
+def grouped(columns: Mapping[str, np.ndarray], labels: Classes) -> dict[Group, Bins]:
     """The bins of every group, `(..., 10)`, from the columns that `Scores` measures, summed over any images.
 
     `region` tells pixels near a boundary from the interior. `ground` tells the class called `background` from all
@@ -50,7 +50,7 @@ def grouped(columns: Mapping[str, np.ndarray], labels: Labels) -> dict[Group, Bi
     return found
 
 
-def group_figures(columns: Mapping[str, np.ndarray], labels: Labels) -> dict[str, np.ndarray]:
+def group_metrics(columns: Mapping[str, np.ndarray], labels: Classes) -> dict[str, np.ndarray]:
     """ECE and accuracy minus confidence of every group, `(..., G)`; arguments as of `grouped`."""
     bins = [(group.count, group.correct - group.confidence_sum) for group in grouped(columns, labels).values()]
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.models.state_dicts import read_pickled
 
@@ -40,9 +40,9 @@ class Checkpoint:
     """Figures of every epoch by name, put in by who records them; empty if nobody does."""
 
     @property
-    def labels(self) -> Labels:
+    def labels(self) -> Classes:
         """The classes that the network tells apart."""
-        return Labels(tuple(self.class_names), tuple((r, g, b) for r, g, b in self.palette))
+        return Classes(tuple(self.class_names), tuple((r, g, b) for r, g, b in self.palette))
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:

@@ -1,6 +1,6 @@
 """A trained network as a model that MLflow can serve: an exported program, and the code that feeds it pictures.
 
-A flavor in MLflow's sense: `tracking.log_network` hands it to `Model.log`, which calls `save_model`.
+A flavor in MLflow's sense: `tracking.log_model` hands it to `Model.log`, which calls `save_model`.
 """
 
 import base64

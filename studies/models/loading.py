@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 import torch
 
 from segmentation.calibration import calibrators as recalibration
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.config import ModelConfig
 from segmentation.errors import InputError, one_of
 from segmentation.models import segmenter as models
 from segmentation.models.exported_weights import read_weights
-from segmentation.models.segmenter import Segmenter, WeightsTaken
+from segmentation.models.segmenter import LoadedWeights, Segmenter
 from segmentation.models.state_dicts import is_plain_tensor, take_state_dict
 from segmentation.training import checkpoints
 from studies.base.errors import reason
@@ -34,7 +34,7 @@ class Stored(NamedTuple):
     """A trained network's tensors, and what is needed to use them."""
 
     config: TrainConfig
-    labels: Labels
+    labels: Classes
     state: dict[str, torch.Tensor]
     epoch: int
     run_id: str | None
@@ -104,7 +104,7 @@ def load(name: str) -> Stored:
     return _from_mlflow(version)._replace(name=version)
 
 
-def start_from(network: Segmenter, config: ModelConfig, labels: Labels) -> WeightsTaken | None:
+def start_from(network: Segmenter, config: ModelConfig, labels: Classes) -> LoadedWeights | None:
     """Give a new network the starting weights that `config.weights` names; None if they stay random.
 
     Raises:
@@ -253,7 +253,7 @@ def _known(model_id: str | None) -> str | None:
 
 def _stored(about: Mapping[str, Any], state: Mapping[str, torch.Tensor], run_id: str | None, name: str) -> Stored:
     try:
-        labels = Labels(tuple(about["class_names"]), tuple(checked_colour(colour) for colour in about["palette"]))
+        labels = Classes(tuple(about["class_names"]), tuple(checked_colour(colour) for colour in about["palette"]))
         calibration, epoch = about.get("calibration"), about["epoch"]
         if calibration is not None:
             one_of("calibration", calibration["method"], recalibration.METHODS)

@@ -109,7 +109,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         first = f"{found}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
         log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
         _print_changes(changes, covered)
-        registered = tracking.log_network(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        registered = tracking.log_model(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
     print(tracking.where_to_look(run_id))

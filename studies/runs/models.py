@@ -16,7 +16,7 @@ from studies.runs.comparison import record_comparison
 from studies.runs.identity import IDENTITY, identity
 from studies.runs.names import run_name
 from studies.runs.resume import can_go_on, last_checkpoint
-from studies.runs.start import load_data, starting_network
+from studies.runs.start import load_data, starting_model
 from studies.runs.training import run_training
 from studies.scores.stored import StoredScores, find_runs
 from studies.tracking import FoundRun
@@ -145,7 +145,7 @@ def _differing(text: str) -> dict[str, object]:
 def _training(config: TrainConfig) -> Training:
     config = with_normalization(config)
     data = load_data(config)
-    network, _ = starting_network(config, data.train)
+    network, _ = starting_model(config, data.train)
     return Training(config, identity(config, data, network))
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
-from segmentation.prediction.inputs import TABLE, find_pictures, output_names, read_picture
+from segmentation.prediction.inputs import TABLE, find_images, output_names, read_image
 from segmentation.prediction.outputs import PredictedFolder
-from segmentation.prediction.pipeline import predict_pictures
+from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
 from studies.base.markdown import code, escaped, table
@@ -43,7 +43,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     tags = {"kind": "predict", "predicted_with": config.model_uri}
     with tracking.tracked_run(config.experiment, name, tags) as run_id:
         tracking.log_config(config)
-        pictures = find_pictures(images, output)
+        pictures = find_images(images, output)
         stored = model_store.load(config.model_uri)
         if config.run_name is None:
             mended = f" · calibrated by {stored.calibration['method']}" if stored.calibration else ""
@@ -57,7 +57,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         folder = PredictedFolder(output, stored.labels)
         started = time.perf_counter()
         try:
-            predict_pictures(predictor, pictures, folder, config.batch_size)
+            predict_images(predictor, pictures, folder, config.batch_size)
         finally:
             with tracking.artifact_file(TABLE) as file:
                 file.write_bytes((output / TABLE).read_bytes())
@@ -91,7 +91,7 @@ def _examples(folder: PredictedFolder, pictures: dict[str, Path], which: str) ->
     names = output_names(list(pictures))
     for place in np.unique(np.linspace(0, len(paths) - 1, EXAMPLES).round().astype(int)):
         path = paths[place]
-        image = read_picture(pictures[path])
+        image = read_image(pictures[path])
         shown = []
         for kind in ("masks", "confidence"):
             with Image.open(folder.folder / kind / f"{names[path]}.png") as made:

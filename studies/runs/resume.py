@@ -19,7 +19,7 @@ from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
 from studies.models.loading import with_normalization
 from studies.runs.identity import IDENTITY, identity
-from studies.runs.start import load_data, starting_network
+from studies.runs.start import load_data, starting_model
 from studies.tracking import FoundRun
 
 AUTO = "auto"
@@ -46,7 +46,7 @@ def find(config: TrainConfig) -> Resumption:
         return Resumption(_as_begun(config, config.resume), config.resume, None)
     config = with_normalization(replace(config, resume=None))
     data = load_data(config)
-    network, _ = starting_network(config, data.train)
+    network, _ = starting_model(config, data.train)
     for run in tracking.runs_tagged(IDENTITY, identity(config, data, network)):
         if can_go_on(run, Path(config.checkpoint_dir)):
             print(f"Going on with run {run.run_id} ({run.name}).")

@@ -4,7 +4,7 @@ import torch
 
 from segmentation.data import Split, load_split
 from segmentation.models import segmenter as models
-from segmentation.models.segmenter import Segmenter, WeightsTaken
+from segmentation.models.segmenter import LoadedWeights, Segmenter
 from segmentation.training.loop import Data
 from studies.config import TrainConfig
 from studies.models import loading as model_store
@@ -15,7 +15,7 @@ def load_data(config: TrainConfig) -> Data:
     return Data(load_split(config, config.train_split), load_split(config, config.val_split))
 
 
-def starting_network(config: TrainConfig, split: Split) -> tuple[Segmenter, WeightsTaken | None]:
+def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, LoadedWeights | None]:
     """The network as it is before the first step, and which tensors it has taken from elsewhere.
 
     Raises:

@@ -16,7 +16,7 @@ from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import segmenter as models
-from segmentation.models.segmenter import Segmenter, WeightsTaken
+from segmentation.models.segmenter import LoadedWeights, Segmenter
 from segmentation.scoring.evaluate import Scores, score
 from segmentation.training import checkpoints, distributed
 from segmentation.training.checkpoints import Checkpoint
@@ -29,8 +29,8 @@ from studies.runs import resume as resumption
 from studies.runs.identity import IDENTITY, identity
 from studies.runs.names import run_name
 from studies.runs.resume import last_checkpoint
-from studies.runs.start import load_data, starting_network
-from studies.scores.recording import about_crop, example_figures, log_scores, protocol
+from studies.runs.start import load_data, starting_model
+from studies.scores.recording import about_crop, example_plots, log_scores, protocol
 
 EVERY_EPOCH = "epoch_seconds"
 """A figure that every epoch has."""
@@ -105,7 +105,7 @@ def run_training(
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if goes_on else None
         if start is None:
-            network, taken = starting_network(config, data.train)
+            network, taken = starting_model(config, data.train)
             tracking.log_tags({IDENTITY: identity(config, data, network)})
             _tell_start(network, taken, config, data.train)
         else:
@@ -153,7 +153,7 @@ def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | 
     return checkpoint
 
 
-def _tell_start(network: Segmenter, taken: WeightsTaken | None, config: TrainConfig, split: Split) -> None:
+def _tell_start(network: Segmenter, taken: LoadedWeights | None, config: TrainConfig, split: Split) -> None:
     if taken is not None:
         print(f"Starting weights {config.weights}: {taken}.")
         tracking.log_json(taken._asdict(), "starting_weights.json")
@@ -249,7 +249,7 @@ def _train_and_record(
     pictures = config.plot_every > 0
     log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
     if config.log_model:
-        model_uri = tracking.log_network(network, data.val, trained.metadata(), config.register_as, config.alias)
+        model_uri = tracking.log_model(network, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
     tracking.log_tags({"model_epoch": str(kept_epoch)})
@@ -261,7 +261,7 @@ def _log_progress_pictures(
 ) -> None:
     title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
     tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
-    for name, figure in example_figures(network, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
+    for name, figure in example_plots(network, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
         tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
 
 

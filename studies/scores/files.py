@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segmentation.classes import VOID, Labels
+from segmentation.classes import VOID, Classes
 from segmentation.errors import InputError
 from segmentation.io.names import is_plain
 from segmentation.io.npz import stored_arrays
@@ -27,7 +27,7 @@ class Record(NamedTuple):
     """The rules by which they were measured, see `split_report.protocol`."""
     origin: dict[str, Any]
     """The network that was scored, see `model_store.Stored.origin`."""
-    labels: Labels
+    labels: Classes
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_record(file: Path) -> Record:
             raise InputError("trained_in_run is no run")
         if origin["calibration"] is not None:
             _check(origin["calibration"], {"method": str, "fingerprint": str})
-        labels = Labels(tuple(protocol["classes"]), tuple(checked_colour(colour) for colour in record["palette"]))
+        labels = Classes(tuple(protocol["classes"]), tuple(checked_colour(colour) for colour in record["palette"]))
         return Record(protocol, origin, labels)
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise InputError(f"{file.name} is damaged or of another version: {error}") from error

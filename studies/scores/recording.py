@@ -242,7 +242,7 @@ def log_examples(
         tracking.log_figure(plots.example(*shown, split.labels, title), f"examples/{split.name}_worst_{place}.png")
 
 
-def example_figures(
+def example_plots(
     network: Segmenter, split: Split, device: torch.device, count: int, which: str
 ) -> Iterator[tuple[str, Figure]]:
     """Images spread evenly over the split; yields a name and a picture for each."""

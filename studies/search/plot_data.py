@@ -27,7 +27,7 @@ HEAT_MAPS = ("val/loss", "val/pixel_accuracy", "val/ece")
 BEST_SHOWN = 5
 
 
-def search_figures(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
+def search_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     """Every picture of a search that can be drawn, by name."""
     trials = [trial for trial in counted(study) if trial.state in STATES and METRICS_KEPT in trial.user_attrs]
     if not trials:

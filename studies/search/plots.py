@@ -325,7 +325,7 @@ def pareto(
     return figure
 
 
-def share_reached(
+def fraction_reached(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     marks: Sequence[float],
     title: str,

@@ -18,7 +18,7 @@ from studies.search import space as spaces
 from studies.search.goals import Goal
 from studies.search.live import progress_in_words
 from studies.search.plan import EPOCHS, RUN, STATES, Plan, best_trial, counted, in_state, spent
-from studies.search.plot_data import has_published, search_figures
+from studies.search.plot_data import has_published, search_plots
 from studies.search.space import typed
 from studies.search.storage import REASON
 from studies.search.worker import METRICS_KEPT
@@ -40,7 +40,7 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     tracking.log_table(f"{said}\n\n{table}\n", "study/trials.md")
     tracking.log_table(_csv(study, plan), "study/trials.csv")
     plane, described = plan.goals[0].metric.removeprefix("val/").replace("/", "_"), []
-    for name, figure in search_figures(study, plan):
+    for name, figure in search_plots(study, plan):
         drawn = tracking.log_figure(figure, f"study/{name}.png")
         if name in (plane, "trials"):
             described.append(drawn)

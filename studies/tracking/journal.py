@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from segmentation.errors import InputError
 from segmentation.system import interruption
-from studies.tracking.ownership import OWNER, Claim, TakenError, is_left
+from studies.tracking.ownership import OWNER, Claim, ClaimedError, is_left
 
 Entry = dict[str, Any]
 Send = Callable[[Entry, Path], None]
@@ -80,7 +80,7 @@ class Journal:
             again: whether to send once more what was set aside before.
 
         Raises:
-            TakenError: another process has it open.
+            ClaimedError: another process has it open.
             InputError: it cannot be written.
         """
         self.folder = folder
@@ -203,7 +203,7 @@ def journals(place: Path, run_id: str | None = None) -> list[Path]:
         if any(len(_whole_lines(folder, name)) > _sent(folder, name) for name in STREAMS):
             waiting.append(folder)
         elif not refused(folder):
-            with suppress(TakenError):
+            with suppress(ClaimedError):
                 Claim(folder).remove()
     return waiting
 

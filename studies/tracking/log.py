@@ -167,7 +167,7 @@ def artifact_file(path: str) -> Iterator[Path]:
         _keep(path, lambda there: shutil.move(file, there))
 
 
-def log_network(
+def log_model(
     network: Segmenter, split: Split, metadata: dict[str, Any], register_as: str | None, alias: str
 ) -> str | None:
     """Log a network as the run's model, and register it if a name is given; it is moved to the CPU for that.

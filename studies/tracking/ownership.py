@@ -15,7 +15,7 @@ CLAIM_SECONDS, POLL_SECONDS = 0.5, 0.02
 """How long to ask for a folder: who only looks whether it is left holds it for a moment, too."""
 
 
-class TakenError(Exception):
+class ClaimedError(Exception):
     """Another process has the folder."""
 
 
@@ -26,7 +26,7 @@ class Claim:
         """Take it.
 
         Raises:
-            TakenError: another process has it.
+            ClaimedError: another process has it.
             OSError: it cannot be made.
         """
         self._folder, self._lock = folder, FileLock(folder / LOCK)
@@ -36,7 +36,7 @@ class Claim:
                 try:
                     self._lock.acquire(CLAIM_SECONDS, POLL_SECONDS)
                 except Timeout as error:
-                    raise TakenError(str(folder)) from error
+                    raise ClaimedError(str(folder)) from error
         (folder / OWNER).write_text(json.dumps(me()))
 
     def let_go(self) -> None:

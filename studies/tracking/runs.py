@@ -26,7 +26,7 @@ from studies.base.errors import unusable
 from studies.base.redaction import without_password
 from studies.base.rerun import here
 from studies.tracking.journal import Entry, Journal, LostRunError, Send, places
-from studies.tracking.ownership import TakenError
+from studies.tracking.ownership import ClaimedError
 from studies.tracking.sending import allowed, deleted, sender
 from studies.tracking.store import PATIENCE, check_store, experiment_id, patiently, promptly
 from studies.tracking.system_metrics import SystemMetrics
@@ -320,7 +320,7 @@ def _opened_journal(run_id: str, send: Send) -> Journal:
             tell("MLflow takes records again.")
 
     for folder in places(records_folder(), run_id):
-        with suppress(TakenError):
+        with suppress(ClaimedError):
             return Journal(folder, send, told)
     raise AssertionError("there are endless places")
 

@@ -12,7 +12,7 @@ from segmentation.errors import InputError
 from segmentation.system.processes import is_same
 from studies.base.errors import unusable
 from studies.tracking.journal import Entry, Journal, Send, journals, run_of
-from studies.tracking.ownership import TakenError, owner
+from studies.tracking.ownership import ClaimedError, owner
 from studies.tracking.past_runs import FoundRun, find_run
 from studies.tracking.runs import JOINED, records_folder, tell
 from studies.tracking.sending import sender
@@ -41,7 +41,7 @@ def send_unsent(folder: Path, again: bool = False) -> int:
     send = sender(run_id) if is_latest else _sender_of_what_is_missing(run_id)
     try:
         journal = Journal(folder, send, lambda error: tell(f"MLflow: {error}") if error else None, again)
-    except TakenError as error:
+    except ClaimedError as error:
         raise InputError(f"another process is at {folder} now") from error
     try:
         journal.wait(PATIENCE)

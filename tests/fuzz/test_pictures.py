@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from segmentation.classes import VOID, Labels
-from segmentation.data.pairs import PicturePairs
+from segmentation.classes import VOID, Classes
+from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
 from segmentation.io.image_files import LARGEST, decoded
-from segmentation.prediction.inputs import read_picture
+from segmentation.prediction.inputs import read_image
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
@@ -25,7 +25,7 @@ from tests.fuzz.mutation import jpeg_of_size, mutated, png_of_size
 
 pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # which a user would see as well
 
-LABELS = Labels.named("red", "green", "blue")
+LABELS = Classes.named("red", "green", "blue")
 CLASSES = {0: 0, 1: 1, 2: 2, VOID: VOID}
 CAMVID_CLASSES = {index: index for index in range(11)} | {11: VOID, VOID: VOID}
 RANDOM = np.random.default_rng(0)
@@ -92,11 +92,11 @@ def mangled(contents: list[bytes], random: Random) -> bytes:
     return of_absurd_size(content, random) if random.random() < 0.1 else mutated(content, random, contents)
 
 
-def pairs(folder: Path, image: bytes, mask: bytes, classes: dict[int, int] = CLASSES) -> PicturePairs:
+def pairs(folder: Path, image: bytes, mask: bytes, classes: dict[int, int] = CLASSES) -> ImagePairs:
     files = folder / "photograph.png", folder / "mask.png"
     for file, content in zip(files, (image, mask), strict=True):
         file.write_bytes(content)
-    return PicturePairs(LABELS, str(folder), {"one": files}, classes)
+    return ImagePairs(LABELS, str(folder), {"one": files}, classes)
 
 
 def size_of(content: bytes) -> tuple[int, int] | None:
@@ -171,7 +171,7 @@ def test_mangled_pictures_to_predict(
     for random in door.randoms():
         content = mangled([random.choice(real_pictures[0])] if random.random() < 0.15 else contents, random)
         file.write_bytes(content)
-        found = door(lambda: read_picture(file), "it ")
+        found = door(lambda: read_image(file), "it ")
         if found is None:
             continue
         assert found.mode == "RGB"
@@ -211,7 +211,7 @@ def test_made_up_pictures(door: Callable[[str], Door]) -> None:
     @given(st.one_of(png(), png(), st.binary(max_size=200)))
     def one(content: bytes) -> None:
         file.write_bytes(content)
-        found = door(lambda: read_picture(file), "it ")
+        found = door(lambda: read_image(file), "it ")
         assert found is None or (found.mode == "RGB" and found.width * found.height <= LARGEST)
 
     one()
@@ -238,10 +238,10 @@ def test_a_small_file_of_very_many_pixels_is_refused_by_name_before_it_is_decode
     file = door.folder / "bomb.png"
     file.write_bytes(content)
     with pytest.raises(InputError, match=rf"it is too large: more than 178,956,970 pixels \({size[0] * size[1]:,}\)"):
-        read_picture(file)
+        read_image(file)
     with pytest.raises(InputError, match=r"photograph\.png is too large: more than 178,956,970 pixels"):
         pairs(door.folder, content, stored(Image.new("L", (8, 8)), "PNG")).read(0)
-    assert door(lambda: read_picture(file), "too large") is None
+    assert door(lambda: read_image(file), "too large") is None
 
 
 def test_the_largest_photographs_are_not_refused_by_their_size() -> None:
@@ -259,4 +259,4 @@ def test_no_other_program_is_started_for_a_picture(door: Callable[[str], Door]) 
         assert image.format == "EPS", "Pillow would read it"
     file = door.folder / "photograph.png"
     file.write_bytes(content)
-    assert door(lambda: read_picture(file), "no known format") is None
+    assert door(lambda: read_image(file), "no known format") is None

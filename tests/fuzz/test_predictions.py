@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.io.names import is_plain
-from segmentation.prediction.inputs import find_pictures
+from segmentation.prediction.inputs import find_images
 from segmentation.prediction.outputs import PredictedFolder
-from segmentation.prediction.pipeline import predict_pictures
+from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import Predictor
 from tests.fuzz.door import Door
 from tests.fuzz.mutation import mutated
@@ -40,7 +40,7 @@ def test_folders_of_predictions(door: Callable[[str], Door], capsys: pytest.Capt
     file = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(file, "PNG")
     predictor = Predictor(lambda images: images.float(), None, "bilinear")
-    labels = Labels.named("red", "green", "blue")
+    labels = Classes.named("red", "green", "blue")
     for number, random in enumerate(door.randoms()):
         place, output = door.folder / f"in{number}", door.folder / f"out{number}"
         place.mkdir()
@@ -51,9 +51,9 @@ def test_folders_of_predictions(door: Callable[[str], Door], capsys: pytest.Capt
                 stream.write(content)
 
         def predict(place=place, output=output) -> PredictedFolder:
-            pictures = find_pictures(place, output)
+            pictures = find_images(place, output)
             folder = PredictedFolder(output, labels)
-            predict_pictures(predictor, pictures, folder, 2)
+            predict_images(predictor, pictures, folder, 2)
             assert len(folder.rows) + len(folder.skipped) == len(pictures)
             return folder
 

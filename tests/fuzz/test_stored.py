@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.data import load_split
 from segmentation.errors import InputError
@@ -36,7 +36,7 @@ from tests.fuzz.mutation import mutated
 
 # torch's, of a file that is a pickle and no checkpoint; it is refused at once
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-LABELS = Labels.named("red", "green", "blue")
+LABELS = Classes.named("red", "green", "blue")
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=8), st.just("../../x"),
     st.lists(st.integers(-1, 300), max_size=4), st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from segmentation.calibration import calibrators as recalibration
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.models.segmenter import build
 from segmentation.prediction.predictor import Predictor
@@ -82,7 +82,7 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
     logits, _, masks = batch()
 
     def counted(logits: torch.Tensor, masks: torch.Tensor) -> dict[str, Any]:
-        scores, reliability, confusion = Scores(Labels.named(*"abcd")), Reliability(), Confusion(4)
+        scores, reliability, confusion = Scores(Classes.named(*"abcd")), Reliability(), Confusion(4)
         scores.update(logits, masks)
         reliability.update(logits, masks)
         pixels = pixel_predictions(logits, masks)

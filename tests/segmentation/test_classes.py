@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segmentation.classes import VOID, Labels, voc_palette
+from segmentation.classes import VOID, Classes, voc_palette
 from segmentation.errors import InputError
 
 
@@ -12,16 +12,16 @@ def test_voc_palette_starts_as_published() -> None:
 
 
 def test_colours_paint_classes_and_void() -> None:
-    labels = Labels(("a", "b"), ((1, 2, 3), (4, 5, 6)))
+    labels = Classes(("a", "b"), ((1, 2, 3), (4, 5, 6)))
     assert labels.colours(np.array([[0, 1, VOID]], np.uint8)).tolist() == [[[1, 2, 3], [4, 5, 6], [224, 224, 224]]]
 
 
 @pytest.mark.parametrize(("names", "message"), [(["only"], "this one has 1"), (["a", "b", "a"], "given twice: a")])
 def test_classes_must_be_two_and_differ(names: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Labels.named(*names)
+        Classes.named(*names)
 
 
 def test_the_background_is_the_class_of_that_name() -> None:
-    assert Labels.named("road", "background").background == 1
-    assert Labels.named("road", "car").background is None
+    assert Classes.named("road", "background").background == 1
+    assert Classes.named("road", "car").background is None

@@ -36,7 +36,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def drawn(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Labels that are right as often as the logits say, `(B, H, W)`."""
+    """Classes that are right as often as the logits say, `(B, H, W)`."""
     probabilities = logits.softmax(1).permute(0, 2, 3, 1)
     labels = torch.multinomial(probabilities.reshape(-1, logits.shape[1]), 1, generator=random)
     return labels.reshape(probabilities.shape[:3])

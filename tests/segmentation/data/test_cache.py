@@ -18,7 +18,7 @@ from segmentation.config import DataConfig
 from segmentation.data import DATASETS, HELD_OUT, cache, load_split
 from segmentation.data.cache import Split
 from segmentation.data.preparation import prepare
-from segmentation.data.source import Picture
+from segmentation.data.source import LabelledImage
 from segmentation.errors import InputError
 from tests.conftest import PROJECT
 
@@ -251,13 +251,13 @@ def test_images_that_are_prepared_together_take_no_more_than_they_may(
         def pixels(self, index: int) -> int:
             return 100
 
-        def read(self, index: int) -> Picture:
+        def read(self, index: int) -> LabelledImage:
             nonlocal under_way, most
             with lock:
                 under_way += 1
                 most = max(most, under_way)
             time.sleep(0.01 if index % 4 else 0.03)
-            return Picture(Image.new("RGB", (10, 10), (index, 0, 0)), np.full((10, 10), index, np.uint8), b"")
+            return LabelledImage(Image.new("RGB", (10, 10), (index, 0, 0)), np.full((10, 10), index, np.uint8), b"")
 
     found = []
     for image, mask, _ in cache._prepared(Slow(), DataConfig(resize=None, crop=None)):  # type: ignore[arg-type]

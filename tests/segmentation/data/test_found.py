@@ -14,7 +14,7 @@ from segmentation.config import DataConfig
 from segmentation.data import DATASETS, load_split, report_coverage
 from segmentation.data.pairs import match
 from segmentation.errors import InputError
-from segmentation.prediction.inputs import find_pictures, read_picture
+from segmentation.prediction.inputs import find_images, read_image
 
 GREY = Image.fromarray(np.zeros((6, 8), np.uint8))
 
@@ -39,7 +39,7 @@ def test_what_systems_and_tools_leave_is_no_picture_in_training_nor_in_predictio
         (tmp_path / "images" / left).write_text("x")
     found = match(tmp_path / "images", tmp_path / "masks")
     assert list(found) == ["a", "c", "d", "e", "sub/B"]
-    predicted = find_pictures(tmp_path / "images", tmp_path / "out")
+    predicted = find_images(tmp_path / "images", tmp_path / "out")
     assert sorted(predicted.values()) == sorted(image for image, _ in found.values())
 
 
@@ -53,7 +53,7 @@ def test_folders_that_are_links_are_read_and_loops_end(tmp_path: Path) -> None:
         (tmp_path / f"disk/{kind}/far/up").symlink_to(tmp_path / kind)
     found = match(tmp_path / "images", tmp_path / "masks")
     assert {"b", "linked/a", "again/a"} <= found.keys()
-    predicted = find_pictures(tmp_path / "images", tmp_path / "out")
+    predicted = find_images(tmp_path / "images", tmp_path / "out")
     assert [Path(name).with_suffix("").as_posix() for name in predicted] == sorted(found)
 
 
@@ -170,7 +170,7 @@ def test_training_and_prediction_turn_a_picture_alike_and_its_mask_too(
 ) -> None:
     turned(own_data, image, mask)
     picture = DATASETS["folder"](DataConfig(dataset="folder", data_dir=str(own_data)), "train").read(0)
-    np.testing.assert_array_equal(picture.image, read_picture(own_data / "train/images/0.jpg"))
+    np.testing.assert_array_equal(picture.image, read_image(own_data / "train/images/0.jpg"))
     with Image.open(own_data / "train/masks/0.png") as stored:
         turns = {3: 2, 6: 3, 8: 1}.get(mask or 1, 0)
         expected = np.asarray(stored).T if mask == 5 else np.rot90(np.asarray(stored), turns)

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.data import HELD_OUT, held_out, load_split, open_split
-from segmentation.data.pairs import PicturePairs
+from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
 from studies.config import TrainConfig
 from tests.conftest import write_own_data
@@ -63,7 +63,7 @@ def test_holding_out_looks_at_each_name_once(images: int, tmp_path: Path) -> Non
     Image.new("L", (2, 3)).save(file)
     files = Counted({str(number): (file, file) for number in range(images)})
     files.walked = 0
-    part = held_out(PicturePairs(Labels.named("a", "b"), "here", files, {0: 0}), 0.5, chosen=False)
+    part = held_out(ImagePairs(Classes.named("a", "b"), "here", files, {0: 0}), 0.5, chosen=False)
     for index in range(images // 2):
         assert part.names[index] == part.whole.names[part.places[index]]
         assert part.pixels(index) == 6

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models import mobilenet_v3_large, resnet50
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.config import ModelConfig
 from segmentation.errors import InputError
 from segmentation.models import segmenter as models
@@ -22,7 +22,7 @@ from segmentation.models.state_dicts import read_state_dict, take_state_dict
 from tests.conftest import PROJECT
 
 LRASPP = "lraspp_mobilenet_v3_large"
-LABELS = Labels.named("a", "b", "c")
+LABELS = Classes.named("a", "b", "c")
 State = dict[str, torch.Tensor]
 
 
@@ -116,7 +116,7 @@ def test_a_classifier_s_own_names_fill_the_backbone(
 def test_the_last_layers_are_taken_only_if_they_have_as_many_classes(whole: State, tmp_path: Path) -> None:
     torch.save(whole, tmp_path / "w.pth")
     network = models.build(ModelConfig(model=LRASPP), 4)  # type: ignore[arg-type]
-    taken = take_state_dict(network, tmp_path / "w.pth", Labels.named("a", "b", "c", "d"))
+    taken = take_state_dict(network, tmp_path / "w.pth", Classes.named("a", "b", "c", "d"))
     assert taken.left["classifier.low_classifier.bias"] == "shape (3,) where the model has (4,)"
     assert all("low_classifier" in name or "high_classifier" in name for name in (*taken.left, *taken.fresh))
     assert "shape (3,) where the model has (4,) (classifier.low_classifier.bias, " in str(taken)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from segmentation import plots
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from tests.segmentation.plots.drawn import assert_fits, texts
 
 
 def test_confusion_shows_shares_of_the_true_class() -> None:
-    labels = Labels.named("road", "sky", "car")
+    labels = Classes.named("road", "sky", "car")
     figure = plots.confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), labels, "t")
     shown = figure.axes[0].images[0].get_array()
     assert shown is not None
@@ -20,5 +20,5 @@ def test_confusion_shows_shares_of_the_true_class() -> None:
 
 @pytest.mark.parametrize("classes", [2, 21])
 def test_a_matrix_fits_whatever_its_size(classes: int) -> None:
-    labels = Labels.named(*(f"class {index}" for index in range(classes)))
+    labels = Classes.named(*(f"class {index}" for index in range(classes)))
     assert_fits(plots.confusion(np.eye(classes, dtype=np.int64), labels, "camvid/val, 101 images\nepoch 30 of 30"))

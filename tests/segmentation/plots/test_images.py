@@ -5,10 +5,10 @@ import pytest
 from matplotlib.axes import Axes
 
 from segmentation import plots
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from tests.segmentation.plots.drawn import RUNS, assert_fits, legend
 
-LABELS = Labels.named("road", "sky", "car")
+LABELS = Classes.named("road", "sky", "car")
 IMAGE = np.full((2, 2, 3), 100, np.uint8)
 TRUTH = np.array([[0, 0], [1, 255]], np.uint8)
 PREDICTED = np.array([[0, 1], [1, 1]])
@@ -46,7 +46,7 @@ def test_networks_stand_side_by_side_with_their_accuracy() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 4, 8])
 def test_pictures_fit_whatever_their_number_and_names(count: int) -> None:
-    labels = Labels.named(*(f"a class {index}" for index in range(21)))
+    labels = Classes.named(*(f"a class {index}" for index in range(21)))
     truth = np.arange(32 * 48).reshape(32, 48) % 21
     image = np.zeros((32, 48, 3), np.uint8)
     figure = plots.side_by_side(image, truth, dict.fromkeys(RUNS[:count], truth), labels, "0016E5_07965, camvid/val")
@@ -57,7 +57,7 @@ def test_pictures_fit_whatever_their_number_and_names(count: int) -> None:
 
 
 def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend() -> None:
-    labels = Labels.named("_background_", "cat", "dog")
+    labels = Classes.named("_background_", "cat", "dog")
     assert legend(plots.side_by_side(IMAGE, TRUTH, {}, labels, "t")) == ["_background_", "cat", "void"]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from segmentation.calibration import calibrators as recalibration
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.config import ModelConfig
 from segmentation.data import Originals, load_split, open_split
 from segmentation.errors import InputError
@@ -18,13 +18,13 @@ from segmentation.models import segmenter as models
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.inputs import output_names
 from segmentation.prediction.outputs import PredictedFolder
-from segmentation.prediction.pipeline import predict_pictures
+from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import STRIP, Predictor, at_size
 from segmentation.scoring.evaluate import at_size_of
 from segmentation.scoring.softmax import pixel_predictions
 from studies.config import TrainConfig
 
-NAMES = Labels.named("red", "green", "blue")
+NAMES = Classes.named("red", "green", "blue")
 
 
 def random_network(classes: int = 3) -> Segmenter:
@@ -159,7 +159,7 @@ def test_where_memory_is_short_pictures_go_one_by_one_and_only_those_too_large_a
         pictures[f"{index}.png"] = tmp_path / f"{index}.png"
         (Image.new("RGB", (9, 9), "white") if index == 4 else blobs((9, 9), index)).save(pictures[f"{index}.png"])
     folder, network = PredictedFolder(tmp_path / "out", NAMES), Short()
-    predict_pictures(Predictor(network, None, "bilinear"), pictures, folder, 5)
+    predict_images(Predictor(network, None, "bilinear"), pictures, folder, 5)
     assert list(folder.skipped) == ["4.png"]
     assert "no memory" in folder.skipped["4.png"]
     assert "skipped 4.png: it could not be predicted" in capsys.readouterr().err
@@ -176,9 +176,9 @@ def test_memory_holds_no_more_pictures_than_their_pixels_allow(tmp_path: Path, m
         in_hand.append(int(file.stem) + 1 - len(folder.rows))
         return blobs((10, 10), 0)
 
-    monkeypatch.setattr("segmentation.prediction.pipeline.read_picture", read)
+    monkeypatch.setattr("segmentation.prediction.pipeline.read_image", read)
     files = {f"{index:03d}.png": tmp_path / f"{index:03d}.png" for index in range(60)}
-    predict_pictures(Predictor(identity, None, "bilinear"), files, folder, 16)
+    predict_images(Predictor(identity, None, "bilinear"), files, folder, 16)
     assert len(folder.rows) == len(in_hand) == 60
     assert max(in_hand) <= 20
 
@@ -197,7 +197,7 @@ def test_what_is_written_when_interrupted_is_whole_and_in_the_table(tmp_path: Pa
 
     folder = PredictedFolder(tmp_path / "out", NAMES)
     with pytest.raises(KeyboardInterrupt):
-        predict_pictures(Predictor(interrupted, None, "bilinear"), pictures, folder, 2)
+        predict_images(Predictor(interrupted, None, "bilinear"), pictures, folder, 2)
     with (tmp_path / "out/predictions.csv").open() as file:
         listed = [row["image"] for row in csv.DictReader(file)]
     assert 1 <= len(listed) <= sum(calls[:3])
@@ -215,7 +215,7 @@ def test_a_folder_that_cannot_be_written_stops_it(tmp_path: Path) -> None:
     folder = PredictedFolder(tmp_path / "out", NAMES)
     (tmp_path / "out/masks").write_text("in the way")
     with pytest.raises(InputError, match=r"masks.a\.png cannot be written: .*choose another output"):
-        predict_pictures(Predictor(identity, None, "bilinear"), {"a.png": tmp_path / "a.png"}, folder, 2)
+        predict_images(Predictor(identity, None, "bilinear"), {"a.png": tmp_path / "a.png"}, folder, 2)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_threads_compute_as_many_at_a_time_after_as_before(tmp_path: Path) -> No
     try:
         folder = PredictedFolder(tmp_path / "out", NAMES)
         predictor = Predictor(identity, None, "bilinear")
-        predict_pictures(predictor, {"a.png": tmp_path / "a.png"}, folder, 5)
+        predict_images(predictor, {"a.png": tmp_path / "a.png"}, folder, 5)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -266,6 +266,6 @@ def test_pictures_without_a_prediction_are_skipped_with_the_reason(tmp_path: Pat
     blobs((9, 9), 0).point([value // 2 for value in range(256)] * 3).save(pictures["dark.png"])
     folder = PredictedFolder(tmp_path / "out", NAMES)
     predictor = Predictor(lambda batch: torch.where(batch > 250, torch.nan, batch.float()), None, "bilinear")
-    predict_pictures(predictor, pictures, folder, 2)
+    predict_images(predictor, pictures, folder, 2)
     assert list(folder.rows) == ["dark.png"]
     assert "the model gives no class to 81 of 81 pixels" in folder.skipped["bright.png"]

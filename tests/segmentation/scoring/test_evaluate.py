@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from segmentation.calibration.calibrators import fit
 from segmentation.calibration.stored_logits import StoredLogits
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS, is_better
 from segmentation.prediction.predictor import Predictor, at_size
@@ -28,7 +28,7 @@ from segmentation.scoring.reliability import Reliability
 from segmentation.system.full_precision import full_precision
 from tests.conftest import PROJECT
 
-LABELS = Labels.named("a", "b", "c", "absent")
+LABELS = Classes.named("a", "b", "c", "absent")
 
 
 def batch(seed: int = 0, images: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,7 +157,7 @@ def test_what_needs_pixels_in_order_equals_sorting_every_pixel(
     deviation, classes, wrong = CONFIDENT[case]
     plain = deviation * torch.randn(8, classes, 64, 64, generator=torch.Generator().manual_seed(0))
     labels, logits = drawn_from(plain / wrong), (plain / temperature).to(dtype)
-    scores = Scores(Labels.named(*(f"class {index}" for index in range(classes))))
+    scores = Scores(Classes.named(*(f"class {index}" for index in range(classes))))
     scores.update(logits, labels.to(torch.uint8))
     confidence, correct = in_order_of_confidence(logits, labels)
     metrics = scores.metrics()
@@ -339,7 +339,7 @@ def test_classwise_ece_and_its_bins_equal_a_loop_over_classes_and_pixels() -> No
 
 
 def test_groups_equal_selecting_their_pixels_by_hand() -> None:
-    names = Labels.named("background", "b", "c", "absent")
+    names = Classes.named("background", "b", "c", "absent")
     logits, labels = batch(3)
     scores = Scores(names, boundary_width=1)
     scores.update(logits, labels)
@@ -392,10 +392,10 @@ PROCESS = """
 import sys, torch
 from pathlib import Path
 from torch.utils.data import DistributedSampler
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.scoring.evaluate import Scores
 logits, labels = torch.load("data.pt", weights_only=True)
-rank, scores = int(sys.argv[1]), Scores(Labels.named("a", "b", "c", "absent"))
+rank, scores = int(sys.argv[1]), Scores(Classes.named("a", "b", "c", "absent"))
 for index in DistributedSampler(range(len(logits)), num_replicas=2, rank=rank, shuffle=True, seed=3):
     scores.update(logits[[index]], labels[[index]], [index])
 scores.save(Path(f"part{rank}.npz"), {})

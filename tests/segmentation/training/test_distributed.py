@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.errors import DivergedError, InputError
 from segmentation.models.segmenter import Segmenter, build
@@ -34,7 +34,7 @@ from segmentation.training.sync_batch_norm import synchronised
 from studies.config import TrainConfig
 from tests.conftest import PROJECT, write_own_data
 
-LABELS = Labels.named("a", "b", "c")
+LABELS = Classes.named("a", "b", "c")
 TIMED = ("epoch_seconds", "images_per_second")
 SECONDS_TO_END = 20.0
 """For a machine that is busy with other tests; alone it takes a tenth of one."""

@@ -32,7 +32,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from segmentation.calibration import calibrators as recalibration
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.data import Split
 from segmentation.errors import InputError
 from segmentation.models import segmenter as models
@@ -48,7 +48,7 @@ from tests.conftest import CAMVID, write_pair
 TEMPERATURE = 1.7
 CLASSES = 5
 PALETTE = tuple((50 * index, 10, 255 - 50 * index) for index in range(CLASSES))
-LABELS = Labels(tuple(f"class {index}" for index in range(CLASSES)), PALETTE)
+LABELS = Classes(tuple(f"class {index}" for index in range(CLASSES)), PALETTE)
 MODEL = "models:/served@best"
 
 BLOCKED = """
@@ -110,7 +110,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Log
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.chdir(place)
         with tracking.tracked_run("served", "n", {}):
-            assert tracking.log_network(network, split, metadata, "served", "best") == "models:/served/1"
+            assert tracking.log_model(network, split, metadata, "served", "best") == "models:/served/1"
         folder = Path(mlflow.artifacts.download_artifacts(MODEL, dst_path=str(place / "downloaded")))
     elsewhere = os.environ | {
         "MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(place), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

@@ -14,7 +14,7 @@ import torch
 
 from segmentation.calibration import calibrators as recalibration
 from segmentation.calibration.calibrators import METHODS, Fit
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.data.batches import in_order
 from segmentation.errors import InputError
@@ -170,7 +170,7 @@ def test_without_held_out_images_the_way_out_is_told(two_seeds: Trained, tmp_pat
 
 
 def scored(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
-    scores = Scores(Labels.named("a", "b", "c"))
+    scores = Scores(Classes.named("a", "b", "c"))
     scores.update(logits, labels)
     return scores
 

@@ -24,7 +24,7 @@ from studies.runs import resume as resumption
 from studies.runs.comparison import beside_published
 from studies.runs.identity import IDENTITY, identity
 from studies.runs.models import Training, run_models, trainings
-from studies.runs.start import load_data, starting_network
+from studies.runs.start import load_data, starting_model
 from studies.runs.training import run_training
 from studies.scores.comparison import contestants_of
 from studies.scores.stored import StoredScores, find_runs
@@ -119,10 +119,10 @@ def test_trainings_are_the_same_where_all_that_they_learn_from_is(own_data: Path
     def told(**changes: Any) -> str:
         changed = settled(TemplateConfig(**given | changes))
         data = load_data(changed)
-        return identity(changed, data, starting_network(changed, data.train)[0])
+        return identity(changed, data, starting_model(changed, data.train)[0])
 
     first = told()
-    network = starting_network(config, load_data(config).train)[0]
+    network = starting_model(config, load_data(config).train)[0]
     weights = tmp_path / "weights.pt"
     labels = load_data(config).train.labels
     state = {name: torch.full_like(tensor, 0.25) for name, tensor in network.state_dict().items()}
@@ -261,7 +261,7 @@ def test_a_study_s_runs_are_left_to_the_study(compared: Compared, status: str) -
     """A pruned trial, and one that waits or whose worker died, are not resumed by another command."""
     config = replace(next(iter(trainings(compared.config))), learning_rate=0.04, epochs=1)
     data = load_data(config)
-    told = identity(config, data, starting_network(config, data.train)[0])
+    told = identity(config, data, starting_model(config, data.train)[0])
     tags = {"kind": "train", "study": "s", "trial": "0", IDENTITY: told}
     run_id = tracking.create_run("side by side", "trial 0", tags)
     MlflowClient().set_tag(run_id, tracking.PROCESS, json.dumps(me() | {"started": 1.0}))  # dead

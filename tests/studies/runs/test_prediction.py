@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import mlproject
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.prediction.predictor import Prediction, Predictor
 from segmentation.training.checkpoints import Checkpoint, save
 from studies.config import PredictConfig, TrainConfig
@@ -21,7 +21,7 @@ from studies.runs.prediction import run_prediction
 from tests.conftest import last_run
 from tests.segmentation.prediction.test_predictor import blobs, random_network
 
-LABELS = Labels(("background", "road", "sky"), ((0, 0, 0), (128, 64, 128), (70, 130, 180)))
+LABELS = Classes(("background", "road", "sky"), ((0, 0, 0), (128, 64, 128), (70, 130, 180)))
 RESIZE = 32
 
 

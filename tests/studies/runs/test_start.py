@@ -11,7 +11,7 @@ from segmentation.data import load_split
 from segmentation.errors import InputError
 from segmentation.models import segmenter as models
 from studies.config import TrainConfig
-from studies.runs.start import starting_network
+from studies.runs.start import starting_model
 from tests.segmentation.models.test_state_dicts import safetensors
 
 LRASPP: Any = "lraspp_mobilenet_v3_large"
@@ -31,7 +31,7 @@ def test_weights_may_be_a_plain_state_dict(name: str, own_data: Path) -> None:
     else:
         torch.save({"state_dict": state}, name)
     given = config(own_data, weights=name)
-    network, taken = starting_network(given, load_split(given, "train"))
+    network, taken = starting_model(given, load_split(given, "train"))
     assert taken is not None
     assert not taken.fresh
     assert all(torch.equal(tensor, state[each]) for each, tensor in network.network.state_dict().items())
@@ -41,4 +41,4 @@ def test_a_file_that_is_no_weights_is_told_by_name(own_data: Path) -> None:
     Path("w.pth").write_bytes(b"no weights")
     given = config(own_data, weights="w.pth")
     with pytest.raises(InputError, match=r"weights=w\.pth cannot be read: it is damaged, or holds more than tensors"):
-        starting_network(given, load_split(given, "train"))
+        starting_model(given, load_split(given, "train"))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
-from segmentation.classes import Labels
+from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.scoring.bootstrap import Interval, holm, p_value
 from segmentation.scoring.evaluate import Scores, common_classes
@@ -39,7 +39,7 @@ from studies.scores.stored import StoredScores, find_runs
 from tests.conftest import last_run
 from tests.studies.conftest import Trained
 
-LABELS = Labels.named("a", "b", "c")
+LABELS = Classes.named("a", "b", "c")
 
 
 class Unknown(NamedTuple):
@@ -58,7 +58,7 @@ def scores_of(logits: torch.Tensor, labels: torch.Tensor) -> Scores:
 
 
 def drawn_from(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Labels `(B, H, W)` with the probabilities of logits `(B, C, H, W)`."""
+    """Classes `(B, H, W)` with the probabilities of logits `(B, C, H, W)`."""
     probabilities = logits.movedim(1, -1).softmax(-1)
     drawn = torch.multinomial(probabilities.flatten(0, -2), 1, generator=random)
     return drawn.reshape(probabilities.shape[:-1])

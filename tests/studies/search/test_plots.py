@@ -395,7 +395,7 @@ def test_a_front_of_little_fits(count: int) -> None:
 
 def test_shares_are_steps_in_percent_with_marks() -> None:
     x, share = np.array([0.0, 20.0, 40.0]), np.array([0.0, 0.25, 1.0])
-    figure = plots.share_reached({"grid": (x, share), "tpe": (x, share / 2)}, [10, 30], "t", "epochs", "share", NOTE)
+    figure = plots.fraction_reached({"grid": (x, share), "tpe": (x, share / 2)}, [10, 30], "t", "epochs", "share", NOTE)
     (axes,) = figure.axes
     grid, tpe, *marks = axes.lines
     assert [ends(line) for line in (grid, tpe)] == [(x.tolist(), share.tolist()), (x.tolist(), (share / 2).tolist())]
@@ -410,7 +410,7 @@ def test_shares_are_steps_in_percent_with_marks() -> None:
 def test_up_to_ten_methods_are_told_apart(count: int) -> None:
     names = [f"{RUNS[place % 8]} · {place}" for place in range(count)]
     curves = dict.fromkeys(names, (np.arange(3), np.zeros(3))) | {"nothing": (np.empty(0), np.empty(0))}
-    figure = plots.share_reached(curves, [], RUNS[0], "epochs", "share", NOTE)
+    figure = plots.fraction_reached(curves, [], RUNS[0], "epochs", "share", NOTE)
     assert len({(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}) == count + 1
     assert legend(figure) == [*names, "nothing"]
     assert_fits(figure)

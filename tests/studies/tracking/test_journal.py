@@ -17,7 +17,7 @@ from segmentation.errors import InputError
 from segmentation.system import interruption
 from studies.tracking import journal as journals
 from studies.tracking.journal import Entry, Journal, RefusedError
-from studies.tracking.ownership import OWNER, TakenError
+from studies.tracking.ownership import OWNER, ClaimedError
 from tests.conftest import PROJECT
 
 
@@ -255,7 +255,7 @@ def test_a_journal_belongs_to_one_at_a_time_and_another_gets_it_with_what_is_lef
     store.is_away.set()
     first = Journal(tmp_path / "run", store.send)
     first.add("records", {"number": 1})
-    with pytest.raises(TakenError):
+    with pytest.raises(ClaimedError):
         Journal(tmp_path / "run", store.send)
     other = Journal(next(islice(journals.places(tmp_path, "run"), 1, None)), store.send)
     other.add("records", {"number": 2})
@@ -288,7 +288,7 @@ import sys
 from itertools import islice
 from pathlib import Path
 from studies.tracking import journal
-from studies.tracking.ownership import TakenError
+from studies.tracking.ownership import ClaimedError
 place, taken, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 def send(entry, files):
     with open(taken, "a") as file:
@@ -297,7 +297,7 @@ for number in range(100):
     for folder in islice(journal.places(place, "run"), 9):
         try:
             opened = journal.Journal(folder, send)
-        except TakenError:
+        except ClaimedError:
             continue
         break
     opened.add("records", {"number": f"{name}-{number}"})
