@@ -23,20 +23,48 @@ IDLE = "idle"
 """Attribute of a trial that found nothing left to do."""
 
 
-def each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials of a study with each training once.
+def ancestors(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[int]:
+    """Numbers of the trials that a trial resumes: the one before it, then the one before that, and so on.
 
-    A trial that another one resumes is left out, as is one that found nothing to do. Where several trials resume the
-    same one, which happens when two workers requeue it at once, only the first of them is a training.
+    Args:
+        trial: the trial.
+        trials: all trials of the study, in order of their numbers.
     """
-    found: list[FrozenTrial] = []
-    resumed = set()
+    found: list[int] = []
+    while (retry_of := trial.user_attrs.get(RETRY_OF)) is not None:
+        found.append(retry_of)
+        trial = trials[retry_of]
+    return found
+
+
+def siblings(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Other trials of the same training that this one does not resume.
+
+    Two workers may queue an interrupted trial at the same time, and what they queue may be interrupted in turn.
+    """
+    above = [trial.number, *ancestors(trial, trials)]
+    others = [each for each in trials if each.number not in above and IDLE not in each.user_attrs]
+    return [each for each in others if above[-1] in (each.number, *ancestors(each, trials))]
+
+
+def each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials of a study with each training once, of all its trials in order of their numbers.
+
+    A trial that another one resumes is left out, as is one that found nothing to do. Of several trials that resume the
+    same one, the finished one is the training; else the first that runs, else the first that waits.
+    """
+    trainings: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
-        retry_of = trial.user_attrs.get(RETRY_OF)
-        if IDLE not in trial.user_attrs and (retry_of is None or retry_of not in resumed):
-            found.append(trial)
-        resumed.add(retry_of)
-    return [trial for trial in found if trial.number not in resumed]
+        if IDLE not in trial.user_attrs:
+            origin = [trial.number, *ancestors(trial, trials)][-1]
+            trainings.setdefault(origin, []).append(trial)
+
+    def rank(trial: FrozenTrial) -> tuple[int, int]:
+        order = (TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)
+        failed = trial.state == TrialState.FAIL
+        return 1 + order.index(trial.state) if trial.state in order else 0, -trial.number if failed else trial.number
+
+    return sorted((min(each, key=rank) for each in trainings.values()), key=lambda trial: trial.number)
 
 
 class SeededByTrial(BaseSampler):

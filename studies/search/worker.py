@@ -26,7 +26,7 @@ from studies.runs.training import TrainingResult, run_training
 from studies.search import space as spaces
 from studies.search.goals import FAR
 from studies.search.plan import EPOCHS, RUN, VALUES, Plan, counted, point
-from studies.search.samplers import IDLE, RETRY_OF
+from studies.search.samplers import IDLE, RETRY_OF, siblings
 from studies.search.statuses import settle
 from studies.search.storage import REASON, WORKER, reap, retry, running
 
@@ -196,8 +196,7 @@ class Worker:
         if prescribed and self.plan.is_grid:
             left = not any(each.state != TrialState.FAIL and point(each) == prescribed for each in before)
         elif prescribed:
-            earlier = trials[: trial.number]
-            left = retry_of is None or all(each.user_attrs.get(RETRY_OF) != retry_of for each in earlier)
+            left = not leaves_to_another(frozen, trials)
         else:
             left = not self.plan.is_grid and (self.plan.n_trials is None or len(before) < self.plan.n_trials)
         needed = self.plan.base.epochs - frozen.user_attrs.get(EPOCHS, 0)
@@ -291,6 +290,17 @@ class Worker:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]
+
+
+def leaves_to_another(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> bool:
+    """Whether another trial of the same training has come to its end, or is the one that will."""
+    for sibling in siblings(trial, trials):
+        if sibling.state in (TrialState.RUNNING, TrialState.WAITING):
+            if sibling.number < trial.number:
+                return True
+        elif sibling.state != TrialState.FAIL or REASON in sibling.user_attrs:
+            return True
+    return False
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import optuna
 import psycopg
 import pytest
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from segmentation.errors import InputError
 from segmentation.system.processes import me
@@ -16,7 +16,7 @@ from studies.config import StudyConfig, TuneConfig
 from studies.search import space as spaces
 from studies.search import storage as storages
 from studies.search.plan import EPOCHS, IDLE, counted, plan
-from studies.search.samplers import RETRY_OF
+from studies.search.samplers import RETRY_OF, siblings
 from studies.search.storage import (
     DEATHS,
     DIED_AT,
@@ -30,7 +30,7 @@ from studies.search.storage import (
     running,
     waits_for_retry,
 )
-from studies.search.worker import Worker
+from studies.search.worker import Worker, leaves_to_another
 from tests.services.postgres import postgres_server
 
 
@@ -199,3 +199,31 @@ def test_a_database_that_goes_away_is_told() -> None:
 
     with pytest.raises(InputError, match="does not answer any more: .*Nothing is lost"):
         begin_and_stop()
+
+
+@pytest.mark.parametrize("first", ["complete", "pruned", "running", "waiting", "failed"])
+def test_a_training_that_two_workers_queued_at_once_is_done_once_though_one_of_them_dies_too(first: str) -> None:
+    """Trial 0 is interrupted and queued twice, as 1 and 2; whoever takes 2 dies at once, so that 3 resumes 2."""
+    state = TrialState[{"failed": "FAIL"}.get(first, first.upper())]
+    study = optuna.create_study()
+    distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
+
+    def add(state: TrialState, **attributes: object) -> None:
+        value = 0.5 if state == TrialState.COMPLETE else None
+        study.add_trial(
+            create_trial(
+                state=state, value=value, params={"x": 0.5}, distributions=distributions, user_attrs=dict(attributes)
+            )
+        )
+
+    add(TrialState.FAIL)
+    add(state, **{RETRY_OF: 0} | ({REASON: "the loss is not finite"} if first == "failed" else {}))
+    add(TrialState.FAIL, **{RETRY_OF: 0})
+    reap(study)
+    trials = study.trials
+    assert [trial.user_attrs.get(RETRY_OF) for trial in trials] == [None, 0, 0, 2]
+    assert [each.number for each in siblings(trials[3], trials)] == [1]
+    assert leaves_to_another(trials[3], trials)
+    assert not leaves_to_another(trials[1], trials[:3])
+    if first != "failed":  # trial 3 waits, until a worker takes it and leaves it
+        assert [each.number for each in counted(study)] == [1]
