@@ -71,19 +71,54 @@ def test_no_module_imports_itself_through_others() -> None:
         visit(name, ())
 
 
+ORDER = {
+    "segmentation": (
+        "errors metrics", "fields system", "io", "classes config devices", "data scoring", "calibration", "models",
+        "plots", "prediction training",
+    ),
+    "studies": (
+        "config", "base", "tracking", "models", "scores", "report", "runs", "search", "maintenance", "entry_points",
+    ),
+}  # fmt: skip
+"""Parts of each package, lowest first: a part imports only parts of earlier groups, and its own modules."""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_parts_import_only_lower_parts(package: str) -> None:
+    level = {part: number for number, group in enumerate(ORDER[package]) for part in group.split()}
+    known = modules()
+    assert {name.split(".")[1] for name in known if name.startswith(f"{package}.")} == level.keys()
+    for name, path in known.items():
+        if not name.startswith(f"{package}."):
+            continue
+        part = name.split(".")[1]
+        others = {found.split(".")[1] for found in imports(path) & known.keys() if found.startswith(f"{package}.")} - {
+            part
+        }
+        assert all(level[other] < level[part] for other in others), f"{name} imports {others}"
+
+
+WRITES = re.compile("(log|set|start|end|create|update|delete|restore|rename|copy|register|transition|finalize)_")
+"""Beginnings of the names of MLflow's functions and methods that write."""
+
+
 def test_only_tracking_writes_to_mlflow() -> None:
-    writers = {name for name, path in modules().items() if "mlflow" in tops(path)}
     readers = {
+        name for name, path in modules().items()
+        if "mlflow" in tops(path) and not name.startswith("studies.tracking")
+    }  # fmt: skip
+    assert readers <= {
         "studies.base.errors",
-        "studies.models.loading",
-        "studies.report.collected",
-        "studies.models.served",
         "studies.models.flavor",
+        "studies.models.loading",
+        "studies.models.served",
+        "studies.report.collected",
         "studies.scores.stored",
     }
-    assert {name for name in writers if not name.startswith("studies.tracking")} == readers
     for reader in readers:
-        assert not re.search(r"(mlflow|client)\.(log|set|start|end)_", modules()[reader].read_text()), reader
+        for node in ast.walk(ast.parse(modules()[reader].read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert not WRITES.match(node.func.attr), f"{reader}, line {node.lineno}: {node.func.attr}"
 
 
 def test_only_the_search_knows_optuna() -> None:
