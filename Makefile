@@ -12,10 +12,10 @@ FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= $(shell date +%s)
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test fuzz lint audit ui dashboard bench clean
+.PHONY: help install run test test-quick fuzz lint audit ui dashboard bench clean
 
 help:  ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(VENV)/installed  ## Create .venv and install the project into it
 
@@ -25,6 +25,9 @@ run: $(VENV)/installed  ## Train a small model in about two minutes and record i
 
 test: $(VENV)/installed-test  ## Run all tests
 	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-quick: $(VENV)/installed-test  ## Run the tests that neither train nor start a process (under 90 seconds)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_ARGS)
 
 fuzz: $(VENV)/installed-test  ## Try 100,000 mangled inputs in half an hour (FUZZ_SEED=5 for the same ones again)
 	FUZZ_INPUTS=$(FUZZ_INPUTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
