@@ -1,4 +1,4 @@
-"""Class names, their colours, and the one value that means "no class"."""
+"""Class names and colours of a data set, and the mask value that means "no class"."""
 
 import posixpath
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from segmentation.errors import InputError
 from segmentation.io.names import is_plain
 
 VOID = 255
-"""Mask value of a pixel that belongs to no class: never trained on, never scored."""
+"""Mask value of pixels without a class. They are neither trained on nor scored."""
 
-LONGEST_NAME = 100
-"""Letters of a class's name, which goes into names of metrics, rows and legends."""
+MAX_NAME_LENGTH = 100
+"""Letters in a class name, which is part of metric names, table rows and legends."""
 
 
 def voc_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
-    """RGB colours of the Pascal VOC development kit: the bits of the index, dealt out to R, G and B in turn."""
+    """Return the RGB colours of the Pascal VOC development kit: bits of the index alternate between R, G and B."""
     palette = []
     for index in range(classes):
         rgb = [0, 0, 0]
@@ -29,27 +29,30 @@ def voc_palette(classes: int) -> tuple[tuple[int, int, int], ...]:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a data set; a class's index is its place in `names`."""
+    """The classes of a data set. The index of a class is its position in `names`."""
 
     names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.names) <= VOID:
-            raise InputError(f"a data set needs 2 to {VOID} classes, this one has {len(self.names)}")
+            raise InputError(f"a data set needs 2 to {VOID} classes; this one has {len(self.names)}")
         for name in self.names:
             if not is_plain(name) or name.strip() != name or posixpath.normpath(f"/{name}") != f"/{name}":
-                raise InputError(f"{name!r:.80} cannot be the name of a class: metrics and columns are called after it")
-            if len(name) > LONGEST_NAME:
-                raise InputError(f"class name {name!r:.80} is too long: it may have {LONGEST_NAME} letters")
-        twice = sorted({name for name in self.names if self.names.count(name) > 1})
-        if twice:
-            raise InputError(f"class names must differ; given twice: {', '.join(twice)}")
+                raise InputError(
+                    f"class name {name!r:.80} cannot be used in metric names: remove control characters, spaces at its "
+                    f"ends, and path parts such as `//` and `..`"
+                )
+            if len(name) > MAX_NAME_LENGTH:
+                raise InputError(f"class name {name!r:.80} is too long: at most {MAX_NAME_LENGTH} letters are possible")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise InputError(f"class names must be unique; repeated: {', '.join(repeated)}")
         assert len(self.palette) == len(self.names)
 
     @classmethod
     def named(cls, *names: str) -> "Classes":
-        """Classes with the given names, in the colours of Pascal VOC."""
+        """Create classes with the given names and the colours of Pascal VOC."""
         return cls(names, voc_palette(len(names)))
 
     def __len__(self) -> int:
@@ -57,11 +60,11 @@ class Classes:
 
     @property
     def background(self) -> int | None:
-        """Index of the class called `background`, if there is one."""
+        """Index of the class named `background`, or None."""
         return self.names.index("background") if "background" in self.names else None
 
     def colours(self, mask: np.ndarray) -> np.ndarray:
-        """Paint class indices `(H, W)` as uint8 RGB `(H, W, 3)`; void is light grey."""
+        """Return class indices `(H, W)` as uint8 RGB colours `(H, W, 3)`; void is light grey."""
         table = np.full((256, 3), 224, np.uint8)
         table[: len(self)] = self.palette
         return table[mask]

@@ -7,13 +7,25 @@ tyro loads a type checker, which doubles the time of `--help`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from segmentation.errors import InputError, one_of
 from segmentation.fields import at_least, check_choices, within
 from segmentation.metrics import METRICS
 
-Dataset = Literal["shapes", "voc2007", "voc2012", "camvid", "folder"]
+DATASETS = {
+    "shapes": "segmentation.data.shapes:open_shapes",
+    "voc2007": "segmentation.data.voc:open_voc",
+    "voc2012": "segmentation.data.voc:open_voc",
+    "camvid": "segmentation.data.camvid:open_camvid",
+    "folder": "segmentation.data.folder:open_folder",
+}
+"""Registry of data sets: each name with the function that opens a split, as text, so that `--help` imports no torch.
+To add a data set, write its file in `segmentation/data` and add a line here."""
+if TYPE_CHECKING:
+    Dataset = str
+else:
+    Dataset = Literal[tuple(DATASETS)]
 Network = Literal[
     "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large"
 ]

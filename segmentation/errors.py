@@ -1,19 +1,19 @@
-"""Errors that a user can mend, told in the user's own terms."""
+"""Errors that a user can fix, with messages in the terms of fields and files."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message says what, where, and what to do about it."""
+    """An input of the user is wrong. The message says what is wrong, where, and what to do."""
 
 
 class DivergedError(InputError):
-    """The loss stopped being a finite number; the message names the epoch, the step and the learning rate."""
+    """The loss is no longer finite. The message names the epoch, the step and the learning rate."""
 
 
 def one_of(field: str, value: str, known: Iterable[str]) -> str:
-    """Return `value` if it is among `known`; otherwise raise an `InputError` that suggests the nearest."""
+    """Return `value` if `known` contains it; otherwise raise an `InputError` that suggests the most similar value."""
     known = list(known)
     if value in known:
         return value
@@ -23,7 +23,7 @@ def one_of(field: str, value: str, known: Iterable[str]) -> str:
 
 
 def listed(items: Iterable[str], at_most: int = 5) -> str:
-    """Join the first few `items` for a message, the middle of very long ones left out, and count the rest."""
+    """Join the first `at_most` items for a message, shorten very long ones, and add the number of the others."""
     items = list(items)
     rest = f" and {len(items) - at_most} more" if len(items) > at_most else ""
     return ", ".join(item if len(item) <= 300 else f"{item[:200]}…{item[-99:]}" for item in items[:at_most]) + rest

@@ -141,7 +141,7 @@ def this_project(work: Folder) -> Run:
     import numpy as np
 
     from segmentation.classes import Classes
-    from segmentation.prediction.inputs import read_image
+    from segmentation.io.decoding import read_image
     from segmentation.prediction.outputs import PredictedFolder
     from segmentation.prediction.pipeline import predict_images
     from segmentation.prediction.predictor import Predictor
@@ -173,7 +173,7 @@ def bare_network(work: Folder) -> Run:
     import numpy as np
     import torch
 
-    from segmentation.prediction.inputs import read_image
+    from segmentation.io.decoding import read_image
     from segmentation.prediction.predictor import Predictor
 
     network = _network(work, channels_last=True)
@@ -206,7 +206,7 @@ def plain_loop(work: Folder) -> Run:
     from torchvision.io import decode_image
     from torchvision.transforms.v2 import functional
 
-    from segmentation.prediction.inputs import read_image
+    from segmentation.io.decoding import read_image
 
     network, folder, files = _network(work), work.place / "plain", work.files()
     folder.mkdir(parents=True, exist_ok=True)
@@ -267,8 +267,8 @@ def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
     import torch
     from torchvision.transforms.v2 import functional
 
+    from segmentation.io.decoding import read_image
     from segmentation.models import segmenter as models
-    from segmentation.prediction.inputs import read_image
 
     torch.manual_seed(0)
     network = models.build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)

@@ -1,55 +1,45 @@
-"""The data sets that `dataset=` knows: one file each, listed here."""
+"""Data sets, one file each, and their preparation. `segmentation.config.DATASETS` lists them."""
 
+import pkgutil
 from collections.abc import Callable
 
-from segmentation.config import DataConfig
-from segmentation.data.cache import Split, data_fields, load
-from segmentation.data.camvid import open_camvid
+from segmentation.config import DATASETS, DataConfig
+from segmentation.data.building import load
+from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
-from segmentation.data.folder import open_folder
 from segmentation.data.held_out import HELD_OUT, held_out
 from segmentation.data.originals import Originals
-from segmentation.data.shapes import open_shapes
 from segmentation.data.source import Source
-from segmentation.data.voc import open_voc
+from segmentation.data.split import Split
 from segmentation.errors import InputError, one_of
 
-DATASETS: dict[str, Callable[[DataConfig, str], Source]] = {
-    "shapes": open_shapes,
-    "voc2007": open_voc,
-    "voc2012": open_voc,
-    "camvid": open_camvid,
-    "folder": open_folder,
-}
-
-__all__ = [
-    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split", "report_coverage",
-]  # fmt: skip
+__all__ = ["DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split", "report_coverage"]
 
 
 def load_split(config: DataConfig, split: str) -> Split:
-    """Open one split of `config.dataset`, check it, and prepare it or find it prepared.
+    """Return one prepared split of `config.dataset`, from the cache or newly prepared.
 
-    With `config.calibration_fraction`, the training split comes without the images that are held out, and the split
-    `held_out` is these.
+    With `config.calibration_fraction`, the training split lacks the held-out images, and the split `held_out` consists
+    of them.
 
     Raises:
-        InputError: what is wrong with the data, in which file.
+        InputError: the data are wrong; the message names the file.
     """
     return load(open_split(config, split), config, split)
 
 
 def open_split(config: DataConfig, split: str) -> Source:
-    """The pictures of one split as they were found, see `load_split`."""
+    """Return the images and masks of one split before preparation; see `load_split`."""
     one_of("dataset", config.dataset, DATASETS)
     if config.download and not config.dataset.startswith("voc"):
-        raise InputError(f"download=True: only voc2007 and voc2012 can be fetched, not dataset={config.dataset}")
+        raise InputError(f"download=True works for voc2007 and voc2012 only, not for dataset={config.dataset}")
     if split == HELD_OUT and not config.calibration_fraction:
         raise InputError(
-            f"split={HELD_OUT}: no training images were held out; train with calibration_fraction=0.15, say, or name "
-            f"another split"
+            f"split={HELD_OUT}: the model was trained without held-out images; train with calibration_fraction=0.15, "
+            f"for example, or choose another split"
         )
-    found = DATASETS[config.dataset](config, config.train_split if split == HELD_OUT else split)
+    opener: Callable[[DataConfig, str], Source] = pkgutil.resolve_name(DATASETS[config.dataset])
+    source = opener(config, config.train_split if split == HELD_OUT else split)
     if config.calibration_fraction and split in (HELD_OUT, config.train_split):
-        return held_out(found, config.calibration_fraction, split == HELD_OUT)
-    return found
+        return held_out(source, config.calibration_fraction, split == HELD_OUT)
+    return source

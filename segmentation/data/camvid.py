@@ -1,4 +1,4 @@
-"""CamVid in the layout of the SegNet tutorial: `train/` beside `trainannot/`, and so on for each split.
+"""CamVid in the layout of the SegNet tutorial: images in `train/`, masks in `trainannot/`; other splits likewise.
 
 Brostow, Fauqueur and Cipolla, "Semantic object classes in video", Pattern Recognition Letters 2009.
 """
@@ -10,7 +10,7 @@ from segmentation.config import DataConfig
 from segmentation.data.pairs import ImagePairs, match
 from segmentation.errors import InputError, one_of
 
-LABELS = Classes(
+CLASSES = Classes(
     ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
     (
         (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
@@ -18,16 +18,17 @@ LABELS = Classes(
     ),
 )  # fmt: skip
 UNLABELLED = 11
+"""Mask value of pixels without a class."""
 
 
 def open_camvid(config: DataConfig, split: str) -> ImagePairs:
-    """Open one split of the CamVid folder `config.data_dir`."""
+    """Return one split of the CamVid folder `config.data_dir`."""
     root = Path(config.data_dir)
     splits = [folder.name.removesuffix("annot") for folder in sorted(root.glob("*annot")) if folder.is_dir()]
     if not splits:
         raise InputError(
-            f"data_dir={config.data_dir} holds no CamVid: it needs folders train/, trainannot/, val/, valannot/"
+            f"data_dir={config.data_dir} does not hold CamVid: it needs the folders train, trainannot, val and valannot"
         )
     one_of("split", split, splits)
-    classes = {index: index for index in range(len(LABELS))} | {UNLABELLED: VOID, VOID: VOID}
-    return ImagePairs(LABELS, str(root.resolve()), match(root / split, root / f"{split}annot"), classes)
+    class_of_value = {index: index for index in range(len(CLASSES))} | {UNLABELLED: VOID, VOID: VOID}
+    return ImagePairs(CLASSES, str(root.resolve()), match(root / split, root / f"{split}annot"), class_of_value)

@@ -1,52 +1,50 @@
-"""What the masks of a prepared split cover: a class without a pixel, or mostly void, is reported before training."""
+"""Warns before training if a class has no pixel in a split, or if most pixels are void."""
 
 import json
 from functools import cache
 
 from segmentation.classes import VOID
-from segmentation.data.cache import Split
+from segmentation.data.split import Split
 from segmentation.errors import InputError, listed
 
-MOSTLY = 0.5
-"""Fraction of void pixels above which it is reported."""
+MAX_VOID_FRACTION = 0.5
+"""A larger fraction of void pixels causes a warning."""
 
 
 def report_coverage(split: Split, to_train: bool = False) -> None:
-    """Print a warning, once in a process, where a split lacks a class or is mostly void.
-
-    Pixels were counted when the split was prepared, so this holds for one that is found in the cache, too.
+    """Print a warning, once per process, if a class has no pixel in the split or if most pixels are void.
 
     Args:
-        split: what is trained on or scored.
-        to_train: whether it is trained on.
+        split: any prepared split; its pixels were counted during preparation.
+        to_train: whether the split is used for training.
 
     Raises:
-        InputError: of two classes of a folder to train on one has no pixel, and there is void: in masks of 0 and 255,
-            whose `classes.txt` says 0 and 1, all of the foreground.
+        InputError: in a training split of `dataset=folder` with two classes, one class has no pixel and some pixels
+            are void. The masks probably hold 0 and 255 where `classes.txt` declares 0 and 1.
     """
     pixels = split.pixels_by_value()
-    where, void = f"{split.dataset}/{split.name}", pixels[VOID] / sum(pixels)
-    absent = [name for index, name in enumerate(split.labels.names) if not pixels[index]]
+    name, void = f"{split.dataset}/{split.name}", pixels[VOID] / sum(pixels)
+    absent = [class_name for index, class_name in enumerate(split.labels.names) if not pixels[index]]
     if absent:
-        message = f"no pixel of {where} is of class {listed(absent)}"
-        only_one = len(absent) == len(split.labels) - 1
-        if only_one and void and split.dataset == "folder":
+        message = f"no pixel of {name} is of class {listed(absent)}"
+        has_one_class = len(absent) == len(split.labels) - 1
+        if has_one_class and void and split.dataset == "folder":
             message += (
-                f", and {void:.1%} are void (value 255). If 255 is a class in these masks, write "
-                f"{split.location}/classes.json, which goes before classes.txt: {_with_255(split, absent[0])}"
+                f", and {void:.1%} are void (value 255). If 255 is a class in these masks, write this to "
+                f"{split.location}/classes.json, which replaces classes.txt: {_classes_json(split, absent[0])}"
             )
             if to_train and len(split.labels) == 2:
                 raise InputError(message)
         _warn(f"{message}. The data are in {split.location}")
-    if void > MOSTLY:
+    if void > MAX_VOID_FRACTION:
         _warn(
-            f"{void:.1%} of the pixels of {where} are void (value 255), which is neither trained on nor scored; check "
-            f"the values of the masks in {split.location}"
+            f"{void:.1%} of the pixels of {name} are void (value 255), neither trained on nor scored; check the "
+            f"mask values in {split.location}"
         )
 
 
-def _with_255(split: Split, name: str) -> str:
-    """What `classes.json` holds when 255 is the value of one class, and the others have theirs from `classes.txt`."""
+def _classes_json(split: Split, name: str) -> str:
+    """Content of a `classes.json` in which class `name` has the value 255 and the other classes keep their values."""
     return json.dumps({each: 255 if each == name else index for index, each in enumerate(split.labels.names)})
 
 

@@ -1,4 +1,4 @@
-"""Training images that are kept from training, to calibrate on later."""
+"""Holds out part of the training images for calibration."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,15 +10,16 @@ from segmentation.data.source import LabelledImage, Source
 from segmentation.errors import InputError
 
 HELD_OUT = "held_out"
-"""The name of their split."""
+"""Name of the split of held-out images."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some pictures of a `Source`."""
+class Subset:
+    """Some images of a `Source`; itself a `Source`."""
 
     whole: Source
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
+    """Indices of the images in `whole`."""
 
     @property
     def labels(self) -> Classes:
@@ -31,33 +32,33 @@ class Part:
     @cached_property
     def names(self) -> tuple[str, ...]:
         names = self.whole.names
-        return tuple(names[place] for place in self.places)
+        return tuple(names[index] for index in self.indices)
 
     def identity(self) -> str:
-        return f"{self.places} of {self.whole.identity()}"
+        return f"{self.indices} of {self.whole.identity()}"
 
     def pixels(self, index: int) -> int:
-        return self.whole.pixels(self.places[index])
+        return self.whole.pixels(self.indices[index])
 
     def read(self, index: int) -> LabelledImage:
-        return self.whole.read(self.places[index])
+        return self.whole.read(self.indices[index])
 
 
-def held_out(source: Source, fraction: float, chosen: bool) -> Part:
-    """The pictures that are held out, if `chosen`, or all others, in their own order.
+def held_out(source: Source, fraction: float, chosen: bool) -> Subset:
+    """Return the held-out images if `chosen`, otherwise all other images, in their original order.
 
-    Which they are depends on the number of pictures and the fraction alone, so that runs with other seeds are trained
-    and calibrated on the same pictures.
+    The choice depends only on the number of images and the fraction, so runs with different seeds are trained and
+    calibrated on the same images.
 
     Raises:
-        InputError: none would be held out, or all.
+        InputError: the fraction would hold out no image, or all images.
     """
     total = len(source.names)
     count = round(fraction * total)
     if not 0 < count < total:
         raise InputError(
-            f"calibration_fraction={fraction} holds out {count} of {total} training images; it must leave at least one "
-            f"on either side"
+            f"calibration_fraction={fraction} holds out {count} of {total} training images; at least one must be held "
+            f"out and one left for training"
         )
     order = np.random.default_rng(0).permutation(total)
-    return Part(source, tuple(sorted(order[:count].tolist() if chosen else order[count:].tolist())))
+    return Subset(source, tuple(sorted(order[:count].tolist() if chosen else order[count:].tolist())))

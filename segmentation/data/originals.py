@@ -1,4 +1,4 @@
-"""A split as a person sees it: masks at each image's own size, nothing cut away."""
+"""A split at original size: images are not cropped, and masks keep the size of their files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ import torch
 
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
-from segmentation.data.cache import Split
 from segmentation.data.preparation import resize_image
 from segmentation.data.source import Source
+from segmentation.data.split import Split
 
 
 @dataclass(frozen=True)
 class Originals:
-    """Whole pictures, resized as for training but not cropped, with masks as they were found; one at a time."""
+    """Images resized as in training but not cropped, and masks at their original size; read one at a time."""
 
     split: Split
-    """The same pictures, prepared."""
+    """The same images after preparation."""
     source: Source
     config: DataConfig
 
@@ -50,8 +50,8 @@ class Originals:
         return len(self.split)
 
     def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """The one image asked for, `(1, 3, h, w)` uint8, and its mask `(1, H, W)` uint8."""
+        """Return one image `(1, 3, h, w)` uint8 and its mask `(1, H, W)` uint8. `indices` must hold one index."""
         (index,) = indices
-        picture = self.source.read(index)
-        image = np.array(resize_image(picture.image, self.config))
-        return torch.from_numpy(image)[None].permute(0, 3, 1, 2), torch.from_numpy(np.array(picture.mask))[None]
+        original = self.source.read(index)
+        image = np.array(resize_image(original.image, self.config))
+        return torch.from_numpy(image)[None].permute(0, 3, 1, 2), torch.from_numpy(np.array(original.mask))[None]

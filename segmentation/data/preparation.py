@@ -1,4 +1,4 @@
-"""Preparation of an image and its mask, once, before training: resize and centre crop."""
+"""Prepares an image and its mask for training: resize and centre crop. The result is cached."""
 
 import numpy as np
 from PIL import Image
@@ -10,43 +10,46 @@ from segmentation.errors import InputError
 
 
 def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Resize the shorter side and cut out the centre.
+    """Resize the shorter side and crop the centre.
 
     Args:
-        image: RGB picture of `W` x `H` pixels.
+        image: RGB image of `W` x `H` pixels.
         mask: class indices `(H, W)` uint8.
-        config: `resize`, `crop` and `interpolation` are used.
-        name: what to call the picture in an error.
+        config: supplies `resize`, `crop` and `interpolation`.
+        name: name of the image in error messages.
 
     Returns:
         The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
+
+    Raises:
+        InputError: the image is smaller than the crop.
     """
     mask_image = Image.fromarray(mask)
     image = resize_image(image, config)
-    if config.resize is not None:  # Pillow's NEAREST takes the pixel at the centre, as torch's NEAREST_EXACT does
+    if config.resize is not None:  # Pillow's NEAREST equals torch's NEAREST_EXACT
         mask_image = F.resize(mask_image, [config.resize], InterpolationMode.NEAREST)
     if config.crop is not None:
         if min(image.size) < config.crop:
             raise InputError(
                 f"{name} has {image.width} x {image.height} pixels, less than crop={config.crop}: "
-                f"make crop smaller or set resize"
+                f"reduce crop or set resize"
             )
         image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
     return np.asarray(image), np.asarray(mask_image)
 
 
 def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
-    """Fraction of a `width` x `height` image's pixels that `prepare` keeps: the crop's part of the resized image."""
+    """Return the fraction of the resized image's pixels that lies inside the crop."""
     if config.crop is None:
         return 1.0
-    if config.resize is not None:  # the longer side as torchvision rounds it
+    if config.resize is not None:  # torchvision rounds the longer side down
         short, long = sorted((width, height))
         width, height = config.resize, int(config.resize * long / short)
     return config.crop**2 / (width * height)
 
 
 def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
-    """Resize the shorter side to `config.resize`."""
+    """Return the image with its shorter side resized to `config.resize`."""
     if config.resize is None:
         return image
     resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))

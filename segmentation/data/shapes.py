@@ -1,7 +1,7 @@
-"""The embedded data set: overlapping textured shapes on a textured ground, drawn from a seed.
+"""The generated data set `shapes`: overlapping textured shapes on a textured background, drawn from a seed.
 
-Made to be learnt in a minute and yet to leave doubt: only the outline tells the class for sure, colour merely hints at
-it, textures are drawn alike for all, borders are soft, pictures are noisy, and some outlines are void.
+A model learns it within a minute, but not perfectly: only the outline determines the class, the colour is a weak hint,
+textures are independent of the class, borders are soft, images are noisy, and some outlines are void.
 """
 
 import hashlib
@@ -16,29 +16,29 @@ from segmentation.config import DataConfig
 from segmentation.data.source import LabelledImage
 from segmentation.errors import one_of
 
-LABELS = Classes(
+CLASSES = Classes(
     ("background", "disk", "square", "triangle", "ring", "cross"),
     ((38, 38, 46), (230, 97, 60), (66, 133, 217), (94, 178, 84), (240, 190, 60), (160, 96, 190)),
 )
 COUNTS = {"train": 320, "val": 96, "test": 96}
 SIDE = 128
-"""Width and height of a picture, pixels."""
+"""Width and height of an image in pixels."""
 HINT = 0.5
-"""Share of a class's own colour in the colour of a shape."""
+"""Fraction of the class's colour in the colour of a shape."""
 VERSION = 1
-"""Part of the data's identity: raise it whenever the drawing changes."""
+"""Part of the data's identity. Raise it when the drawing changes."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """One split of the generated data; a `Source`."""
+    """One split of the generated data set; a `Source`."""
 
     seed: int
     split: str
 
     @property
     def labels(self) -> Classes:
-        return LABELS
+        return CLASSES
 
     @property
     def location(self) -> str:
@@ -60,27 +60,27 @@ class Shapes:
 
 
 def open_shapes(config: DataConfig, split: str) -> Shapes:
-    """Open one split of the generated data."""
+    """Return one split of the generated data set."""
     return Shapes(config.dataset_seed, one_of("split", split, COUNTS))
 
 
 def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one picture: image `(128, 128, 3)` uint8 and mask `(128, 128)` uint8."""
+    """Draw an image `(128, 128, 3)` uint8 and its mask `(128, 128)` uint8."""
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
     image = _texture(random, x, y, 0)
     mask = np.zeros((SIDE, SIDE), np.uint8)
     for _ in range(random.integers(3, 7)):
-        label = int(random.integers(1, len(LABELS)))
+        index = int(random.integers(1, len(CLASSES)))
         radius = random.uniform(14, 34)
         centre_x, centre_y = random.uniform(0, SIDE, 2)
         angle = random.uniform(0, 2 * np.pi)
         u = (np.cos(angle) * (x - centre_x) + np.sin(angle) * (y - centre_y)) / radius
         v = (np.cos(angle) * (y - centre_y) - np.sin(angle) * (x - centre_x)) / radius
-        distance = radius * _distance(LABELS.names[label], u, v)
+        distance = radius * _distance(CLASSES.names[index], u, v)
         softness = random.uniform(1, 5)
         opacity = random.uniform(0.6, 1.0) * np.clip(0.5 - distance / softness, 0, 1)[..., None]
-        image = image * (1 - opacity) + _texture(random, x, y, label) * opacity
-        mask[distance < 0] = label
+        image = image * (1 - opacity) + _texture(random, x, y, index) * opacity
+        mask[distance < 0] = index
         if random.random() < 0.3:
             mask[np.abs(distance) < 1.5] = VOID
     image += random.normal(0, random.uniform(4, 22), image.shape)
@@ -88,7 +88,7 @@ def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to a shape's outline, in radii, negative inside; `u` and `v` are coordinates in radii."""
+    """Signed distance to a shape's outline, negative inside; it and the coordinates `u` and `v` are in radii."""
     if name == "disk":
         return np.hypot(u, v) - 1
     if name == "square":
@@ -101,10 +101,10 @@ def _distance(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(np.abs(u) - 1, np.abs(v) - 0.32), np.maximum(np.abs(u) - 0.32, np.abs(v) - 1))
 
 
-def _texture(random: np.random.Generator, x: np.ndarray, y: np.ndarray, label: int) -> np.ndarray:
-    """A surface `(128, 128, 3)` float: one colour, shaded, with stripes, checks or grain of another."""
+def _texture(random: np.random.Generator, x: np.ndarray, y: np.ndarray, index: int) -> np.ndarray:
+    """A surface `(128, 128, 3)` float for class `index`: a shaded colour, with stripes, checks or grain of another."""
     colour, other = random.uniform(30, 225, (2, 3))
-    colour = (1 - HINT) * colour + HINT * np.array(LABELS.palette[label])
+    colour = (1 - HINT) * colour + HINT * np.array(CLASSES.palette[index])
     angle, wavelength = random.uniform(0, np.pi), random.uniform(5, 18)
     along = (np.cos(angle) * x + np.sin(angle) * y) / wavelength
     across = (np.cos(angle) * y - np.sin(angle) * x) / wavelength

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: named pictures with masks, readable one at a time."""
+"""Interface of a data set: named images with masks, read one at a time."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -10,14 +10,14 @@ from segmentation.classes import Classes
 
 
 class LabelledImage(NamedTuple):
-    """One labelled image as it was found."""
+    """One image and its mask, before preparation."""
 
     image: Image.Image
     """RGB, `W` x `H` pixels."""
     mask: np.ndarray
     """Class indices `(H, W)` uint8, void 255."""
     digest: bytes
-    """Hash of what it was made from, for the data set's fingerprint."""
+    """Hash of the content of the source files; part of the data set's fingerprint."""
 
 
 class Source(Protocol):
@@ -28,22 +28,26 @@ class Source(Protocol):
 
     @property
     def location(self) -> str:
-        """Where it comes from: a folder, or the name of a generator."""
+        """Folder of the data, or the description of a generator."""
         ...
 
     @property
     def names(self) -> Sequence[str]:
-        """One name for each picture, in the order they are read; made once, since it is asked for at each picture."""
+        """Name of each image, in order. Must be computed once, because every access to an image uses it."""
         ...
 
     def identity(self) -> str:
-        """A text that changes when the files do; cheap, so it looks at sizes and times, not at contents."""
+        """Return a text that changes when the source files change; compares sizes and times, not content."""
         ...
 
     def pixels(self, index: int) -> int:
-        """Width times height of one picture, without decoding it; 0 if that is not known."""
+        """Return width times height of one image without decoding it; 0 if unknown."""
         ...
 
     def read(self, index: int) -> LabelledImage:
-        """Decode and check one picture; an `InputError` names the file."""
+        """Return one image and its mask.
+
+        Raises:
+            InputError: the files are wrong; the message names the file.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Pascal VOC 2007 and 2012 segmentation, as torchvision keeps it.
+"""Pascal VOC 2007 and 2012 segmentation, in the folders that torchvision's `VOCSegmentation` makes.
 
 Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010.
 """
@@ -15,7 +15,7 @@ from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError, listed, one_of
 from segmentation.io.text_lists import image_names
 
-LABELS = Classes.named(
+CLASSES = Classes.named(
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
@@ -23,41 +23,44 @@ SPLITS = {"2007": ("train", "val", "trainval", "test"), "2012": ("train", "val",
 
 
 def open_voc(config: DataConfig, split: str) -> ImagePairs:
-    """Open one split of VOC below `config.data_dir`, fetching it first if that was asked for and is needed."""
+    """Return one split of VOC in `config.data_dir`. Downloads a missing split if `config.download` is set."""
     year = config.dataset.removeprefix("voc")
     one_of("split", split, SPLITS[year])
     folder = Path(config.data_dir) / "VOCdevkit" / f"VOC{year}"
     split_file = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not split_file.is_file() and not config.download:
         raise InputError(
-            f"data_dir={config.data_dir} holds no {split_file.relative_to(config.data_dir)}: give "
-            f"`-P download=true` to fetch {config.dataset}, or point data_dir at the folder that holds VOCdevkit"
+            f"data_dir={config.data_dir} has no file {split_file.relative_to(config.data_dir)}: add "
+            f"`-P download=true` to download {config.dataset}, or set data_dir to the folder that holds VOCdevkit"
         )
     if not split_file.is_file():
-        _fetch(config, year, split, split_file)
+        _download(config, year, split, split_file)
     files = {
-        name: (_found(folder / "JPEGImages" / f"{name}.jpg"), _found(folder / "SegmentationClass" / f"{name}.png"))
+        name: (
+            _in_any_form(folder / "JPEGImages" / f"{name}.jpg"),
+            _in_any_form(folder / "SegmentationClass" / f"{name}.png"),
+        )
         for name in image_names(split_file)
     }
     missing = [str(path) for pair in files.values() for path in pair if not _is_file(path)]
     if missing:
-        raise InputError(f"{split_file} names {len(missing)} file(s) that are not there: {listed(missing)}")
-    classes = {index: index for index in range(len(LABELS))} | {VOID: VOID}
-    return ImagePairs(LABELS, str(folder.resolve()), files, classes)
+        raise InputError(f"{split_file} lists {len(missing)} file(s) that do not exist: {listed(missing)}")
+    class_of_value = {index: index for index in range(len(CLASSES))} | {VOID: VOID}
+    return ImagePairs(CLASSES, str(folder.resolve()), files, class_of_value)
 
 
-def _fetch(config: DataConfig, year: str, split: str, split_file: Path) -> None:
+def _download(config: DataConfig, year: str, split: str, split_file: Path) -> None:
     try:
         VOCSegmentation(config.data_dir, year=year, image_set=split, download=True)
     except (OSError, RuntimeError, tarfile.TarError) as error:
         raise InputError(
-            f"{config.dataset} could not be fetched into data_dir={config.data_dir}: {error}. Check the network, "
-            f"or unpack the archive there by hand so that {split_file} exists"
+            f"{config.dataset} could not be downloaded into data_dir={config.data_dir}: {error}. Check the network "
+            f"connection, or unpack the archive there yourself so that {split_file} exists"
         ) from error
 
 
-def _found(path: Path) -> Path:
-    """A file as it is called, or by another Unicode form of its name if there is only that."""
+def _in_any_form(path: Path) -> Path:
+    """The path of an existing file whose name differs in its Unicode form at most; otherwise `path`."""
     if not _is_file(path):
         for form in ("NFC", "NFD"):
             other = path.with_name(unicodedata.normalize(form, path.name))
@@ -69,5 +72,5 @@ def _found(path: Path) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, say
+    except OSError:  # for example, the name is too long
         return False

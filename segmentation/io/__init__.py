@@ -1,1 +1,1 @@
-"""Files: images and masks as arrays, text lists, archives, names. Everything from outside is checked here."""
+"""Reads files that users bring: images, masks, text lists, archives and names. Every check of their content is here."""

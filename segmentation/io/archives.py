@@ -1,4 +1,4 @@
-"""Zip files read without trust: whole, checked by their checksums, and never larger in memory than is said."""
+"""Reads zip files that may be damaged or hostile: checks names, checksums and the unpacked size."""
 
 import zipfile
 from collections.abc import Iterator
@@ -9,33 +9,33 @@ from segmentation.errors import InputError
 
 
 @contextmanager
-def opened(file: Path, largest: int | None = None) -> Iterator[zipfile.ZipFile]:
-    """A zip file to read from; every error inside the block tells that the file is damaged.
+def opened(file: Path, max_bytes: int | None = None) -> Iterator[zipfile.ZipFile]:
+    """Open a zip file for reading. Any exception inside the block is raised as an error about a damaged file.
 
     Args:
-        file: what to read.
-        largest: bytes that all records may take together when they are unpacked; None allows no packed record, so that
-            they take no more than the file does.
+        file: path of the zip file.
+        max_bytes: limit on the unpacked size of all records together. None accepts uncompressed records only, so that
+            they take no more memory than the file.
 
     Raises:
-        InputError: it is not there or damaged, or it would take more memory.
+        InputError: the file does not exist, is damaged, or exceeds the limit.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
             if len({record.filename for record in records}) < len(records):
-                raise InputError(f"{file} is damaged: it holds two records of one name")
+                raise InputError(f"{file} is damaged: two of its records have the same name")
             total = sum(record.file_size for record in records)
-            if largest is None and any(record.compress_type != zipfile.ZIP_STORED for record in records):
-                raise InputError(f"{file} is not made by this program: it holds packed records")
-            most = file.stat().st_size if largest is None else largest
-            if total > most:
-                raise InputError(f"{file} is damaged or made to fill the memory: {total:,} bytes of at most {most:,}")
+            if max_bytes is None and any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise InputError(f"{file} was not written by this program: it has compressed records")
+            limit = file.stat().st_size if max_bytes is None else max_bytes
+            if total > limit:
+                raise InputError(f"{file} is damaged or hostile: it unpacks to {total:,} bytes, the limit is {limit:,}")
             yield archive
     except InputError:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist") from error
-    except Exception as error:  # readers of damaged files raise nearly anything
-        told = str(error)[:200] or type(error).__name__  # some quote all that follows
-        raise InputError(f"{file} is damaged: {told}") from error
+    except Exception as error:  # readers raise nearly any exception for damaged files
+        reason = str(error)[:200] or type(error).__name__  # some messages quote the rest of the file
+        raise InputError(f"{file} is damaged: {reason}") from error

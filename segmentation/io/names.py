@@ -1,19 +1,22 @@
-"""Names from outside: which can be printed, written to a table and kept in a folder."""
+"""Checks names that users bring: whether they can be printed, and whether a path stays inside its folder."""
 
 import unicodedata
 from pathlib import PurePosixPath, PureWindowsPath
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name has neither control characters and line breaks nor bytes that were no UTF-8."""
+    """Return whether a name is free of control characters, line breaks and bytes that are not UTF-8."""
     return not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
 
 
 def composed(name: str) -> str:
-    """Return a name in Unicode's composed form (NFC); some systems and tools write accents apart (NFD)."""
+    """Return a name in Unicode's composed form (NFC). Some systems store accents separately (NFD)."""
     return unicodedata.normalize("NFC", name)
 
 
 def stays_inside(name: str) -> bool:
-    """Whether a path, as any system reads it, stays in the folder that it is joined to; links are not looked at."""
+    """Return whether a relative path stays inside the folder that it is joined to, on any system.
+
+    Symbolic links are not resolved.
+    """
     return not any(path.anchor or ".." in path.parts for path in (PurePosixPath(name), PureWindowsPath(name)))

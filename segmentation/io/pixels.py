@@ -1,9 +1,9 @@
-"""How the pixels of an image or a mask are read: frames, orientation, bit depth, bands and modes, decided here alone.
+"""Converts opened image and mask files to pixels: frames, EXIF orientation, bit depth, bands and modes.
 
-Training, evaluation, prediction and the served model all read through this file. A copy goes along with every logged
-model, for a server that has nothing else of this project: it imports none of it.
+Training, evaluation, prediction and the served model all read pixels through this module. Every logged model carries a
+copy of it, so it imports nothing else from this project.
 
-An image is turned as its EXIF orientation says, and so is a mask. What cannot be read exactly raises `UnfitError`.
+The EXIF orientation is applied to images and to masks. A file that cannot be read exactly raises `UnfitError`.
 """
 
 import struct
@@ -14,75 +14,78 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF")
-"""Formats that are read, whatever a file's ending. JPEG includes MPO, a camera's JPEG with further frames. Pillow knows
-more: some have a bit depth that it does not report, and for one (EPS) it starts another program."""
+"""Supported formats; the file's ending does not matter. JPEG includes MPO, a camera's JPEG with several frames. Pillow
+reads more formats, but it does not report the bit depth of some, and it runs another program for EPS."""
 
 BITS, PHOTOMETRIC, SAMPLES, SUBFILE, EXTRA, SAMPLE_FORMAT = 258, 262, 277, 254, 338, 339
 """TIFF tags."""
 ORIENTATION = 274
 """EXIF tag, and TIFF's."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
-"""Bands that hold the colour, by TIFF's photometric interpretation; all others are extra samples."""
+"""Number of colour bands for each photometric interpretation of TIFF; all other bands are extra samples."""
 SIGNED = 2
-"""Value of TIFF's SAMPLE_FORMAT."""
-IS_COPY = 0b101
-"""Bits of TIFF's SUBFILE for a page that is a smaller copy of another, or its transparency."""
+"""Value of TIFF's SAMPLE_FORMAT for signed integers."""
+COPY_BITS = 0b101
+"""Bits of TIFF's SUBFILE that mark a page as a smaller copy of another page, or as its transparency mask."""
 LOSSY = ("jpeg", "tiff_jpeg", "webp")
-"""Compressions of TIFF that change values."""
+"""Lossy compressions of TIFF."""
 
 
 class UnfitError(ValueError):
-    """Pixels that would be misread. The message goes on after the file's name: "has more than 8 bits a channel"."""
+    """The pixels cannot be read exactly. The message continues the file's name: "has more than 8 bits per channel"."""
 
 
 def color_image(image: Image.Image) -> Image.Image:
-    """Return an opened image in RGB, turned as its EXIF orientation says; transparency is dropped.
+    """Return an opened image as RGB, with its EXIF orientation applied and transparency dropped.
 
-    Of a camera's several JPEG frames (MPO) it is the first.
+    Of a camera's JPEG with several frames (MPO), returns the first frame.
 
     Raises:
-        UnfitError: it has several frames, over 8 bits a channel, or bands that are neither colour nor transparency.
+        UnfitError: the image has several frames, more than 8 bits per channel, or bands that are neither colour nor
+            transparency.
     """
     if image.format != "MPO":
         _refuse_frames(image)
     _refuse_odd_bmp(image)
     if _bits(image) > 8:
-        raise UnfitError(f"has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     _refuse_extra_bands(image)
     if image.mode in ("LAB", "HSV"):
         raise UnfitError(f"is in the colour space {image.mode}; convert it to RGB")
     upright = _upright(image)
     if upright.mode in ("P", "PA", "La") or "transparency" in upright.info:
-        upright = upright.convert("LA" if upright.mode == "La" else "RGBA")  # straight to RGB, Pillow warns or fails
+        upright = upright.convert(
+            "LA" if upright.mode == "La" else "RGBA"
+        )  # Pillow warns or fails on a direct conversion to RGB
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def mask_values(image: Image.Image) -> np.ndarray:
-    """Return the values `(H, W)` that an opened mask stores, integers, turned as its EXIF orientation says.
+    """Return the integers `(H, W)` that an opened mask stores, with its EXIF orientation applied.
 
-    Of a palette image they are the indices. Values of 1, 2 and 4 bits are not scaled; colour keys change nothing.
+    Of a palette image, returns the palette indices. Does not scale values of 1, 2 and 4 bits. Ignores colour keys.
 
     Raises:
-        UnfitError: it has colours, fractions, transparency, several frames, or was compressed with loss.
+        UnfitError: the mask has colours, fractions, transparency, several frames or lossy compression.
     """
     if image.format in ("JPEG", "MPO") or image.info.get("compression") in LOSSY:
-        raise UnfitError("is a JPEG, which does not keep class indices exactly; save masks as png or tif")
+        raise UnfitError("is a JPEG, which does not store class indices exactly; save masks as png or tif")
     _refuse_frames(image)
     _refuse_odd_bmp(image)
     mode, bits = image.mode, _bits(image)
     if mode not in ("1", "L", "P", "I", "F") and not mode.startswith("I;"):
         raise UnfitError(
-            f"{_kind(image)} (mode {mode}); a mask holds one class index a pixel, as a greyscale or palette image"
+            f"{_kind(image)} (mode {mode}); a mask must have one class index per pixel, as a greyscale or palette image"
         )
     tags = getattr(image, "tag_v2", {})
     if mode != "P" and tags.get(PHOTOMETRIC) == 0:
         raise UnfitError(
-            "is a TIFF whose 0 is white (MinIsWhite), and programs disagree about its values; save it as png, or as a "
-            "TIFF whose 0 is black"
+            "is a TIFF in which 0 is white (MinIsWhite); programs disagree about its values. Save it as png, or as a "
+            "TIFF in which 0 is black"
         )
     if tags.get(SAMPLES, 1) > 1:
         raise UnfitError(
-            f"has {tags[SAMPLES]} bands; a mask holds one class index a pixel: save the band that has them"
+            f"has {tags[SAMPLES]} bands; a mask must have one class index per pixel: save the band that holds them"
         )
     values = np.asarray(_upright(image))
     if mode == "1":
@@ -90,48 +93,50 @@ def mask_values(image: Image.Image) -> np.ndarray:
     if mode == "F":
         return _whole_numbers(values)
     if mode == "L" and _numbers(tags.get(SAMPLE_FORMAT, 1)) == (SIGNED,):
-        return values.view(np.int8)  # as bytes, -1 would be void
+        return values.view(np.int8)  # read as unsigned, -1 would be 255: void
     if mode == "L" and bits in (2, 4):
-        return values // np.uint8(255 // (2**bits - 1))  # Pillow has scaled them to 0-255
+        return values // np.uint8(255 // (2**bits - 1))  # undoes Pillow's scaling to 0-255
     return values
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
-    """Floating-point values `(H, W)` as integers, which geographic programs store as floats.
+    """Convert floating-point values `(H, W)` to integers. Geographic software stores class indices as floats.
 
     Raises:
-        UnfitError: some are no whole numbers.
+        UnfitError: some values are not whole numbers.
     """
     wrong = ~(np.abs(values) < 2**24) | (values != np.round(values))
     if wrong.any():
         raise UnfitError(
-            f"holds {values[wrong][0]:g}, which is no class index ({np.count_nonzero(wrong)} pixels are no whole "
+            f"holds {values[wrong][0]:g}, which is not a class index ({np.count_nonzero(wrong)} pixels are not whole "
             f"numbers); save whole numbers"
         )
     return values.astype(np.int32)
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image that was opened and not yet loaded: 1 (upright) to 8."""
+    """Return the EXIF orientation, 1 (upright) to 8, of an image that is opened but not yet loaded."""
     if image.format == "TIFF":
-        return int(getattr(image, "tag_v2", {}).get(ORIENTATION, 1))  # Pillow turns a TIFF when it loads it
-    image.load()  # in a PNG it may stand behind the pixels
+        return int(
+            getattr(image, "tag_v2", {}).get(ORIENTATION, 1)
+        )  # Pillow applies and removes a TIFF's orientation on loading
+    image.load()  # a PNG may store it after the pixels
     return int(image.getexif().get(ORIENTATION, 1))
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image decoded and turned as its EXIF orientation says."""
+    """Decode an image and apply its EXIF orientation."""
     image.load()
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow raises nearly anything for damaged metadata
+    except Exception as error:  # Pillow raises nearly any exception for damaged metadata
         raise UnfitError(
-            f"has damaged EXIF data ({error!s:.60}), so which way is up is unknown; save it upright and without them"
+            f"has damaged EXIF data ({error!s:.60}), so its orientation is unknown; save it upright and without EXIF"
         ) from error
 
 
 def _kind(image: Image.Image) -> str:
-    """What a mask is that holds no class indices."""
+    """Describe a mask whose mode cannot hold class indices."""
     if _raw_mode(image).partition(";")[0] == "LA" or image.mode in ("LA", "La"):
         return "has transparency beside its grey values"
     if image.mode == "PA":
@@ -140,7 +145,7 @@ def _kind(image: Image.Image) -> str:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How a file that is not yet decoded stores its pixels, in Pillow's words: `RGB;16B`; empty where it has none."""
+    """Pillow's raw mode of an image that is not yet decoded, such as `RGB;16B`; empty if Pillow has none."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else ""
     if isinstance(arguments, tuple):
@@ -149,7 +154,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits of a channel as it is stored."""
+    """Stored bits per channel."""
     if image.mode in ("F", "I"):
         return 32
     if image.mode.startswith("I;"):
@@ -163,7 +168,7 @@ def _bits(image: Image.Image) -> int:
 
 
 def _refuse_frames(image: Image.Image) -> None:
-    """Raise for a file of several images: frames of an animation, or pages that are no copies of the first."""
+    """Raise if the file has several frames, or several pages that are not copies of the first."""
     if not getattr(image, "is_animated", False):
         return
     if image.format == "TIFF":
@@ -173,17 +178,17 @@ def _refuse_frames(image: Image.Image) -> None:
                 image.seek(page)
             except EOFError:
                 break
-            pages = not getattr(image, "tag_v2", {}).get(SUBFILE, 0) & IS_COPY
+            pages = not getattr(image, "tag_v2", {}).get(SUBFILE, 0) & COPY_BITS
             if pages:
                 break
         image.seek(0)
         if not pages:
             return
-    raise UnfitError("holds several images (pages or frames of an animation); save the one that is meant by itself")
+    raise UnfitError("holds several images (pages or frames); save the one to use as a file of its own")
 
 
 def _refuse_extra_bands(image: Image.Image) -> None:
-    """Raise for a TIFF with a band that is neither colour nor declared as transparency, such as near infrared."""
+    """Raise if a TIFF has a band that is neither colour nor declared as transparency, such as near infrared."""
     if image.format != "TIFF":
         return
     tags = getattr(image, "tag_v2", {})
@@ -192,26 +197,26 @@ def _refuse_extra_bands(image: Image.Image) -> None:
     kinds = _numbers(tags.get(EXTRA, ()))
     if extra and not (extra == 1 and len(kinds) == 1 and kinds[0] in (1, 2)):
         raise UnfitError(
-            f"has {bands} bands, of which {extra} would be lost: neither colour nor declared as transparency (near "
-            f"infrared, say); save it with the 3 bands that the model is to see"
+            f"has {bands} bands, of which {extra} would be lost: neither colour nor declared as transparency (for "
+            f"example near infrared); save it with only the 3 bands that the model uses"
         )
 
 
 def _refuse_odd_bmp(image: Image.Image) -> None:
-    """Raise for a greyscale BMP whose pixels have fewer or more bits than Pillow takes them to have."""
+    """Raise if a greyscale BMP has another bit depth than the one that Pillow assumes."""
     if image.format != "BMP" or image.mode not in ("1", "L") or not getattr(image, "tile", None):
         return
     file = getattr(image, "fp", None)
     if file is None or _raw_mode(image) not in ("1", "L") or image.tile[0][0] != "raw":  # type: ignore[attr-defined]
         return
-    place = file.tell()
+    position = file.tell()
     file.seek(14)
     header = file.read(16)
-    file.seek(place)
-    old = struct.unpack("<I", header[:4])[0] == 12
-    bits = struct.unpack("<H", header[10:12] if old else header[14:16])[0]
+    file.seek(position)
+    is_os2 = struct.unpack("<I", header[:4])[0] == 12
+    bits = struct.unpack("<H", header[10:12] if is_os2 else header[14:16])[0]
     if bits != (1 if image.mode == "1" else 8):
-        raise UnfitError(f"is a BMP of {bits} bits with a grey palette, which is not read exactly; save it as png")
+        raise UnfitError(f"is a BMP of {bits} bits with a grey palette, which cannot be read exactly; save it as png")
 
 
 def _numbers(value: int | Sequence[int]) -> tuple[int, ...]:

@@ -1,27 +1,27 @@
-"""What people write by hand: the names of a split's pictures, one a line, and other short texts."""
+"""Reads texts that people write by hand, such as the list of a split's images, one name per line."""
 
 from pathlib import Path, PurePosixPath
 
 from segmentation.errors import InputError
 from segmentation.io.names import is_plain, stays_inside
 
-LARGEST_TEXT = 2**26
-"""Bytes of a list beyond which it is none: a million names of 64 letters."""
+MAX_BYTES = 2**26
+"""Size limit of a list: a million names of 64 letters."""
 
-LONGEST_NAME = 1000
-"""Letters of a picture's name, with its folders."""
+MAX_NAME_LENGTH = 1000
+"""Letters in an image's name, including its folders."""
 
 
 def read_text(file: Path) -> str:
-    """The text of a file, UTF-8 with or without a byte order mark.
+    """Return the text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        InputError: it cannot be read, is no such text, or is absurdly long.
+        InputError: the file cannot be read, is not UTF-8, or is larger than `MAX_BYTES`.
     """
     try:
-        if file.stat().st_size > LARGEST_TEXT:
-            raise InputError(f"{file} is too large for a list: more than {LARGEST_TEXT:,} bytes")
-        return file.read_bytes().decode("utf-8-sig")  # `read_text` takes half a byte order mark for nothing
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file} is too large for a list: more than {MAX_BYTES:,} bytes")
+        return file.read_bytes().decode("utf-8-sig")  # `read_text` ignores a truncated byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: {error}") from error
     except OSError as error:
@@ -29,21 +29,18 @@ def read_text(file: Path) -> str:
 
 
 def image_names(file: Path) -> list[str]:
-    """The pictures that a list names, as paths below their folder; blank lines are left out.
+    """Return the image names in a list, as paths relative to the image folder. Blank lines are skipped.
 
     Raises:
-        InputError: it cannot be read, or a name leads out of the folder that the pictures are in.
+        InputError: the file cannot be read, or a name is too long, unprintable or leads out of the image folder.
     """
     lines = [line.strip() for line in read_text(file).splitlines()]
     for number, line in enumerate(lines, 1):
-        if len(line) > LONGEST_NAME:
-            raise InputError(
-                f"{file}, line {number}: {line!r:.80} is no name of a picture: it has {len(line):,} letters"
-            )
+        where = f"{file}, line {number}: {line!r:.80}"
+        if len(line) > MAX_NAME_LENGTH:
+            raise InputError(f"{where} is not an image name: it has {len(line):,} letters, at most {MAX_NAME_LENGTH:,}")
         if not is_plain(line):
-            raise InputError(f"{file}, line {number}: {line!r:.80} is no name of a picture: it has control characters")
+            raise InputError(f"{where} is not an image name: it has control characters")
         if not stays_inside(line):
-            raise InputError(
-                f"{file}, line {number}: {line!r:.80} leads out of the folder of the pictures; name those in it"
-            )
+            raise InputError(f"{where} leads out of the image folder; list only images inside it")
     return [PurePosixPath(line).as_posix() for line in lines if line]

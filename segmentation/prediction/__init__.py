@@ -1,1 +1,1 @@
-"""Prediction of unlabelled images: inputs, predictor, outputs."""
+"""Predicts unlabelled images: finds them, runs the model in a pipeline, and writes masks and confidence maps."""

@@ -1,11 +1,11 @@
-"""What is written of predicted pictures: masks, confidence maps, overlays, and a table."""
+"""Writes predictions: masks, confidence maps, overlays and a table."""
 
 import csv
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,102 +14,107 @@ from PIL import Image
 from segmentation import plots
 from segmentation.classes import Classes
 from segmentation.errors import InputError
-from segmentation.prediction.inputs import LEGEND, TABLE
+
+TABLE, LEGEND = "predictions.csv", "legend.png"
+"""Files in every output folder."""
+WRITTEN = ("masks", "confidence", "overlays", LEGEND)
+"""Folders of images, and images, in every output folder."""
 
 
 class Row(NamedTuple):
-    """What is known of one predicted picture."""
+    """Statistics of one predicted image."""
 
     width: int
     height: int
     mean_confidence: float
     pixels: np.ndarray
-    """`(C,)` pixels of each class, int64."""
+    """`(C,)` int64, number of pixels of each class."""
 
 
 class PredictedFolder:
-    """Masks, confidence maps, overlays and a table of predicted pictures, each file whole or not there.
+    """The output folder of a prediction. Every file is written atomically.
 
-    - `masks/NAME.png`: palette PNG whose values are class indices, in the data set's colours.
-    - `confidence/NAME.png`: greyscale PNG, 255 times the probability of the predicted class, rounded.
-    - `overlays/NAME.jpg`: the picture, half covered with the colours of all classes but `background`.
-    - `predictions.csv`: size, mean confidence and share of each class, a line a picture.
-    - `classes.txt`: the classes' names, a line each, from mask value 0 on; `legend.png`: their colours.
+    - `masks/NAME.png`: palette PNG; the values are class indices, shown in the colours of the classes.
+    - `confidence/NAME.png`: greyscale PNG; 255 times the probability of the predicted class, rounded.
+    - `overlays/NAME.jpg`: the image, half covered with the colours of all classes except `background`.
+    - `predictions.csv`: one row per image: size, mean confidence and the fraction of each class.
+    - `classes.txt`: one class name per line, for mask values 0, 1, 2, ...; `legend.png`: their colours.
     """
 
-    def __init__(self, folder: Path, labels: Classes) -> None:
-        """Make the folder.
+    def __init__(self, folder: Path, classes: Classes) -> None:
+        """Create the folder, `classes.txt`, `legend.png` and an empty table.
 
         Raises:
-            InputError: it cannot be made or written to.
+            InputError: the folder cannot be created or written.
         """
         self.folder = folder
-        self.labels = labels
+        self.classes = classes
         self.rows: dict[str, Row] = {}
-        """Of each picture that is written, by its path."""
+        """Statistics of each image whose files are written, by its path."""
         self.skipped: dict[str, str] = {}
-        """Why a picture could not be predicted, by its path."""
-        self._palette = labels.colours(np.arange(256)).tobytes()
-        self._write_text("classes.txt", "".join(f"{name}\n" for name in labels.names))
-        self._save(Image.fromarray(plots.pixels(plots.legend(labels))), LEGEND)
+        """Reason why an image could not be predicted, by its path."""
+        self._palette = classes.colours(np.arange(256)).tobytes()
+        self._write_text("classes.txt", "".join(f"{name}\n" for name in classes.names))
+        self._save(Image.fromarray(plots.pixels(plots.legend(classes))), LEGEND)
         self.write_table()
 
-    def add(self, picture: str, name: str, image: Image.Image, classes: np.ndarray, confidence: np.ndarray) -> None:
-        """Write one picture's files; may be called from several threads.
+    def add(self, path: str, name: str, image: Image.Image, predicted: np.ndarray, confidence: np.ndarray) -> None:
+        """Write the files of one image. Thread-safe.
 
         Args:
-            picture: its path, for the table.
-            name: what its files are called, without ending.
-            image: the picture, RGB, `W` x `H` pixels.
-            classes: `(H, W)` uint8.
+            path: path of the image, for the table.
+            name: name of its files, without ending.
+            image: RGB image of `W` x `H` pixels.
+            predicted: `(H, W)` uint8 class indices.
             confidence: `(H, W)` float32.
 
         Raises:
             InputError: a file cannot be written.
         """
-        mask = Image.fromarray(classes)
+        mask = Image.fromarray(predicted)
         mask.putpalette(self._palette)
         overlay = Image.blend(image, mask.convert("RGB"), 0.5)
-        if self.labels.background is not None:
-            overlay.paste(image, mask=Image.fromarray(classes == self.labels.background))
+        if self.classes.background is not None:
+            overlay.paste(image, mask=Image.fromarray(predicted == self.classes.background))
         grey = Image.fromarray(np.rint(255 * confidence).astype(np.uint8))
-        # runs are all that masks have to compress; anything more took longer and saved little
-        for kind, made in (("masks", mask), ("confidence", grey)):
-            self._save(made, f"{kind}/{name}.png", compress_level=1, compress_type=zlib.Z_RLE)
+        # run-length encoding compresses masks well; stronger compression was slower and saved little
+        for kind, content in (("masks", mask), ("confidence", grey)):
+            self._save(content, f"{kind}/{name}.png", compress_level=1, compress_type=zlib.Z_RLE)
         self._save(overlay, f"overlays/{name}.jpg", quality=90)
-        pixels = np.bincount(classes.ravel(), minlength=len(self.labels))
-        self.rows[picture] = Row(image.width, image.height, float(confidence.mean(dtype=np.float64)), pixels)
+        pixels = np.bincount(predicted.ravel(), minlength=len(self.classes))
+        self.rows[path] = Row(image.width, image.height, float(confidence.mean(dtype=np.float64)), pixels)
 
     def write_table(self) -> None:
-        """Write the table of what is there so far."""
-        with self._whole(TABLE) as file, file.open("w", newline="", encoding="utf-8") as stream:
+        """Write the table of all images so far."""
+        with self._replacing(TABLE) as file, file.open("w", newline="", encoding="utf-8") as stream:
             table = csv.writer(stream)
-            table.writerow(["image", "width", "height", "mean_confidence", *self.labels.names])
-            for picture, row in sorted(self.rows.items()):
-                shares = [f"{share:.6f}" for share in row.pixels / row.pixels.sum()]
-                table.writerow([picture, row.width, row.height, f"{row.mean_confidence:.6f}", *shares])
+            table.writerow(["image", "width", "height", "mean_confidence", *self.classes.names])
+            for path, row in sorted(self.rows.items()):
+                fractions = [f"{fraction:.6f}" for fraction in row.pixels / row.pixels.sum()]
+                table.writerow([path, row.width, row.height, f"{row.mean_confidence:.6f}", *fractions])
 
-    def shares(self) -> dict[str, float]:
-        """Share of each class among all pixels written."""
+    def class_fractions(self) -> dict[str, float]:
+        """Return the fraction of all predicted pixels for each class name."""
         pixels = np.sum([row.pixels for row in self.rows.values()], 0)
-        return {name: float(share) for name, share in zip(self.labels.names, pixels / pixels.sum(), strict=True)}
+        fractions = (pixels / pixels.sum()).tolist()
+        return dict(zip(self.classes.names, fractions, strict=True))
 
     def mean_confidence(self) -> float:
-        """Mean over all pixels written."""
+        """Return the mean confidence of all predicted pixels."""
         sizes = [row.width * row.height for row in self.rows.values()]
         return float(np.average([row.mean_confidence for row in self.rows.values()], weights=sizes))
 
-    def _save(self, picture: Image.Image, path: str, **options: Any) -> None:
-        with self._whole(path) as file:
-            picture.save(file, "JPEG" if path.endswith(".jpg") else "PNG", **options)
+    def _save(self, image: Image.Image, path: str, **options: Any) -> None:
+        with self._replacing(path) as file:
+            image.save(file, "JPEG" if path.endswith(".jpg") else "PNG", **options)
 
     def _write_text(self, path: str, text: str) -> None:
-        with self._whole(path) as file:
+        with self._replacing(path) as file:
             file.write_text(text, encoding="utf-8")
 
     @contextmanager
-    def _whole(self, path: str) -> Iterator[Path]:
-        """A file to write, which takes its place when it is whole."""
+    def _replacing(self, path: str) -> Iterator[Path]:
+        """Yield a temporary file, which is renamed to `path` when the block ends without an error."""
         file = self.folder / path
         part = file.with_name(f".{threading.get_ident()}.part")
         try:
@@ -119,8 +124,24 @@ class PredictedFolder:
         except OSError as error:
             raise InputError(
                 f"{file} cannot be written: {error.strerror or error}. Make room there or choose another output; "
-                f"what was written before is whole"
+                f"the files written so far are complete"
             ) from error
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def output_names(paths: list[str]) -> dict[str, str]:
+    """Return the name of each image's output files: its path without the ending, if that is unique.
+
+    Other images keep the ending: `a.jpg` and `a.png` become `a.jpg` and `a.png`, `b.jpg` becomes `b`.
+    """
+    names = {path: PurePosixPath(path).with_suffix("").as_posix() for path in paths}
+    while True:
+        users: dict[str, list[str]] = {}
+        for path, name in names.items():
+            users.setdefault(name.casefold(), []).append(path)
+        colliding = [path for group in users.values() if len(group) > 1 for path in group if names[path] != path]
+        if not colliding:
+            return names
+        names |= {path: path for path in colliding}

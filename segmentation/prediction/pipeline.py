@@ -1,4 +1,4 @@
-"""Many pictures predicted: read ahead of the network and written behind it, in threads, while memory stays flat."""
+"""Predicts many images: threads read images ahead of the model and write results behind it, in bounded memory."""
 
 import os
 import sys
@@ -13,57 +13,55 @@ import torch
 from PIL import Image
 
 from segmentation.errors import InputError
-from segmentation.prediction.inputs import output_names, read_image
-from segmentation.prediction.outputs import PredictedFolder
+from segmentation.io.decoding import read_image
+from segmentation.prediction.outputs import PredictedFolder, output_names
 from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.system.progress import progress
 
-MOST_SEEN = 2**24
-"""Pixels of a prepared picture beyond which it is refused, since a network's memory grows with them."""
-LONGEST_SIDE = 65_500
-"""Pixels that a side of an overlay, a JPEG, can have."""
-IN_HAND = 2**24
-"""Pixels, at their own size, of the pictures in a batch, of those read ahead of it and of those yet to be written."""
-MOST_WORKERS = 8
-"""Threads that read and write, at most one a core."""
+MAX_MODEL_PIXELS = 2**24
+"""Images that have more pixels after preparation are skipped, because the model's memory grows with them."""
+MAX_SIDE = 65_500
+"""Longest side of a JPEG in pixels, and so of an overlay."""
+MAX_BATCH_PIXELS = 2**24
+"""Limit on the pixels, at original size, of a batch. It also bounds the images read ahead and waiting to be written."""
+MAX_WORKERS = 8
+"""Limit on the threads that read and write; there is one per core."""
 
 
 class _Read(NamedTuple):
-    """A picture that is ready for the network."""
+    """An image that is ready for the model."""
 
     path: str
     image: Image.Image
     prepared: torch.Tensor
 
 
-def predict_images(
-    predictor: Predictor, pictures: Mapping[str, Path], output: PredictedFolder, batch_size: int
-) -> None:
-    """Predict pictures and write what was predicted, with a progress bar.
+def predict_images(predictor: Predictor, images: Mapping[str, Path], output: PredictedFolder, batch_size: int) -> None:
+    """Predict images and write the results, with a progress bar.
 
-    A picture that cannot be predicted is told, and kept in `output.skipped` with the reason. When interrupted, pictures
-    in hand are finished, and the table lists all that is there.
+    Prints each image that cannot be predicted, and adds it to `output.skipped` with the reason. On an interrupt, the
+    images that are being written are finished, and the table lists all written images.
 
     Args:
-        predictor: predicts.
-        pictures: files by their path, as they are told.
-        output: written to.
-        batch_size: most pictures per forward pass.
+        predictor: the model with its preparation.
+        images: image files by their path as it is printed.
+        output: folder for the results.
+        batch_size: maximal number of images per forward pass.
 
     Raises:
-        InputError: something cannot be written.
+        InputError: a file cannot be written.
     """
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    names, waiting = output_names(list(pictures)), iter(pictures.items())
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    names, unread = output_names(list(images)), iter(images.items())
     reading: deque[tuple[str, Future[_Read]]] = deque()
     writing: deque[Future[None]] = deque()
-    together, batch = 1, list[_Read]()
+    size, batch = 1, list[_Read]()  # the number of images per batch follows the largest image of the last batch
 
     def read_ahead() -> None:
-        while len(reading) < max(together, workers) and (picture := next(waiting, None)) is not None:
-            reading.append((picture[0], pool.submit(_read, predictor, *picture)))
+        while len(reading) < max(size, workers) and (item := next(unread, None)) is not None:
+            reading.append((item[0], pool.submit(_read, predictor, *item)))
 
-    with _threads(workers) as pool, progress("predicting", len(pictures)) as bar:
+    with _threads(workers) as pool, progress("predicting", len(images)) as bar:
 
         def skip(path: str, reason: object) -> None:
             output.skipped[path] = str(reason)
@@ -82,11 +80,11 @@ def predict_images(
             read_ahead()
             while reading:
                 batch.clear()
-                while reading and len(batch) < together:
+                while reading and len(batch) < size:
                     path, future = reading.popleft()
                     try:
                         batch.append(future.result())
-                        together = max(1, min(batch_size, IN_HAND // max(_pixels(read) for read in batch)))
+                        size = max(1, min(batch_size, MAX_BATCH_PIXELS // max(_pixels(read) for read in batch)))
                     except InputError as error:
                         skip(path, error)
                         bar.update()
@@ -97,7 +95,7 @@ def predict_images(
                         bar.update()
                     else:
                         writing.append(pool.submit(write, read, logits))
-                while len(writing) > together:
+                while len(writing) > size:
                     writing.popleft().result()
             while writing:
                 writing.popleft().result()
@@ -109,19 +107,19 @@ def predict_images(
 def _read(predictor: Predictor, path: str, file: Path) -> _Read:
     image = read_image(file)
     width, height = image.size
-    seen = width * height
+    pixels = width * height
     if predictor.resize is not None:
-        seen = predictor.resize**2 * max(width, height) // min(width, height)
-    if seen > MOST_SEEN or max(width, height) > LONGEST_SIDE:
+        pixels = predictor.resize**2 * max(width, height) // min(width, height)
+    if pixels > MAX_MODEL_PIXELS or max(width, height) > MAX_SIDE:
         raise InputError(
-            f"it has {width} x {height} pixels, of which the network would see {seen:,}; the most are {MOST_SEEN:,}, "
-            f"and {LONGEST_SIDE:,} a side"
+            f"it is too large: {width} x {height} pixels, {pixels:,} after resizing for the model; at most "
+            f"{MAX_MODEL_PIXELS:,} pixels and {MAX_SIDE:,} per side are possible"
         )
     return _Read(path, image, predictor.prepare(image))
 
 
 def _logits(predictor: Predictor, batch: Sequence[_Read]) -> Iterator[tuple[_Read, list[torch.Tensor] | str]]:
-    """The logits of each picture, or why there are none; one by one where there is no memory for all."""
+    """Yield each image with its logits or an error message. If the batch fails, retries its images one by one."""
     try:
         found = predictor.logits([read.prepared for read in batch])
     except RuntimeError as error:
@@ -140,10 +138,10 @@ def _pixels(read: _Read) -> int:
 
 @contextmanager
 def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads in which torch computes on one core each, beside the network, which has all of them."""
-    own = torch.get_num_threads()  # asked for first, a thread keeps its number when others set theirs
+    """A thread pool in which torch uses one core per thread; the calling thread keeps its number of cores."""
+    before = torch.get_num_threads()  # this call also fixes the number for the calling thread
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
     finally:
-        torch.set_num_threads(own)  # for threads made later, which would take what was set last
+        torch.set_num_threads(before)  # new threads would inherit the last number set

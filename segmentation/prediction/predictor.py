@@ -1,7 +1,7 @@
-"""From pictures as people have them to a class and a confidence for every pixel.
+"""Predicts a class and a confidence for every pixel of an image at its original size.
 
-This file goes along with every logged model, for a server that has nothing else of this project: it imports nothing of
-it but what goes along, too.
+Every logged model carries a copy of this module (`studies.models.flavor.SHIPPED`), so it imports only modules of this
+project that are copied as well.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,93 +17,94 @@ from torchvision.transforms.v2 import functional as transforms
 from segmentation.system.full_precision import full_precision
 
 STRIP = 2**17
-"""Logits that are resized at a time: few enough for a core's cache, so that memory does not grow with the picture."""
+"""Number of logits that are resized at a time: few enough for a core's cache, whatever the size of the image."""
 BAND = 2**24
-"""Logits that are widened at a time, before their rows are resized: 64 MB. Most pictures are one band."""
+"""Number of logits (64 MB) that are resized in width at a time, before their rows. Most images are one band."""
 
 
 class Prediction(NamedTuple):
-    """What a network says about one picture of `W` x `H` pixels."""
+    """Prediction for one image of `W` x `H` pixels."""
 
     classes: np.ndarray
-    """`(H, W)` uint8, the most probable class; the lowest index of equals."""
+    """`(H, W)` uint8, index of the most probable class; in a tie, the lowest index."""
     confidence: np.ndarray
-    """`(H, W)` float32, the probability of that class, in (0, 1]."""
+    """`(H, W)` float32 in (0, 1], probability of that class."""
 
 
 class Predictor:
-    """Predicts whole pictures at their own size, as `evaluate` with `score_at=original` scores them.
+    """Predicts whole images at their original size, as `evaluate` with `score_at=original` scores them.
 
-    A picture is resized as for training, but not cropped; the logits are resized to the picture, before the softmax.
+    Each image is resized as in training, but not cropped. The logits are resized to the image, before the softmax.
     """
 
     def __init__(
         self,
-        network: Callable[[torch.Tensor], torch.Tensor],
+        model: Callable[[torch.Tensor], torch.Tensor],
         resize: int | None,
         interpolation: str,
         device: torch.device | str = "cpu",
         flip: bool = False,
     ) -> None:
-        """Take a network and how its pictures were prepared.
+        """Create a predictor from a model and the preparation that it was trained with.
 
         Args:
-            network: logits `(B, C, h, w)` of pictures `(B, 3, h, w)` uint8; calibrated if they are to be.
-            resize: length of the shorter side that the network sees, pixels; None is the picture's own.
+            model: computes logits `(B, C, h, w)` from images `(B, 3, h, w)` uint8; a calibrated model gives
+                calibrated confidence.
+            resize: length of the shorter side in pixels after resizing; None keeps the original size.
             interpolation: `bilinear`, `bicubic` or `nearest`.
-            device: where the network is.
-            flip: also predict the mirrored picture, and average both probabilities.
+            device: device of the model.
+            flip: also predict the mirrored image, and average both probabilities.
         """
-        self.network = network
+        self.model = model
         self.resize = resize
         self.interpolation = InterpolationMode(interpolation)
         self.device = torch.device(device)
         self.flip = flip
 
-    def prepare(self, picture: Image.Image) -> torch.Tensor:
-        """The picture as the network sees it, `(3, h, w)` uint8."""
-        picture = picture.convert("RGB")
+    def prepare(self, image: Image.Image) -> torch.Tensor:
+        """Return an image as the model's input, `(3, h, w)` uint8."""
+        image = image.convert("RGB")
         if self.resize is not None:
-            picture = transforms.resize(picture, [self.resize], self.interpolation)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            image = transforms.resize(image, [self.resize], self.interpolation)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> list[Prediction]:
-        """Predict each picture at its own size."""
-        sizes = [(picture.height, picture.width) for picture in pictures]
-        return self.predict([self.prepare(picture) for picture in pictures], sizes)
+    def __call__(self, images: Sequence[Image.Image]) -> list[Prediction]:
+        """Predict each image at its original size."""
+        sizes = [(image.height, image.width) for image in images]
+        return self.predict([self.prepare(image) for image in images], sizes)
 
     def predict(self, prepared: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Predict prepared pictures `(3, h, w)` at the given sizes `(H, W)`; those of equal `h` and `w` go together."""
+        """Predict prepared images `(3, h, w)` at the given sizes `(H, W)`; images of equal `h` and `w` form a batch."""
         return [at_size(logits, size) for logits, size in zip(self.logits(prepared), sizes, strict=True)]
 
     @torch.inference_mode()
     def logits(self, prepared: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
-        """For each prepared picture its logits `(1, C, h, w)`, and with `flip` those of the mirrored one, put back."""
+        """Return the logits `(1, C, h, w)` of each prepared image; with `flip`, also those of the mirrored image."""
         found: list[list[torch.Tensor]] = [[] for _ in prepared]
-        for places in _alike(prepared):
-            batch = torch.stack([prepared[place] for place in places]).to(self.device)
+        for indices in _by_shape(prepared):
+            batch = torch.stack([prepared[index] for index in indices]).to(self.device)
             batch = batch.contiguous(memory_format=torch.channels_last)
             with full_precision():
-                views = [self.network(batch)]
+                views = [self.model(batch)]
                 if self.flip:
-                    views.append(self.network(batch.flip(-1)).flip(-1))
-            for row, place in enumerate(places):
-                found[place] = [view[row : row + 1] for view in views]
+                    views.append(self.model(batch.flip(-1)).flip(-1))
+            for row, index in enumerate(indices):
+                found[index] = [view[row : row + 1] for view in views]
         return found
 
 
 @torch.inference_mode()
 def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction:
-    """The prediction at `(H, W)` from logits `(1, C, h, w)`; of several, their probabilities are averaged.
+    """Return the prediction at size `(H, W)` from logits `(1, C, h, w)`; averages the probabilities of several.
 
     Raises:
-        ValueError: there is a single class, or a pixel has no confidence: a logit is NaN or infinite.
+        ValueError: there is a single class, or a logit is NaN or infinite.
     """
     logits = list(logits)
     if logits[0].shape[1] < 2:
         raise ValueError(
             f"logits {tuple(logits[0].shape)} have {logits[0].shape[1]} channel(s), and a softmax needs at least two: "
-            f"of a binary model's logits z stack [0, z], as torch.cat([torch.zeros_like(z), z], 1)"
+            f"convert the logits z of a binary model by torch.cat([torch.zeros_like(z), z], 1)"
         )
     height, width = size
     views = [each.float() for each in logits]
@@ -125,23 +126,23 @@ def at_size(logits: Iterable[torch.Tensor], size: tuple[int, int]) -> Prediction
                 confidence[strip] = shifted.exp_().sum(0).reciprocal_()
             else:
                 confidence[strip], classes[strip] = torch.stack([each.softmax(0) for each in resized]).mean(0).max(0)
-    unsure = int(confidence.isnan().sum())
-    if unsure:
+    invalid = int(confidence.isnan().sum())
+    if invalid:
         raise ValueError(
-            f"the model gives no class to {unsure} of {height * width} pixels: its logits are NaN or infinite there, "
-            f"as those of a model that diverged in training; train it with a lower learning_rate"
+            f"the model gives no class to {invalid} of {height * width} pixels: its logits are NaN or infinite there, "
+            f"probably because its training diverged; train it with a lower learning_rate"
         )
     return Prediction(classes.cpu().numpy(), confidence.cpu().numpy())
 
 
 def _first_zero(shifted: torch.Tensor) -> torch.Tensor:
-    """The lowest index at which `(C, H, W)`, nowhere above 0, is 0, in a third of the time that `argmax` takes."""
+    """Return the lowest index of a 0 in `(C, H, W)`, which has no positive values; three times as fast as `argmax`."""
     rank = torch.arange(len(shifted), 0, -1, dtype=shifted.dtype, device=shifted.device)[:, None, None]
     return len(shifted) - torch.ge(shifted, 0, out=torch.empty_like(shifted)).mul_(rank).amax(0)
 
 
 def _widened(logits: torch.Tensor, width: int) -> torch.Tensor:
-    """Logits `(1, C, h, w)` resized to `(C, h, W)`."""
+    """Resize logits `(1, C, h, w)` to `(C, h, W)`."""
     logits = logits.contiguous()
     if logits.shape[3] != width:
         logits = F.interpolate(logits, (logits.shape[2], width), mode="bilinear", align_corners=False)
@@ -149,37 +150,39 @@ def _widened(logits: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _source_rows(start: int, stop: int, own: int, height: int) -> tuple[int, int]:
-    """The rows, of `own`, that rows `start` to `stop` of `height` are interpolated from: the first, and one past."""
+    """Return the range of the `own` source rows that rows `start` to `stop` of `height` are interpolated from."""
     if own == height:
         return start, stop
-    first, last = ((place + 0.5) * (own / height) - 0.5 for place in (start, stop - 1))
-    # a row more on either side than real numbers ask for, since `_rows` computes in float32
+    first, last = ((row + 0.5) * (own / height) - 0.5 for row in (start, stop - 1))
+    # one more row on either side, because `_rows` computes in float32
     return max(0, min(int(first) - 1, own - 1)), min(own, int(max(last, 0)) + 3)
 
 
 def _rows(wide: torch.Tensor, strip: slice, height: int, own: int, first: int) -> torch.Tensor:
-    """Some rows of logits `(C, own, W)` resized to `(C, H, W)`, copied; as `F.interpolate` without aligned corners.
+    """Return some rows of logits `(C, own, W)` resized to `(C, H, W)`, as a copy.
+
+    Equals `F.interpolate(..., mode="bilinear", align_corners=False)`.
 
     Args:
-        wide: a part of the logits' rows, those that are needed.
-        strip: the rows wanted, of `height`.
+        wide: the source rows that are needed.
+        strip: the rows to return, of `height`.
         height: `H`.
-        own: rows of the whole logits.
-        first: the number of the part's first row.
+        own: number of rows of the complete logits.
+        first: index of the first row of `wide` in the complete logits.
     """
     if own == height:
         return wide[:, strip.start - first : strip.stop - first].clone()
-    place = torch.arange(strip.start, strip.stop, dtype=torch.float32, device=wide.device)
-    place = ((place + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
-    above = place.long()
+    position = torch.arange(strip.start, strip.stop, dtype=torch.float32, device=wide.device)
+    position = ((position + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
+    above = position.long()
     below = (above + 1).clamp(max=own - 1)
     parts = wide.index_select(1, above - first), wide.index_select(1, below - first)
-    return parts[0].lerp_(parts[1], (place - above)[:, None])
+    return parts[0].lerp_(parts[1], (position - above)[:, None])
 
 
-def _alike(prepared: Sequence[torch.Tensor]) -> list[list[int]]:
-    """The places of pictures of equal size, together."""
+def _by_shape(prepared: Sequence[torch.Tensor]) -> list[list[int]]:
+    """Indices of the prepared images, grouped by their shape."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for place, picture in enumerate(prepared):
-        groups.setdefault(tuple(picture.shape), []).append(place)
+    for index, image in enumerate(prepared):
+        groups.setdefault(tuple(image.shape), []).append(index)
     return list(groups.values())

@@ -11,8 +11,9 @@ from PIL import Image
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
-from segmentation.prediction.inputs import TABLE, find_images, output_names, read_image
-from segmentation.prediction.outputs import PredictedFolder
+from segmentation.io.decoding import read_image
+from segmentation.prediction.inputs import find_images
+from segmentation.prediction.outputs import TABLE, PredictedFolder, output_names
 from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
@@ -69,7 +70,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         if folder.rows:
             metrics["predict/images_per_second"] = len(folder.rows) / seconds
             metrics["predict/mean_confidence"] = folder.mean_confidence()
-            metrics |= {f"predict/share/{name}": share for name, share in folder.shares().items()}
+            metrics |= {f"predict/share/{name}": share for name, share in folder.class_fractions().items()}
             for place, figure in enumerate(_examples(folder, pictures, stored.described())):
                 drawn = tracking.log_figure(figure, f"examples/{place}.png")
                 shown = shown or [drawn]
@@ -99,7 +100,7 @@ def _examples(folder: PredictedFolder, pictures: dict[str, Path], which: str) ->
                 shown.append(np.array(made))
         image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
         title = f"{path}, {which}\nmean confidence {folder.rows[path].mean_confidence:.3f}"
-        yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.labels, title)
+        yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.classes, title)
 
 
 def _note(folder: PredictedFolder, stored: model_store.Stored, config: PredictConfig) -> str:
@@ -110,7 +111,7 @@ def _note(folder: PredictedFolder, stored: model_store.Stored, config: PredictCo
         f"({code(config.model_uri)}). The files are in {code(folder.folder)}, the table is the artifact `{TABLE}`.",
     ]
     if folder.rows:
-        rows = [[escaped(name), f"{share:.2%}"] for name, share in folder.shares().items()]
+        rows = [[escaped(name), f"{share:.2%}"] for name, share in folder.class_fractions().items()]
         lines += ["", f"Mean confidence over all pixels: {folder.mean_confidence():.4f}.", ""]
         lines += table(["class", "share of all pixels"], rows)
     if folder.skipped:

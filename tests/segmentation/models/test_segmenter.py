@@ -7,7 +7,7 @@ from torchvision.models.segmentation import fcn_resnet50, lraspp_mobilenet_v3_la
 
 from segmentation.calibration import calibrators as recalibration
 from segmentation.config import ModelConfig
-from segmentation.data.voc import LABELS as VOC
+from segmentation.data.voc import CLASSES as VOC
 from segmentation.errors import InputError
 from segmentation.models import segmenter as models
 

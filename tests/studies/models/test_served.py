@@ -251,6 +251,6 @@ def test_the_server_s_copy_of_the_request_stays_out_of_the_answer() -> None:
 
 def test_a_model_that_has_diverged_answers_no_classes_but_why() -> None:
     diverged = model()
-    diverged.predictor.network = lambda images: (images.float() / 100).masked_fill(images == images.max(), np.nan)
+    diverged.predictor.model = lambda images: (images.float() / 100).masked_fill(images == images.max(), np.nan)
     with pytest.raises(Refused, match="image 1 of 1: the model gives no class to .* its logits are NaN or infinite"):
         diverged.predict(PIXELS)

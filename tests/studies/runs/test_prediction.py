@@ -148,9 +148,9 @@ def test_bad_pictures_are_named_and_all_others_done(
     said = capsys.readouterr()
     reasons = {
         "bomb.png": "it is too large: more than 40,000 pixels", "cut.jpg": "damaged or cut off",
-        "deep.png": "more than 8 bits a channel", "empty.png": "of no known format", "gone.png": "No such file",
+        "deep.png": "more than 8 bits per channel", "empty.png": "of no known format", "gone.png": "No such file",
         "several.tif": "it holds several images",
-        "long.png": "it has 30000 x 1 pixels, of which the network would see 30,720,000",
+        "long.png": "30000 x 1 pixels, 30,720,000 after resizing",
     }  # fmt: skip
     skipped = mlflow.artifacts.load_text(f"runs:/{last_run().info.run_id}/skipped.txt")
     for name, reason in reasons.items():

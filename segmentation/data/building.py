@@ -1,0 +1,196 @@
+"""Loads a prepared split from the cache. Builds it first where it is missing, stale or damaged.
+
+Building decodes and prepares every image once, on all cores, and writes the results as uint8 arrays. A new split
+appears in the cache by renaming its folder, so it is complete or absent. Its arrays are read back and verified once.
+"""
+
+import os
+import shutil
+import tempfile
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
+
+from segmentation.classes import VOID
+from segmentation.config import DataConfig
+from segmentation.data import cache
+from segmentation.data.preparation import fraction_in_crop, prepare
+from segmentation.data.source import Source
+from segmentation.data.split import Split, histogram
+from segmentation.errors import InputError
+from segmentation.system.progress import progress
+
+MAX_BYTES_IN_FLIGHT = 512 * 2**20
+"""Limit on the memory of all images that are being prepared. An image above the limit is prepared alone."""
+BYTES_PER_PIXEL = 12
+"""Peak memory of an image during preparation: 4 bytes per decoded pixel, 3 for a copy, and the mask several times."""
+MAX_IMAGES_IN_FLIGHT = 256
+"""Limit on the number of images that are being prepared."""
+
+
+class Prepared(NamedTuple):
+    """One prepared image."""
+
+    image: np.ndarray
+    """`(h, w, 3)` uint8."""
+    mask: np.ndarray
+    """`(h, w)` uint8 class indices."""
+    digest: bytes
+    """Hash of the source files."""
+    original_size: tuple[int, int]
+    """Width and height before preparation."""
+
+
+def load(source: Source, config: DataConfig, split: str) -> Split:
+    """Return a prepared split, mapped from the cache. Builds it first where it is missing, stale or damaged.
+
+    Raises:
+        InputError: the split is empty or all void, a source file is wrong, or the cache cannot be written.
+    """
+    if not source.names:
+        raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
+    folder = cache.split_folder(source, config, split)
+    about = cache.read_about(folder, source) or _build(source, config, split, folder)
+    arrays = cache.open_arrays(folder)
+    if not any(about["counts"][:VOID]):
+        raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
+    return Split(
+        config.dataset, split, source.location, source.labels, tuple(source.names), arrays["images"], arrays["masks"],
+        about["fingerprint"], tuple(about["digests"]), tuple(about["counts"]), about["in_crop"],
+    )  # fmt: skip
+
+
+def _build(source: Source, config: DataConfig, split: str, folder: Path) -> dict[str, Any]:
+    """Build a split, unless another process has built it meanwhile. Returns the metadata."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder.parent / ".lock", f"{config.dataset}/{split}")
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {folder.parent} cannot be created: {error.strerror}; choose another cache_dir"
+        ) from error
+    with lock:
+        about = cache.read_about(folder, source) or cache.refresh_about(folder, source)
+        if about is not None:
+            return about
+        if folder.exists():
+            print(f"The cached split {config.dataset}/{split} in {folder} is damaged; it is built again.")
+        _write_folder(source, config, split, folder)
+        about = cache.whole(folder)
+        if about is None:
+            raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
+        cache.remove_outdated(folder)
+        return about
+
+
+def _locked(file: Path, name: str) -> AbstractContextManager[BaseFileLock]:
+    """Acquire a lock file, so that processes that need the same split build it once instead of each for itself."""
+    lock = FileLock(file)
+    try:
+        return lock.acquire(blocking=False)
+    except Timeout:
+        print(f"Waiting for another process that prepares {name}.", flush=True)
+        return lock.acquire()
+
+
+def _write_folder(source: Source, config: DataConfig, split: str, folder: Path) -> None:
+    """Write a cached split under a temporary name, and rename it when it is complete."""
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    try:
+        _write(source, config, split, building)
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    except OSError as error:
+        if error.filename is not None and not str(error.filename).startswith(str(building)):
+            raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise InputError(
+            f"the cache of {config.dataset}/{split} could not be written to {folder.parent}: {error.strerror}. "
+            f"Make room there or choose another cache_dir"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None:
+    """Prepare all images and write them in order.
+
+    Uses plain writes instead of a memory map, so that a full disk raises an exception instead of a signal.
+    """
+    count = len(source.names)
+    checksums = dict.fromkeys(cache.PARTS, 0)
+    first_shape: tuple[int, ...] = ()
+    digests = []
+    original_pixels, pixels_in_crop = 0, 0.0
+    counts = np.zeros(256, np.int64)
+    with (
+        (folder / "images.npy").open("wb") as images_file,
+        (folder / "masks.npy").open("wb") as masks_file,
+        progress(f"preparing {config.dataset}/{split}", count) as bar,
+    ):
+        for index, (image, mask, digest, (width, height)) in enumerate(_prepared(source, config)):
+            if index == 0:
+                first_shape = mask.shape
+                _write_header(images_file, (count, *image.shape))
+                _write_header(masks_file, (count, *mask.shape))
+            if mask.shape != first_shape:
+                raise InputError(
+                    f"after preparation {source.names[0]} has {first_shape[1]} x {first_shape[0]} pixels but "
+                    f"{source.names[index]} has {mask.shape[1]} x {mask.shape[0]}; set resize and crop so that all "
+                    f"images have the same size"
+                )
+            for part, array, file in (("images", image, images_file), ("masks", mask, masks_file)):
+                content = np.ascontiguousarray(array).data
+                checksums[part] = zlib.crc32(content, checksums[part])
+                file.write(content)
+            bar.update(1)
+            counts += histogram(mask)
+            digests.append(digest.hex())
+            original_pixels += width * height
+            pixels_in_crop += width * height * fraction_in_crop(width, height, config)
+        for file in (images_file, masks_file):
+            file.flush()
+            os.fsync(file.fileno())
+    cache.write_about(folder, {
+        "format": cache.FORMAT, "count": count, "checksums": checksums,
+        "fingerprint": cache.fingerprint(source, digests), "digests": digests, "counts": counts.tolist(),
+        "in_crop": pixels_in_crop / original_pixels,
+    })  # fmt: skip
+
+
+def _write_header(file: Any, shape: tuple[int, ...]) -> None:
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+
+
+def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared]:
+    """Yield every image, prepared, in order. Uses all cores, and at most `MAX_BYTES_IN_FLIGHT` of memory."""
+
+    def prepared(index: int) -> Prepared:
+        image, mask, digest = source.read(index)
+        return Prepared(*prepare(image, mask, config, source.names[index]), digest, image.size)
+
+    pending: deque[tuple[Future[Prepared], int]] = deque()
+    bytes_in_flight = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for index in range(len(source.names)):
+                size = BYTES_PER_PIXEL * source.pixels(index)
+                while pending and (
+                    bytes_in_flight + size > MAX_BYTES_IN_FLIGHT or len(pending) == MAX_IMAGES_IN_FLIGHT
+                ):
+                    bytes_in_flight -= pending[0][1]
+                    yield pending.popleft()[0].result()
+                pending.append((pool.submit(prepared, index), size))
+                bytes_in_flight += size
+            while pending:
+                yield pending.popleft()[0].result()
+        finally:
+            for future, _ in pending:
+                future.cancel()

@@ -1,0 +1,53 @@
+"""A prepared split: images and masks as arrays that are mapped from the cache."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from segmentation.classes import Classes
+
+
+@dataclass(frozen=True)
+class Split:
+    """One prepared split of a data set with `N` images of `H` x `W` pixels."""
+
+    dataset: str
+    name: str
+    location: str
+    labels: Classes
+    names: tuple[str, ...]
+    images: np.ndarray
+    """`(N, H, W, 3)` uint8."""
+    masks: np.ndarray
+    """`(N, H, W)` uint8 class indices, void 255."""
+    fingerprint: str
+    """Hash of the content of all source files, in hexadecimal. Equal on every machine."""
+    digests: tuple[str, ...]
+    """Hash of the content of each image's source files, in hexadecimal."""
+    counts: tuple[int, ...] | None = None
+    """Number of pixels for each of the 256 mask values; None if unknown."""
+    in_crop: float = 1.0
+    """Fraction of the original images' pixels that lies inside the crop."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pixels_by_value(self) -> tuple[int, ...]:
+        """Return the number of pixels for each of the 256 mask values; reads all masks only if `counts` is None."""
+        if self.counts is not None:
+            return self.counts
+        return tuple(int(count) for count in sum((np.array(histogram(mask)) for mask in self.masks), np.zeros(256)))
+
+    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
+        return torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2), torch.from_numpy(self.masks[indices])
+
+
+def histogram(mask: np.ndarray) -> list[int]:
+    """Return the number of pixels for each of the 256 values of a mask.
+
+    Uses Pillow, because `np.bincount` would copy the mask to 8 bytes per pixel.
+    """
+    return Image.fromarray(mask).histogram()

@@ -1,0 +1,120 @@
+"""Opens image files that may be damaged or hostile: known formats only, a limit on size, one kind of error."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from segmentation.errors import InputError
+from segmentation.io.pixels import FORMATS, UnfitError, color_image, mask_values
+
+MAX_PIXELS = 178_956_970
+"""Larger images are refused before they are decoded. This is Pillow's own limit. The largest single photographs have
+150 million pixels; an image at the limit takes 0.7 GB."""
+MAX_FILE_BYTES = 2**30
+"""Larger image files are refused: an uncompressed image of `MAX_PIXELS` is smaller."""
+
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF and of a BigTIFF, in either byte order."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns at half of its limit
+
+
+def read_image(file: Path | BytesIO, name: object = "it") -> Image.Image:
+    """Return the image in a file as RGB, with its EXIF orientation applied and transparency dropped.
+
+    Args:
+        file: a path, or the file's content.
+        name: what error messages call the file.
+
+    Raises:
+        InputError: the file cannot be read exactly; the message says why.
+    """
+    with decoded(file, name) as image:
+        return color_image(image)
+
+
+def read_mask(file: Path | BytesIO, name: object = "it") -> np.ndarray:
+    """Return the integers `(H, W)` that a mask file stores, with its EXIF orientation applied.
+
+    Args:
+        file: a path, or the file's content.
+        name: what error messages call the file.
+
+    Raises:
+        InputError: the file cannot be read exactly; the message says why.
+    """
+    with decoded(file, name) as image:
+        return mask_values(image)
+
+
+@contextmanager
+def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
+    """Open an image file, and decode it at the end of the block unless the block has done so.
+
+    Args:
+        file: a path, or the file's content.
+        name: what error messages call the file.
+
+    Raises:
+        InputError: the file cannot be read, or an exception was raised inside the block.
+    """
+    try:
+        if isinstance(file, Path) and file.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{name} is too large: the file has more than {MAX_FILE_BYTES:,} bytes")
+        with Image.open(file, formats=_formats()) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+                raise Image.DecompressionBombError(f"{image.width * image.height}")
+            if not image.width * image.height:
+                raise InputError(f"{name} has no pixels: {image.width} x {image.height}")
+            yield image
+            image.load()
+    except InputError:
+        raise
+    except UnfitError as error:
+        raise InputError(f"{name} {error}") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        count = int(re.findall(r"\d+", str(error))[0])
+        raise InputError(
+            f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS or MAX_PIXELS:,} pixels ({count:,})"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} cannot be read as an image: {_why_unidentified(file)}") from error
+    except Exception as error:  # decoders raise nearly any exception for damaged files
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{name} cannot be read: {error.strerror}") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{name} cannot be read as an image; the file is damaged or cut off: {reason}") from error
+
+
+def pixel_count(file: Path) -> int:
+    """Return width times height from an image file's header, or 0 if the header cannot be read."""
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            return image.width * image.height
+    except Exception:  # decoders raise nearly any exception for damaged files; `decoded` reports it later
+        return 0
+
+
+def _why_unidentified(file: Path | BytesIO) -> str:
+    """Why Pillow recognises no image in a file."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            signature = stream.read(4)
+    else:
+        signature = file.getvalue()[:4]
+    if signature in TIFF_SIGNATURES:
+        return "it is a TIFF with unsupported bands or bit depth; save it with 8 bits per channel, as RGB or greyscale"
+    return f"it is empty, or of no known format ({', '.join(FORMATS)})"
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats of `FORMATS` that this build of Pillow supports."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
