@@ -26,7 +26,7 @@ from studies.config import TrainConfig
 from studies.models.served import Refused, ServedModel
 from studies.runs.training import _mention_oddities
 
-FEW, MANY, SIDE = 100, 10_000, 64
+FEW, MANY, SIDE = 100, 4_000, 64
 MASKS = MANY * SIDE**2
 """Bytes of the masks of many images; their pictures have three times as many."""
 SEEN = 1024

@@ -116,7 +116,7 @@ def test_class_files(door: Callable[[str], Door]) -> None:
             expected = list(spoken)
             values = list(spoken.values()) if isinstance(spoken, dict) else list(range(len(expected)))
         assert list(found.labels.names) == expected
-        assert dict(found.classes) == {VOID: VOID} | {value: place for place, value in enumerate(values)}
+        assert dict(found.class_of_value) == {VOID: VOID} | {value: index for index, value in enumerate(values)}
         assert all(map(is_plain, expected))
 
     for random in door.randoms():

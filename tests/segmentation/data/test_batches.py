@@ -8,47 +8,31 @@ from segmentation.data.batches import in_order, index_batches
 
 
 @pytest.mark.parametrize(
-    ("images", "size", "sizes"),
-    [(10, 4, [4, 4, 2]), (9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (5, 1, [1] * 5), (4, 64, [4])],
-)
-def test_each_image_is_in_one_batch_and_none_is_left_alone(images: int, size: int, sizes: list[int]) -> None:
-    batches = index_batches(np.arange(images), size)
-    assert [len(batch) for batch in batches] == sizes
-    assert np.concatenate(batches).tolist() == list(range(images))
-
-
-@pytest.mark.parametrize(
-    ("images", "size", "shares", "sizes"),
+    ("images", "size", "shards", "sizes"),
     [
-        (10, 4, 2, [4, 6]), (12, 4, 2, [4, 4, 4]), (10, 4, 3, [4, 6]), (11, 4, 4, [4, 7]), (5, 2, 2, [2, 3]),
-        (3, 4, 4, [3]), (13, 8, 4, [13]), (20, 16, 2, [16, 4]),
+        (10, 4, 1, [4, 4, 2]), (9, 4, 1, [4, 5]), (8, 4, 1, [4, 4]), (1, 4, 1, [1]), (5, 1, 1, [1] * 5),
+        (4, 64, 1, [4]), (10, 4, 2, [4, 6]), (12, 4, 2, [4, 4, 4]), (10, 4, 3, [4, 6]), (11, 4, 4, [4, 7]),
+        (5, 2, 2, [2, 3]), (3, 4, 4, [3]), (13, 8, 4, [13]), (20, 16, 2, [16, 4]),
     ],
 )  # fmt: skip
-def test_what_is_left_over_is_shared_out_or_joins_the_batch_before(
-    images: int, size: int, shares: int, sizes: list[int]
-) -> None:
-    batches = index_batches(np.arange(images), size, shares)
+def test_a_small_last_batch_joins_the_previous_one(images: int, size: int, shards: int, sizes: list[int]) -> None:
+    batches = index_batches(np.arange(images), size, shards)
     assert [len(batch) for batch in batches] == sizes
     assert np.concatenate(batches).tolist() == list(range(images))
 
 
-@pytest.mark.parametrize("shares", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("shards", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("size", [2, 5, 8, 16])
-def test_no_share_has_a_single_image_that_need_not(size: int, shares: int) -> None:
-    """Shares as `Team.share` takes them; those of a batch that has no two images for each cannot be helped."""
-    for images in range(2 * shares, 60):
-        batches = index_batches(np.arange(images), size, shares)
+def test_each_shard_of_a_batch_has_two_images_if_the_size_allows(size: int, shards: int) -> None:
+    for images in range(2 * shards, 60):
+        batches = index_batches(np.arange(images), size, shards)
         assert np.concatenate(batches).tolist() == list(range(images))
-        smallest = min(len(batch[rank::shares]) for batch in batches for rank in range(shares))
-        assert smallest >= min(2, size // shares)
+        smallest = min(len(batch[rank::shards]) for batch in batches for rank in range(shards))
+        assert smallest >= min(2, size // shards)
 
 
-def test_a_batch_holds_the_pictures_asked_for_in_the_layout_for_convolutions() -> None:
-    split = load_split(DataConfig(dataset="shapes", resize=32, crop=32), "val")
-    images, masks = split.gather(np.array([5, 2]))
-    assert images.shape == (2, 3, 32, 32)
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    np.testing.assert_array_equal(images[0].permute(1, 2, 0).numpy(), split.images[5])
-    np.testing.assert_array_equal(masks.numpy(), split.masks[[5, 2]])
-    together = torch.cat([masks for _, masks in in_order(split, 10, torch.device("cpu"))])
-    np.testing.assert_array_equal(together.numpy(), split.masks)
+def test_in_order_yields_each_image_once_in_order(config: DataConfig) -> None:
+    split = load_split(config, "val")
+    batches = list(in_order(split, 2, torch.device("cpu")))
+    np.testing.assert_array_equal(torch.cat([masks for _, masks in batches]).numpy(), split.masks)
+    np.testing.assert_array_equal(torch.cat([images for images, _ in batches]).permute(0, 2, 3, 1), split.images)
