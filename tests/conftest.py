@@ -71,6 +71,13 @@ def write_pair(
     picture.save(mask)
 
 
+def write_blank(folder: Path, *names: str) -> None:
+    """Write black greyscale images of 8 x 6 pixels."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((6, 8), np.uint8)).save(folder / name)
+
+
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
     """A VOC 2007 tree: palette masks with void 255, odd sizes, portrait and landscape."""

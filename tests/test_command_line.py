@@ -148,10 +148,10 @@ def file_in_the_way(root: Path) -> None:
         (drop_mask, [], "no mask in"),
         (drop_image, [], "no image in"),
         (shrink_mask, [], "has 48 x 40 pixels but its mask"),
-        (strange_value, [], "2.png has values that are no class: 9 (1920 pixels); known values: 0-2, 255"),
-        (cut_image, [], "2.jpg cannot be read as an image, it is damaged or cut off"),
+        (strange_value, [], "2.png has values of no class: 9 (1920 pixels); known values: 0-2, 255"),
+        (cut_image, [], "2.jpg cannot be read as an image; the file is damaged or cut off"),
         (empty, [], "split='val' of folder"),
-        (foreground_of_255, [], 'goes before classes.txt: {"background": 0, "road": 255}'),
+        (foreground_of_255, [], 'replaces classes.txt: {"background": 0, "road": 255}'),
         (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
         (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
         (nothing, ["--weights", "imagenet"], "weights=imagenet could not be fetched from"),
@@ -181,8 +181,8 @@ def test_a_mistake_in_the_data_or_weights_ends_the_run_as_failed_with_the_reason
 def test_voc_without_a_network_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = called(["train", "--download", "true", *SMALL], capsys)
     assert code == 1
-    assert "voc2007 could not be fetched into data_dir=." in said
-    assert "Check the network, or unpack the archive there by hand" in said
+    assert "voc2007 could not be downloaded into data_dir=." in said
+    assert "Check the network connection, or unpack the archive there yourself" in said
 
 
 def test_a_diverging_run_fails_and_keeps_the_last_good_checkpoint(

@@ -19,7 +19,8 @@ from studies.config import PredictConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.runs.prediction import run_prediction
 from tests.conftest import last_run
-from tests.segmentation.prediction.test_predictor import blobs, random_network
+from tests.segmentation.prediction.test_predictor import random_image as blobs
+from tests.segmentation.prediction.test_predictor import random_model as random_network
 
 LABELS = Classes(("background", "road", "sky"), ((0, 0, 0), (128, 64, 128), (70, 130, 180)))
 RESIZE = 32
@@ -220,7 +221,7 @@ def test_one_picture_mirrored_too(checkpoint: str) -> None:
     ("images", "output", "message"),
     [
         ("nowhere", "out", "images=nowhere does not exist"),
-        ("empty", "out", "images=empty holds no picture"),
+        ("empty", "out", "images=empty has no image"),
         ("in", "file", "file/classes.txt cannot be written"),
     ],
 )
