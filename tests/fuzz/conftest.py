@@ -1,4 +1,4 @@
-"""Doors for the tests, and what came through them, told at the end."""
+"""Fixture of the entries that the fuzz tests try, and a table of the results at the end."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,28 +8,28 @@ import pytest
 from tests.conftest import CAMVID
 from tests.faults.results import keep
 from tests.fuzz.door import Door
-from tests.fuzz.inputs import SEED, SHARES, TOTAL
+from tests.fuzz.inputs import ENTRIES, SEED, TOTAL
 
 DOORS = pytest.StashKey[list[Door]]()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Say of a failure which input it was."""
+    """Report the input of a failure."""
     report = yield
     if report.failed:
         for each in item.stash.get(DOORS, []):
-            report.sections.append(("input", f"door {each.name}, input {each.tried + 1}, Random({each.now!r})"))
+            report.sections.append(("input", f"entry {each.name}, input {each.tried + 1}, Random({each.now!r})"))
     return report
 
 
 @pytest.fixture
 def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Door]]:
-    """Opens a door by its name, with a folder of its own."""
+    """Return a function that opens an entry by its name, with a folder for its files."""
     doors: list[Door] = []
 
     def opened(name: str) -> Door:
-        assert name in SHARES
+        assert name in ENTRIES
         folder = tmp_path / "inside"
         folder.mkdir(exist_ok=True)
         doors.append(Door(name, folder))
@@ -39,22 +39,21 @@ def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[s
     yield opened
     for each in doors:
         request.node.user_properties.append(("door", (each.name, each.refused, each.right)))
-        assert each.tried, f"nothing came through {each.name}"
+        assert each.tried, f"no input of {each.name} was tried"
 
 
 @pytest.fixture(scope="session")
-def real_pictures() -> tuple[list[bytes], list[bytes]]:
-    """A few real photographs and their masks."""
-    pictures = sorted((CAMVID / "train").iterdir())[::120]
-    return [file.read_bytes() for file in pictures], [
-        (CAMVID / "trainannot" / f"{file.stem}.png").read_bytes() for file in pictures
-    ]
+def real_images() -> tuple[list[bytes], list[bytes]]:
+    """Content of a few real photographs and of their masks."""
+    images = sorted((CAMVID / "train").iterdir())[::120]
+    masks = [CAMVID / "trainannot" / f"{file.stem}.png" for file in images]
+    return [file.read_bytes() for file in images], [file.read_bytes() for file in masks]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A line for each door."""
+    """Print the number of refused and of right inputs for each entry."""
     rows: dict[str, list[int]] = {}
-    for outcome in ("", "passed", "failed", "error"):  # what closes a test that has passed is of no kind
+    for outcome in ("", "passed", "failed", "error"):  # the teardown of a passed test has an empty outcome
         for report in terminalreporter.getreports(outcome):
             for key, value in getattr(report, "user_properties", ()):
                 if key == "door" and report.when == "teardown":
@@ -63,8 +62,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                     counts[1] += value[2]
     if not rows:
         return
-    terminalreporter.section("doors")
-    terminalreporter.write_line(f"{'door':30} {'inputs':>9} {'refused':>9} {'right':>9}")
+    terminalreporter.section("fuzzed entries")
+    terminalreporter.write_line(f"{'entry':30} {'inputs':>9} {'refused':>9} {'right':>9}")
     for name, (refused, right) in rows.items():
         terminalreporter.write_line(f"{name:30} {refused + right:9,} {refused:9,} {right:9,}")
     refused, right = (sum(counts) for counts in zip(*rows.values(), strict=True))
@@ -73,11 +72,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"The same inputs again: {again}")
     if TOTAL:
         failed = ", ".join(report.nodeid for report in terminalreporter.getreports("failed"))
-        told = [
+        results = [
             {
                 "what": f"mangled input: {name} ({refused:,} refused, {right:,} right)", "times": refused + right,
                 "wrong": failed,
             }
             for name, (refused, right) in rows.items()
         ]  # fmt: skip
-        keep("fuzz", again, {"rows": told, "wrong": failed})
+        keep("fuzz", again, {"rows": results, "wrong": failed})

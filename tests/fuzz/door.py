@@ -1,4 +1,4 @@
-"""A door through which inputs come in: what it makes of each is counted."""
+"""An entry for untrusted input, such as `read_image`: passes inputs to it under guard, and counts the results."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,15 +8,15 @@ from typing import TypeVar
 from segmentation.errors import InputError
 from segmentation.io.names import is_plain
 from tests.fuzz.guard import guarded
-from tests.fuzz.inputs import SEED, SHARES
+from tests.fuzz.inputs import ENTRIES, SEED
 
 Answer = TypeVar("Answer")
-LONGEST = 2000
-"""Letters of a message that can still be read."""
+MAX_MESSAGE_LENGTH = 2000
+"""Letters in an error message."""
 
 
 class Door:
-    """One door, in one folder."""
+    """One entry, whose files are in one folder."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
@@ -24,16 +24,16 @@ class Door:
         self.refused = 0
         self.right = 0
         self.now = ""
-        """What the input that is tried is drawn from."""
+        """Seed of the current input."""
 
     @property
     def tried(self) -> int:
-        """Inputs so far."""
+        """Number of inputs so far."""
         return self.refused + self.right
 
     def randoms(self) -> Iterator[Random]:
-        """A source of chance for each input."""
-        for number in range(SHARES[self.name].count):
+        """Yield a random generator for each input."""
+        for number in range(ENTRIES[self.name].count):
             self.now = f"{SEED} {self.name} {number}"
             yield Random(self.now)
 
@@ -45,14 +45,14 @@ class Door:
         forbidden: Path | None = None,
         typed: bool = False,
     ) -> Answer | None:
-        """What an input is answered with, or None if it is refused.
+        """Return the result of `answer`, or None if it refuses the input.
 
         Args:
-            answer: what takes the input in.
-            named: what a refusal must name: of these texts, one.
-            refusal: the one error that there may be.
-            forbidden: a folder from which nothing may be read.
-            typed: whether the user has typed the input, who may then see it as it is, however long.
+            answer: processes the input.
+            named: texts, of which the error message must contain one.
+            refusal: the only exception that is allowed.
+            forbidden: folder in which no file may be read.
+            typed: whether the user has typed the input; then the message may repeat it in full.
         """
         try:
             with guarded(self.folder, forbidden):
@@ -60,7 +60,7 @@ class Door:
         except refusal as error:
             message = str(error)
             assert any(name in message for name in ((named,) if isinstance(named, str) else named)), message
-            assert typed or len(message) < LONGEST, f"{len(message)} letters: {message[:LONGEST]}"
+            assert typed or len(message) < MAX_MESSAGE_LENGTH, f"{len(message)} letters: {message[:2000]}"
             assert typed or is_plain(message.replace("\n", "").replace("\t", "")), repr(message)
             self.refused += 1
             return None

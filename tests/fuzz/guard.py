@@ -1,4 +1,4 @@
-"""What no input may bring about: files outside its folder, another program, too much memory or time."""
+"""Detects forbidden side effects of an input: files outside its folder, other programs, too much memory or time."""
 
 import os
 import signal
@@ -10,30 +10,30 @@ from types import FrameType
 from typing import Any
 
 SECONDS = 20
-"""No input may take longer; all that are right take far less than one."""
+"""Time limit of an input. Right inputs take far less than a second."""
 MEMORY = 300 * 2**20
-"""Bytes by which no input may make the process grow at its peak; all files that are tried are small."""
+"""Limit on the growth of the process's peak memory; all inputs are small files."""
 
 RUNS_A_PROGRAM = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "subprocess.Popen", "pty.spawn")
 WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod")
 
 
 class Broken(BaseException):
-    """Something that no input may bring about; not to be taken for an error of a decoder."""
+    """A forbidden side effect. Not an `Exception`, so that no decoder's error handling catches it."""
 
 
 class Watch:
-    """What is watched at the moment; there is one, since an audit hook stays for the life of the process."""
+    """State of the audit hook. There is one per process, because an audit hook cannot be removed."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None
-        """Where files may be written and read; None while nothing is watched."""
+        """Folder in which files may be written; None outside `guarded`."""
         self.forbidden: Path | None = None
-        """Where nothing may even be read."""
+        """Folder in which no file may be read."""
         self.seen: list[str] = []
 
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note what may not happen; to raise here would only be caught by what is tested."""
+        """Record forbidden events. An exception raised here would be caught by the tested code."""
         if self.folder is None:
             return
         if event in RUNS_A_PROGRAM:
@@ -46,16 +46,16 @@ class Watch:
             else:
                 self._read(path)
         elif event in WRITES and not (event in ("os.remove", "os.rmdir", "os.mkdir") and arguments[-1] >= 0):
-            # what has an open folder as its last argument is below a folder that was seen when it was opened
+            # with an open folder as the last argument, the path is relative to it, and opening it was checked
             for path in arguments[: 2 if event in ("os.rename", "os.link", "os.symlink") else 1]:
                 self._written(event, path)
 
     def _written(self, event: str, path: Any) -> None:
         assert self.folder is not None
         if isinstance(path, str | bytes | os.PathLike):
-            place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - `Path` would ask the disk
-            if not place.startswith((str(self.folder), "/dev/", "/proc/self/")):
-                self.seen.append(f"{event} {place}")
+            absolute = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - `Path` would access the disk
+            if not absolute.startswith((str(self.folder), "/dev/", "/proc/self/")):
+                self.seen.append(f"{event} {absolute}")
 
     def _read(self, path: str | bytes) -> None:
         if self.forbidden is not None and os.path.abspath(os.fsdecode(path)).startswith(str(self.forbidden)):  # noqa: PTH100
@@ -68,11 +68,11 @@ sys.addaudithook(WATCH.hook)
 
 @contextmanager
 def guarded(folder: Path, forbidden: Path | None = None) -> Iterator[None]:
-    """Watch what an input brings about.
+    """Raise if the block has a forbidden side effect.
 
     Raises:
-        Broken: a file was written outside the folder, or read from the forbidden one; another program was started; it
-            took more than `SECONDS` or `MEMORY`.
+        Broken: the block wrote a file outside the folder, read a file in the forbidden folder, started another
+            program, or took more than `SECONDS` or `MEMORY`.
     """
     before = signal.signal(signal.SIGALRM, _too_long)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -87,22 +87,22 @@ def guarded(folder: Path, forbidden: Path | None = None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
     grown = _peak() - grown
     if WATCH.seen:
-        raise Broken(f"it did what no input may: {WATCH.seen[:3]}")
+        raise Broken(f"forbidden side effects: {WATCH.seen[:3]}")
     if grown > MEMORY:
-        raise Broken(f"it took {grown / 2**20:.0f} MiB; it may take {MEMORY / 2**20:.0f}")
+        raise Broken(f"it took {grown / 2**20:.0f} MiB; the limit is {MEMORY / 2**20:.0f} MiB")
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
-    raise Broken(f"it took more than {SECONDS} seconds")
+    raise Broken(f"it took longer than {SECONDS} seconds")
 
 
 def _forget_peak() -> None:
-    """Let the kernel count the process's largest size from here on."""
+    """Reset the kernel's record of the process's peak memory."""
     with Path("/proc/self/clear_refs").open("w") as file:
         file.write("5")
 
 
 def _peak() -> int:
-    """Bytes that the process had at most, in memory."""
+    """Peak memory of the process in bytes."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])

@@ -1,4 +1,4 @@
-"""How many inputs each door is given, and from which seed."""
+"""Number of inputs for each entry, and the seed."""
 
 import os
 from typing import NamedTuple
@@ -6,56 +6,56 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, Phase, seed, settings
 
 TOTAL = int(os.environ.get("FUZZ_INPUTS", "0"))
-"""Inputs of `make fuzz` together; 0 is `make test`."""
+"""Number of all inputs of `make fuzz`; 0 in `make test`."""
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 
 
-class Share(NamedTuple):
-    """Of one door's inputs."""
+class Inputs(NamedTuple):
+    """Number of inputs of one entry."""
 
     few: int
-    """In `make test`."""
+    """Number in `make test`."""
     percent: float
-    """Of the inputs of `make fuzz`."""
+    """Percentage of the inputs of `make fuzz`."""
 
     @property
     def count(self) -> int:
-        """Now."""
+        """Number in this session."""
         return round(TOTAL * self.percent / 100) if TOTAL else self.few
 
 
-SHARES = {
-    "pictures": Share(120, 14),
-    "masks": Share(120, 10),
-    "pictures made up": Share(60, 4),
-    "pictures to predict": Share(80, 9),
-    "folders of predictions": Share(8, 0.5),
-    "split lists": Share(60, 8),
-    "class files": Share(80, 8),
-    "cache folders": Share(60, 6),
-    "checkpoints": Share(80, 10),
-    "checkpoints made up": Share(40, 3),
-    "exported networks": Share(50, 6),
-    "scores": Share(50, 6),
-    "scores made up": Share(30, 2),
-    "score records": Share(60, 4.5),
-    "model metadata": Share(60, 4),
-    "requests": Share(100, 5),
-    "requests made up": Share(80, 4),
-    "command lines": Share(25, 1),
-    "values": Share(80, 4),
-    "variants, search and limits": Share(60, 3),
+ENTRIES = {
+    "images": Inputs(120, 14),
+    "masks": Inputs(120, 10),
+    "generated images": Inputs(60, 4),
+    "images to predict": Inputs(80, 9),
+    "folders of predictions": Inputs(8, 0.5),
+    "split lists": Inputs(60, 8),
+    "class files": Inputs(80, 8),
+    "cache folders": Inputs(60, 6),
+    "checkpoints": Inputs(80, 10),
+    "checkpoints made up": Inputs(40, 3),
+    "exported networks": Inputs(50, 6),
+    "scores": Inputs(50, 6),
+    "scores made up": Inputs(30, 2),
+    "score records": Inputs(60, 4.5),
+    "model metadata": Inputs(60, 4),
+    "requests": Inputs(100, 5),
+    "requests made up": Inputs(80, 4),
+    "command lines": Inputs(25, 1),
+    "values": Inputs(80, 4),
+    "variants, search and limits": Inputs(60, 3),
 }
-"""Every door, by name. Of hypothesis's shares some is never used, where it finds no further input."""
+"""Every entry by its name. Hypothesis stops early where it finds no further input."""
 
 
 def made_up(door: str):
-    """Decorates a test that is `given` inputs: as many as the door has, from the seed."""
+    """Decorate a test that is `given` inputs, so that it gets as many as the entry has, from the seed."""
 
     def decorated(test):
         return seed(SEED)(
             settings(
-                max_examples=SHARES[door].count,
+                max_examples=ENTRIES[door].count,
                 deadline=None,
                 database=None,
                 derandomize=not TOTAL,

@@ -1,11 +1,11 @@
-"""Real files mangled as disks, networks and people mangle them."""
+"""Mangles the content of files, as disks, networks and people do."""
 
 import struct
 import zlib
 from random import Random
 
 NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
-"""What programs mistake for something else."""
+"""Numbers that programs misread."""
 TEXTS = (
     b"0",
     b"-1",
@@ -24,12 +24,12 @@ TEXTS = (
 
 
 def mutated(content: bytes, random: Random, others: list[bytes]) -> bytes:
-    """The content with one to four things wrong with it.
+    """Return the content with one, two or four random changes.
 
     Args:
-        content: of a real file.
-        random: chance.
-        others: contents of further real files, to splice in.
+        content: content of a real file.
+        random: random generator.
+        others: contents of other real files, to splice in.
     """
     for _ in range(random.choice((1, 1, 2, 4))):
         content = random.choice(CHANGES)(content, random, others)
@@ -64,7 +64,7 @@ def _splice(content: bytes, random: Random, others: list[bytes]) -> bytes:
 
 
 def _number(content: bytes, random: Random, others: list[bytes]) -> bytes:
-    """An absurd number, most often near the beginning, where headers are, or near the end, where those of zips are."""
+    """Insert an absurd number, mostly near the beginning, where headers are, or near the end, where zip headers are."""
     kind = random.choice(["<B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
     number = struct.pack(kind, random.choice(NUMBERS) % 2 ** (8 * struct.calcsize(kind)))
     reach = random.choice((64, 512, len(content)))
@@ -75,7 +75,7 @@ def _number(content: bytes, random: Random, others: list[bytes]) -> bytes:
 
 
 def _text(content: bytes, random: Random, others: list[bytes]) -> bytes:
-    """Something else in the place of a number or word, as in JSON and in the headers of arrays."""
+    """Replace a number or word by another text, as in JSON and in the headers of arrays."""
     start = random.randrange(len(content) + 1)
     while start < len(content) and not content[start : start + 1].isalnum():
         start += 1
@@ -89,12 +89,12 @@ CHANGES = (_flip, _flip, _cut, _drop, _repeat, _splice, _number, _number, _text)
 
 
 def png_of_size(content: bytes, width: int, height: int) -> bytes:
-    """A PNG whose header, with a right checksum, promises another size."""
+    """Return a PNG whose header states another size, with a correct checksum."""
     header = struct.pack(">II", width, height) + content[24:29]
     return content[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + content[33:]
 
 
 def jpeg_of_size(content: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose header promises another size."""
-    place = next(content.index(bytes((0xFF, kind))) for kind in (0xC0, 0xC2) if bytes((0xFF, kind)) in content)
-    return content[: place + 5] + struct.pack(">HH", height & 0xFFFF, width & 0xFFFF) + content[place + 9 :]
+    """Return a JPEG whose header states another size."""
+    start = next(content.index(bytes((0xFF, kind))) for kind in (0xC0, 0xC2) if bytes((0xFF, kind)) in content)
+    return content[: start + 5] + struct.pack(">HH", height & 0xFFFF, width & 0xFFFF) + content[start + 9 :]

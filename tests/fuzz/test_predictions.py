@@ -1,4 +1,4 @@
-"""Folders of predictions: whatever pictures are called, nothing is written outside."""
+"""Predictions of images with odd names: no file is written outside the output folder."""
 
 from collections.abc import Callable
 from io import BytesIO
@@ -40,24 +40,24 @@ def test_folders_of_predictions(door: Callable[[str], Door], capsys: pytest.Capt
     file = BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(file, "PNG")
     predictor = Predictor(lambda images: images.float(), None, "bilinear")
-    labels = Classes.named("red", "green", "blue")
+    classes = Classes.named("red", "green", "blue")
     for number, random in enumerate(door.randoms()):
-        place, output = door.folder / f"in{number}", door.folder / f"out{number}"
-        place.mkdir()
+        source, output = door.folder / f"in{number}", door.folder / f"out{number}"
+        source.mkdir()
         for _ in range(3):
             name = b"".join(random.choice(ODD) for _ in range(random.choice((1, 2)))) + b".png"
             content = file.getvalue() if random.random() < 0.7 else mutated(file.getvalue(), random, [file.getvalue()])
-            with open(bytes(place) + b"/" + name[-250:], "wb") as stream:  # noqa: PTH123 - `Path` takes no bytes
+            with open(bytes(source) + b"/" + name[-250:], "wb") as stream:  # noqa: PTH123 - `Path` takes no bytes
                 stream.write(content)
 
-        def predict(place=place, output=output) -> PredictedFolder:
-            pictures = find_images(place, output)
-            folder = PredictedFolder(output, labels)
-            predict_images(predictor, pictures, folder, 2)
-            assert len(folder.rows) + len(folder.skipped) == len(pictures)
+        def predict(source=source, output=output) -> PredictedFolder:
+            images = find_images(source, output)
+            folder = PredictedFolder(output, classes)
+            predict_images(predictor, images, folder, 2)
+            assert len(folder.rows) + len(folder.skipped) == len(images)
             return folder
 
-        folder = door(predict, ("holds no picture", "cannot be told apart", "cannot be written"))
+        folder = door(predict, ("has no image", "print as the same path", "cannot be written"))
         if folder is not None:
             assert all(map(is_plain, [*folder.rows, *folder.skipped]))
             written = {path for path in output.rglob("*") if path.is_file()}

@@ -17,7 +17,7 @@ from studies.models.served import MAX_BYTES, MAX_IMAGES, Refused, ServedModel
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
-from tests.fuzz.test_pictures import mangled, photographs
+from tests.fuzz.test_images import mangled, photographs
 
 pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 NAMED = ("image", "encoding")
@@ -43,13 +43,13 @@ def check(found: list[dict[str, Any]] | None) -> None:
 
 
 def test_mangled_requests(
-    door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch
+    door: Callable[[str], Door], real_images: tuple[list[bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(served_model, "MAX_PIXELS", FEW_PIXELS)
     door, small = door("requests"), photographs()
     models = model(None), model(8)
     for random in door.randoms():
-        content = mangled([random.choice(real_pictures[0])] if random.random() < 0.1 else small, random)
+        content = mangled([random.choice(real_images[0])] if random.random() < 0.1 else small, random)
         text = base64.b64encode(content).decode()
         if random.random() < 0.1:
             place = random.randrange(len(text) + 1)

@@ -74,7 +74,7 @@ def repacked(content: bytes, random: Random) -> bytes:
 
 
 def test_cache_folders(door: Callable[[str], Door], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever lies in the cache: the pictures are the right ones, made again if need be."""
+    """Whatever the cache contains, the split is right; a damaged one is built again."""
     door = door("cache folders")
     root = write_own_data(tmp_path / "data", train=2, val=1)
     config = DataConfig(dataset="folder", data_dir=str(root), resize=16, crop=16, cache_dir=str(door.folder))
@@ -93,7 +93,7 @@ def test_cache_folders(door: Callable[[str], Door], tmp_path: Path, capsys: pyte
         np.testing.assert_array_equal(found.images, images)
         np.testing.assert_array_equal(found.masks, masks)
         assert (found.names, found.digests, found.fingerprint) == (right.names, right.digests, right.fingerprint)
-    assert "is damaged; it is made again" in capsys.readouterr().out
+    assert "is damaged; it is built again" in capsys.readouterr().out
 
 
 def checkpoint() -> Checkpoint:

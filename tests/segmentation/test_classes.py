@@ -12,11 +12,11 @@ def test_voc_palette_starts_as_published() -> None:
 
 
 def test_colours_paint_classes_and_void() -> None:
-    labels = Classes(("a", "b"), ((1, 2, 3), (4, 5, 6)))
-    assert labels.colours(np.array([[0, 1, VOID]], np.uint8)).tolist() == [[[1, 2, 3], [4, 5, 6], [224, 224, 224]]]
+    classes = Classes(("a", "b"), ((1, 2, 3), (4, 5, 6)))
+    assert classes.colours(np.array([[0, 1, VOID]], np.uint8)).tolist() == [[[1, 2, 3], [4, 5, 6], [224, 224, 224]]]
 
 
-@pytest.mark.parametrize(("names", "message"), [(["only"], "this one has 1"), (["a", "b", "a"], "given twice: a")])
+@pytest.mark.parametrize(("names", "message"), [(["only"], "this one has 1"), (["a", "b", "a"], "repeated: a")])
 def test_classes_must_be_two_and_differ(names: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Classes.named(*names)

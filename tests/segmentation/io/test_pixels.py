@@ -1,4 +1,4 @@
-"""How pixels are read, against files written byte by byte and turns made by hand."""
+"""Pixels of files that are written byte by byte, and of every EXIF orientation."""
 
 import struct
 import zlib
@@ -19,11 +19,11 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: np.swapaxes(a, 0, 1),
     6: lambda a: np.rot90(a, -1), 7: lambda a: np.swapaxes(np.rot90(a, 2), 0, 1), 8: np.rot90,
 }  # fmt: skip
-"""How a picture that is stored so is seen, by EXIF's definition of the tag."""
+"""The upright image for each stored orientation, by EXIF's definition of the tag."""
 
 
 def png(depth: int, colour: int, rows: np.ndarray, extra: bytes = b"") -> bytes:
-    """A PNG from rows of bytes, by the specification."""
+    """Encode rows of bytes as a PNG, by the specification."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -42,8 +42,11 @@ def png(depth: int, colour: int, rows: np.ndarray, extra: bytes = b"") -> bytes:
 
 
 def tiff(bits: int, photometric: int, rows: np.ndarray, bands: int = 1, **tags: tuple[int, ...]) -> bytes:
-    """A TIFF from rows of bytes, by the specification; `extra` and `form` are its ExtraSamples and
-    SampleFormat, `subfile` its NewSubfileType, and `at` is where its directory is."""
+    """Encode rows of bytes as a TIFF, by the specification.
+
+    The tags are `extra` (ExtraSamples), `form` (SampleFormat) and `subfile` (NewSubfileType); `at` is the offset of the
+    directory.
+    """
     entries = {256: (rows.shape[1] * 8 // bits // bands,), 257: (len(rows),), 258: (bits,) * bands, 259: (1,),
                262: (photometric,), 273: (0,), 277: (bands,), 278: (len(rows),), 279: (rows.size,)}  # fmt: skip
     (at,) = tags.pop("at", (8,))
@@ -62,32 +65,32 @@ def tiff(bits: int, photometric: int, rows: np.ndarray, bands: int = 1, **tags: 
     return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + long + rows.tobytes()
 
 
-def stored(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def stored(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def packed(values: np.ndarray, bits: int) -> np.ndarray:
-    """Values as rows of bytes with several in each, the first highest."""
+    """Pack several values into each byte, the first one in the highest bits."""
     spread = (values[..., None] >> np.arange(bits - 1, -1, -1) & 1).reshape(len(values), -1)
     return np.packbits(spread.astype(np.uint8), axis=1)
 
 
-def read(how: Callable[[Image.Image], Any], content: bytes) -> np.ndarray:
+def read(function: Callable[[Image.Image], Any], content: bytes) -> np.ndarray:
     with Image.open(BytesIO(content)) as image:
-        return np.asarray(how(image))
+        return np.asarray(function(image))
 
 
 def palette(values: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(values)
-    picture.putpalette(RANDOM.integers(0, 256, 768, dtype=np.uint8).tolist())
-    return picture
+    image = Image.fromarray(values)
+    image.putpalette(RANDOM.integers(0, 256, 768, dtype=np.uint8).tolist())
+    return image
 
 
 @pytest.mark.parametrize("value", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
-def test_images_and_masks_are_turned_as_their_exif_orientation_says(kind: str, value: int) -> None:
+def test_the_exif_orientation_is_applied_to_images_and_masks(kind: str, value: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = value
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
@@ -103,7 +106,7 @@ def test_images_and_masks_are_turned_as_their_exif_orientation_says(kind: str, v
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_a_grey_mask_of_any_depth_has_the_values_that_are_stored(kind: str, bits: int) -> None:
+def test_a_grey_mask_of_any_depth_has_the_stored_values(kind: str, bits: int) -> None:
     values = RANDOM.integers(0, 2**bits, (5, 8)).astype(np.int64)
     rows = packed(values, bits) if bits < 16 else values.astype(">u2" if kind == "png" else "<u2").view(np.uint8)
     content = png(bits, 0, rows) if kind == "png" else tiff(bits, 1, rows)
@@ -115,7 +118,7 @@ def test_a_grey_mask_of_any_depth_has_the_values_that_are_stored(kind: str, bits
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "BMP"])
-def test_a_palette_mask_keeps_its_indices_with_a_colour_key_too(kind: str) -> None:
+def test_a_palette_mask_keeps_its_indices_even_with_a_colour_key(kind: str) -> None:
     options = {"PNG": {"transparency": 0}, "GIF": {"transparency": 0, "optimize": False}}.get(kind, {})
     np.testing.assert_array_equal(read(mask_values, stored(palette(INDICES), kind, **options)), INDICES)
 
@@ -125,14 +128,14 @@ def test_a_mask_of_whole_numbers_may_have_any_type(dtype: type) -> None:
     np.testing.assert_array_equal(read(mask_values, stored(Image.fromarray(INDICES.astype(dtype)), "TIFF")), INDICES)
 
 
-def test_signed_bytes_are_negative_numbers_and_no_void() -> None:
+def test_signed_bytes_are_negative_numbers_not_void() -> None:
     content = tiff(8, 1, np.full((2, 80), 255, np.uint8), form=(2,))
     assert (read(mask_values, content) == -1).all()
 
 
-def pages(picture: Image.Image, kind: str, count: int = 2) -> bytes:
-    more = [picture.transpose(Image.Transpose.ROTATE_180)] * (count - 1)
-    return stored(picture, kind, save_all=True, append_images=more)
+def pages(image: Image.Image, kind: str, count: int = 2) -> bytes:
+    more = [image.transpose(Image.Transpose.ROTATE_180)] * (count - 1)
+    return stored(image, kind, save_all=True, append_images=more)
 
 
 GREY = Image.fromarray(COLOURS[..., 0])
@@ -148,7 +151,7 @@ UNFIT_MASKS = {
     "grey with alpha": (stored(GREY.convert("LA")), r"has transparency beside its grey values \(mode LA\)"),
     "16 bits with alpha": (png(16, 4, BYTES), "has transparency beside its grey values"),
     "palette with alpha": (stored(palette(INDICES).convert("PA"), "TIFF"), "beside its palette's indices"),
-    "fractions": (stored(Image.fromarray(INDICES / np.float32(2)), "TIFF"), r"holds 0\.5, which is no class index"),
+    "fractions": (stored(Image.fromarray(INDICES / np.float32(2)), "TIFF"), r"holds 0\.5, which is not a class index"),
     "not a number": (stored(Image.new("F", (4, 4), np.nan), "TIFF"), r"holds nan, .* \(16 pixels"),
     "white is 0": (tiff(8, 0, BYTES), "MinIsWhite"),
     "white is 0, 16 bits": (tiff(16, 0, BYTES), "MinIsWhite"),
@@ -163,15 +166,15 @@ UNFIT_IMAGES = {
     "apng": (pages(COLOUR, "PNG"), "holds several images"),
     "gif": (pages(COLOUR, "GIF"), "holds several images"),
     "webp": (pages(COLOUR, "WEBP"), "holds several images"),
-    "png, 16 bits grey": (png(16, 0, BYTES), "has more than 8 bits a channel"),
-    "png, 16 bits colour": (png(16, 2, BYTES[:, :60]), "has more than 8 bits a channel"),
-    "png, 16 bits grey and alpha": (png(16, 4, BYTES), "has more than 8 bits a channel"),
-    "png, 16 bits colour and alpha": (png(16, 6, BYTES), "has more than 8 bits a channel"),
-    "tiff, 16 bits colour": (tiff(16, 2, BYTES[:, :60], 3), "has more than 8 bits a channel"),
-    "tiff, 16 bits and a fourth band": (tiff(16, 2, BYTES, 4, extra=(0,)), "has more than 8 bits a channel"),
-    "tiff, 16 bits cmyk": (tiff(16, 5, BYTES, 4), "has more than 8 bits a channel"),
-    "tiff, 32 bits": (tiff(32, 1, BYTES, form=(1,)), "has more than 8 bits a channel"),
-    "tiff, fractions": (tiff(32, 1, BYTES, form=(3,)), "has more than 8 bits a channel"),
+    "png, 16 bits grey": (png(16, 0, BYTES), "has more than 8 bits per channel"),
+    "png, 16 bits colour": (png(16, 2, BYTES[:, :60]), "has more than 8 bits per channel"),
+    "png, 16 bits grey and alpha": (png(16, 4, BYTES), "has more than 8 bits per channel"),
+    "png, 16 bits colour and alpha": (png(16, 6, BYTES), "has more than 8 bits per channel"),
+    "tiff, 16 bits colour": (tiff(16, 2, BYTES[:, :60], 3), "has more than 8 bits per channel"),
+    "tiff, 16 bits and a fourth band": (tiff(16, 2, BYTES, 4, extra=(0,)), "has more than 8 bits per channel"),
+    "tiff, 16 bits cmyk": (tiff(16, 5, BYTES, 4), "has more than 8 bits per channel"),
+    "tiff, 32 bits": (tiff(32, 1, BYTES, form=(1,)), "has more than 8 bits per channel"),
+    "tiff, fractions": (tiff(32, 1, BYTES, form=(3,)), "has more than 8 bits per channel"),
     "near infrared": (tiff(8, 2, BYTES, 4, extra=(0,)), "has 4 bands, of which 1 would be lost"),
     "a fourth band undeclared": (tiff(8, 2, BYTES, 4), "has 4 bands, of which 1 would be lost"),
     "five bands": (tiff(8, 2, BYTES, 5, extra=(2, 0)), "has 5 bands, of which 2 would be lost"),
@@ -182,21 +185,21 @@ UNFIT_IMAGES = {
 
 
 @pytest.mark.parametrize("case", UNFIT_MASKS)
-def test_a_mask_that_would_be_misread_is_refused_in_the_right_words(case: str) -> None:
+def test_a_mask_that_would_be_misread_is_refused_with_the_reason(case: str) -> None:
     content, message = UNFIT_MASKS[case]
     with pytest.raises(UnfitError, match=message):
         read(mask_values, content)
 
 
 @pytest.mark.parametrize("case", UNFIT_IMAGES)
-def test_an_image_that_would_be_misread_is_refused_in_the_right_words(case: str) -> None:
+def test_an_image_that_would_be_misread_is_refused_with_the_reason(case: str) -> None:
     content, message = UNFIT_IMAGES[case]
     with pytest.raises(UnfitError, match=message):
         read(color_image, content)
 
 
 def test_a_grey_bmp_of_four_bits_is_refused() -> None:
-    """Its palette is the indices themselves, which Pillow takes for 8 bits."""
+    """Its palette equals the indices, so Pillow reads it as 8 bits."""
     header = struct.pack("<IiiHHIIiiII", 40, 8, 2, 1, 4, 0, 8, 0, 0, 16, 0)
     colours = b"".join(bytes([i, i, i, 0]) for i in range(16))
     offset = 14 + len(header) + len(colours)
@@ -206,7 +209,7 @@ def test_a_grey_bmp_of_four_bits_is_refused() -> None:
             read(how, content)
 
 
-def test_images_of_every_usual_kind_are_read_as_they_look() -> None:
+def test_images_of_every_common_mode_are_read_as_rgb() -> None:
     rgb, alpha = COLOURS, np.dstack([COLOURS, GREY])
     transparent = palette(INDICES)
     grey = np.asarray(GREY)[..., None].repeat(3, 2)
@@ -234,15 +237,15 @@ def test_the_first_frame_of_a_camera_s_jpeg_is_read() -> None:
 
 
 def followed_by(first: bytes, second: bytes) -> bytes:
-    """A TIFF of two pages, the second of which begins where the first ends."""
+    """Join two TIFFs to one file of two pages."""
     (entries,) = struct.unpack("<H", first[8:10])
     link = 10 + 12 * entries
     return first[:link] + struct.pack("<I", len(first)) + first[link + 4 :] + second[8:]
 
 
 @pytest.mark.parametrize("kind", [1, 4, 5])
-def test_smaller_copies_in_a_tiff_are_no_further_pictures(kind: int) -> None:
-    """What geographic tools write, so that a map is shown fast."""
+def test_smaller_copies_in_a_tiff_are_not_further_images(kind: int) -> None:
+    """Geographic software writes such copies for fast display."""
     first = tiff(8, 2, BYTES[:, :60], 3)
     copy = tiff(8, 2, BYTES[:1, :30], 3, at=(len(first),), subfile=(kind,))
     expected = BYTES[:, :60].reshape(2, 20, 3)

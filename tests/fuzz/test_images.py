@@ -1,4 +1,4 @@
-"""Photographs, masks and pictures to predict: real files mangled, and files made up from their smallest parts."""
+"""Mangled photographs, masks and images to predict; and generated PNG files."""
 
 import struct
 import zlib
@@ -16,16 +16,15 @@ from PIL import Image, ImageOps
 from segmentation.classes import VOID, Classes
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
-from segmentation.io.image_files import LARGEST, decoded
-from segmentation.prediction.inputs import read_image
+from segmentation.io.decoding import MAX_PIXELS, decoded, read_image
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
 from tests.fuzz.mutation import jpeg_of_size, mutated, png_of_size
 
-pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # which a user would see as well
+pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # Pillow's own warnings
 
-LABELS = Classes.named("red", "green", "blue")
+NAMES = Classes.named("red", "green", "blue")
 CLASSES = {0: 0, 1: 1, 2: 2, VOID: VOID}
 CAMVID_CLASSES = {index: index for index in range(11)} | {11: VOID, VOID: VOID}
 RANDOM = np.random.default_rng(0)
@@ -43,31 +42,31 @@ SIZES = (
 )
 
 
-def stored(picture: Image.Image, kind: str, **options: object) -> bytes:
+def stored(image: Image.Image, kind: str, **options: object) -> bytes:
     file = BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
 def photographs() -> list[bytes]:
-    """Small ones in every format and mode that people have."""
-    picture = Image.fromarray(PIXELS)
+    """Small photographs in every common format and mode."""
+    image = Image.fromarray(PIXELS)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
     return [
-        stored(picture, "JPEG", exif=exif), stored(picture, "JPEG", progressive=True),
-        stored(picture.convert("L"), "JPEG"),
-        stored(picture.convert("CMYK"), "JPEG"), stored(picture, "PNG"), stored(picture.convert("RGBA"), "PNG"),
-        stored(picture.quantize(16), "PNG", transparency=bytes(range(16))), stored(picture.convert("1"), "PNG"),
-        stored(picture, "TIFF"), stored(picture, "TIFF", compression="tiff_lzw"),
-        stored(picture, "TIFF", compression="jpeg"), stored(picture.convert("L"), "TIFF", compression="tiff_deflate"),
-        stored(picture, "GIF", save_all=True, append_images=[picture.rotate(90)]), stored(picture, "WEBP"),
-        stored(picture, "BMP"), stored(picture, "PPM"), stored(picture, "JPEG2000"),
+        stored(image, "JPEG", exif=exif), stored(image, "JPEG", progressive=True),
+        stored(image.convert("L"), "JPEG"),
+        stored(image.convert("CMYK"), "JPEG"), stored(image, "PNG"), stored(image.convert("RGBA"), "PNG"),
+        stored(image.quantize(16), "PNG", transparency=bytes(range(16))), stored(image.convert("1"), "PNG"),
+        stored(image, "TIFF"), stored(image, "TIFF", compression="tiff_lzw"),
+        stored(image, "TIFF", compression="jpeg"), stored(image.convert("L"), "TIFF", compression="tiff_deflate"),
+        stored(image, "GIF", save_all=True, append_images=[image.rotate(90)]), stored(image, "WEBP"),
+        stored(image, "BMP"), stored(image, "PPM"), stored(image, "JPEG2000"),
     ]  # fmt: skip
 
 
 def masks() -> list[bytes]:
-    """Small ones in every format and mode."""
+    """Small masks in every common format and mode."""
     mask = Image.fromarray(INDICES)
     palette = mask.copy()
     palette.putpalette(list(range(256)) * 3)
@@ -96,11 +95,11 @@ def pairs(folder: Path, image: bytes, mask: bytes, classes: dict[int, int] = CLA
     files = folder / "photograph.png", folder / "mask.png"
     for file, content in zip(files, (image, mask), strict=True):
         file.write_bytes(content)
-    return ImagePairs(LABELS, str(folder), {"one": files}, classes)
+    return ImagePairs(NAMES, str(folder), {"one": files}, classes)
 
 
 def size_of(content: bytes) -> tuple[int, int] | None:
-    """Width and height, if it is a picture that can be read at all."""
+    """Width and height, or None if Pillow cannot read the image."""
     try:
         with Image.open(BytesIO(content)) as image:
             return ImageOps.exif_transpose(image).size
@@ -109,7 +108,7 @@ def size_of(content: bytes) -> tuple[int, int] | None:
 
 
 def check_photograph(door: Door, content: bytes, mask: bytes, classes: dict[int, int]) -> None:
-    """It is refused by name, or read with the pixels that Pillow's own turn and conversion give."""
+    """Check that the image is refused by name, or has the pixels that Pillow's own orientation and conversion give."""
     found = door(lambda: pairs(door.folder, content, mask, classes).read(0), ("photograph.png", "mask.png"))
     if found is None:
         return
@@ -121,13 +120,13 @@ def check_photograph(door: Door, content: bytes, mask: bytes, classes: dict[int,
         np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected))
 
 
-def test_mangled_photographs(door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]) -> None:
-    door, small = door("pictures"), photographs()
-    real, real_masks = real_pictures
+def test_mangled_photographs(door: Callable[[str], Door], real_images: tuple[list[bytes], list[bytes]]) -> None:
+    door, small = door("images"), photographs()
+    real, real_masks = real_images
     for random in door.randoms():
         if random.random() < 0.2:
-            place = random.randrange(len(real))
-            check_photograph(door, mangled([real[place]], random), real_masks[place], CAMVID_CLASSES)
+            index = random.randrange(len(real))
+            check_photograph(door, mangled([real[index]], random), real_masks[index], CAMVID_CLASSES)
             continue
         content = mangled(small, random)
         size = size_of(content)
@@ -141,14 +140,14 @@ def test_mangled_photographs(door: Callable[[str], Door], real_pictures: tuple[l
     assert door.refused > door.tried // 4
 
 
-def test_mangled_masks(door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]) -> None:
+def test_mangled_masks(door: Callable[[str], Door], real_images: tuple[list[bytes], list[bytes]]) -> None:
     door, small = door("masks"), masks()
     photograph = stored(Image.fromarray(PIXELS), "PNG")
-    real, real_masks = real_pictures
+    real, real_masks = real_images
     for random in door.randoms():
         if random.random() < 0.2:
-            place = random.randrange(len(real))
-            content, image, classes = mangled([real_masks[place]], random), real[place], CAMVID_CLASSES
+            index = random.randrange(len(real))
+            content, image, classes = mangled([real_masks[index]], random), real[index], CAMVID_CLASSES
         else:
             content, image, classes = mangled(small, random), photograph, CLASSES
         source = pairs(door.folder, image, content, classes)
@@ -162,14 +161,12 @@ def test_mangled_masks(door: Callable[[str], Door], real_pictures: tuple[list[by
     assert door.refused > door.tried // 4
 
 
-def test_mangled_pictures_to_predict(
-    door: Callable[[str], Door], real_pictures: tuple[list[bytes], list[bytes]]
-) -> None:
-    door = door("pictures to predict")
+def test_mangled_images_to_predict(door: Callable[[str], Door], real_images: tuple[list[bytes], list[bytes]]) -> None:
+    door = door("images to predict")
     contents = photographs() + masks()
-    file = door.folder / "picture.png"
+    file = door.folder / "image.png"
     for random in door.randoms():
-        content = mangled([random.choice(real_pictures[0])] if random.random() < 0.15 else contents, random)
+        content = mangled([random.choice(real_images[0])] if random.random() < 0.15 else contents, random)
         file.write_bytes(content)
         found = door(lambda: read_image(file), "it ")
         if found is None:
@@ -184,7 +181,7 @@ def test_mangled_pictures_to_predict(
 
 @st.composite
 def png(draw: st.DrawFn) -> bytes:
-    """A PNG of any header, with right checksums, whose data may be too short, too long or no deflated stream."""
+    """A PNG with any header and correct checksums, whose data may be too short, too long or not compressed."""
     number = st.one_of(st.integers(0, 40), st.sampled_from([255, 65535, 2**24, 2**31 - 1, 2**31, 2**32 - 1]))
     width, height = draw(number), draw(number)
     depth, colour = draw(st.sampled_from([1, 2, 4, 8, 16, 3])), draw(st.sampled_from([0, 2, 3, 4, 6, 1, 7]))
@@ -203,16 +200,16 @@ def png(draw: st.DrawFn) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_made_up_pictures(door: Callable[[str], Door]) -> None:
-    door = door("pictures made up")
-    file = door.folder / "picture.png"
+def test_generated_images(door: Callable[[str], Door]) -> None:
+    door = door("generated images")
+    file = door.folder / "image.png"
 
     @made_up(door.name)
     @given(st.one_of(png(), png(), st.binary(max_size=200)))
     def one(content: bytes) -> None:
         file.write_bytes(content)
         found = door(lambda: read_image(file), "it ")
-        assert found is None or (found.mode == "RGB" and found.width * found.height <= LARGEST)
+        assert found is None or (found.mode == "RGB" and found.width * found.height <= MAX_PIXELS)
 
     one()
 
@@ -221,11 +218,11 @@ def test_made_up_pictures(door: Callable[[str], Door]) -> None:
     ("kind", "size"),
     [("PNG", (20_000, 20_000)), ("PNG", (14_000, 12_783)), ("GIF", (60_000, 60_000)), ("TIFF", (20_000, 20_000))],
 )
-def test_a_small_file_of_very_many_pixels_is_refused_by_name_before_it_is_decoded(
+def test_a_small_file_of_very_many_pixels_is_refused_before_it_is_decoded(
     kind: str, size: tuple[int, int], door: Callable[[str], Door]
 ) -> None:
-    """178,962,000 pixels, 5,030 too many, are refused as well."""
-    door = door("pictures")
+    """The second case, 178,962,000 pixels, is just above the limit."""
+    door = door("images")
     if kind == "PNG":
         content = png_of_size(stored(Image.new("1", (8, 8)), "PNG"), *size)
     elif kind == "GIF":
@@ -244,19 +241,19 @@ def test_a_small_file_of_very_many_pixels_is_refused_by_name_before_it_is_decode
     assert door(lambda: read_image(file), "too large") is None
 
 
-def test_the_largest_photographs_are_not_refused_by_their_size() -> None:
-    """150 million pixels, a medium format camera's: of this file only the header is there, so decoding fails, later."""
+def test_the_largest_photographs_are_below_the_limit() -> None:
+    """150 million pixels, as of a medium format camera. The file has only a header, so decoding fails later."""
     content = png_of_size(stored(Image.new("1", (8, 8)), "PNG"), 14_204, 10_652)
     with pytest.raises(InputError, match="cut off"), decoded(BytesIO(content)):
         pass
 
 
-def test_no_other_program_is_started_for_a_picture(door: Callable[[str], Door]) -> None:
-    """PostScript is a program, and Pillow hands it to Ghostscript."""
-    door = door("pictures")
+def test_no_other_program_is_started_for_an_image(door: Callable[[str], Door]) -> None:
+    """Pillow would pass PostScript to Ghostscript."""
+    door = door("images")
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n%%EOF\n"
     with Image.open(BytesIO(content)) as image:
-        assert image.format == "EPS", "Pillow would read it"
+        assert image.format == "EPS"
     file = door.folder / "photograph.png"
     file.write_bytes(content)
     assert door(lambda: read_image(file), "no known format") is None
