@@ -137,10 +137,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _kind(image: Image.Image) -> str:
     """Describe a mask whose mode cannot hold class indices."""
-    if _raw_mode(image).partition(";")[0] == "LA" or image.mode in ("LA", "La"):
-        return "has transparency beside its grey values"
-    if image.mode == "PA":
-        return "has transparency beside its palette's indices"
+    if _raw_mode(image).partition(";")[0] == "LA" or image.mode in ("LA", "La", "PA"):
+        return "has a transparency channel"
     return "is a colour image"
 
 
