@@ -20,7 +20,18 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from segmentation.classes import VOID
 from segmentation.config import DataConfig
-from segmentation.data import cache
+from segmentation.data.cache import (
+    FORMAT,
+    PARTS,
+    fingerprint,
+    open_arrays,
+    read_about,
+    refresh_about,
+    remove_outdated,
+    split_folder,
+    whole,
+    write_about,
+)  # fmt: skip
 from segmentation.data.preparation import fraction_in_crop, prepare
 from segmentation.data.source import Source
 from segmentation.data.split import Split, histogram
@@ -56,9 +67,9 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     """
     if not source.names:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
-    folder = cache.split_folder(source, config, split)
-    about = cache.read_about(folder, source) or _build(source, config, split, folder)
-    arrays = cache.open_arrays(folder)
+    folder = split_folder(source, config, split)
+    about = read_about(folder, source) or _build(source, config, split, folder)
+    arrays = open_arrays(folder)
     if not any(about["counts"][:VOID]):
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
@@ -77,16 +88,16 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path) -> dict
             f"the cache folder {folder.parent} cannot be created: {error.strerror}; choose another cache_dir"
         ) from error
     with lock:
-        about = cache.read_about(folder, source) or cache.refresh_about(folder, source)
+        about = read_about(folder, source) or refresh_about(folder, source)
         if about is not None:
             return about
         if folder.exists():
             print(f"The cached split {config.dataset}/{split} in {folder} is damaged; it is built again.")
         _write_folder(source, config, split, folder)
-        about = cache.whole(folder)
+        about = whole(folder)
         if about is None:
             raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
-        cache.remove_outdated(folder)
+        remove_outdated(folder)
         return about
 
 
@@ -125,7 +136,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     Uses plain writes instead of a memory map, so that a full disk raises an exception instead of a signal.
     """
     count = len(source.names)
-    checksums = dict.fromkeys(cache.PARTS, 0)
+    checksums = dict.fromkeys(PARTS, 0)
     first_shape: tuple[int, ...] = ()
     digests = []
     original_pixels, pixels_in_crop = 0, 0.0
@@ -158,9 +169,9 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
-    cache.write_about(folder, {
-        "format": cache.FORMAT, "count": count, "checksums": checksums,
-        "fingerprint": cache.fingerprint(source, digests), "digests": digests, "counts": counts.tolist(),
+    write_about(folder, {
+        "format": FORMAT, "count": count, "checksums": checksums,
+        "fingerprint": fingerprint(source, digests), "digests": digests, "counts": counts.tolist(),
         "in_crop": pixels_in_crop / original_pixels,
     })  # fmt: skip
 
