@@ -29,7 +29,7 @@ from segmentation.data.cache import (
     refresh_about,
     remove_outdated,
     split_folder,
-    whole,
+    verified_about,
     write_about,
 )  # fmt: skip
 from segmentation.data.preparation import fraction_in_crop, prepare
@@ -94,7 +94,7 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path) -> dict
         if folder.exists():
             print(f"The cached split {config.dataset}/{split} in {folder} is damaged; it is built again.")
         _write_folder(source, config, split, folder)
-        about = whole(folder)
+        about = verified_about(folder)
         if about is None:
             raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
         remove_outdated(folder)

@@ -3,7 +3,7 @@
 Layout: `<cache_dir>/<hash of location and preparation>/<hash of the source files' state>/`, which holds `images.npy`,
 `masks.npy` and `about.json`. `segmentation.data.building` writes such a folder.
 
-Opening a split compares sizes, times and headers only. `whole` also compares the checksums of the arrays.
+Opening a split compares sizes, times and headers only. `verified_about` also compares the checksums of the arrays.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ def refresh_about(folder: Path, source: Source) -> dict[str, Any] | None:
 
     Returns None if the split is missing, stale or damaged. Reads all pixels.
     """
-    about = whole(folder)
+    about = verified_about(folder)
     if about is None or not _is_of(about, source):
         return None
     with suppress(OSError):  # without write permission, the next process reads all pixels again
@@ -117,7 +117,7 @@ def write_about(folder: Path, about: dict[str, Any]) -> None:
     unfinished.replace(folder / "about.json")
 
 
-def whole(folder: Path) -> dict[str, Any] | None:
+def verified_about(folder: Path) -> dict[str, Any] | None:
     """Return the metadata of a cached split, or None if a file is missing or a checksum differs. Reads all pixels."""
     about = _sealed_about(folder)
     try:

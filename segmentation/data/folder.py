@@ -1,6 +1,7 @@
 """A user's own data: a folder of images, a folder of masks with the same names, and a list of classes.
 
-Three layouts are supported, in this order:
+Three layouts are supported. In a folder with several of them, the left one takes
+precedence, then the right one:
 
     train/images  train/masks         images/train  masks/train         images  masks
     val/images    val/masks           images/val    masks/val           train.txt  val.txt  (one name per line)

@@ -117,7 +117,7 @@ def _caches(config: DoctorConfig) -> Iterator[str]:
     damaged = []
     with progress("reading prepared images", len(folders)) as bar:
         for folder in folders:
-            if cache.whole(folder) is None:
+            if cache.verified_about(folder) is None:
                 damaged.append(folder)
             bar.update(1)
     print(f"Prepared pictures: {len(folders)} split(s) in {place}, {len(damaged)} of them damaged.")

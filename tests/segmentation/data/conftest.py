@@ -9,7 +9,9 @@ from segmentation.config import DataConfig
 
 @pytest.fixture
 def config(own_data: Path, tmp_path: Path) -> DataConfig:
-    return DataConfig(dataset="folder", data_dir=str(own_data), resize=32, crop=32, cache_dir=str(tmp_path / "prepared"))
+    return DataConfig(
+        dataset="folder", data_dir=str(own_data), resize=32, crop=32, cache_dir=str(tmp_path / "prepared")
+    )
 
 
 def cached_folder(config: DataConfig) -> Path:

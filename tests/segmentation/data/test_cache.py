@@ -131,8 +131,8 @@ def test_a_copy_with_other_times_is_verified_once_and_used(
     for file in cached_folder(config).iterdir():  # as after `cp -r`
         os.utime(file, (1, 1))
     checks = []
-    whole = cache.whole
-    monkeypatch.setattr(cache, "whole", lambda folder: checks.append(folder) or whole(folder))
+    verify = cache.verified_about
+    monkeypatch.setattr(cache, "verified_about", lambda folder: checks.append(folder) or verify(folder))
     for _ in range(3):
         np.testing.assert_array_equal(load_split(config, "train").images, expected)
     assert (len(builds), checks) == (1, [cached_folder(config)])
@@ -145,10 +145,10 @@ def test_damage_that_only_checksums_detect_is_repaired_after_discarding(config: 
     before = (folder / "images.npy").stat()
     flip_a_bit(folder)
     os.utime(folder / "images.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert cache.whole(folder) is None
+    assert cache.verified_about(folder) is None
     cache.discard(folder)
     np.testing.assert_array_equal(load_split(config, "train").images, expected)
-    assert cache.whole(folder) is not None
+    assert cache.verified_about(folder) is not None
 
 
 def test_abandoned_folders_of_dead_processes_are_removed_after_a_day(config: DataConfig, own_data: Path) -> None:
