@@ -16,7 +16,7 @@ from segmentation.system.runtime import prepare_process
 if TYPE_CHECKING:
     import numpy as np
 
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
 
 TITLE = "Paired bootstrap"
 MODELS, CLASSES, SIDE = 4, 21, 32
@@ -285,7 +285,7 @@ def _scores(images: int) -> list["Scores"]:
     import torch
 
     from segmentation.classes import Classes
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
 
     random = torch.Generator().manual_seed(0)
     models = [Scores(Classes.named(*(f"class {index}" for index in range(CLASSES)))) for _ in range(MODELS)]

@@ -19,7 +19,8 @@ from segmentation.errors import InputError, listed, one_of
 from segmentation.metrics import METRICS
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import Interval, interval
-from segmentation.scoring.evaluate import Scores, common_classes, evaluating
+from segmentation.scoring.evaluate import evaluating
+from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
 from studies.base.markdown import escaped, table
 from studies.config import CalibrateConfig, TrainConfig

@@ -12,7 +12,7 @@ import numpy as np
 from segmentation.errors import InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.scoring.bootstrap import LEVEL, Interval, holm, interval, p_value
-from segmentation.scoring.evaluate import Scores, common_classes
+from segmentation.scoring.scores import Scores, common_classes
 from studies.scores.stored import StoredScores
 
 COMPARED = ("ece", "loss", "pixel_accuracy", "mean_iou")

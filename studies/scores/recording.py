@@ -20,8 +20,9 @@ from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, Interval, interval
 from segmentation.scoring.calibration_error import BINS
-from segmentation.scoring.evaluate import Scores, at_size_of, evaluating
+from segmentation.scoring.evaluate import at_size_of, evaluating
 from segmentation.scoring.groups import Group, GroupReliability
+from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 from studies import tracking
 from studies.base.markdown import escaped, table

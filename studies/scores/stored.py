@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError, listed
-from segmentation.scoring.evaluate import Scores, load_scores
+from segmentation.scoring.scores import Scores, load_scores
 from studies.base.errors import reason
 from studies.config import TrainConfig, decisive
 from studies.scores.files import Example, read_digests, read_examples, read_record

@@ -15,9 +15,9 @@ from segmentation.models.segmenter import build
 from segmentation.prediction.predictor import Predictor
 from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.confusion import Confusion
-from segmentation.scoring.counting import count_pixels, count_right
-from segmentation.scoring.evaluate import Scores
+from segmentation.scoring.counting import count_correct, count_pixels
 from segmentation.scoring.reliability import FINE_BINS, Reliability, bin_of
+from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 from segmentation.training.loop import Data, Epoch, train
 from studies.config import TrainConfig
@@ -91,7 +91,7 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
         return {
             **count_pixels(logits, masks, near), "half": count_pixels(logits.bfloat16(), masks, near)["count"],
             **{f"metric {name}": value for name, value in scores.metrics().items()},
-            "ece": reliability.ece(), "iou": confusion.iou(), "right": count_right(logits, masks),
+            "ece": reliability.ece(), "iou": confusion.iou(), "right": count_correct(logits, masks),
             "bins": bin_of(pixels.confidence, FINE_BINS).cpu().numpy(),
         }  # fmt: skip
 

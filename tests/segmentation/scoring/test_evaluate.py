@@ -21,10 +21,11 @@ from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring.bootstrap import interval
 from segmentation.scoring.boundaries import boundary_band
-from segmentation.scoring.counting import count_right
-from segmentation.scoring.evaluate import Scores, common_classes, evaluating, load_scores, score
+from segmentation.scoring.counting import count_correct
+from segmentation.scoring.evaluate import evaluating, score
 from segmentation.scoring.groups import Group
 from segmentation.scoring.reliability import Reliability
+from segmentation.scoring.scores import Scores, common_classes, load_scores
 from segmentation.system.full_precision import full_precision
 from tests.conftest import PROJECT
 
@@ -297,7 +298,7 @@ def test_a_single_channel_is_refused_with_what_to_do(dtype: torch.dtype) -> None
     with StoredLogits() as stored:
         for scored in (
             lambda: Scores(LABELS).update(logits, masks), lambda: Reliability().update(logits, masks),
-            lambda: count_right(logits, masks), lambda: stored.add(logits, images, masks),
+            lambda: count_correct(logits, masks), lambda: stored.add(logits, images, masks),
             lambda: fit("temperature", lambda: [(logits, images, masks)], 1), lambda: at_size([logits[:1]], (4, 4)),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=r"stack \[0, z\]"):
@@ -393,7 +394,7 @@ import sys, torch
 from pathlib import Path
 from torch.utils.data import DistributedSampler
 from segmentation.classes import Classes
-from segmentation.scoring.evaluate import Scores
+from segmentation.scoring.scores import Scores
 logits, labels = torch.load("data.pt", weights_only=True)
 rank, scores = int(sys.argv[1]), Scores(Classes.named("a", "b", "c", "absent"))
 for index in DistributedSampler(range(len(logits)), num_replicas=2, rank=rank, shuffle=True, seed=3):

@@ -19,7 +19,8 @@ from segmentation.data import load_split
 from segmentation.data.batches import in_order
 from segmentation.errors import InputError
 from segmentation.scoring.bootstrap import interval
-from segmentation.scoring.evaluate import Scores, score
+from segmentation.scoring.evaluate import score
+from segmentation.scoring.scores import Scores
 from studies.config import CalibrateConfig, CompareConfig, EvaluateConfig
 from studies.models import loading as model_store
 from studies.runs.calibration import REFITS, changed, run_calibration

@@ -17,7 +17,7 @@ from scipy import stats
 from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.scoring.bootstrap import Interval, holm, p_value
-from segmentation.scoring.evaluate import Scores, common_classes
+from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
 from studies.config import CompareConfig, EvaluateConfig
 from studies.runs.comparison import run_comparison
