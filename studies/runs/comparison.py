@@ -9,13 +9,12 @@ from matplotlib.figure import Figure
 
 from segmentation import plots
 from segmentation.errors import InputError
-from segmentation.metrics import METRICS
+from segmentation.metrics import COMPARED, METRICS
 from studies import tracking
 from studies.base import original_report as published
 from studies.base.markdown import code, escaped, table
 from studies.config import CompareConfig
 from studies.scores.comparison import (
-    COMPARED,
     Contestant,
     Pair,
     SeedSpread,

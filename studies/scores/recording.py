@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from segmentation import plots
 from segmentation.config import DataConfig
 from segmentation.data import Originals, Split
-from segmentation.metrics import METRICS
+from segmentation.metrics import HEADLINE, METRICS
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, Interval, interval
@@ -29,8 +29,6 @@ from studies.base.markdown import escaped, table
 
 WORST = 3
 """Images shown for their high ECE."""
-KEY = {"loss": "loss", "pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "ece": "ECE"}
-"""Metrics that a description begins with, and what they are called there."""
 FEW = 20
 """Images below which a resampling knows too little of how images differ."""
 USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
@@ -283,7 +281,7 @@ def _group_record(group: Group, found: GroupReliability) -> dict[str, object]:
 
 
 def _key_figures(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
-    return " · ".join(f"{words} {metrics[name]:.4f} {intervals[name]}" for name, words in KEY.items())
+    return " · ".join(f"{METRICS[name].label} {metrics[name]:.4f} {intervals[name]}" for name in HEADLINE)
 
 
 def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:

@@ -16,7 +16,7 @@ from segmentation.calibration.calibrators import fit
 from segmentation.calibration.stored_logits import StoredLogits
 from segmentation.classes import Classes
 from segmentation.errors import InputError
-from segmentation.metrics import METRICS, is_better
+from segmentation.metrics import METRICS
 from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring.bootstrap import interval
@@ -453,18 +453,6 @@ def test_the_network_is_scored_in_evaluation_mode_and_put_back() -> None:
     assert not network.seen_training
     assert network.training
     assert scores.metrics()["pixel_accuracy"] == 1
-
-
-@pytest.mark.parametrize(
-    ("metric", "value", "than", "better"),
-    [
-        ("val/loss", 0.1, 0.2, True), ("val/loss", 0.2, 0.1, False), ("val/loss", 0.1, 0.1, False),
-        ("val/mean_iou", 0.2, 0.1, True), ("val/ece", 0.2, 0.1, False), ("val/pixel_accuracy", 0.9, 0.8, True),
-        ("val/loss", math.nan, 1.0, False), ("val/loss", 1.0, math.nan, True), ("val/loss", math.nan, math.nan, False),
-    ],
-)  # fmt: skip
-def test_which_value_is_better(metric: str, value: float, than: float, better: bool) -> None:
-    assert is_better(metric, value, than) is better
 
 
 def test_a_network_is_in_the_mode_it_was_in_whatever_happens_while_it_is_scored() -> None:
