@@ -10,7 +10,8 @@ import torch
 
 from segmentation import plots
 from segmentation.calibration import calibrators as recalibration
-from segmentation.calibration.calibrators import Fit
+from segmentation.calibration import fitting
+from segmentation.calibration.fitting import Fit
 from segmentation.calibration.stored_logits import StoredLogits
 from segmentation.data import HELD_OUT, Split, load_split
 from segmentation.data.batches import in_order
@@ -206,7 +207,7 @@ def _fit(network: Segmenter, split: Split, config: CalibrateConfig, device: torc
             for images, masks in in_order(split, config.batch_size, device):
                 stored.add(network(images), images, masks)
         print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
-        return recalibration.fit(config.method, stored.batches, len(split.labels), config.seed)
+        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed)
 
 
 def _scored(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from segmentation.calibration import calibrators as recalibration
+from segmentation.calibration.fitting import fit
 from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.models.segmenter import build
@@ -106,10 +107,10 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
 @pytest.mark.parametrize("method", recalibration.METHODS)
 def test_calibrators_are_fitted_as_on_the_cpu_and_are_then_where_the_logits_are(method: str) -> None:
     logits, images, masks = batch()
-    expected = recalibration.fit(method, lambda: [(logits, images, masks)], 4)
+    expected = fit(method, lambda: [(logits, images, masks)], 4)
     with accelerator():
         given = tuple(each.to(DEVICE) for each in (logits, images, masks))
-        found = recalibration.fit(method, lambda: [given], 4)
+        found = fit(method, lambda: [given], 4)
         corrected = found.calibrator(*given[:2])
         assert corrected.device == DEVICE
         corrected = corrected.cpu()

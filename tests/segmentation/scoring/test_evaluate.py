@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from segmentation.calibration.calibrators import fit
+from segmentation.calibration.fitting import fit
 from segmentation.calibration.stored_logits import StoredLogits
 from segmentation.classes import Classes
 from segmentation.errors import InputError
