@@ -73,13 +73,13 @@ def reliability(
     top.scatter(confidence, accuracy, 20, black, lw=0, zorder=4)
     top.set_title(_figures(bins, ece), fontsize=10)
 
-    bottom.bar(left, bins.share[filled], width, align="edge", color=GREY, edgecolor="white")
-    for x, share in zip(left + width / 2, bins.share[filled], strict=True):
+    bottom.bar(left, bins.fraction[filled], width, align="edge", color=GREY, edgecolor="white")
+    for x, share in zip(left + width / 2, bins.fraction[filled], strict=True):
         bottom.annotate(
             f"{share:.0%}" if share >= 0.01 else "<1%", (x, share), (0, 2), textcoords="offset points", ha="center",
             fontsize=8,
         )  # fmt: skip
-    bottom.set_ylim(0, min(1.0, 1.25 * bins.share[filled].max(initial=0)) or 1)
+    bottom.set_ylim(0, min(1.0, 1.25 * bins.fraction[filled].max(initial=0)) or 1)
     head(figure, title)
     key = _bars_key(Line2D([], [], color="black", marker="o", ls="none", ms=4.5, label="mean confidence of a bin"))
     if band is not None:
@@ -93,7 +93,7 @@ def opacity(bins: Bins) -> np.ndarray:
 
     A bin with almost no pixels adds almost nothing to the ECE, so its bar must not catch the eye.
     """
-    return np.clip(np.sqrt(np.nan_to_num(bins.share) / SOLID), FAINTEST, 1)
+    return np.clip(np.sqrt(np.nan_to_num(bins.fraction) / SOLID), FAINTEST, 1)
 
 
 def reliability_panels(groups: Mapping[str, Bins], title: str, note: str | None = None) -> Figure:
@@ -145,7 +145,7 @@ def reliability_lines(
     for place, (colour, (name, bins)) in enumerate(zip(colours(len(series)), series.items(), strict=True)):
         filled, marker = bins.count > 0, MARKERS[place % len(MARKERS)]
         confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
-        many = bins.share[filled] >= FEW
+        many = bins.fraction[filled] >= FEW
         top.plot(confidence[~many], accuracy[~many], marker, ms=5, mec="white", mew=0.5, color=colour, alpha=0.3)
         top.plot(
             confidence[many], accuracy[many], f"{marker}-", ms=5, lw=1.6, mec="white", mew=0.5, color=colour, zorder=3,
@@ -155,8 +155,8 @@ def reliability_lines(
             low, high = bands[name]
             draw_band(top, confidence[many], low[filled][many], high[filled][many], colour)
         if filled.any():
-            bottom.stairs(bins.share, bins.edges, color=colour, lw=1.4)
-    highest = max((bins.share.max() for bins in series.values() if bins.count.any()), default=1.0)
+            bottom.stairs(bins.fraction, bins.edges, color=colour, lw=1.4)
+    highest = max((bins.fraction.max() for bins in series.values() if bins.count.any()), default=1.0)
     bottom.set_ylim(0, min(1.0, 1.15 * highest))
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
@@ -221,7 +221,7 @@ def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float) -> None:
         return
     _bars(axes, bins)
     axes.scatter(
-        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.share[filled], color="black", zorder=4, lw=0
+        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.fraction[filled], color="black", zorder=4, lw=0
     )
     share = bins.count.sum() / total
     size = f"{share:.1%}" if share >= 0.001 else "<0.1%"
@@ -234,7 +234,7 @@ def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float) -> None:
 def _figures(bins: Bins, ece: Interval | None) -> str:
     if not bins.count.any():
         return "no pixels"
-    worst = bins.share[np.nanargmax(np.abs(bins.gap))]
+    worst = bins.fraction[np.nanargmax(np.abs(bins.gap))]
     fraction = f"{100 * worst:.2g} %" if worst >= 0.001 else "less than 0.1 %"
     where = f" (in a bin with {fraction} of the pixels)" if worst < SOLID else ""
     return "\n".join([

@@ -243,7 +243,7 @@ def test_wrong_shapes_and_labels_are_refused() -> None:
         fit("temperature", in_batches((logits, rgb, labels)), 5)
     with pytest.raises(ValueError, match="images must be torch.uint8"):
         fit("temperature", in_batches((logits, rgb.float(), labels)), CLASSES)
-    with pytest.raises(ValueError, match="label 4 is not below 4 classes"):
+    with pytest.raises(ValueError, match="label 4 is neither below 4"):
         fit("temperature", in_batches((logits, rgb, torch.full_like(labels, 4))), CLASSES)
 
 

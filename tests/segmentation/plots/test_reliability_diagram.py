@@ -22,7 +22,7 @@ def test_reliability_bars_are_the_numbers_of_the_bins() -> None:
     filled = numbers.count > 0
     assert heights(top) == numbers.accuracy[filled].tolist()
     np.testing.assert_allclose(heights(top, "///"), -numbers.gap[filled], atol=1e-12)
-    assert heights(bottom) == numbers.share[filled].tolist()
+    assert heights(bottom) == numbers.fraction[filled].tolist()
     assert f"ECE {numbers.ece():.4f} [0.0123, 0.0456]" in top.get_title()
     assert f"MCE {numbers.mce():.4f}" in top.get_title()
     assert f"over-confident by {-numbers.signed_gap():.4f}" in top.get_title()
@@ -103,17 +103,19 @@ def test_lines_run_through_the_bins_of_each_series() -> None:
     top, bottom = figure.axes
     filled = before.count > 0
     _, few, first, _, second = top.lines
-    for line, shown in ((few, before.share < 0.01), (first, before.share >= 0.01)):
+    for line, shown in ((few, before.fraction < 0.01), (first, before.fraction >= 0.01)):
         assert np.asarray(line.get_xdata()).tolist() == before.confidence[filled & shown].tolist()
         assert np.asarray(line.get_ydata()).tolist() == before.accuracy[filled & shown].tolist()
     assert few.get_linestyle() == "None"
     assert first.get_color() != second.get_color()
     wanted = [
-        [[x, a], [x, b]] for x, a, b, share in zip(before.confidence, *band, before.share, strict=True) if share >= 0.01
+        [[x, a], [x, b]]
+        for x, a, b, part in zip(before.confidence, *band, before.fraction, strict=True)
+        if part >= 0.01
     ]
     assert strokes(top) == wanted
     shares = [patch.get_data().values.tolist() for patch in bottom.patches if isinstance(patch, StepPatch)]
-    assert shares == [before.share.tolist(), after.share.tolist()]
+    assert shares == [before.fraction.tolist(), after.fraction.tolist()]
     assert legend(figure)[1:] == [f"before · ECE {before.ece():.4f}", f"after · ECE {after.ece():.4f}"]
 
 

@@ -55,7 +55,7 @@ def test_images_without_numbers_all_count_also_when_merged() -> None:
     other.append(rows(2, 3))
     found.extend(other)
     np.testing.assert_array_equal(found.column("b"), rows(0, 5)["b"])
-    with pytest.raises(ValueError, match="number all of them, or none"):
+    with pytest.raises(ValueError, match="number all images or none"):
         found.append(rows(5, 1), [5])
 
 
@@ -71,10 +71,10 @@ def test_an_empty_table_has_empty_columns() -> None:
     assert list(table().blocks()) == []
 
 
-def test_a_full_disk_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_raises_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda: Path("/dev/full").open("w+b", buffering=0))  # noqa: SIM115
     full = table()
-    with pytest.raises(InputError, match="No space left on device; make room there, or set TMPDIR"):
+    with pytest.raises(InputError, match="No space left on device.*TMPDIR"):
         full.append(rows(0, 1))

@@ -82,7 +82,7 @@ def test_ece_by_hand() -> None:
     assert bins.accuracy[[5, 9]].tolist() == [0.5, 1.0]
     assert bins.signed_gap() == pytest.approx((3 - 3.08) / 4, abs=1e-7)
     assert math.isnan(bins.accuracy[0])
-    assert bins.share.sum() == pytest.approx(1)
+    assert bins.fraction.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -77,8 +77,8 @@ def test_the_logits_are_left_as_they_were() -> None:
         (torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), r"\(B, C, H, W\)"),
         (torch.zeros(1, 2, 3, 3, dtype=torch.int64), torch.zeros(1, 3, 3, dtype=torch.int64), "floating point"),
         (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 4, dtype=torch.int64), r"\(1, 3, 3\)"),
-        (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), "whole numbers"),
-        (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 2), "label 2 is not below 2"),
+        (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), "integers"),
+        (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 2), "label 2 is neither below 2"),
         (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), -1), "label -1"),
     ],
 )
