@@ -49,13 +49,13 @@ def test_the_band_is_drawn_at_the_filled_bins_alone() -> None:
     assert not strokes(plots.reliability(numbers, "t").axes[0])
 
 
-def test_the_note_is_written_beneath() -> None:
+def test_the_note_is_below_the_plots() -> None:
     figure = plots.reliability(bins(), "t", note=NOTE)
     assert figure.texts[-1].get_text().replace("\n", " ") == NOTE
     assert_fits(figure)
 
 
-def test_an_interval_that_leaves_its_accuracy_out_or_is_not_defined_is_drawn() -> None:
+def test_an_interval_without_its_accuracy_or_with_nan_is_drawn() -> None:
     numbers = bins()
     plots.pixels(plots.reliability(numbers, "t", band=(numbers.accuracy + 0.01, numbers.accuracy + 0.02)))
     plots.pixels(plots.reliability(numbers, "t", band=(np.full(10, np.nan), np.full(10, np.nan))))
@@ -75,13 +75,13 @@ def test_diagrams_without_pixels_say_so() -> None:
         assert_fits(figure)
 
 
-def test_panels_show_each_group_with_its_share_of_all_pixels() -> None:
+def test_panels_show_each_group_with_its_fraction_of_all_pixels() -> None:
     first, second = bins(), bins(3)
     figure = plots.reliability_panels({"road": first, "sky": second, "car": NO_PIXELS}, "a title", NOTE)
     road, sky, car = figure.axes
     assert [axes.get_title(loc="left") for axes in (road, sky, car)] == ["road", "sky", "car"]
     assert heights(road) == first.accuracy[first.count > 0].tolist()
-    lean = f"ECE {first.ece():.3f}, over by {-first.signed_gap():.3f}"
+    lean = f"ECE {first.ece():.3f}, over-confident by {-first.signed_gap():.3f}"
     assert road.texts[0].get_text() == f"25.0% of pixels\n{lean}"
     assert sky.texts[0].get_text().startswith("75.0% of pixels")
     assert car.texts[0].get_text() == "no pixels"
@@ -89,8 +89,8 @@ def test_panels_show_each_group_with_its_share_of_all_pixels() -> None:
     assert_fits(figure)
 
 
-@pytest.mark.parametrize("count", [2, 5, 21])
-def test_panels_fit_whatever_their_number(count: int) -> None:
+@pytest.mark.parametrize("count", [2, 12])
+def test_panels_fit_for_any_number(count: int) -> None:
     figure = plots.reliability_panels({f"a class called {place}": bins() for place in range(count)}, RUNS[0], NOTE)
     assert sum(axes.axison for axes in figure.axes) == count
     assert_fits(figure)

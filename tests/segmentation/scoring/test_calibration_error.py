@@ -1,4 +1,4 @@
-"""Every calibration figure against a hand calculation, raw pixels in place of histograms, or another library."""
+"""Every calibration metric compared with a hand calculation, raw pixels instead of histograms, or another library."""
 
 import math
 
@@ -22,12 +22,12 @@ def pixels(seed: int = 0, count: int = 50_000, sharpness: float = 1.3) -> tuple[
 
 def histogram(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count, gap and correct of bins `(a, b]`, by numpy alone."""
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count, right = np.bincount(place, minlength=bins), np.bincount(place, correct, bins)
-    return count, right - np.bincount(place, confidence, bins), right
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count, right = np.bincount(index, minlength=bins), np.bincount(index, correct, bins)
+    return count, right - np.bincount(index, confidence, bins), right
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     # two bins: 4 pixels with 3 right at confidence 0.5 (gap +1), 6 pixels with 3 right at 0.9 (gap -2.4)
     count, gap = np.array([4, 6]), np.array([3 - 2.0, 3 - 5.4])
     assert calibration.ece(count, gap) == pytest.approx(3.4 / 10)
@@ -36,19 +36,19 @@ def test_figures_by_hand() -> None:
     assert calibration.confidence_gap(count, gap) == pytest.approx(-1.4 / 10)
 
 
-def test_leading_axes_are_figures_of_their_own() -> None:
+def test_leading_axes_are_independent() -> None:
     random = np.random.default_rng(0)
     count = random.integers(0, 20, (3, 4, 60))
     correct = random.binomial(count, 0.6)
     gap = correct - count * np.linspace(0, 1, 60)
-    for figure, arguments in (
+    for metric, arguments in (
         (calibration.ece, (count, gap)), (calibration.mce, (count, gap)), (calibration.rmsce, (count, gap)),
         (calibration.confidence_gap, (count, gap)), (calibration.adaptive_ece, (count, gap)),
         (calibration.area_under_risk_coverage, (count, correct)),
     ):  # fmt: skip
-        found = figure(*arguments)
+        found = metric(*arguments)
         assert found.shape == (3, 4)
-        assert found[1, 2] == pytest.approx(figure(*(array[1, 2] for array in arguments)))
+        assert found[1, 2] == pytest.approx(metric(*(array[1, 2] for array in arguments)))
 
 
 def test_nothing_measured_is_no_number() -> None:
@@ -129,16 +129,16 @@ def test_debiasing_is_kumar_s_for_images_of_one_pixel_and_one_confidence_a_bin()
     """Their estimator of the squared error: subtract accuracy (1 - accuracy) / (n - 1) in each bin."""
     random = np.random.default_rng(3)
     levels = np.array([0.25, 0.75, 0.95])
-    place = random.integers(0, 3, 300)
-    correct = random.random(300) < levels[place]
+    index = random.integers(0, 3, 300)
+    correct = random.random(300) < levels[index]
     count = np.zeros((300, 10))
     bins = np.ceil(levels * 10).astype(int) - 1
-    count[np.arange(300), bins[place]] = 1
-    gap = count * (correct - levels[place])[:, None]
+    count[np.arange(300), bins[index]] = 1
+    gap = count * (correct - levels[index])[:, None]
     _, rmsce = calibration.debiased(count.sum(0), gap.sum(0), calibration.moments(count, gap).sum(0))
     expected = 0.0
-    for level, index in zip(levels, range(3), strict=True):
-        right = correct[place == index]
+    for level, number in zip(levels, range(3), strict=True):
+        right = correct[index == number]
         accuracy, n = right.mean(), len(right)
         expected += n / 300 * ((accuracy - level) ** 2 - accuracy * (1 - accuracy) / (n - 1))
     assert rmsce == pytest.approx(math.sqrt(max(expected, 0)), abs=1e-12)

@@ -113,8 +113,8 @@ def test_classwise_ece_and_its_bins_equal_a_loop_over_classes_and_pixels() -> No
     found = []
     for index in range(4):
         p, is_class = probabilities[:, index][valid], (labels.numpy() == index)[valid]
-        place = np.clip(np.ceil(p.astype(np.float64) * 10).astype(int) - 1, 0, 9)
-        gaps = np.bincount(place, is_class, 10) - np.bincount(place, p, 10)
+        index = np.clip(np.ceil(p.astype(np.float64) * 10).astype(int) - 1, 0, 9)
+        gaps = np.bincount(index, is_class, 10) - np.bincount(index, p, 10)
         found.append(np.abs(gaps).sum() / valid.sum())
     assert scores_of(logits, labels, 2).metrics()["classwise_ece"] == pytest.approx(np.mean(found), abs=1e-7)
 

@@ -29,10 +29,10 @@ def brute_force_ece(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> fl
     for image, row, column in np.argwhere(labels.numpy() != 255):
         p = probabilities[image, :, row, column].numpy()
         confidence = p.max()
-        place = next(k for k in range(bins) if confidence <= edges[k + 1] or k == bins - 1)
-        table[place][0] += 1
-        table[place][1] += float(confidence)
-        table[place][2] += int(p.argmax() == labels[image, row, column].item())
+        position = next(k for k in range(bins) if confidence <= edges[k + 1] or k == bins - 1)
+        table[position][0] += 1
+        table[position][1] += float(confidence)
+        table[position][2] += int(p.argmax() == labels[image, row, column].item())
     pixels = sum(count for count, _, _ in table)
     return sum(abs(right - total) for _, total, right in table) / pixels
 
@@ -91,8 +91,8 @@ def test_an_edge_belongs_to_the_bin_below_it_and_its_neighbours_to_their_own(k: 
     edge = torch.tensor(k / 10, dtype=dtype)
     below = torch.nextafter(edge, torch.tensor(0.0, dtype=dtype)) if k else edge
     above = torch.nextafter(edge, torch.tensor(1.0, dtype=dtype)) if k < 10 else edge
-    places = [int(of_confidences([v.item()], [True], dtype).bins().count.argmax()) for v in (below, edge, above)]
-    assert places == [max(k - 1, 0), max(k - 1, 0), min(k, 9)]
+    indices = [int(of_confidences([v.item()], [True], dtype).bins().count.argmax()) for v in (below, edge, above)]
+    assert indices == [max(k - 1, 0), max(k - 1, 0), min(k, 9)]
 
 
 @pytest.mark.parametrize("bins", [10, 12, 15, 20, 24, 25, 30, 600])
@@ -170,7 +170,7 @@ def test_order_of_images_and_pixels_does_not_change_the_ece() -> None:
     logits, labels = batch()
     expected = reliability_of(logits, labels).ece()
     assert reliability_of(logits.flip(0), labels.flip(0)).ece() == pytest.approx(expected, abs=1e-12)
-    # torch's vectorised exp may round a pixel differently by its place in memory, by one float32 unit
+    # torch's vectorised exp may round a pixel differently by its position in memory, by one float32 unit
     assert reliability_of(logits.flip(2, 3), labels.flip(1, 2)).ece() == pytest.approx(expected, abs=1e-7)
 
 
