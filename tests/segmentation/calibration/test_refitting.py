@@ -9,12 +9,12 @@ from segmentation.scoring.bootstrap import resampled
 from tests.segmentation.calibration.samples import CLASSES, SIDE, in_batches, split
 
 
-def test_refitted_temperatures_are_those_of_fitting_anew_to_each_resample() -> None:
-    """The brute-force twin: draw images, and fit a temperature to them as to any others."""
+def test_refitted_temperatures_equal_a_fit_to_each_resample() -> None:
+    """Draw images and fit a temperature to them, 60 times."""
     random = torch.Generator().manual_seed(3)
-    truth = 0.8 + 1.2 * torch.rand(12, 1, 1, 1, generator=random)  # images that differ in what they call for
+    truth = 0.8 + 1.2 * torch.rand(12, 1, 1, 1, generator=random)  # images with different temperatures
     logits, rgb, labels = split(truth.expand(12, CLASSES, SIDE, SIDE), images=12)
-    labels[5] = 255  # an image without a single pixel
+    labels[5] = 255  # an image without labelled pixels
     whole = logits, rgb, labels
     fitted = fit("temperature", in_batches(whole, (5, 7)), CLASSES)
     assert fitted.refitted is not None
@@ -31,7 +31,7 @@ def test_refitted_temperatures_are_those_of_fitting_anew_to_each_resample() -> N
     np.testing.assert_allclose(fitted.refitted[:60], again, rtol=0.002)
 
 
-def test_refits_stay_within_the_bounds_and_methods_with_more_parameters_have_none() -> None:
+def test_refits_are_within_bounds_and_other_methods_have_none() -> None:
     logits, rgb, _ = split(images=4)
     right = fit("temperature", in_batches((logits, rgb, logits.argmax(1))), CLASSES)  # never wrong
     assert right.refitted is not None

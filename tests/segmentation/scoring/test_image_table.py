@@ -18,7 +18,7 @@ def rows(first: int, count: int) -> dict[str, np.ndarray]:
     return {"a": number[:, None] + [0, 100, 200], "b": number / 7}
 
 
-def test_rows_come_back_as_they_went_in_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_in_the_order_of_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_table, "BLOCK", 4)
     found = table()
     found.append(rows(5, 5), range(5, 10))
@@ -30,14 +30,14 @@ def test_rows_come_back_as_they_went_in_in_the_order_of_their_numbers(monkeypatc
     assert [len(block["b"]) for block in found.blocks()] == [4, 4, 2]
 
 
-def test_numbers_go_on_by_themselves() -> None:
+def test_images_without_numbers_are_numbered_from_0() -> None:
     found = table()
     found.append(rows(0, 2))
     found.append(rows(2, 3))
     assert found.images.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_an_image_that_comes_again_is_left_out_also_of_the_totals() -> None:
+def test_a_repeated_image_is_ignored_also_in_the_totals() -> None:
     found = table()
     found.append(rows(0, 3), [0, 1, 1])
     other = table()
@@ -59,7 +59,7 @@ def test_images_without_numbers_all_count_also_when_merged() -> None:
         found.append(rows(5, 1), [5])
 
 
-def test_totals_count_beyond_what_a_row_can_hold() -> None:
+def test_totals_do_not_overflow_the_type_of_a_row() -> None:
     found = table()
     for _ in range(3):
         found.append({"a": np.full((1, 3), 2**32 - 1), "b": np.zeros(1)})

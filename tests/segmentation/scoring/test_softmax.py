@@ -64,7 +64,7 @@ def test_memory_layout_does_not_matter() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_the_logits_are_left_as_they_were() -> None:
+def test_the_logits_are_not_modified() -> None:
     logits, labels = random_batch()
     before = logits.clone()
     pixel_predictions(logits, labels)
@@ -82,6 +82,6 @@ def test_the_logits_are_left_as_they_were() -> None:
         (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), -1), "label -1"),
     ],
 )
-def test_what_does_not_fit_is_refused(logits: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+def test_wrong_shapes_types_and_labels_are_refused(logits: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pixel_predictions(logits, labels)
