@@ -2,12 +2,14 @@
 
 import ast
 import math
-from pathlib import Path
+from functools import cache
 
 import pytest
 
 from segmentation.metrics import COMPARED, HEADLINE, METRICS, is_better, of_epoch
 from tests.conftest import PROJECT
+
+TABLE, DEFINITIONS = "segmentation/metrics.py", "segmentation/scoring/definitions.py"
 
 
 @pytest.mark.parametrize(
@@ -28,10 +30,17 @@ def test_metrics_of_an_epoch_have_both_splits_where_training_measures_them() -> 
     assert METRICS[COMPARED[0]].calibration
 
 
-def lists_of_metrics(path: Path) -> list[int]:
+@cache
+def parsed() -> dict[str, list[ast.AST]]:
+    """Nodes of every module by its path."""
+    files = (path for package in ("segmentation", "studies") for path in (PROJECT / package).rglob("*.py"))
+    return {path.relative_to(PROJECT).as_posix(): list(ast.walk(ast.parse(path.read_text()))) for path in files}
+
+
+def lists_of_metrics(nodes: list[ast.AST]) -> list[int]:
     """Lines of the tuples, lists, sets and dictionaries that consist of the names of three or more metrics."""
     lines = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes:
         items = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
         names = {
             item.value.rpartition("/")[2]
@@ -44,8 +53,12 @@ def lists_of_metrics(path: Path) -> list[int]:
 
 
 def test_no_other_module_lists_metric_names() -> None:
-    owners = {PROJECT / "segmentation" / "metrics.py", PROJECT / "segmentation" / "scoring" / "definitions.py"}
-    files = {path for package in ("segmentation", "studies") for path in (PROJECT / package).rglob("*.py")}
-    assert lists_of_metrics(PROJECT / "segmentation" / "metrics.py")
-    found = {str(path.relative_to(PROJECT)): lists_of_metrics(path) for path in files - owners}
-    assert not {path: lines for path, lines in found.items() if lines}
+    found = {path: lines for path, nodes in parsed().items() if (lines := lists_of_metrics(nodes))}
+    assert found.keys() == {TABLE, DEFINITIONS}, found
+
+
+def test_a_metric_is_named_only_where_it_is_listed_and_defined() -> None:
+    """A new metric needs an entry in `metrics.py`, a formula in `definitions.py`, and its counts in `counting.py`."""
+    for name in ("debiased_rmsce", "brier_resolution", "aurc"):
+        modules = {path for path, nodes in parsed().items() for node in nodes if getattr(node, "value", None) == name}
+        assert modules == {TABLE, DEFINITIONS}, name
