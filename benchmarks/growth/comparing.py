@@ -51,7 +51,7 @@ def _scored_runs(count: int) -> Iterator[str]:
 
     from segmentation.classes import Classes
     from segmentation.data import Split
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
     from studies import tracking
     from studies.config import TrainConfig
     from studies.models.loading import Stored

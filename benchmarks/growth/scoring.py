@@ -60,7 +60,7 @@ def _batch(classes: int, side: int) -> tuple[Any, Any]:
 def _scored(images: int, logits: Any, masks: Any) -> Any:
     """The scores of so many images, which are those of one batch again and again."""
     from segmentation.classes import Classes
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
 
     scores = Scores(Classes.named(*(f"class {index}" for index in range(logits.shape[1]))))
     for start in range(0, images, BATCH):

@@ -16,7 +16,7 @@ from segmentation.system.runtime import prepare_process
 if TYPE_CHECKING:
     import numpy as np
 
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
 
 TITLE = "Paired bootstrap"
 MODELS, CLASSES, SIDE = 4, 21, 32
@@ -121,7 +121,7 @@ def this_project(work: Work) -> Run:
         return {"ece": calibration.ece(sums["count"], sums["gap"])}
 
     def run() -> dict[str, Any]:
-        resampling._kept_draws.cache_clear()
+        resampling._cached_draws.cache_clear()
         found = resampling.resampled(figures, [{"count": count, "gap": gap}], work.images, work.resamples)
         values = _with_differences(found["ece"].T)
         return {"values": values, "intervals": list(map(resampling.interval, values, whole))}
@@ -190,7 +190,7 @@ def this_project_every_metric(work: Work) -> Run:
     models = _scores(work.images)
 
     def run() -> dict[str, Any]:
-        resampling._kept_draws.cache_clear()
+        resampling._cached_draws.cache_clear()
         metrics, found = [each.metrics() for each in models], [each.resampled() for each in models]
         values = {name: _with_differences(np.stack([each[name] for each in found])) for name in metrics[0]}
         whole = {name: _with_differences(np.array([each[name] for each in metrics])) for name in metrics[0]}
@@ -285,7 +285,7 @@ def _scores(images: int) -> list["Scores"]:
     import torch
 
     from segmentation.classes import Classes
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
 
     random = torch.Generator().manual_seed(0)
     models = [Scores(Classes.named(*(f"class {index}" for index in range(CLASSES)))) for _ in range(MODELS)]

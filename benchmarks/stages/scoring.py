@@ -63,7 +63,7 @@ def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
 
     prepare_process()
     from segmentation.classes import Classes
-    from segmentation.scoring.evaluate import Scores
+    from segmentation.scoring.scores import Scores
 
     batches = _batches(images, channels_last=True)
     labels = Classes.named(*(f"class {index}" for index in range(CLASSES)))

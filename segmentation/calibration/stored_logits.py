@@ -1,4 +1,4 @@
-"""Logits of a whole split on disk, so that they can be gone through many times and memory does not grow with them."""
+"""Logits of a whole split in a temporary file, for many passes over them in constant memory."""
 
 import os
 import tempfile
@@ -13,25 +13,25 @@ import torch
 from segmentation.errors import InputError
 from segmentation.scoring.softmax import check_shapes
 
-LARGE_FILES = Path("/var/tmp")  # noqa: S108  only a folder: the file in it gets a name of its own
-"""Where large temporary files belong; `/tmp` is often kept in memory."""
+LARGE_FILES = Path("/var/tmp")  # noqa: S108  only a folder: the file in it gets a random name
+"""Default folder of the file; `/tmp` is often in memory."""
 
 
 class _Batch(NamedTuple):
-    """Where a batch is in the file."""
+    """Position and shape of a batch in the file."""
 
     start: int
-    """Bytes before it."""
+    """Offset in bytes."""
     sizes: tuple[int, int, int, int]
     """B, C, H, W."""
     device: torch.device
 
 
 class StoredLogits:
-    """Logits, images and labels of a split in a temporary file, filled in a stream and read batch by batch.
+    """Logits, images and labels of a split in a temporary file, written and read batch by batch.
 
-    The file is in the folder that the environment variable TMPDIR names, and is deleted at the end of the `with` block,
-    or when the process dies. An image takes `4 C + 4` bytes a pixel.
+    The file is in the folder TMPDIR, by default `/var/tmp`. It is deleted at the end of the `with` block, or when the
+    process dies. It takes `4 C + 4` bytes per pixel.
 
     Example:
         >>> with StoredLogits() as stored:
@@ -46,7 +46,7 @@ class StoredLogits:
         self._batches: list[_Batch] = []
         self._end = 0
         try:
-            # unbuffered, so that a full disk shows in the write, and closing has nothing left to write
+            # unbuffered, so that a full disk fails in `add` and not when the file is closed
             self._file = tempfile.TemporaryFile(buffering=0, prefix="logits-", dir=self._folder)  # noqa: SIM115  closed by `__exit__`
         except OSError as error:
             raise self._no_room(error) from error
@@ -60,20 +60,20 @@ class StoredLogits:
         self._file.close()
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return sum(batch.sizes[0] for batch in self._batches)
 
     def add(self, logits: torch.Tensor, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Append a batch; images of another batch may have another size.
+        """Append a batch. Batches may differ in size.
 
         Args:
-            logits: `(B, C, H, W)` floating point; kept as float32.
+            logits: `(B, C, H, W)` floating point; stored as float32.
             images: `(B, 3, H, W)` uint8.
             labels: `(B, H, W)` class indices, 255 is void.
 
         Raises:
             InputError: the disk is full.
-            ValueError: a shape, a type or a label does not fit.
+            ValueError: a shape, a type or a label is wrong.
         """
         check_images(logits, images)
         check_shapes(logits, labels)
@@ -91,15 +91,12 @@ class StoredLogits:
         self._batches.append(batch)
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Start a fresh pass over the batches as they came: logits, images, labels, on the device they came from.
-
-        Logits are float32, images and labels uint8.
-        """
+        """Yield logits (float32), images and labels (uint8) of each batch, in the order and on the device of `add`."""
         for start, (count, classes, height, width), device in self._batches:
             logits = np.empty((count, classes, height, width), np.float32)
             images = np.empty((count, 3, height, width), np.uint8)
             labels = np.empty((count, height, width), np.uint8)
-            self._file.seek(start)  # another pass may have been here since the last batch
+            self._file.seek(start)  # another pass may have moved the position
             for array in (logits, images, labels):
                 self._fill(array)
             yield (
@@ -113,13 +110,13 @@ class StoredLogits:
         while rest:
             count = self._file.readinto(rest)
             if not count:
-                raise InputError(f"the logits stored in {self._folder} are cut short; check that disk")
+                raise InputError(f"the logits stored in {self._folder} are truncated: check that disk")
             rest = rest[count:]
 
     def _no_room(self, error: OSError) -> InputError:
         return InputError(
-            f"the network's logits could not be stored in {self._folder}: {error.strerror}, after {len(self)} images "
-            f"and {self._end / 1e9:.1f} GB. Make room there, or set TMPDIR to a folder on a larger disk"
+            f"the model's logits could not be stored in {self._folder}: {error.strerror} after {len(self)} images and "
+            f"{self._end / 1e9:.1f} GB. Make room there, or set TMPDIR to a folder on a larger disk"
         )
 
 
@@ -128,9 +125,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def check_images(logits: torch.Tensor, images: torch.Tensor) -> None:
-    """Raise a `ValueError` unless the images are `(B, 3, H, W)` uint8 and fit the logits."""
+    """Raise a `ValueError` unless images are `(B, 3, H, W)` uint8 of the batch size and size of the logits."""
     expected = (logits.shape[0], 3, *logits.shape[2:])
     if tuple(images.shape) != expected or images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be torch.uint8 of the shape {expected}, not {images.dtype} {tuple(images.shape)}"
-        )
+        raise ValueError(f"images must be torch.uint8 {expected}, not {images.dtype} {tuple(images.shape)}")

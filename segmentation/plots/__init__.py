@@ -1,4 +1,4 @@
-"""Plots: numbers in, `Figure` out. Nothing is computed here, and pyplot's global state is never touched."""
+"""Plots: functions from numbers to a matplotlib `Figure`, without computing metrics and without pyplot."""
 
 from segmentation.plots.confusion_matrix import confusion
 from segmentation.plots.curves import curves, curves_of_runs

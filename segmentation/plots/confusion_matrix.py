@@ -1,38 +1,40 @@
-"""The confusion matrix."""
+"""Confusion matrix, normalised by true class."""
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from segmentation.classes import Classes
-from segmentation.plots.style import LABEL, figure_with_axes, head
+from segmentation.plots.style import LABEL, LETTER, figure_with_axes, head
 
 
 def confusion(counts: np.ndarray, labels: Classes, title: str) -> Figure:
-    """Draw a confusion matrix `(C, C)`, each row as shares of the true class's pixels.
+    """Confusion matrix; each row in percent of the true class's pixels.
 
     Args:
-        counts: row true class, column predicted class.
+        counts: `(C, C)`, row true class, column predicted class.
         labels: names of the classes.
         title: above the plot.
     """
     classes = len(labels)
     longest = max(len(name) for name in labels.names)
     side = max(4.5, 0.42 * classes + 1.2) + 0.07 * longest
-    figure, axes = figure_with_axes(side + 1.4, side - 0.3)
+    upright = longest * LETTER * LABEL > 0.8 * (side - 1.2) / classes
+    figure, axes = figure_with_axes(side + (1.4 if upright else 2), side - 0.3)
     totals = counts.sum(1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(shares >= 0.005):
-        share = shares[row, column]
+    fractions = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(fractions >= 0.005):
+        fraction = fractions[row, column]
         axes.text(
-            column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
-            color="white" if share > 0.55 else "black",
+            column, row, f"{100 * fraction:.0f}", ha="center", va="center", fontsize=8,
+            color="white" if fraction > 0.55 else "black",
         )  # fmt: skip
     ticks = np.arange(classes)
-    axes.set_xticks(ticks, labels.names, rotation=90 if classes > 6 or longest > 8 else 0, fontsize=LABEL)
+    axes.set_xticks(ticks, labels.names, rotation=90 if upright else 0, fontsize=LABEL)
     axes.set_yticks(ticks, labels.names, fontsize=LABEL)
     axes.set(xlabel="predicted class", ylabel="true class")
-    figure.colorbar(image, ax=axes, fraction=0.046, format=PercentFormatter(1), label="share of the true class")
+    label = "percent of the true class's pixels"
+    figure.colorbar(image, ax=axes, fraction=0.046, format=PercentFormatter(1), label=label)
     head(figure, title)
     return figure

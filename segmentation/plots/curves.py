@@ -1,4 +1,4 @@
-"""Curves over epochs, of one run and of several."""
+"""Curves over epochs, of one run or of several runs."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from segmentation.plots.style import BLUE, GREY, ORANGE, TITLE, colours, draw_ba
 
 TRAIN_AND_VAL = {"train": BLUE, "val": ORANGE}
 FAR = 10
-"""A largest value so many times the median makes the scale logarithmic."""
+"""The scale is logarithmic if the largest value exceeds the median by this factor."""
 STROKES = {"train": "--", "val": "-"}
 
 
@@ -24,19 +24,20 @@ def curves(
     best_epoch: int | None = None,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> Figure:
-    """Draw one line a series over epochs 1, 2, ..., with the best epoch marked.
+    """One line per series over epochs 1, 2, ..., with the best epoch marked.
 
     Args:
         title: above the plot.
-        ylabel: what is drawn, with its unit.
-        series: values by name; `train` and `val` have their colours.
-        best_epoch: where to draw a dotted line, if anywhere.
-        bands: by name, low and high ends of the 95 % interval of each epoch's value; of some series or all.
+        ylabel: the metric, with its unit.
+        series: values by name; `train` and `val` have fixed colours.
+        best_epoch: position of a dotted line; None draws none.
+        bands: by name of some or all series, low and high ends of the 95 % interval of each epoch's value.
     """
     figure, axes = figure_with_axes(6.4, 4.0)
     for other, (name, values) in zip(colours(len(series)), series.items(), strict=True):
         epochs, colour = np.arange(1, len(values) + 1), TRAIN_AND_VAL.get(name, other)
-        axes.plot(epochs, values, "o-", ms=3, lw=1.6, color=colour, label=name)
+        label = f"{name}, 95 % interval shaded" if bands and name in bands else name
+        axes.plot(epochs, values, "o-", ms=3, lw=1.6, color=colour, label=label)
         if bands and name in bands:
             low, high = bands[name]
             draw_band(axes, epochs, low, high, colour)
@@ -48,12 +49,12 @@ def curves(
 
 
 def curves_of_runs(title: str, ylabel: str, runs: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Overlay the curves of several runs over epochs 1, 2, ...: a colour a run, `train` dashed and `val` solid.
+    """Curves of several runs over epochs 1, 2, ...: one colour per run, `train` dashed and `val` solid.
 
     Args:
         title: above the plot.
-        ylabel: what is drawn, with its unit.
-        runs: series by name by run; runs may differ in length.
+        ylabel: the metric, with its unit.
+        runs: series by name, by run; runs may differ in length.
     """
     figure, axes = figure_with_axes(7.2, 4.2)
     handles = []
@@ -75,4 +76,4 @@ def _over_epochs(axes: Axes, title: str, ylabel: str, width: float, series: Iter
     axes.grid(alpha=0.25)
     values = np.array([value for each in series for value in each if math.isfinite(value)])
     if len(values) and values.min() > 0 and values.max() > FAR * np.median(values):
-        axes.set_yscale("log")  # one bad epoch would otherwise flatten all the others
+        axes.set_yscale("log")  # on a linear scale one bad epoch would flatten all others

@@ -1,4 +1,4 @@
-"""Segmented images: one prediction in detail, or those of several networks side by side."""
+"""Segmented images: one prediction in detail, or the predictions of several models side by side."""
 
 import math
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from segmentation.classes import VOID, Classes
 from segmentation.plots.style import LABEL, LINE, blank, foot, head, wrapped
 
 PANEL = 2.5
-"""Width of a picture in inches."""
+"""Width of a panel in inches."""
 COLUMNS = 5
-"""At most so many pictures beside each other."""
+"""Most panels in a row."""
 
 
 def example(
     image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, labels: Classes, title: str
 ) -> Figure:
-    """Show one image, its true and predicted classes, the confidence, and where the prediction was wrong.
+    """One image with its true and predicted classes, the confidence, and the wrong pixels.
 
     Args:
         image: `(H, W, 3)` uint8.
         truth: `(H, W)` class indices, 255 is void.
         predicted: `(H, W)` class indices.
         confidence: `(H, W)` in [0, 1].
-        labels: names and colours; the legend lists the classes that are present.
+        labels: names and colours; the legend lists the classes in the panels.
         title: above the panels.
     """
     height, width = truth.shape
@@ -44,7 +44,7 @@ def example(
     _show(panels[1], labels.colours(truth), "truth")
     _show(panels[2], labels.colours(predicted), "prediction")
     drawn = _show(panels[3], confidence, "confidence")
-    _show(panels[4], errors, f"wrong: {_share(wrong, valid)}")
+    _show(panels[4], errors, f"wrong: {_fraction(wrong, valid)}")
     figure.colorbar(drawn, ax=panels[3], fraction=0.046, pad=0.03)
     head(figure, title, 11)
     foot(figure, _present(labels, truth, predicted))
@@ -54,50 +54,51 @@ def example(
 def side_by_side(
     image: np.ndarray, truth: np.ndarray, predictions: Mapping[str, np.ndarray], labels: Classes, title: str
 ) -> Figure:
-    """Show one image, its true classes, and what each network predicted, with the share of pixels it got right.
+    """One image with its true classes and the prediction of each model, with the fraction of correct pixels.
 
     Args:
         image: `(H, W, 3)` uint8.
         truth: `(H, W)` class indices, 255 is void.
-        predictions: `(H, W)` class indices by the network's name.
-        labels: names and colours; the legend lists the classes that are present.
+        predictions: `(H, W)` class indices by the name of the model.
+        labels: names and colours; the legend lists the classes in the panels.
         title: above the panels.
     """
     height, width = truth.shape
     valid = truth != VOID
-    pictures = {"image": image, "truth": labels.colours(truth)}
+    shown = {"image": image, "truth": labels.colours(truth)}
     for name, predicted in predictions.items():
-        right = _share(valid & (predicted == truth), valid)
-        pictures[f"{wrapped(name, PANEL, LABEL)}\nright: {right}"] = labels.colours(predicted)
-    rows = math.ceil(len(pictures) / COLUMNS)
-    columns = math.ceil(len(pictures) / rows)
-    above = max(name.count("\n") + 1 for name in pictures) * LABEL * LINE + 0.1
+        correct = _fraction(valid & (predicted == truth), valid)
+        lines = wrapped(name, PANEL, LABEL).replace(" ·\n", "\n")
+        shown[f"{lines}\ncorrect: {correct}"] = labels.colours(predicted)
+    rows = math.ceil(len(shown) / COLUMNS)
+    columns = math.ceil(len(shown) / rows)
+    above = max(name.count("\n") + 1 for name in shown) * LABEL * LINE + 0.1
     figure = blank(columns * (PANEL + 0.1), rows * (PANEL * height / width + above))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, picture) in zip(panels, pictures.items(), strict=False):
-        _show(axes, picture, name)
-        axes.set_anchor("N")  # the layout makes room for a title above where a picture could end, not where it ends
-    for axes in panels[len(pictures) :]:
+    for axes, (name, panel) in zip(panels, shown.items(), strict=False):
+        _show(axes, panel, name)
+        axes.set_anchor("N")  # below the title, because the layout reserves the title's room at the top of the cell
+    for axes in panels[len(shown) :]:
         axes.set_axis_off()
     head(figure, title, 11)
     foot(figure, _present(labels, truth, *predictions.values()))
     return figure
 
 
-def _show(axes: Axes, picture: np.ndarray, name: str) -> AxesImage:
+def _show(axes: Axes, image: np.ndarray, name: str) -> AxesImage:
     axes.set_title(name, fontsize=LABEL)
     axes.set_axis_off()
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_visible(False)  # otherwise ticks that nobody sees are made, which takes a third of the drawing
-    return axes.imshow(picture, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+        axis.set_visible(False)  # hidden ticks would still take a third of the drawing time
+    return axes.imshow(image, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
 
 
-def _share(part: np.ndarray, valid: np.ndarray) -> str:
+def _fraction(part: np.ndarray, valid: np.ndarray) -> str:
     return f"{part.sum() / valid.sum():.1%} of pixels" if valid.any() else "– (all void)"
 
 
 def _present(labels: Classes, *masks: np.ndarray) -> list[Patch]:
-    """One entry of a legend for each class that some mask contains."""
+    """Legend entries of the classes in any of the masks."""
     return [
         Patch(
             facecolor=to_hex(tuple(labels.colours(np.array(index)) / 255)), edgecolor="0.5",

@@ -1,4 +1,4 @@
-"""A picture without labels and what a network says about it; and what the colours of its mask mean."""
+"""Prediction for an image without labels, and the legend of predicted masks."""
 
 import numpy as np
 from matplotlib.colors import to_hex
@@ -9,29 +9,29 @@ from segmentation.classes import Classes
 from segmentation.plots.style import LABEL, blank, foot, head
 
 PANEL = 3.4
-"""Width of a picture in inches, and its height at most."""
+"""Width of a panel in inches, and its largest height."""
 NARROWEST = 1.5
-"""Width of the place of a tall picture in inches."""
+"""Smallest width of a panel's cell in inches."""
 
 
 def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, labels: Classes, title: str) -> Figure:
-    """Show one image, its predicted classes, and the confidence.
+    """One image with its predicted classes and the confidence.
 
     Args:
         image: `(H, W, 3)` uint8.
         predicted: `(H, W)` class indices.
         confidence: `(H, W)` in [0, 1].
-        labels: names and colours; the legend lists the classes that are present.
+        labels: names and colours; the legend lists the predicted classes.
         title: above the panels.
     """
     height, width = predicted.shape
     across = min(PANEL, PANEL * width / height)
     figure = blank(3 * max(NARROWEST, across) + 0.6, across * height / width + 0.4)
     shown = {"image": image, "prediction": labels.colours(predicted), "confidence": confidence}
-    for axes, (name, picture) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+    for axes, (name, panel) in zip(figure.subplots(1, 3), shown.items(), strict=True):
         axes.set_title(name, fontsize=LABEL)
         axes.set_axis_off()
-        drawn = axes.imshow(picture, vmin=0, vmax=1, cmap="viridis")
+        drawn = axes.imshow(panel, vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
     head(figure, title, 11)
     foot(figure, _patches(labels, np.unique(predicted).tolist()))
@@ -39,7 +39,7 @@ def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray,
 
 
 def legend(labels: Classes) -> Figure:
-    """Show the colour, the mask value and the name of every class."""
+    """Legend with the colour, the mask value and the name of every class."""
     figure = blank(7, 0.1)
     head(figure, "Colour and mask value of each class", 11)
     foot(figure, _patches(labels, range(len(labels)), "{0}  {1}"))

@@ -1,4 +1,4 @@
-"""Reliability diagrams: accuracy against confidence, of one whole, of its parts side by side, of several overlaid."""
+"""Reliability diagrams: accuracy against confidence of one split, of its groups side by side, or of several models."""
 
 import math
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ from segmentation.scoring.reliability import Bins
 
 MARKERS = "osD^v<>p"
 FEW = 0.01
-"""Fraction of the pixels below which a bin stands apart from the line through the others."""
+"""Fraction of the pixels below which a bin is not part of the line."""
 SOLID = 0.05
-"""Fraction of the pixels from which a bin is drawn in full colour; emptier ones fade."""
+"""Fraction of the pixels above which a bin has full opacity; bins with fewer fade."""
 SOLID_BAR = 0.7
-"""Opacity of the bar of such a bin."""
+"""Full opacity of an accuracy bar."""
 FAINTEST = 0.12
-"""Opacity of a bin with hardly any pixels, relative to a full one."""
+"""Smallest relative opacity of a bin."""
 
 
 def reliability(
@@ -47,18 +47,18 @@ def reliability(
     band: tuple[np.ndarray, np.ndarray] | None = None,
     note: str | None = None,
 ) -> Figure:
-    """Draw accuracy against confidence for each bin, the gap between them, and the fraction of pixels per bin.
+    """Reliability diagram: accuracy and gap of each bin of confidence, above the fraction of pixels in each bin.
 
     Bins fade with their fraction of pixels, see `opacity`.
 
     Args:
-        bins: the numbers; drawn as they are.
-        title: above the plot; say which split and which epoch.
-        ece: 95 % interval of the expected calibration error, to be written beside it.
+        bins: the numbers of the diagram.
+        title: above the plot, such as split and epoch.
+        ece: 95 % interval of the expected calibration error, written next to it.
         band: low and high ends `(n,)` of the 95 % interval of each bin's accuracy; anything for empty bins.
-        note: small print beneath, such as how it was measured.
+        note: small print below the plot, such as the scoring protocol.
     """
-    figure, top, bottom = _diagram_above_shares()
+    figure, top, bottom = _diagram_above_fractions()
     edges, filled = bins.edges, bins.count > 0
     left, width = edges[:-1][filled], 1 / len(bins.count)
     accuracy, confidence = bins.accuracy[filled], bins.confidence[filled]
@@ -71,17 +71,17 @@ def reliability(
         for end in (low, high):
             top.scatter(confidence, end, 49, black, marker="_", lw=1.5, path_effects=halo, zorder=3)
     top.scatter(confidence, accuracy, 20, black, lw=0, zorder=4)
-    top.set_title(_figures(bins, ece), fontsize=10)
+    top.set_title(_subtitle(bins, ece), fontsize=10)
 
-    bottom.bar(left, bins.share[filled], width, align="edge", color=GREY, edgecolor="white")
-    for x, share in zip(left + width / 2, bins.share[filled], strict=True):
+    bottom.bar(left, bins.fraction[filled], width, align="edge", color=GREY, edgecolor="white")
+    for x, fraction in zip(left + width / 2, bins.fraction[filled], strict=True):
         bottom.annotate(
-            f"{share:.0%}" if share >= 0.01 else "<1%", (x, share), (0, 2), textcoords="offset points", ha="center",
-            fontsize=8,
+            f"{fraction:.0%}" if fraction >= 0.01 else "<1%", (x, fraction), (0, 2), textcoords="offset points",
+            ha="center", fontsize=8,
         )  # fmt: skip
-    bottom.set_ylim(0, min(1.0, 1.25 * bins.share[filled].max(initial=0)) or 1)
+    bottom.set_ylim(0, min(1.0, 1.25 * bins.fraction[filled].max(initial=0)) or 1)
     head(figure, title)
-    key = _bars_key(Line2D([], [], color="black", marker="o", ls="none", ms=4.5, label="mean confidence of a bin"))
+    key = _bars_key(Line2D([], [], color="black", marker="o", ls="none", ms=4.5, label="bin at its mean confidence"))
     if band is not None:
         key.append(Line2D([], [], color="black", lw=1.5, label="95 % interval of the accuracy"))
     foot(figure, key if filled.any() else (), note)
@@ -89,20 +89,20 @@ def reliability(
 
 
 def opacity(bins: Bins) -> np.ndarray:
-    """How strongly each bin is drawn, `(n,)` in [0, 1], by its fraction of the pixels.
+    """Relative opacity of each bin, `(n,)` in [0, 1], by its fraction of the pixels.
 
-    A bin with almost no pixels adds almost nothing to the ECE, so its bar must not catch the eye.
+    A bin with almost no pixels adds almost nothing to the ECE, so its bar is faint.
     """
-    return np.clip(np.sqrt(np.nan_to_num(bins.share) / SOLID), FAINTEST, 1)
+    return np.clip(np.sqrt(np.nan_to_num(bins.fraction) / SOLID), FAINTEST, 1)
 
 
 def reliability_panels(groups: Mapping[str, Bins], title: str, note: str | None = None) -> Figure:
-    """Draw one small reliability diagram for each part of the pixels, such as each class.
+    """One small reliability diagram for each group of pixels, such as each class.
 
     Args:
-        groups: the numbers of each part by its name; a part without pixels is shown as such.
+        groups: numbers by name of the group; the panel of a group without pixels says so.
         title: above the panels.
-        note: small print beneath, such as how it was measured.
+        note: small print below the plot, such as the scoring protocol.
     """
     rows = max(1, round(math.sqrt(len(groups) / 1.5)))
     columns = max(1, math.ceil(len(groups) / rows))
@@ -110,16 +110,16 @@ def reliability_panels(groups: Mapping[str, Bins], title: str, note: str | None 
     figure = blank(columns * side + 0.3, rows * (min(side, 3.5) + 0.45) + 0.2)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     total = sum(int(bins.count.sum()) for bins in groups.values())
-    for place, (axes, (name, bins)) in enumerate(zip(panels, groups.items(), strict=False)):
+    for index, (axes, (name, bins)) in enumerate(zip(panels, groups.items(), strict=False)):
         _panel(axes, name, bins, total, side)
-        lowest = place + columns >= len(groups)
-        axes.tick_params(labelsize=8, labelbottom=lowest, labelleft=place % columns == 0)
+        lowest = index + columns >= len(groups)
+        axes.tick_params(labelsize=8, labelbottom=lowest, labelleft=index % columns == 0)
         axes.set_xlabel("confidence" if lowest else "", fontsize=LABEL)
-        axes.set_ylabel("accuracy" if place % columns == 0 else "", fontsize=LABEL)
+        axes.set_ylabel("accuracy" if index % columns == 0 else "", fontsize=LABEL)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
     head(figure, title)
-    points = Line2D([], [], color="black", marker="o", ls="none", label="mean confidence, area by pixels")
+    points = Line2D([], [], color="black", marker="o", ls="none", label="bin at its mean confidence, area ∝ pixels")
     foot(figure, _bars_key(points) if total else (), note)
     return figure
 
@@ -130,22 +130,22 @@ def reliability_lines(
     bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     note: str | None = None,
 ) -> Figure:
-    """Overlay reliability diagrams as lines through the bins' mean confidences, above their fractions of pixels.
+    """Several reliability diagrams as lines through the bins at their mean confidence, above the fractions of pixels.
 
-    Bins with less than 1 % of the pixels are faint points beside the line.
+    Bins with less than 1 % of the pixels are faint points outside the line.
 
     Args:
         series: the numbers by name.
         title: above the plot.
-        bands: by name, low and high ends `(n,)` of the 95 % interval of each bin's accuracy; of some series or all.
-        note: small print beneath, such as how it was measured.
+        bands: by name of some or all series, low and high ends `(n,)` of the 95 % interval of each bin's accuracy.
+        note: small print below the plot, such as the scoring protocol.
     """
-    figure, top, bottom = _diagram_above_shares()
+    figure, top, bottom = _diagram_above_fractions()
     _diagonal(top)
-    for place, (colour, (name, bins)) in enumerate(zip(colours(len(series)), series.items(), strict=True)):
-        filled, marker = bins.count > 0, MARKERS[place % len(MARKERS)]
+    for index, (colour, (name, bins)) in enumerate(zip(colours(len(series)), series.items(), strict=True)):
+        filled, marker = bins.count > 0, MARKERS[index % len(MARKERS)]
         confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
-        many = bins.share[filled] >= FEW
+        many = bins.fraction[filled] >= FEW
         top.plot(confidence[~many], accuracy[~many], marker, ms=5, mec="white", mew=0.5, color=colour, alpha=0.3)
         top.plot(
             confidence[many], accuracy[many], f"{marker}-", ms=5, lw=1.6, mec="white", mew=0.5, color=colour, zorder=3,
@@ -155,8 +155,8 @@ def reliability_lines(
             low, high = bands[name]
             draw_band(top, confidence[many], low[filled][many], high[filled][many], colour)
         if filled.any():
-            bottom.stairs(bins.share, bins.edges, color=colour, lw=1.4)
-    highest = max((bins.share.max() for bins in series.values() if bins.count.any()), default=1.0)
+            bottom.stairs(bins.fraction, bins.edges, color=colour, lw=1.4)
+    highest = max((bins.fraction.max() for bins in series.values() if bins.count.any()), default=1.0)
     bottom.set_ylim(0, min(1.0, 1.15 * highest))
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
@@ -165,10 +165,10 @@ def reliability_lines(
     return figure
 
 
-def _diagram_above_shares() -> tuple[Figure, Axes, Axes]:
+def _diagram_above_fractions() -> tuple[Figure, Axes, Axes]:
     figure = blank(6.4, 6.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    top.set(ylabel="accuracy of the pixels", xlim=(0, 1), ylim=(0, 1))
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     bottom.set(xlabel="confidence", ylabel="fraction of pixels")
     in_percent(bottom.yaxis)
     bottom.set_xticks(np.linspace(0, 1, 11))
@@ -182,11 +182,11 @@ def _key(axes: Axes) -> list[Artist]:
 
 
 def _bars_key(*further: Artist) -> list[Artist]:
-    """Legend of a diagram of bars, in full colour."""
+    """Legend entries of a bar diagram, in full opacity."""
     return [
         Line2D([], [], color=GREY, ls="--", lw=1, label="perfect calibration"),
         Patch(color=BLUE, alpha=SOLID_BAR, label="accuracy"),
-        Patch(facecolor="none", edgecolor=ORANGE, hatch="///", label="gap to the confidence"),
+        Patch(facecolor="none", edgecolor=ORANGE, hatch="///", label="gap between accuracy and confidence"),
         *further,
     ]
 
@@ -221,20 +221,20 @@ def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float) -> None:
         return
     _bars(axes, bins)
     axes.scatter(
-        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.share[filled], color="black", zorder=4, lw=0
+        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.fraction[filled], color="black", zorder=4, lw=0
     )
-    share = bins.count.sum() / total
-    size = f"{share:.1%}" if share >= 0.001 else "<0.1%"
+    fraction = bins.count.sum() / total
+    size = f"{fraction:.1%}" if fraction >= 0.001 else "<0.1%"
     axes.annotate(
-        f"{size} of pixels\nECE {bins.ece():.3f}, {_lean(bins)} by {abs(bins.signed_gap()):.3f}",
+        f"{size} of pixels\nECE {bins.ece():.3f}, {_lean(bins)}-confident by {abs(bins.signed_gap()):.3f}",
         (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", va="bottom", fontsize=NOTE,
     )  # fmt: skip
 
 
-def _figures(bins: Bins, ece: Interval | None) -> str:
+def _subtitle(bins: Bins, ece: Interval | None) -> str:
     if not bins.count.any():
         return "no pixels"
-    worst = bins.share[np.nanargmax(np.abs(bins.gap))]
+    worst = bins.fraction[np.nanargmax(np.abs(bins.gap))]
     fraction = f"{100 * worst:.2g} %" if worst >= 0.001 else "less than 0.1 %"
     where = f" (in a bin with {fraction} of the pixels)" if worst < SOLID else ""
     return "\n".join([

@@ -1,4 +1,4 @@
-"""Are the pixels that the network is sure of the right ones? Risk against coverage."""
+"""Risk-coverage curves: error rate of the most confident pixels."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,14 @@ def risk_coverage(
     bands: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     note: str | None = None,
 ) -> Figure:
-    """Draw the share of wrong pixels among those kept, against the share of pixels kept, the most confident first.
+    """Error rate of the kept pixels against the fraction of pixels kept, most confident first.
 
     Args:
         series: by name, coverage `(n,)` and risk `(n,)`, in [0, 1].
         title: above the plot.
-        areas: by name, the area under the curve as it shall be written in the legend.
-        bands: by name, low and high ends `(n,)` of the 95 % interval of the risk; of some series or all.
-        note: small print beneath, such as how it was measured.
+        areas: by name, the area under the curve as text for the legend.
+        bands: by name of some or all series, low and high ends `(n,)` of the 95 % interval of the risk.
+        note: small print below the plot, such as the scoring protocol.
     """
     figure, axes = figure_with_axes(6.4, 4.4)
     handles: list[Artist] = []
@@ -33,8 +33,8 @@ def risk_coverage(
         if bands and name in bands:
             axes.fill_between(coverage, *bands[name], color=colour, alpha=0.18, lw=0)
     axes.set(title=wrapped(title, 6.0, TITLE), xlim=(0, 1))
-    axes.set_xlabel("coverage: share of pixels kept, most confident first")
-    axes.set_ylabel("risk: share of wrong among those kept")
+    axes.set_xlabel("coverage: fraction of pixels kept, most confident first")
+    axes.set_ylabel("risk: error rate of the pixels kept")
     axes.set_ylim(bottom=0)
     in_percent(axes.xaxis)
     in_percent(axes.yaxis)

@@ -1,4 +1,4 @@
-"""What all figures share: colours, sizes, text that fits, and the legend and note beneath."""
+"""Style of all figures: colours, font sizes, line breaks, and title, legend and note outside the plots."""
 
 import textwrap
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 BLUE, ORANGE, RED, GREY = "#0072b2", "#d55e00", "#c53030", "#718096"
-"""Blue and orange are those of `SERIES`, which differ for any colour vision; red never stands beside orange alone."""
+"""Blue and orange are from `SERIES`. Red is never the only contrast to orange."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
-"""Told apart with any colour vision: Okabe and Ito, "Color Universal Design", 2008, with wine for their yellow."""
+"""Safe for colour-blind readers: Okabe and Ito, "Color Universal Design", 2008; wine replaces their yellow."""
 TITLE, LABEL, NOTE = 12, 9, 7.5
-"""Font sizes in points, of titles, of legends and of notes."""
+"""Font sizes in points of titles, legends and notes."""
 LINE = 1.4 / 72
-"""Height of a line of text in inches for each point of its font size."""
+"""Height of a line in inches per point of font size."""
 LETTER = 0.56 / 72
-"""Width of an average letter in inches for each point of its font size; rather too wide than too narrow."""
+"""Upper estimate of the mean width of a letter in inches per point of font size."""
 TIE = "\N{NO-BREAK SPACE}"
 
 
 def figure_with_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of so many inches with one plot in it."""
+    """A figure with one plot; sizes in inches."""
     figure = blank(width, height)
     axes = figure.subplots()
     clean(axes)
@@ -35,29 +35,29 @@ def figure_with_axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """An empty figure; sizes in inches."""
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
 def clean(axes: Axes) -> None:
-    """Take the frame away where there is no scale."""
+    """Hide the top and right spines."""
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def in_percent(axis: Axis) -> None:
-    """Write the shares along an axis in percent, as exactly as they are."""
-    axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    """Format the fractions along an axis as percent, without rounding."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
 
 
 def colours(count: int) -> Sequence[str]:
-    """One colour for each of so many series."""
+    """One colour for each series."""
     if count <= len(SERIES):
         return SERIES[:count]
     return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0, 0.95, count))]
 
 
 def wrapped(text: str, inches: float, size: float) -> str:
-    """Break the lines that are wider than so many inches at a font size; at ` · ` rather than between other words."""
+    """Text with lines broken at a width in inches for a font size, preferably after ` · `."""
     letters = max(8, int(inches / (LETTER * size)))
     lines: list[str] = []
     for line in text.split("\n"):
@@ -68,19 +68,19 @@ def wrapped(text: str, inches: float, size: float) -> str:
 
 
 def head(figure: Figure, title: str, size: float = TITLE) -> None:
-    """Put a title above everything in a figure, which grows by as much."""
+    """Add a title above all plots; the figure grows by its height."""
     text = wrapped(title, figure.get_figwidth() - 0.2, size)
     figure.set_figheight(figure.get_figheight() + _height(text, size))
     figure.suptitle(text, fontsize=size)
 
 
 def foot(figure: Figure, handles: Sequence[Artist] = (), note: str | None = None) -> None:
-    """Put a legend and a small grey note beneath everything in a figure, which grows by as much.
+    """Add a legend and a small grey note below all plots; the figure grows by their height.
 
     Args:
-        figure: with all its plots.
-        handles: what the legend explains, by their labels.
-        note: one line, such as the protocol of a measurement.
+        figure: a figure with all its plots.
+        handles: artists of the legend, with labels.
+        note: text such as the scoring protocol.
     """
     width = figure.get_figwidth()
     note = wrapped(note, width - 0.2, NOTE) if note else ""
@@ -109,7 +109,7 @@ def _height(text: str, size: float) -> float:
 
 
 def draw_band(axes: Axes, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str) -> None:
-    """Shade an interval around a line, with a stroke at each point, so that a lone point has one too."""
+    """Shade an interval around a line, with a stroke at each point, so that single points show one too."""
     axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
     axes.vlines(x, low, high, color=colour, alpha=0.45, lw=1.4)
 

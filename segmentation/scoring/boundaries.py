@@ -1,7 +1,6 @@
-"""Where classes meet: the band of pixels near a boundary, on which segmentation errs most.
+"""The band of pixels near a boundary between classes, on both sides of it.
 
-The band is that of Kohli, Ladicky and Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV
-2009, on both sides of every boundary.
+Kohli, Ladicky and Torr, "Robust Higher Order Potentials for Enforcing Label Consistency", IJCV 2009.
 """
 
 from collections.abc import Callable
@@ -10,11 +9,11 @@ import torch
 
 
 def boundary_band(labels: torch.Tensor, width: int) -> torch.Tensor:
-    """Whether a pixel with another label lies at most `width` rows and `width` columns away.
+    """Whether a pixel with another label is within `width` rows and `width` columns.
 
     Args:
-        labels: `(B, H, W)` class indices; void is a label like any other here, since VOC draws boundaries as void.
-        width: pixels; 0 is an empty band.
+        labels: `(B, H, W)` class indices. Void counts as a label, because VOC marks boundaries as void.
+        width: in pixels; 0 gives an empty band.
 
     Returns:
         `(B, H, W)` bool.
@@ -31,9 +30,9 @@ def boundary_band(labels: torch.Tensor, width: int) -> torch.Tensor:
 def _near(
     extreme: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], values: torch.Tensor, axis: int, width: int
 ) -> torch.Tensor:
-    """Smallest or largest value at most `width` places away along an axis, by windows that double in length."""
+    """Smallest or largest value within `width` pixels along an axis, by windows that double in length."""
     window, known = 2 * width + 1, 1
-    first, last = (values.narrow(axis, place, 1) for place in (0, values.shape[axis] - 1))
+    first, last = (values.narrow(axis, index, 1) for index in (0, values.shape[axis] - 1))
     found = torch.cat([first] * width + [values] + [last] * width, axis)
     while known < window:
         step = min(known, window - known)

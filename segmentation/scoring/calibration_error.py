@@ -1,8 +1,8 @@
-"""Is the confidence to be believed? Every figure that follows from reliability histograms.
+"""Calibration errors and other metrics that follow from reliability histograms.
 
-All are functions of sums over images, `(..., n)` over the bins, whatever the leading axes: one split, its classes, or
-thousands of resamples at once. In all of them `count` is the number of pixels in each bin, `gap` the sum of (1 if
-right, else 0) - confidence over these pixels, and `correct` how many of them are right.
+All are functions of sums over images, `(..., n)` over `n` bins, for any leading axes: one split, its classes, or
+thousands of resamples at once. `count` is the number of pixels in each bin, `gap` the sum of (1 if correct, else 0) -
+confidence over these pixels, and `correct` the number of correct pixels.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 from segmentation.scoring.confusion import mean_of_defined, ratios
 
 BINS = 10
-"""Bins of every figure that does not say otherwise, as in the original report."""
+"""Default number of bins, as in the original report."""
 
 
 def coarse(fine: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Add `(..., n)` bins up to `(..., bins)`.
+    """Bins `(..., n)` added up to `(..., bins)`.
 
     Raises:
         ValueError: `bins` does not divide `n`.
@@ -26,13 +26,13 @@ def coarse(fine: np.ndarray, bins: int = BINS) -> np.ndarray:
 
 
 def ece(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Expected calibration error: the bins' absolute gaps weighted by their share of pixels, in [0, 1].
+    """Expected calibration error: mean absolute gap of the bins, weighted by their pixels, in [0, 1].
 
     Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; with the
     top label's confidence as in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 
     Returns:
-        `(...)`; NaN without pixels, here and below.
+        `(...)`; NaN without pixels, as for all metrics below.
     """
     return ratios(np.abs(gap).sum(-1), count.sum(-1))
 
@@ -44,7 +44,7 @@ def mce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
 
 
 def rmsce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Root mean square calibration error: the bins' squared gaps weighted by their share of pixels, in [0, 1].
+    """Root mean square calibration error: root of the mean squared gap, weighted by pixels, in [0, 1].
 
     Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019.
     """
@@ -57,41 +57,42 @@ def confidence_gap(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
 
 
 def adaptive_ece(count: np.ndarray, gap: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """ECE over bins of equal mass: each holds the same number of pixels, in order of confidence; in [0, 1].
+    """ECE over equal-mass bins, which hold equal numbers of pixels in order of confidence; in [0, 1].
 
     Nguyen and O'Connor, "Posterior Calibration and Exploratory Analysis for Natural Language Processing Models", EMNLP
     2015; Nixon et al., "Measuring Calibration in Deep Learning", CVPR Workshops 2019.
 
     Args:
-        count, gap: of fine bins in order of confidence, `(..., n)`, such as those of `log_odds`. Where the edge of an
-            equal-mass bin falls inside a fine bin, that bin's pixels are divided in proportion, as if all had its mean
-            confidence and accuracy.
-        bins: how many bins of equal mass.
+        count, gap: fine bins in order of confidence, `(..., n)`, such as those of `log_odds`. A fine bin on the edge of
+            an equal-mass bin is divided in proportion, as if all its pixels had its mean confidence and accuracy.
+        bins: number of equal-mass bins.
     """
     pixels, gaps = _cumulative(count), _cumulative(gap)
     total = pixels[..., -1:]
     edges = total * (np.arange(1, bins) / bins)
-    place = torch.searchsorted(torch.from_numpy(pixels), torch.from_numpy(edges)).clamp(1, count.shape[-1]).numpy()
-    before, after = (np.take_along_axis(pixels, place - step, -1) for step in (1, 0))
-    low, high = (np.take_along_axis(gaps, place - step, -1) for step in (1, 0))
+    index = torch.searchsorted(torch.from_numpy(pixels), torch.from_numpy(edges)).clamp(1, count.shape[-1]).numpy()
+    before, after = (np.take_along_axis(pixels, index - step, -1) for step in (1, 0))
+    low, high = (np.take_along_axis(gaps, index - step, -1) for step in (1, 0))
     at_edges = low + _per_pixel(edges - before, after - before) * (high - low)
     gaps_between = np.diff(np.concatenate([np.zeros_like(total), at_edges, gaps[..., -1:]], -1), axis=-1)
     return ratios(np.abs(gaps_between).sum(-1), total[..., 0])
 
 
-def debiased(count: np.ndarray, gap: np.ndarray, moments: np.ndarray, draws: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """ECE and RMSCE less the part that comes from having only this many images.
+def debiased(
+    count: np.ndarray, gap: np.ndarray, moments: np.ndarray, samplings: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """ECE and RMSCE minus their bias from sampling noise.
 
-    Chance alone pushes every bin away from the diagonal, and both figures take distances, so they are too large, the
-    more so the fewer the images. Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019, subtract the
-    bins' variance from the squared gaps, and from the absolute ones what normal noise of that variance adds; Roelofs et
-    al., "Mitigating Bias in Calibration Error Estimation", AISTATS 2022, measure how well that works. They count
-    independent samples; neighbouring pixels are not, so here the variance is that between images.
+    Sampling noise moves every bin away from the diagonal. Both metrics add up distances, so the noise makes them too
+    large, more so with fewer images. Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019, subtract
+    the bins' variance from the squared gaps, and from the absolute gaps the amount that normal noise of that variance
+    adds. Roelofs et al., "Mitigating Bias in Calibration Error Estimation", AISTATS 2022, evaluate these estimators.
+    They assume independent samples. Neighbouring pixels are not independent, so here the variance is between images.
 
     Args:
         count, gap: `(..., n)`.
         moments: `(..., n, 4)` sums over images of count**2, count * gap, gap**2 and (1 if count else 0), see `moments`.
-        draws: how many times chance has had its way: 1 for a sample, 2 for a resample of a sample.
+        samplings: how many times sampling noise enters: 1 for a sample, 2 for a resample of a sample.
 
     Returns:
         Both `(...)`, at least 0.
@@ -99,10 +100,10 @@ def debiased(count: np.ndarray, gap: np.ndarray, moments: np.ndarray, draws: int
     mean = _per_pixel(gap, count)
     squared, product, gap_squared, images = np.moveaxis(moments, -1, 0)
     scatter = np.maximum(gap_squared - 2 * mean * product + mean**2 * squared, 0)
-    variance = draws * _per_pixel(scatter, count.astype(np.float64) ** 2)
+    variance = samplings * _per_pixel(scatter, count.astype(np.float64) ** 2)
     variance *= np.nan_to_num(ratios(images, images - 1), nan=1.0)
-    size, deviation = np.abs(mean), np.sqrt(variance)
-    plain = size - (_folded_normal_mean(size, deviation) - size)
+    size, std = np.abs(mean), np.sqrt(variance)
+    plain = size - (_folded_normal_mean(size, std) - size)
     pixels = count.sum(-1)
     return (
         np.maximum(ratios((count * plain).sum(-1), pixels), 0),
@@ -111,18 +112,18 @@ def debiased(count: np.ndarray, gap: np.ndarray, moments: np.ndarray, draws: int
 
 
 def moments(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """What `debiased` needs of each image: `(N, n)` to `(N, n, 4)`."""
+    """Moments of each image for `debiased`: `(N, n)` to `(N, n, 4)`."""
     count = count.astype(np.float64)
     return np.stack([count**2, count * gap, gap**2, count > 0], -1)
 
 
 def classwise_ece(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Static calibration error: the ECE of each class's probability against all others, mean over classes; in [0, 1].
+    """Static calibration error: one-against-rest ECE of each class, mean over classes; in [0, 1].
 
     Nixon et al. 2019; Kull et al., "Beyond Temperature Scaling", NeurIPS 2019 (classwise-ECE).
 
     Args:
-        count, gap: `(..., C, n)`, where every pixel is counted once for each class, and is right if it is of the class.
+        count, gap: `(..., C, n)`; every pixel is counted once per class, and is correct if it is of the class.
     """
     return mean_of_defined(ece(count, gap))
 
@@ -133,12 +134,12 @@ def brier_decomposition(
     """Reliability, resolution and uncertainty of the Brier score, summed over the classes.
 
     Murphy, "A New Vector Partition of the Probability Score", Journal of Applied Meteorology 1973. The Brier score is
-    reliability - resolution + uncertainty, and what the probabilities differ by inside of bins (Stephenson, Coelho and
-    Jolliffe, "Two Extra Components in the Brier Score Decomposition", Weather and Forecasting 2008).
+    reliability - resolution + uncertainty, plus terms for the variation of probabilities within bins (Stephenson,
+    Coelho and Jolliffe, "Two Extra Components in the Brier Score Decomposition", Weather and Forecasting 2008).
 
     Args:
-        count, gap: as of `classwise_ece`.
-        positive: pixels that are of the class, `(..., C, n)`.
+        count, gap: as for `classwise_ece`.
+        positive: pixels of the class, `(..., C, n)`.
     """
     pixels = count[..., 0, :].sum(-1)
     base = ratios(positive.sum(-1), count.sum(-1))[..., None]
@@ -149,16 +150,16 @@ def brier_decomposition(
 
 
 def risk_coverage(count: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of wrong pixels among those kept, when the most confident pixels are kept; both `(m,)`.
+    """Coverage and risk `(m,)`: error rate of the most confident pixels against the fraction of pixels kept.
 
     El-Yaniv and Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010.
 
     Args:
-        count, correct: of fine bins in order of confidence, `(n,)`, such as those of `log_odds`.
+        count, correct: fine bins in order of confidence, `(n,)`, such as those of `log_odds`.
 
     Returns:
-        Coverage, the share of pixels with at least some confidence, from 0 to 1, and the risk at each. The pixels of
-        one bin count as equally confident, so that the risk is constant up to the first that holds any.
+        Coverage, from 0 to 1, and the risk at each. Pixels of one bin count as equally confident, so the risk is
+        constant up to the first point.
     """
     filled = count[::-1] > 0
     kept = np.cumsum(count[::-1], dtype=np.float64)[filled]
@@ -168,13 +169,13 @@ def risk_coverage(count: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, n
 
 
 def area_under_risk_coverage(count: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """Mean risk over all coverages, in [0, 1]: lower means that confidence tells right from wrong pixels better.
+    """Mean risk over all coverages, in [0, 1]: lower if confidence ranks correct pixels above wrong ones.
 
     Geifman, Uziel and El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019. Pixels of
-    one fine bin come in any order, as if their confidences were equal.
+    one fine bin count as equally confident.
 
     Args:
-        count, correct: of fine bins in order of confidence, `(..., n)`, such as those of `log_odds`.
+        count, correct: fine bins in order of confidence, `(..., n)`, such as those of `log_odds`.
     """
     count, wrong = count[..., ::-1], (count - correct)[..., ::-1]
     pixels, errors = _cumulative(count), _cumulative(wrong)
@@ -184,32 +185,32 @@ def area_under_risk_coverage(count: np.ndarray, correct: np.ndarray) -> np.ndarr
 
 
 def chance_ece(count: np.ndarray, gap: np.ndarray, split_count: np.ndarray, split_gap: np.ndarray) -> np.ndarray:
-    """ECE of a resample, had the whole split been perfectly calibrated with the same confidences.
+    """ECE of resamples of a perfectly calibrated split with the same confidences.
 
-    Each bin's gap in the split is taken away, so that only chance is left: how images differ from one another. The
-    mean over resamples is the noise floor of the ECE on this many images.
+    Each bin's gap in the split is subtracted, so that only the variation between images remains. The mean over
+    resamples is the noise floor of the ECE for this number of images.
 
     Args:
-        count, gap: of resamples, `(..., n)`.
-        split_count, split_gap: of the split they were drawn from, `(n,)`.
+        count, gap: resamples, `(..., n)`.
+        split_count, split_gap: the split that they were drawn from, `(n,)`.
     """
     return ece(count, gap - count * _per_pixel(split_gap, split_count))
 
 
 def _cumulative(values: np.ndarray) -> np.ndarray:
-    """Sums of the bins below each edge, `(..., n)` to `(..., n + 1)` float64; by torch, several times faster."""
+    """Cumulative sums, `(..., n)` to `(..., n + 1)` float64; torch is several times faster than numpy here."""
     sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
     sums[..., 1:] = values
     return torch.from_numpy(sums).cumsum_(-1).numpy()
 
 
 def _per_pixel(sums: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Sums over the pixels of each bin, divided by how many there are; 0 for an empty bin."""
+    """Sums over the pixels of each bin, divided by their number; 0 for an empty bin."""
     return sums / np.maximum(count, 1)
 
 
-def _folded_normal_mean(mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Mean of the absolute value of normal numbers; Leone, Nelson and Nottingham, Technometrics 1961."""
-    z = np.divide(mean, deviation, out=np.full_like(mean, np.inf), where=deviation > 0)
+def _folded_normal_mean(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Mean of the absolute value of a normal variable; Leone, Nelson and Nottingham, Technometrics 1961."""
+    z = np.divide(mean, std, out=np.full_like(mean, np.inf), where=std > 0)
     inside = torch.erf(torch.from_numpy(z / np.sqrt(2))).numpy()
-    return np.asarray(deviation * np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2) + mean * inside)
+    return np.asarray(std * np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2) + mean * inside)

@@ -1,7 +1,7 @@
-"""Which class was taken for which: exact counts, and the accuracies and IoU that follow.
+"""Confusion matrix of each image, and the accuracies and IoU that follow from it.
 
 Definitions: Long, Shelhamer and Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
-Classes that appear neither in the truth nor in the prediction of the whole split are left out of means.
+Means exclude classes that are neither labelled nor predicted in the whole split.
 """
 
 from collections.abc import Sequence
@@ -18,25 +18,24 @@ def iou(intersection: np.ndarray, labelled: np.ndarray, predicted: np.ndarray) -
 
 
 def ratios(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole` element by element, of one shape; NaN where the whole is 0."""
+    """Elementwise `part / whole` of arrays of the same shape; NaN where the whole is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of `(..., C)` without the NaN; NaN where all are."""
+    """Mean over the last axis of `(..., C)`, ignoring NaN; NaN where all are NaN."""
     return ratios(np.nansum(values, -1), np.isfinite(values).sum(-1))
 
 
 def mean_over_split(values: np.ndarray, of_split: np.ndarray) -> np.ndarray:
-    """Mean over one set of classes, those with a value in the whole split, whichever images the values are of.
+    """Mean over the classes that have a value in the whole split, for the split and for resamples of it.
 
-    In a resample without a pixel of a class of the set, labelled or predicted, the class keeps its value in the whole
-    split: the mean neither loses the class, which would change what is averaged, nor counts it as 0, though nobody
-    erred on it.
+    A class of this set that a resample lacks, labelled or predicted, keeps its value in the whole split. Excluding it
+    would change which classes are averaged, and 0 would be an error that no prediction made.
 
     Args:
-        values: `(..., C)`, of resamples or of the split itself; NaN where a class is not defined.
-        of_split: `(C,)`, NaN for classes that are not in the set.
+        values: `(..., C)`, of resamples or of the split; NaN where a class has no value.
+        of_split: `(C,)`, NaN for classes that are not averaged.
     """
     chosen = np.isfinite(of_split)
     if not chosen.any():
@@ -45,14 +44,14 @@ def mean_over_split(values: np.ndarray, of_split: np.ndarray) -> np.ndarray:
 
 
 class Confusion:
-    """Streaming counts of pixels, kept per image. Void pixels are not counted."""
+    """Confusion matrix of each image, filled batch by batch. Void pixels are not counted."""
 
     def __init__(self, classes: int) -> None:
         self.table = ImageTable({"confusion": ("u4", (classes, classes))})
 
     @property
     def counts(self) -> np.ndarray:
-        """All images together, `(C, C)` int64: row true class, column predicted class."""
+        """Sum over all images, `(C, C)` int64: row true class, column predicted class."""
         return self.table.totals["confusion"]
 
     def update(
@@ -66,7 +65,7 @@ class Confusion:
 
         Args:
             predicted, labels, valid: `(B, ...)` predicted class, true class, and whether the pixel counts.
-            images: number of each image, by which one that comes again is left out; None counts all, see `ImageTable`.
+            images: number of each image, see `ImageTable`: an image is counted once. None counts all images.
         """
         count, classes = len(labels), len(self.counts)
         cells = count * classes * classes
@@ -76,15 +75,15 @@ class Confusion:
         self.table.append({"confusion": counts.cpu().numpy()}, images)
 
     def merge(self, other: "Confusion") -> None:
-        """Add the images of another part of the split; an image that both have counts once."""
+        """Add the images of another part of the split; an image in both parts counts once."""
         self.table.extend(other.table)
 
     def class_accuracy(self) -> np.ndarray:
-        """`(C,)` share of each class's pixels that were found; NaN for a class without pixels."""
+        """`(C,)` fraction of each class's pixels that are predicted correctly; NaN for a class without pixels."""
         return ratios(self.counts.diagonal(), self.counts.sum(1))
 
     def iou(self) -> np.ndarray:
-        """`(C,)` intersection over union of each class; NaN for a class neither present nor predicted."""
+        """`(C,)` intersection over union of each class; NaN for a class neither labelled nor predicted."""
         return iou(self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0))
 
     def mean_class_accuracy(self) -> float:
@@ -92,9 +91,9 @@ class Confusion:
         return float(mean_of_defined(self.class_accuracy()))
 
     def mean_iou(self) -> float:
-        """Mean of `iou` over the classes that are present or predicted."""
+        """Mean of `iou` over the classes that are labelled or predicted."""
         return float(mean_of_defined(self.iou()))
 
     def pixel_accuracy(self) -> float:
-        """Share of all counted pixels that are right; NaN without any."""
+        """Fraction of the pixels that are predicted correctly; NaN without pixels."""
         return float(ratios(self.counts.trace(), self.counts.sum()))

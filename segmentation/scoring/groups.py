@@ -1,4 +1,4 @@
-"""Where does miscalibration sit? Reliability of parts of a split: near boundaries, of one class, of the foreground."""
+"""Reliability of groups of pixels: near boundaries, in the interior, foreground, background, and each class."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -13,15 +13,15 @@ from segmentation.scoring.reliability import Bins
 
 
 class Group(NamedTuple):
-    """Some of a split's pixels."""
+    """A group of a split's pixels."""
 
     kind: str
-    """What sets it apart: `region`, `ground`, `true class` or `predicted class`."""
+    """`region`, `ground`, `true class` or `predicted class`."""
     name: str
 
 
 class GroupReliability(NamedTuple):
-    """How well calibrated a group of pixels is."""
+    """Calibration of a group of pixels."""
 
     bins: Bins
     ece: Interval
@@ -31,10 +31,10 @@ class GroupReliability(NamedTuple):
 
 
 def grouped(columns: Mapping[str, np.ndarray], labels: Classes) -> dict[Group, Bins]:
-    """The bins of every group, `(..., 10)`, from the columns that `Scores` measures, summed over any images.
+    """Bins `(..., 10)` of every group from the columns of `Scores`, summed over any images.
 
-    `region` tells pixels near a boundary from the interior. `ground` tells the class called `background` from all
-    others, where there is such a class.
+    `region` separates the boundary band from the interior. `ground` separates the class called `background` from all
+    others; data sets without such a class have no `ground`.
     """
     whole = Bins(*(coarse(columns[name]) for name in Bins.NAMES))
     boundary, true, predicted = (
@@ -51,7 +51,7 @@ def grouped(columns: Mapping[str, np.ndarray], labels: Classes) -> dict[Group, B
 
 
 def group_metrics(columns: Mapping[str, np.ndarray], labels: Classes) -> dict[str, np.ndarray]:
-    """ECE and accuracy minus confidence of every group, `(..., G)`; arguments as of `grouped`."""
+    """ECE and accuracy minus confidence of every group, `(..., G)`; arguments as for `grouped`."""
     bins = [(group.count, group.correct - group.confidence_sum) for group in grouped(columns, labels).values()]
     return {
         "ece": np.stack([calibration.ece(*each) for each in bins], -1),

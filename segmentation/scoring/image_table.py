@@ -1,4 +1,4 @@
-"""What was measured on each image: named arrays with one row an image, on disk, so that memory stays flat."""
+"""Table on disk with one row of named arrays per image, so that memory does not grow with the number of images."""
 
 import os
 import tempfile
@@ -11,15 +11,15 @@ from numpy.typing import DTypeLike
 from segmentation.errors import InputError
 
 BLOCK = 256
-"""Images that are read at a time."""
+"""Images read at a time."""
 
 
 class ImageTable:
-    """Rows of named arrays, one for each image, in a temporary file that vanishes with the table.
+    """One row of named arrays per image, in a temporary file that is deleted with the table.
 
-    Images can be numbered by who adds them. Then rows are read in the order of these numbers, whatever the order in
-    which they came, and an image that comes again, as it does from a distributed sampler that fills up its last batch,
-    is left out. Images that nobody numbers all count, in the order in which they come.
+    Images may be numbered. Rows are then read in the order of the numbers, and an image that is added again is ignored:
+    a distributed sampler repeats images to fill its last batch. Images without numbers all count, in the order in which
+    they are added.
     """
 
     def __init__(self, columns: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]) -> None:
@@ -33,7 +33,7 @@ class ImageTable:
             name: np.zeros(shape, np.float64 if np.dtype(dtype).kind == "f" else np.int64)
             for name, (dtype, shape) in columns.items()
         }
-        """Sum of each column over the images: float64, or int64 for whole numbers."""
+        """Sum of each column over the images: float64, or int64 for integers."""
 
     def __len__(self) -> int:
         return len(self._images)
@@ -48,10 +48,10 @@ class ImageTable:
 
         Args:
             columns: `(B, ...)` by name.
-            images: numbers of the `B` images, for all rows of the table or for none.
+            images: numbers of the `B` images; either all rows of a table are numbered or none.
 
         Raises:
-            ValueError: only some images are numbered, so that nobody could tell which come again.
+            ValueError: only some images are numbered.
         """
         rows = np.empty(len(next(iter(columns.values()))), self._row)
         for name in self.totals:
@@ -59,38 +59,38 @@ class ImageTable:
         self._append(images, rows)
 
     def extend(self, other: "ImageTable") -> None:
-        """Add the rows of another table; numbered images that this one knows are left out."""
+        """Add the rows of another table, except numbered images that this one has."""
         for start in range(0, len(other), BLOCK):
             stop = min(start + BLOCK, len(other))
             images = other._images[start:stop] if other._numbered else None
             self._append(images, other._read(np.arange(start, stop)))
 
     def blocks(self) -> Iterator[dict[str, np.ndarray]]:
-        """The columns in the order of the images' numbers, `BLOCK` images at a time."""
+        """Yield the columns in the order of the images' numbers, `BLOCK` images at a time."""
         order = np.argsort(np.array(self._images, np.int64), kind="stable")
         for start in range(0, len(order), BLOCK):
             rows = self._read(order[start : start + BLOCK])
             yield {name: rows[name] for name in self.totals}
 
     def column(self, name: str) -> np.ndarray:
-        """One column of all images, `(N, ...)`, in memory."""
+        """One column of all images, `(N, ...)`."""
         return np.concatenate([self.column_of_none(name), *(block[name] for block in self.blocks())])
 
     def column_of_none(self, name: str) -> np.ndarray:
-        """The column of no images, `(0, ...)`: its type and shape."""
+        """An empty column, `(0, ...)`, of the right type and shape."""
         return np.empty(0, self._row)[name]
 
     def _append(self, images: Sequence[int] | None, rows: np.ndarray) -> None:
         if self._numbered is None:
             self._numbered = images is not None
         if self._numbered != (images is not None):
-            raise ValueError("some images are numbered and some are not: number all of them, or none")
+            raise ValueError("images: some have numbers and some have none; number all images or none")
         numbers = range(len(self), len(self) + len(rows)) if images is None else images
         assert len(numbers) == len(rows)
         fresh = []
-        for place, number in enumerate(numbers):
+        for row, number in enumerate(numbers):
             if number not in self._known:
-                fresh.append(place)
+                fresh.append(row)
                 self._images.append(number)
                 self._known.add(number)
         rows = rows[fresh]
@@ -100,18 +100,18 @@ class ImageTable:
             self._file.flush()
         except OSError as error:
             raise InputError(
-                f"what was measured could not be kept in {tempfile.gettempdir()}: {error.strerror}; make room there, "
-                f"or set TMPDIR to another folder"
+                f"the counts of the images could not be written to {tempfile.gettempdir()}: {error.strerror}. Make "
+                f"room there, or set TMPDIR to another folder"
             ) from error
         for name, total in self.totals.items():
             total += rows[name].sum(0, total.dtype)
 
-    def _read(self, places: np.ndarray) -> np.ndarray:
+    def _read(self, indices: np.ndarray) -> np.ndarray:
         size = self._row.itemsize
-        content = bytearray(len(places) * size)
-        breaks = np.flatnonzero(np.diff(places) != 1) + 1
-        for start, stop in zip([0, *breaks], [*breaks, len(places)], strict=True):  # rows that lie one after the other
+        content = bytearray(len(indices) * size)
+        breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+        for start, stop in zip([0, *breaks], [*breaks, len(indices)], strict=True):  # ranges of consecutive rows
             if start < stop:
-                self._file.seek(int(places[start]) * size)
+                self._file.seek(int(indices[start]) * size)
                 self._file.readinto(memoryview(content)[start * size : stop * size])
         return np.frombuffer(content, self._row)

@@ -1,8 +1,8 @@
-"""Reliability histograms of every non-void pixel, kept per image, exactly.
+"""Exact reliability histograms of the non-void pixels of each image.
 
-Bins are `(a, b]`, with 0 in the first, so that a confidence of exactly 1 is in the last. There is one binner, of 600
-equal bins; 10, 12, 15, 20, 25, 30 or any other number of bins that divides 600 is made by adding neighbours up, so
-figures, numbers and bars can never disagree. Counts are int64 and sums float64: float32 would stop counting at 2**24.
+Bins are `(a, b]`, with 0 in the first, so a confidence of exactly 1 is in the last. All histograms have 600 equal
+bins. Any number of bins that divides 600 (10, 12, 15, 20, 25, 30, ...) is made by adding up neighbouring bins, so that
+metrics and plots always agree. Counts are int64 and sums float64: float32 would stop counting at 2**24.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FINE_BINS = 600
 
 @dataclass(frozen=True)
 class Bins:
-    """A reliability diagram in numbers: `(n,)` arrays over `n` equal-width bins of confidence.
+    """Numbers of a reliability diagram: `(n,)` arrays over `n` equal-width bins of confidence.
 
     Leading axes, `(..., n)`, hold several diagrams at once.
     """
@@ -35,7 +35,7 @@ class Bins:
     confidence_sum: np.ndarray
     """Sum of their confidences, float64."""
     correct: np.ndarray
-    """How many of them are right, int64."""
+    """Number of correct pixels among them, int64."""
 
     @property
     def edges(self) -> np.ndarray:
@@ -44,22 +44,22 @@ class Bins:
 
     @property
     def confidence(self) -> np.ndarray:
-        """Mean confidence of each bin; NaN for an empty one."""
+        """Mean confidence of each bin; NaN for an empty bin."""
         return ratios(self.confidence_sum, self.count)
 
     @property
     def accuracy(self) -> np.ndarray:
-        """Share of right pixels of each bin; NaN for an empty one."""
+        """Fraction of correct pixels of each bin; NaN for an empty bin."""
         return ratios(self.correct, self.count)
 
     @property
-    def share(self) -> np.ndarray:
-        """Each bin's share of all pixels; NaN where there are none at all."""
+    def fraction(self) -> np.ndarray:
+        """Fraction of all pixels in each bin; NaN without pixels."""
         return ratios(self.count, np.full(len(self.count), self.count.sum()))
 
     @property
     def gap(self) -> np.ndarray:
-        """Accuracy minus confidence of each bin: negative is over-confident; NaN for an empty one."""
+        """Accuracy minus confidence of each bin: negative is over-confident; NaN for an empty bin."""
         return ratios(self.correct - self.confidence_sum, self.count)
 
     def of(self, index: int) -> "Bins":
@@ -67,16 +67,16 @@ class Bins:
         return Bins(*(part[..., index, :] for part in self.named().values()))
 
     def each(self, *shape: int) -> "Bins":
-        """Several diagrams in another shape, `(*shape, n)`."""
+        """Several diagrams reshaped to `(*shape, n)`."""
         return Bins(*(part.reshape(*shape, part.shape[-1]) for part in self.named().values()))
 
     def named(self, prefix: str = "") -> dict[str, np.ndarray]:
-        """The three arrays by name, each name with `prefix` before it."""
+        """The three arrays by name, with a prefix."""
         return {f"{prefix}{name}": getattr(self, name) for name in self.NAMES}
 
     def without(self, part: "Bins") -> "Bins":
-        """The pixels that are not in a part of these."""
-        confidence_sum = np.maximum(self.confidence_sum - part.confidence_sum, 0)  # may round to just below 0
+        """Bins of the pixels that are not in `part`."""
+        confidence_sum = np.maximum(self.confidence_sum - part.confidence_sum, 0)  # may round below 0
         return Bins(self.count - part.count, confidence_sum, self.correct - part.correct)
 
     def ece(self) -> float:
@@ -98,18 +98,18 @@ def histograms(
     """Sort pixels into `rows` diagrams of `bins` bins each, `(rows, bins)`.
 
     Args:
-        row: diagram that a pixel belongs to; `rows` or more leaves it out.
-        bin_index: bin that its confidence is in.
-        confidence: what is summed, in float64.
-        correct: whether it is right.
-        rows, bins: how many there are.
+        row: diagram of each pixel; `rows` or more ignores the pixel.
+        bin_index: bin of its confidence.
+        confidence: values to be summed in float64.
+        correct: whether the pixel is correct.
+        rows, bins: number of diagrams and of bins.
 
-    All tensors of one shape.
+    All tensors have the same shape.
     """
     row, bin_index, confidence, correct = countable(row, bin_index, confidence, correct)
     cells = rows * bins
     cell = torch.where(row < rows, row * bins + bin_index, cells).flatten()
-    if torch.are_deterministic_algorithms_enabled():  # CUDA adds weights up in any order
+    if torch.are_deterministic_algorithms_enabled():  # CUDA adds weights in any order
         cell, confidence, correct = cell.cpu(), confidence.cpu(), correct.cpu()
     both = torch.bincount(2 * cell + correct.flatten(), minlength=2 * cells + 2)[: 2 * cells]
     sums = torch.bincount(cell, confidence.double().flatten(), minlength=cells + 1)[:cells].double()
@@ -120,7 +120,7 @@ def histograms(
 def bin_of(confidence: torch.Tensor, bins: int) -> torch.Tensor:
     """Index of the bin `(a, b]` of each confidence in [0, 1], of `bins` equal bins, int64; 0 is in the first.
 
-    An edge is k/bins in the precision of the confidence, so that a float32 confidence written as 0.1 lies on 0.1.
+    An edge is k/bins in the precision of the confidence: a float32 confidence written as 0.1 lies on the edge 0.1.
     """
     edges = torch.arange(1, bins, dtype=torch.float64) / bins  # on the CPU, since not every device has float64
     return torch.bucketize(confidence, edges.to(confidence.dtype).to(confidence.device), right=False)
@@ -133,7 +133,7 @@ def histogram_columns(rows: tuple[int, ...], bins: int, prefix: str = "") -> dic
 
 
 class Reliability:
-    """Top-label reliability histograms of a split, one per image, filled in a stream; on disk, 9.6 kB an image.
+    """Top-label reliability histogram of each image, filled batch by batch; 9.6 kB per image, on disk.
 
     Example:
         >>> reliability = Reliability()
@@ -154,11 +154,11 @@ class Reliability:
 
         Args:
             logits: `(B, C, H, W)` floating point, before any softmax.
-            labels: `(B, H, W)` whole numbers, 255 is void.
-            images: number of each image, by which one that comes again is left out; None counts all, see `ImageTable`.
+            labels: `(B, H, W)` integers, 255 is void.
+            images: number of each image, see `ImageTable`: an image is counted once. None counts all images.
 
         Raises:
-            ValueError: a shape, a type or a label does not fit.
+            ValueError: a shape, a type or a label is wrong.
         """
         pixels = pixel_predictions(logits, labels)
         self.add_confidences(pixels.confidence, pixels.correct, pixels.valid, images)
@@ -170,9 +170,9 @@ class Reliability:
         valid: torch.Tensor,
         images: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """Add a batch of images by the top label's confidence in [0, 1], whether it is right, and whether it counts.
+        """Add a batch of images: the top label's confidence in [0, 1], whether it is correct, and whether it counts.
 
-        All `(B, ...)` of one shape.
+        All tensors have the same shape, `(B, ...)`.
 
         Returns:
             The fine bin of each pixel, int64, of that shape.
@@ -184,11 +184,11 @@ class Reliability:
         return fine
 
     def merge(self, other: "Reliability") -> None:
-        """Add the images of another part of the split; an image that both have counts once."""
+        """Add the images of another part of the split; an image in both parts counts once."""
         self.table.extend(other.table)
 
     def bins(self, bins: int = BINS) -> Bins:
-        """All pixels of all images pooled in `bins` equal bins, a number that divides 600."""
+        """All pixels of all images in `bins` equal bins, a number that divides 600."""
         return Bins(*(coarse(total, bins) for total in self.table.totals.values()))
 
     def ece(self, bins: int = BINS) -> float:
@@ -201,5 +201,5 @@ class Reliability:
 
 
 def numbered(batch: torch.Tensor) -> torch.Tensor:
-    """Number of the image that a pixel is of, `(B, 1, ...)` int64, to be broadcast over `(B, ...)`."""
+    """Index of each pixel's image, `(B, 1, ...)` int64, which broadcasts over `(B, ...)`."""
     return torch.arange(len(batch), device=batch.device).reshape(-1, *[1] * (batch.ndim - 1))

@@ -1,4 +1,4 @@
-"""From logits to what every figure needs of a pixel, in one pass over the class probabilities."""
+"""Softmax of logits, and each pixel's predicted class, confidence, loss and Brier score."""
 
 from typing import NamedTuple
 
@@ -9,20 +9,20 @@ from segmentation.scoring.log_odds import SMALLEST_ODDS
 
 
 class PixelPredictions(NamedTuple):
-    """What a network says about each pixel, beside the truth; tensors `(B, H, W)` where nothing else is said."""
+    """Predictions for each pixel and their comparison with the true class; `(B, H, W)` unless noted otherwise."""
 
     label: torch.Tensor
     """Most probable class, int64; the lowest index of equals."""
     confidence: torch.Tensor
     """Probability of that class, in (0, 1]."""
     log_odds: torch.Tensor
-    """ln(p / (1 - p)) of that probability p, which does not saturate where p rounds to 1."""
+    """ln(p / (1 - p)) of that probability p; does not saturate where p rounds to 1."""
     negative_log_likelihood: torch.Tensor
     """-ln of the probability of the true class, nats; 0 at void pixels."""
     brier: torch.Tensor
     """Sum over classes of (probability - truth)^2 (Brier 1950), in [0, 2]; 0 at void pixels."""
     valid: torch.Tensor
-    """Whether the pixel has a true class, bool."""
+    """Whether the pixel is labelled, bool."""
     correct: torch.Tensor
     """Whether `label` is the true class, bool; False at void pixels."""
     probabilities: torch.Tensor
@@ -30,27 +30,27 @@ class PixelPredictions(NamedTuple):
 
 
 def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredictions:
-    """Softmax over the classes and what follows from it.
+    """Softmax over the classes and the values that follow from it.
 
     Args:
-        logits: `(B, C, H, W)` floating point, never probabilities; half precision is computed in float32.
-        labels: `(B, H, W)` whole numbers below `C`, or 255 for void.
+        logits: `(B, C, H, W)` floating point, not probabilities; half precision is converted to float32.
+        labels: `(B, H, W)` integers below `C`, or 255 for void.
 
     Raises:
-        ValueError: a shape, a type or a label does not fit.
+        ValueError: a shape, a type or a label is wrong.
     """
     check_shapes(logits, labels)
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     labels = labels.long()
     valid = labels != VOID
-    highest, label = logits.max(1)  # not argmax, which is several times slower over a strided dimension
+    highest, label = logits.max(1)  # argmax is several times slower over a strided dimension
     shifted = logits - highest[:, None]
     index = torch.where(valid, labels, 0)[:, None]
     true_logit = shifted.gather(1, index)[:, 0]
     probabilities = shifted.exp_()
     own = probabilities.gather(1, label[:, None])  # 1, or NaN
-    odds = probabilities.scatter_(1, label[:, None], 0).sum(1)  # of the other classes: their sum with 1 loses digits
+    odds = probabilities.scatter_(1, label[:, None], 0).sum(1)  # of the other classes, since adding 1 loses digits
     probabilities.scatter_(1, label[:, None], own)
     total = odds + own[:, 0]
     nll = total.log() - true_logit
@@ -69,7 +69,7 @@ def pixel_predictions(logits: torch.Tensor, labels: torch.Tensor) -> PixelPredic
 
 
 def _log_odds(logits: torch.Tensor, highest: torch.Tensor, label: torch.Tensor, odds: torch.Tensor) -> torch.Tensor:
-    """Log-odds of the top label from the sum of the other classes' exponentials; anew where these underflow."""
+    """Log-odds of the top label from the sum of the other exponentials, or from the logits where it underflows."""
     found = -odds.log()
     tiny = odds < float(SMALLEST_ODDS)
     if tiny.any():
@@ -80,7 +80,7 @@ def _log_odds(logits: torch.Tensor, highest: torch.Tensor, label: torch.Tensor, 
 
 
 def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Raise a `ValueError` unless logits are `(B, C, H, W)` float and labels `(B, H, W)` whole numbers that fit."""
+    """Raise a `ValueError` unless logits are `(B, C, H, W)` float and labels `(B, H, W)` integers below C, or void."""
     if logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
     check_classes(logits)
@@ -88,18 +88,19 @@ def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     if tuple(labels.shape) != expected:
         raise ValueError(f"labels must have the shape {expected}, not {tuple(labels.shape)}")
     if labels.is_floating_point():
-        raise ValueError(f"labels must be whole numbers, not {labels.dtype}")
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
     if labels.dtype == torch.uint8 and labels.numel() and (labels + 1).max() <= logits.shape[1]:
-        return  # one more than void is 0: the quick way for all that is right
-    strange = (labels != VOID) & ((labels < 0) | (labels >= logits.shape[1]))
-    if strange.any():
-        raise ValueError(f"label {labels[strange][0].item()} is not below {logits.shape[1]} classes, nor void ({VOID})")
+        return  # fast path: void + 1 overflows to 0
+    invalid = (labels != VOID) & ((labels < 0) | (labels >= logits.shape[1]))
+    if invalid.any():
+        label = labels[invalid][0].item()
+        raise ValueError(f"label {label} is neither below {logits.shape[1]} classes nor void ({VOID})")
 
 
 def check_classes(logits: torch.Tensor) -> None:
     """Raise a `ValueError` if logits `(B, C, H, W)` have a single channel, whose softmax is 1 everywhere."""
     if logits.shape[1] < 2:
         raise ValueError(
-            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel(s), and a softmax needs at least two: of a "
-            f"binary model's logits z stack [0, z], as torch.cat([torch.zeros_like(z), z], 1)"
+            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel(s), but a softmax needs at least two. For "
+            f"the logits z of a binary model, stack [0, z]: torch.cat([torch.zeros_like(z), z], 1)"
         )

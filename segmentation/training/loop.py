@@ -24,8 +24,9 @@ from segmentation.errors import DivergedError, InputError
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.scoring.bootstrap import Interval
-from segmentation.scoring.counting import count_right
-from segmentation.scoring.evaluate import Scores, at_size_of, evaluating, score
+from segmentation.scoring.counting import count_correct
+from segmentation.scoring.evaluate import at_size_of, evaluating, score
+from segmentation.scoring.scores import Scores
 from segmentation.system.progress import progress
 from segmentation.training import distributed, optimizers
 from segmentation.training.augmentation import Augmentation
@@ -318,7 +319,7 @@ class _Training:
                     # several processes' gradients are averaged
                     scaler.scale(loss / (whole_pixels / self.team.size)).backward()
                 loss_sum += main_loss.item()
-                correct += count_right(outputs["out"], part_masks)
+                correct += count_correct(outputs["out"], part_masks)
         scaler.step(self.optimizer)
         scaler.update()
         return loss_sum, correct, pixels

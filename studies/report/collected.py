@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError, one_of
-from segmentation.metrics import METRICS, is_better
+from segmentation.metrics import METRICS, is_better, of_epoch
 from studies.base import rerun as commands
 from studies.base.errors import unusable
 from studies.config import ReportConfig
@@ -28,10 +28,7 @@ from studies.tracking.queries import every_run
 
 REPORTED = ("train", "evaluate", "calibrate", "compare", "models", "tune")
 """Kinds of runs that have something to report."""
-HISTORY = (
-    "train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy", "val/mean_iou",
-    "val/ece", "val/ece_low", "val/ece_high",
-)  # fmt: skip
+HISTORY = (*of_epoch(), "val/ece_low", "val/ece_high")
 
 
 @dataclass(frozen=True)

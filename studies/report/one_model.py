@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from segmentation.metrics import METRICS
+from segmentation.metrics import BRIEF, CALIBRATION, METRICS, of_epoch
 from segmentation.scoring.bootstrap import Interval
 from studies.base import original_report as published
 from studies.base.markdown import escaped
@@ -19,8 +19,7 @@ PROTOCOL = (
     "momentum", "learning_rate", "weight_decay", "batch_size", "epochs", "seed",
 )  # fmt: skip
 """Fields that are told whether or not they differ from the original report's."""
-CURVES = ("train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy", "val/mean_iou", "val/ece")
-CALIBRATION = ("ece", "confidence_gap", "debiased_ece", "adaptive_ece", "classwise_ece", "image_ece", "mce", "brier")
+CURVES = of_epoch()
 
 
 def original_data(reported: Collected) -> bool:
@@ -172,7 +171,7 @@ def mended(page: Page, reported: Collected) -> None:
         return
     page.heading("Confidence, mended")
     rows = []
-    shown = ("ece", "loss", "pixel_accuracy")
+    shown = sorted(BRIEF, key=lambda name: name not in CALIBRATION)
     for run in reported.calibrations:
         changes = (run.record("calibration/changes.json") or {}).get("changes", {})
         fit = run.record("calibration/fit.json") or {}
@@ -294,7 +293,7 @@ def _beside(reported: Collected, metric: str, theirs: float) -> str:
     """What our interval allows to be concluded about a published figure."""
     record = reported.scores or {}
     ours, ends = record["metrics"][metric], record["intervals"][metric]
-    named = {"ece": "ECE", "pixel_accuracy": "pixel accuracy"}[metric]
+    named = METRICS[metric].label
     told = f"The original report's {named} is {theirs:g}, ours {figure(ours, ends)}."
     if None in ends:
         return told

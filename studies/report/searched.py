@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from segmentation.metrics import BRIEF, HEADLINE, METRICS
 from studies.base import original_report as published
 from studies.base.markdown import escaped
 from studies.base.rerun import command
@@ -9,12 +10,10 @@ from studies.report.collected import Collected, Held, Study
 from studies.report.markup import Page, figure, measured
 from studies.report.one_model import made_by
 
-FIGURES = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou")
+FIGURES = ("train/loss", *(f"val/{name}" for name in HEADLINE if name != "ece"))
 NOT_SETTINGS = ("trial", "state", "reason", "epoch", "epochs", "run_id")
 PICTURES = {
-    "loss": "Heat map of the validation loss over the settings",
-    "pixel_accuracy": "Heat map of the pixel accuracy over the settings",
-    "ece": "Heat map of the ECE over the settings",
+    **{name: f"Heat map of the validation {METRICS[name].label} over the settings" for name in BRIEF},
     "trials": "Curves of all trainings of the study",
     "reliability": "Reliability of the best trainings of the study",
     "history": "The best value so far over the trainings",

@@ -3,13 +3,14 @@
 import itertools
 from typing import Any
 
+from segmentation.metrics import COMPARED
 from studies.base import original_report as published
 from studies.base.markdown import escaped
 from studies.base.rerun import command
 from studies.report.collected import Collected, Held
 from studies.report.markup import Page, measured
 from studies.report.one_model import made_by, original_data
-from studies.scores.comparison import COMPARED, SeedSpread, between_settings
+from studies.scores.comparison import SeedSpread, between_settings
 
 PICTURES = {
     "reliability": "Reliability of all models",

@@ -10,25 +10,24 @@ import torch
 
 from segmentation import plots
 from segmentation.calibration import calibrators as recalibration
-from segmentation.calibration.calibrators import Fit
+from segmentation.calibration import fitting
+from segmentation.calibration.fitting import Fit
 from segmentation.calibration.stored_logits import StoredLogits
 from segmentation.data import HELD_OUT, Split, load_split
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed, one_of
-from segmentation.metrics import METRICS
+from segmentation.metrics import COMPARED, METRICS, OF_CHANGE
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import Interval, interval
-from segmentation.scoring.evaluate import Scores, common_classes, evaluating
+from segmentation.scoring.evaluate import evaluating
+from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
 from studies.base.markdown import escaped, table
 from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.runs.names import run_name
 from studies.scores.recording import bins_record, log_scores, protocol, small_print
-
-SHOWN = ("ece", "confidence_gap", "loss", "brier", "classwise_ece", "image_ece", "pixel_accuracy", "mean_iou")
-"""Metrics whose change is told."""
 
 REFITS = (0.0005, 0.1, 0.5, 0.9, 0.9995)
 """Quantiles of the refitted temperatures at which the images are scored; between them metrics are interpolated."""
@@ -208,7 +207,7 @@ def _fit(network: Segmenter, split: Split, config: CalibrateConfig, device: torc
             for images, masks in in_order(split, config.batch_size, device):
                 stored.add(network(images), images, masks)
         print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
-        return recalibration.fit(config.method, stored.batches, len(split.labels), config.seed)
+        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed)
 
 
 def _scored(
@@ -251,23 +250,23 @@ def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
     where = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images"
     rows = [
         [name, f"{changes[name].before:.4f}", f"{changes[name].after:.4f}", str(changes[name].interval)]
-        for name in SHOWN
+        for name in OF_CHANGE
     ]
     return "\n".join(table([escaped(where), "before", "after", "95 % of the change"], rows))
 
 
 def _print_changes(changes: Mapping[str, Change], covered: str) -> None:
     print("\nBefore -> after, and the 95 % interval of the change:")
-    for name in SHOWN:
+    for name in OF_CHANGE:
         change = changes[name]
         print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
-    print("; ".join(_verdict(name, changes[name]) for name in ("ece", "loss", "mean_iou")) + ".")
+    print("; ".join(_verdict(name, changes[name]) for name in COMPARED) + ".")
     print(covered)
 
 
 def _verdict(name: str, change: Change) -> str:
     """Whether a metric got better, in words."""
-    words = {"ece": "calibration", "loss": "loss", "mean_iou": "mean IoU"}[name]
+    words = "calibration" if name == "ece" else METRICS[name].label
     if change.interval.low <= 0 <= change.interval.high:
         return f"{words} unchanged as far as the images can tell"
     better = "better" if (change.after > change.before) is METRICS[name].higher_is_better else "worse"

@@ -9,13 +9,12 @@ from matplotlib.figure import Figure
 
 from segmentation import plots
 from segmentation.errors import InputError
-from segmentation.metrics import METRICS
+from segmentation.metrics import COMPARED, METRICS
 from studies import tracking
 from studies.base import original_report as published
 from studies.base.markdown import code, escaped, table
 from studies.config import CompareConfig
 from studies.scores.comparison import (
-    COMPARED,
     Contestant,
     Pair,
     SeedSpread,
@@ -99,7 +98,7 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
         better = "higher" if METRICS[metric].higher_is_better else "lower"
         yield (
             f"difference_{metric}",
-            plots.differences(rows, title, f"difference of {metric} ({better} is better)", note),
+            plots.differences(rows, title, f"difference of {METRICS[metric].label} ({better} is better)", note),
         )
     trainings = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
     curves = {each.label: each.stored.curves() for each in contestants if each in trainings.values()}

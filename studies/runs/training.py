@@ -17,7 +17,8 @@ from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
 from segmentation.models import segmenter as models
 from segmentation.models.segmenter import LoadedWeights, Segmenter
-from segmentation.scoring.evaluate import Scores, score
+from segmentation.scoring.evaluate import score
+from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints, distributed
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.loop import Data, Epoch, follow, train

@@ -10,14 +10,12 @@ from typing import NamedTuple
 import numpy as np
 
 from segmentation.errors import InputError, listed
-from segmentation.metrics import METRICS
+from segmentation.metrics import COMPARED, METRICS
 from segmentation.scoring.bootstrap import LEVEL, Interval, holm, interval, p_value
-from segmentation.scoring.evaluate import Scores, common_classes
+from segmentation.scoring.scores import Scores, common_classes
 from studies.scores.stored import StoredScores
 
-COMPARED = ("ece", "loss", "pixel_accuracy", "mean_iou")
-"""Metrics whose differences are tested."""
-WORDS = {"loss": "loss", "pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU"}
+WORDS = {name: METRICS[name].label for name in COMPARED if name != "ece"}
 MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop")
 """Parts of the protocol that may differ, since only shared images are compared."""
 ADDED_LATER = ("tf32",)

@@ -15,21 +15,20 @@ from torch.nn import functional as F
 from segmentation import plots
 from segmentation.config import DataConfig
 from segmentation.data import Originals, Split
-from segmentation.metrics import METRICS
+from segmentation.metrics import HEADLINE, METRICS
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, Interval, interval
 from segmentation.scoring.calibration_error import BINS
-from segmentation.scoring.evaluate import Scores, at_size_of, evaluating
+from segmentation.scoring.evaluate import at_size_of, evaluating
 from segmentation.scoring.groups import Group, GroupReliability
+from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 from studies import tracking
 from studies.base.markdown import escaped, table
 
 WORST = 3
 """Images shown for their high ECE."""
-KEY = {"loss": "loss", "pixel_accuracy": "pixel accuracy", "mean_iou": "mean IoU", "ece": "ECE"}
-"""Metrics that a description begins with, and what they are called there."""
 FEW = 20
 """Images below which a resampling knows too little of how images differ."""
 USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
@@ -282,7 +281,7 @@ def _group_record(group: Group, found: GroupReliability) -> dict[str, object]:
 
 
 def _key_figures(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
-    return " · ".join(f"{words} {metrics[name]:.4f} {intervals[name]}" for name, words in KEY.items())
+    return " · ".join(f"{METRICS[name].label} {metrics[name]:.4f} {intervals[name]}" for name in HEADLINE)
 
 
 def _metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:

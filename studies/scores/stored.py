@@ -16,14 +16,15 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError, listed
-from segmentation.scoring.evaluate import Scores, load_scores
+from segmentation.metrics import ON_TRAIN, of_epoch
+from segmentation.scoring.scores import Scores, load_scores
 from studies.base.errors import reason
 from studies.config import TrainConfig, decisive
 from studies.scores.files import Example, read_digests, read_examples, read_record
 from studies.tracking.artifact_folders import missing_files
 from studies.tracking.queries import every_run
 
-CURVES = ("train/loss", "val/loss", "train/pixel_accuracy", "val/pixel_accuracy")
+CURVES = of_epoch(ON_TRAIN)
 
 
 class StoredScores:

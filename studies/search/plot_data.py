@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from segmentation import plots
 from segmentation.errors import InputError
-from segmentation.metrics import METRICS
+from segmentation.metrics import BRIEF, METRICS
 from studies import tracking
 from studies.base import original_report as published
 from studies.scores.recording import small_print
@@ -23,7 +23,7 @@ from studies.search.space import Choices, Range, typed
 from studies.search.storage import studies_beside
 from studies.search.worker import METRICS_KEPT
 
-HEAT_MAPS = ("val/loss", "val/pixel_accuracy", "val/ece")
+HEAT_MAPS = tuple(f"val/{name}" for name in BRIEF)
 BEST_SHOWN = 5
 
 

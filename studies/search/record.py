@@ -9,7 +9,7 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.metrics import METRICS
+from segmentation.metrics import HEADLINE, METRICS, ON_TRAIN
 from studies import tracking
 from studies.base import original_report as published
 from studies.base.markdown import code, escaped, table
@@ -23,7 +23,7 @@ from studies.search.space import typed
 from studies.search.storage import REASON
 from studies.search.worker import METRICS_KEPT
 
-COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/ece")
+COLUMNS = ("train/loss", *(f"val/{name}" for name in HEADLINE))
 """Figures of a trial in the table: the original report's, mean IoU, and the ECE with its interval."""
 
 
@@ -74,7 +74,8 @@ def best_in_words(study: Study, plan: Plan) -> Iterator[str]:
         )
     for trial in front or [best]:
         figures = trial.user_attrs[METRICS_KEPT]
-        shown = dict.fromkeys([goal.metric for goal in plan.goals] + ["val/pixel_accuracy", "val/mean_iou", "val/ece"])
+        headline = [f"val/{name}" for name in HEADLINE if name != "loss"]
+        shown = dict.fromkeys([goal.metric for goal in plan.goals] + headline)
         values = ", ".join(f"{metric} {_figure(figures, metric)}" for metric in shown)
         head = f"{'Best: ' if len(front) <= 1 else '  '}trial {trial.number}, {spaces.described(plan.values(trial))}"
         yield f"{head}: {values} (epoch {figures['epoch']})."
@@ -162,7 +163,7 @@ def _csv(study: Study, plan: Plan) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metrics = [f"val/{name}" for name in METRICS]
-    columns = ["train/loss", "train/pixel_accuracy", *metrics, "val/ece_low", "val/ece_high"]
+    columns = [*(f"train/{name}" for name in ON_TRAIN), *metrics, "val/ece_low", "val/ece_high"]
     columns += [column for column in _columns(plan) if column not in columns]
     writer.writerow(["trial", "state", "reason", *plan.space, "epoch", "epochs", *columns, "run_id"])
     for trial in counted(study):

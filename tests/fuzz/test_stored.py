@@ -23,7 +23,7 @@ from segmentation.config import DataConfig
 from segmentation.data import load_split
 from segmentation.errors import InputError
 from segmentation.models.exported_weights import CONFIG, read_weights
-from segmentation.scoring.evaluate import Scores, load_scores
+from segmentation.scoring.scores import Scores, load_scores
 from segmentation.training import checkpoints
 from segmentation.training.checkpoints import Checkpoint
 from studies.config import TrainConfig

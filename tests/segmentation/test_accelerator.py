@@ -9,15 +9,16 @@ import torch
 from PIL import Image
 
 from segmentation.calibration import calibrators as recalibration
+from segmentation.calibration.fitting import fit
 from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.models.segmenter import build
 from segmentation.prediction.predictor import Predictor
 from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.confusion import Confusion
-from segmentation.scoring.counting import count_pixels, count_right
-from segmentation.scoring.evaluate import Scores
+from segmentation.scoring.counting import count_correct, count_pixels
 from segmentation.scoring.reliability import FINE_BINS, Reliability, bin_of
+from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 from segmentation.training.loop import Data, Epoch, train
 from studies.config import TrainConfig
@@ -91,7 +92,7 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
         return {
             **count_pixels(logits, masks, near), "half": count_pixels(logits.bfloat16(), masks, near)["count"],
             **{f"metric {name}": value for name, value in scores.metrics().items()},
-            "ece": reliability.ece(), "iou": confusion.iou(), "right": count_right(logits, masks),
+            "ece": reliability.ece(), "iou": confusion.iou(), "right": count_correct(logits, masks),
             "bins": bin_of(pixels.confidence, FINE_BINS).cpu().numpy(),
         }  # fmt: skip
 
@@ -106,10 +107,10 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
 @pytest.mark.parametrize("method", recalibration.METHODS)
 def test_calibrators_are_fitted_as_on_the_cpu_and_are_then_where_the_logits_are(method: str) -> None:
     logits, images, masks = batch()
-    expected = recalibration.fit(method, lambda: [(logits, images, masks)], 4)
+    expected = fit(method, lambda: [(logits, images, masks)], 4)
     with accelerator():
         given = tuple(each.to(DEVICE) for each in (logits, images, masks))
-        found = recalibration.fit(method, lambda: [given], 4)
+        found = fit(method, lambda: [given], 4)
         corrected = found.calibrator(*given[:2])
         assert corrected.device == DEVICE
         corrected = corrected.cpu()

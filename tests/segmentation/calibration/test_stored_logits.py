@@ -1,4 +1,4 @@
-"""Logits on disk, against the tensors that were put there; and the disk, against a real limit on file sizes."""
+"""Logits on disk compared with the added tensors, and a real limit on file sizes."""
 
 import gc
 import resource
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_every_pass_gives_back_what_was_put_in_images_of_different_sizes_included() -> None:
+def test_every_pass_yields_the_added_batches_of_any_size() -> None:
     given = [batch(0), batch(1, images=1, height=9, width=3), batch(2, images=3)]
     with StoredLogits() as stored:
         for one in given:
@@ -65,7 +65,7 @@ def test_passes_may_overlap_and_batches_may_be_added_between_them() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_kept_exactly_as_float32(dtype: torch.dtype) -> None:
+def test_half_precision_is_stored_exactly_as_float32(dtype: torch.dtype) -> None:
     logits, images, labels = batch(0)
     with StoredLogits() as stored:
         stored.add(logits.to(dtype), images, labels)
@@ -74,7 +74,7 @@ def test_half_precision_is_kept_exactly_as_float32(dtype: torch.dtype) -> None:
     assert torch.equal(found, logits.to(dtype).float())
 
 
-def test_labels_of_any_whole_type_and_tensors_of_inference_mode_are_taken() -> None:
+def test_labels_of_any_integer_type_and_inference_tensors_are_accepted() -> None:
     logits, images, labels = batch(0)
     with StoredLogits() as stored:
         with torch.inference_mode():
@@ -112,8 +112,8 @@ def test_no_batch_is_kept_in_memory() -> None:
         assert [reference() for reference in watched] == [None] * 6
 
 
-def test_a_full_disk_is_told_with_what_to_do(folder: Path) -> None:
-    """The kernel's own limit on the size of a file stands for a full disk: both stop a write half-way."""
+def test_a_full_disk_raises_an_input_error(folder: Path) -> None:
+    """A limit on file sizes acts like a full disk: both stop a write half-way."""
     given = batch(0)
     one = 2 * 5 * 7 * (4 * 4 + 3 + 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -135,13 +135,13 @@ def test_a_full_disk_is_told_with_what_to_do(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_raises_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/nowhere/at/all")
     with pytest.raises(InputError, match="could not be stored in /nowhere/at/all: No such file.*set TMPDIR"):
         StoredLogits()
 
 
-def test_tensors_that_do_not_fit_are_refused() -> None:
+def test_wrong_shapes_and_types_are_refused() -> None:
     logits, images, labels = batch(0)
     with StoredLogits() as stored:
         with pytest.raises(

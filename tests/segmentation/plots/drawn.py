@@ -1,4 +1,4 @@
-"""Numbers to draw, and what has been drawn."""
+"""Numbers to plot, and readers of the drawn figures."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,8 +10,8 @@ from segmentation.scoring.reliability import Bins
 
 NO_PIXELS = Bins(np.zeros(10, np.int64), np.zeros(10), np.zeros(10, np.int64))
 RUNS = [
-    f"{network} · {weights} · camvid · lr {rate:g} · wd {decay:g}"
-    for network, weights in (
+    f"{model} · {weights} · camvid · lr {rate:g} · wd {decay:g}"
+    for model, weights in (
         ("lraspp_mobilenet_v3_large", "none"),
         ("deeplabv3_mobilenet_v3_large", "…/runs/0123456789abcdef"),
     )
@@ -36,12 +36,12 @@ def texts(figure: Figure) -> str:
 
 
 def legend(figure: Figure) -> list[str]:
-    """Entries of the legend beneath a figure, each in one line."""
+    """Entries of the legend below the plots, each in one line."""
     return [text.get_text().replace("\n", " ") for text in figure.legends[0].get_texts()]
 
 
 def strokes(axes: Axes) -> list[list[list[float]]]:
-    """Both ends of each stroke across a line or point; none of those that are NaN."""
+    """Both ends of each stroke of an interval, without those that are NaN."""
     return [
         segment.tolist()
         for collection in axes.collections
@@ -52,20 +52,20 @@ def strokes(axes: Axes) -> list[list[list[float]]]:
 
 
 def assert_fits(figure: Figure) -> None:
-    """Nothing is cut off by the edge, and legend and note lie clear of the plots and of each other."""
+    """No text is outside the figure, and legend and note overlap neither the plots nor each other."""
     plots.pixels(figure)
     width, height = figure.bbox.size
     above = [box for axes in figure.axes if (box := axes.get_tightbbox()) is not None]
-    beneath = [text.get_window_extent() for text in figure.texts if text is not title(figure)]
-    beneath += [legend.get_window_extent() for legend in figure.legends]
-    for box in above + beneath:
+    below = [text.get_window_extent() for text in figure.texts if text is not title(figure)]
+    below += [legend.get_window_extent() for legend in figure.legends]
+    for box in above + below:
         assert box.x0 > -2, box
         assert box.y0 > -2, box
         assert box.x1 < width + 2, box
         assert box.y1 < height + 2, box
-    for place, box in enumerate(beneath):
+    for index, box in enumerate(below):
         assert all(box.y1 <= other.y0 + 2 for other in above)
-        assert not any(box.shrunk(0.98, 0.98).overlaps(other) for other in beneath[:place])
+        assert not any(box.shrunk(0.98, 0.98).overlaps(other) for other in below[:index])
 
 
 def title(figure: Figure) -> object:

@@ -1,4 +1,4 @@
-"""The confusion matrix shows shares of the true class."""
+"""The confusion matrix shows percents of the true class."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from segmentation.classes import Classes
 from tests.segmentation.plots.drawn import assert_fits, texts
 
 
-def test_confusion_shows_shares_of_the_true_class() -> None:
+def test_rows_are_percents_of_the_true_class() -> None:
     labels = Classes.named("road", "sky", "car")
     figure = plots.confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), labels, "t")
     shown = figure.axes[0].images[0].get_array()
@@ -19,6 +19,6 @@ def test_confusion_shows_shares_of_the_true_class() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 21])
-def test_a_matrix_fits_whatever_its_size(classes: int) -> None:
+def test_a_matrix_of_any_size_fits(classes: int) -> None:
     labels = Classes.named(*(f"class {index}" for index in range(classes)))
     assert_fits(plots.confusion(np.eye(classes, dtype=np.int64), labels, "camvid/val, 101 images\nepoch 30 of 30"))

@@ -37,8 +37,8 @@ def test_a_run_has_one_colour_and_a_stroke_for_each_series() -> None:
     assert legend(figure) == ["a", "b", "train", "val"]
 
 
-@pytest.mark.parametrize("count", [0, 1, 8, 30])
-def test_runs_fit_whatever_their_number_and_names(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 30])
+def test_runs_fit_for_any_number_and_names(count: int) -> None:
     names = [f"{RUNS[place % 8]} · {place}" for place in range(count)]
     figure = plots.curves_of_runs(RUNS[0], "nats", {name: {"val": [1.0, math.nan]} for name in names})
     assert len({line.get_color() for line in figure.axes[0].lines}) == count

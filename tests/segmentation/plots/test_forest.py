@@ -1,4 +1,4 @@
-"""A forest plot shows each difference, its interval, and whether it is shown to be real."""
+"""A forest plot shows each difference, its interval, and whether it is significant."""
 
 import numpy as np
 
@@ -28,20 +28,20 @@ def test_each_row_is_a_difference_with_its_interval() -> None:
         "+0.0300 [0.0200, 0.0500]",
         "-0.0100 [-0.0200, 0.0100]",
         "-0.0300 [-0.0400, -0.0100]",
-        "not defined",
+        "undefined",
     ]
     bottom, top = axes.get_ylim()
     assert bottom > top
 
 
-def test_colour_and_filling_tell_whether_a_difference_is_shown() -> None:
+def test_colour_and_filling_show_whether_a_difference_is_significant() -> None:
     _, above, around, below, undefined = plots.differences(ROWS, "t", "x").axes[0].lines
     assert above.get_color() == below.get_color() != around.get_color() == undefined.get_color()
     assert above.get_markerfacecolor() == below.get_markerfacecolor() == above.get_color()
     assert around.get_markerfacecolor() == undefined.get_markerfacecolor() == "white"
 
 
-def test_rows_fit_whatever_their_number_and_names() -> None:
+def test_rows_fit_for_any_number_and_names() -> None:
     pairs = [(f"{first} − {second}", 0.1, Interval(0.0, 0.2), False) for first in RUNS[:3] for second in RUNS[5:]]
     for count in (0, 1, 9):
         figure = plots.differences(pairs[:count], RUNS[0], "x", NOTE)

@@ -1,4 +1,4 @@
-"""Risk is drawn against coverage as it is given."""
+"""Risk-coverage curves show the given numbers."""
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def test_lines_bands_and_areas_are_those_given() -> None:
     assert_fits(figure)
 
 
-def test_nothing_and_nan_are_drawn_as_nothing() -> None:
+def test_empty_and_nan_curves_are_drawn() -> None:
     nan = np.full(3, np.nan)
     for series in ({}, {"a": (nan, nan)}, {"a": (nan[:0], nan[:0])}, {"a": (np.array([1.0]), np.array([0.0]))}):
         assert_fits(plots.risk_coverage(series, "t", bands={name: (ends[1], ends[1]) for name, ends in series.items()}))

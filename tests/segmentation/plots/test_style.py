@@ -1,4 +1,4 @@
-"""Text that fits, colours that differ, figures as images."""
+"""Line breaks, colours, and figures as arrays."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from segmentation.plots.style import colours, figure_with_axes, in_percent, wrap
 from tests.segmentation.plots.drawn import RUNS
 
 
-def test_long_lines_break_at_dots_rather_than_within_what_they_part() -> None:
+def test_long_lines_break_at_dots() -> None:
     assert wrapped("unet · none · lr 0.1 · wd 0", 1.5, 10) == "unet · none ·\nlr 0.1 · wd 0"
     assert wrapped("one two three four five", 1.0, 10) == "one two\nthree four\nfive"
     assert wrapped("kept\nas it is", 9.0, 10) == "kept\nas it is"

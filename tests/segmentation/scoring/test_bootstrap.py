@@ -1,13 +1,12 @@
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from segmentation.scoring import bootstrap as resampling
+from segmentation.scoring import bootstrap
 from segmentation.scoring.bootstrap import Interval, holm, interval, p_value, resampled
 
 
@@ -20,11 +19,11 @@ def themselves(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept() -> Iterator[None]:
-    """Draws of another test may have been made in other blocks."""
-    resampling._kept_draws.cache_clear()
+def empty_cache() -> Iterator[None]:
+    """Other tests draw in blocks of another size."""
+    bootstrap._cached_draws.cache_clear()
     yield
-    resampling._kept_draws.cache_clear()
+    bootstrap._cached_draws.cache_clear()
 
 
 def sample(images: int = 60) -> dict[str, np.ndarray]:
@@ -46,7 +45,7 @@ def test_interval_equals_scipy_s_bootstrap() -> None:
     assert ours.high == pytest.approx(theirs.high, abs=0.05 * width)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_interval_covers_the_truth_at_about_the_nominal_rate() -> None:
     random = np.random.default_rng(1)
     covered = 0
     for _ in range(300):
@@ -58,18 +57,18 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("block", [2, 3, 256])
-def test_every_image_is_drawn_like_every_other_with_replacement(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With powers of 16 as values, each sum spells out how often each image was drawn."""
-    monkeypatch.setattr(resampling, "BLOCK", block)
+def test_images_are_drawn_uniformly_with_replacement(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With powers of 16 as values, the digits of each sum are how often each image was drawn."""
+    monkeypatch.setattr(bootstrap, "BLOCK", block)
     images = {"x": 16.0 ** np.arange(5), "n": np.ones(5)}
     parts = [{name: values[start : start + 2] for name, values in images.items()} for start in (0, 2, 4)]
     sums = resampled(themselves, parts, 5, resamples=4000)
     assert (sums["n"] == 5).all()
-    times = np.array([[int(total) // 16**place % 16 for place in range(5)] for total in sums["x"]])
+    times = np.array([[int(total) // 16**index % 16 for index in range(5)] for total in sums["x"]])
     assert (times.sum(1) == 5).all()
-    for place in range(5):  # each image is drawn Binomial(5, 1/5) times
+    for index in range(5):  # each image is drawn Binomial(5, 1/5) times
         expected = 4000 * stats.binom(5, 0.2).pmf(range(4))
-        found = [(times[:, place] == count).sum() for count in range(4)]
+        found = [(times[:, index] == count).sum() for count in range(4)]
         np.testing.assert_allclose(found, expected, atol=5 * np.sqrt(expected.max()))
     assert np.cov(times[:, 0], times[:, 4])[0, 1] == pytest.approx(-5 / 25, abs=0.06)
 
@@ -93,79 +92,58 @@ def test_the_same_seed_draws_the_same_images() -> None:
 
 
 def times_drawn(images: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each image is drawn, `(R, N)`: with rows of the identity as values, the sums spell it out."""
+    """How often each image is drawn, `(R, N)`: the sums of the rows of an identity matrix."""
     return resampled(themselves, [{"x": np.eye(images)}], images, resamples, seed)["x"]
 
 
-def one_draw_at_a_time(images: int, resamples: int, seed: int) -> np.ndarray:
-    """What `times_drawn` should be, by its definition: numbers of draws by block, then places in each block."""
-    random = np.random.default_rng(seed)
-    sizes = [min(256, images - start) for start in range(0, images, 256)]
-    numbers = random.multinomial(images, np.array(sizes) / images, size=resamples)
-    times = np.zeros((resamples, images), int)
-    for block, size in enumerate(sizes):
-        places = iter(random.integers(0, size, numbers[:, block].sum(), dtype=np.uint16))
-        for resample in range(resamples):
-            for place in islice(places, numbers[resample, block]):
-                times[resample, 256 * block + place] += 1
-    return times
+@pytest.mark.parametrize("images", [1, 256, 700])
+def test_the_number_of_draws_is_the_number_of_images_and_each_is_drawn_alike(
+    images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "BLOCK", 256)  # 1, 1 and 3 blocks
+    counts = times_drawn(images, 2000, seed=3)
+    assert (counts.sum(1) == images).all()
+    np.testing.assert_allclose(counts.mean(0), 1, atol=0.15)  # six standard errors
 
 
-@pytest.mark.parametrize("kept", [0, 64 * 2**20])
-@pytest.mark.parametrize("images", [1, 5, 256, 257, 700, 2500])
-def test_draws_are_those_of_the_definition(images: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resampling, "KEPT", kept)
-    expected = one_draw_at_a_time(images, 12, seed=3)
-    np.testing.assert_array_equal(times_drawn(images, 12, seed=3), expected)
-    np.testing.assert_array_equal(times_drawn(images, 12, seed=3), expected)
-
-
-def test_draws_stay_what_stored_intervals_were_made_from() -> None:
-    first = [[0, 0, 1, 0, 2, 2, 2, 1], [3, 2, 1, 0, 0, 0, 0, 2], [1, 1, 2, 1, 0, 1, 1, 1]]
-    np.testing.assert_array_equal(times_drawn(8, 3, seed=0), first)
-    many = times_drawn(600, 4, seed=0)  # three blocks
-    np.testing.assert_array_equal(many @ np.arange(600), [175191, 180866, 179011, 178754])
-    np.testing.assert_array_equal((many**2).sum(1), [1130, 1194, 1194, 1174])
-
-
-def test_kept_draws_give_what_new_ones_give_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_draws_give_what_new_ones_give_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((300, 4))
 
     def sums(seed: int) -> np.ndarray:
         return resampled(themselves, [{"x": values}], 300, 600, seed)["x"]
 
     with monkeypatch.context() as patch:
-        patch.setattr(resampling, "KEPT", 0)
+        patch.setattr(bootstrap, "MAX_CACHED_DRAWS", 0)
         expected = [sums(seed) for seed in range(3)]
-    assert resampling._kept_draws.cache_info().currsize == 0
+    assert bootstrap._cached_draws.cache_info().currsize == 0
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(sums, [0, 1, 2] * 6 + [2] * 6))
-    assert resampling._kept_draws.cache_info().hits > 0
-    for place, each in enumerate(found):
-        np.testing.assert_array_equal(each, expected[place % 3 if place < 18 else 2])
+    assert bootstrap._cached_draws.cache_info().hits > 0
+    for index, each in enumerate(found):
+        np.testing.assert_array_equal(each, expected[index % 3 if index < 18 else 2])
 
 
-def test_only_the_last_draws_are_kept_and_only_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resampling, "KEPT", 20_000)
-    for images, kept in ((51, 0), (50, 1), (40, 1)):
+def test_only_the_last_draws_are_cached_and_only_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "MAX_CACHED_DRAWS", 20_000)
+    for images, cached in ((51, 0), (50, 1), (40, 1)):
         times_drawn(images, 400, seed=0)
-        assert resampling._kept_draws.cache_info().currsize == kept
-    assert sum(each.nbytes for each in resampling._draws(40, 400, 0)) == 40 * 400
+        assert bootstrap._cached_draws.cache_info().currsize == cached
+    assert sum(each.nbytes for each in bootstrap._draws(40, 400, 0)) == 40 * 400
     times_drawn(40, 400, seed=0)
-    assert resampling._kept_draws.cache_info().hits == 2
+    assert bootstrap._cached_draws.cache_info().hits == 2
 
 
-def test_draws_of_a_large_split_are_made_some_images_at_a_time() -> None:
-    """Those of 100,000 images would take 1 GB."""
+def test_draws_of_a_large_split_are_made_one_block_at_a_time() -> None:
+    """All of them would take 200 MB."""
     tracemalloc.start()
     try:
-        first = next(iter(resampling._draws(100_000, 10_000, seed=0)))
+        first = next(iter(bootstrap._draws(100_000, 2_000, seed=0)))
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert first.shape == (10_000, 2048)
-    assert first.nbytes < held < peak < 200 * 2**20
-    assert resampling._kept_draws.cache_info().currsize == 0
+    assert first.shape == (2_000, 2048)
+    assert first.nbytes < held < peak < 20 * 2**20
+    assert bootstrap._cached_draws.cache_info().currsize == 0
 
 
 def distances(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -174,7 +152,7 @@ def distances(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def coverage(miscalibration: float) -> tuple[float, float]:
-    """How often the corrected and the plain percentile interval hold an ECE; 40 images, gaps that differ by 0.1."""
+    """Coverage of the corrected and the plain percentile interval of an ECE; 40 images whose gaps have std 0.1."""
     random = np.random.default_rng(3)
     corrected, plain = 0, 0
     for _ in range(200):
@@ -187,22 +165,22 @@ def coverage(miscalibration: float) -> tuple[float, float]:
     return corrected / 200, plain / 200
 
 
-def test_the_correction_mends_the_coverage_of_distances_that_chance_enlarges() -> None:
-    """Near the noise floor, 0.0126 here, plain intervals lie far too high; the correction takes most of that away."""
+def test_the_bias_correction_restores_most_of_the_coverage_near_the_noise_floor() -> None:
+    """The noise floor is 0.0126. Plain percentile intervals lie far too high there."""
     corrected, plain = coverage(0.01)
     assert plain < 0.3
     assert corrected > 0.65
     assert min(coverage(0.05)) > 0.85
 
 
-def test_an_interval_is_defined_however_far_the_figure_lies_from_its_resamples() -> None:
+def test_an_interval_is_defined_for_a_value_far_from_its_resamples() -> None:
     values = np.linspace(0.1, 0.2, 1000)
     for value in (0.0, 0.1, 0.2, 0.3):
         low, high = interval(values, value)
         assert 0.1 <= low < high <= 0.2
 
 
-def test_a_figure_that_is_not_defined_has_no_interval() -> None:
+def test_an_undefined_metric_has_no_interval() -> None:
     found = resampled(lambda sums: {"x": sums["x"] * np.nan}, [{"x": np.ones(4)}], 4, resamples=10)["x"]
     assert np.isnan(interval(found, np.nan)).all()
     assert resampled(shares, [], 0) == {}
@@ -220,7 +198,7 @@ def test_p_value_is_the_level_at_which_the_interval_touches_0() -> None:
     assert p_value(np.full(9_999, 0.1), 0.1) == 2 / 10_000
 
 
-def test_equal_networks_are_told_apart_about_as_seldom_as_promised() -> None:
+def test_equal_models_are_distinguished_at_about_the_nominal_rate() -> None:
     random = np.random.default_rng(2)
     found = 0
     for _ in range(300):

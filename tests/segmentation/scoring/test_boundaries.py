@@ -35,7 +35,7 @@ def test_the_band_of_a_disk_equals_scipy_s_chessboard_distance() -> None:
     np.testing.assert_array_equal(boundary_band(torch.from_numpy(disk.astype(np.uint8))[None], 4)[0], expected)
 
 
-def test_the_edge_of_the_picture_is_no_boundary_and_width_0_is_no_band() -> None:
+def test_the_image_border_is_no_boundary_and_width_0_gives_no_band() -> None:
     assert not boundary_band(torch.full((1, 9, 9), 4, dtype=torch.uint8), 3).any()
     labels = torch.tensor([[[0, 0, 1, 1]]], dtype=torch.uint8)
     assert not boundary_band(labels, 0).any()

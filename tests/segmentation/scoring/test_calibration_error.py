@@ -1,4 +1,4 @@
-"""Every calibration figure against a hand calculation, raw pixels in place of histograms, or another library."""
+"""Every calibration metric compared with a hand calculation, raw pixels instead of histograms, or another library."""
 
 import math
 
@@ -14,7 +14,7 @@ FINE = 600
 
 
 def pixels(seed: int = 0, count: int = 50_000, sharpness: float = 1.3) -> tuple[np.ndarray, np.ndarray]:
-    """Confidences over all of (0, 1], and whether each is right: over-confident at the top."""
+    """Confidences in (0, 1] and whether each is correct; over-confident at the top."""
     random = np.random.default_rng(seed)
     confidence = random.beta(5, 2, count)
     return confidence, random.random(count) < confidence**sharpness
@@ -22,12 +22,12 @@ def pixels(seed: int = 0, count: int = 50_000, sharpness: float = 1.3) -> tuple[
 
 def histogram(confidence: np.ndarray, correct: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count, gap and correct of bins `(a, b]`, by numpy alone."""
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    count, right = np.bincount(place, minlength=bins), np.bincount(place, correct, bins)
-    return count, right - np.bincount(place, confidence, bins), right
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count, right = np.bincount(index, minlength=bins), np.bincount(index, correct, bins)
+    return count, right - np.bincount(index, confidence, bins), right
 
 
-def test_figures_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     # two bins: 4 pixels with 3 right at confidence 0.5 (gap +1), 6 pixels with 3 right at 0.9 (gap -2.4)
     count, gap = np.array([4, 6]), np.array([3 - 2.0, 3 - 5.4])
     assert calibration.ece(count, gap) == pytest.approx(3.4 / 10)
@@ -36,22 +36,22 @@ def test_figures_by_hand() -> None:
     assert calibration.confidence_gap(count, gap) == pytest.approx(-1.4 / 10)
 
 
-def test_leading_axes_are_figures_of_their_own() -> None:
+def test_leading_axes_are_independent() -> None:
     random = np.random.default_rng(0)
     count = random.integers(0, 20, (3, 4, 60))
     correct = random.binomial(count, 0.6)
     gap = correct - count * np.linspace(0, 1, 60)
-    for figure, arguments in (
+    for metric, arguments in (
         (calibration.ece, (count, gap)), (calibration.mce, (count, gap)), (calibration.rmsce, (count, gap)),
         (calibration.confidence_gap, (count, gap)), (calibration.adaptive_ece, (count, gap)),
         (calibration.area_under_risk_coverage, (count, correct)),
     ):  # fmt: skip
-        found = figure(*arguments)
+        found = metric(*arguments)
         assert found.shape == (3, 4)
-        assert found[1, 2] == pytest.approx(figure(*(array[1, 2] for array in arguments)))
+        assert found[1, 2] == pytest.approx(metric(*(array[1, 2] for array in arguments)))
 
 
-def test_nothing_measured_is_no_number() -> None:
+def test_without_pixels_every_metric_is_nan() -> None:
     none = np.zeros(FINE)
     for value in (
         calibration.ece(none, none), calibration.mce(none, none), calibration.rmsce(none, none),
@@ -72,7 +72,7 @@ def test_adaptive_ece_equals_sorting_all_pixels_into_bins_of_equal_size(bins: in
     assert calibration.adaptive_ece(count, gap, bins) == pytest.approx(expected, abs=2e-4)
 
 
-def test_adaptive_ece_shares_out_a_bin_that_holds_more_than_its_part() -> None:
+def test_adaptive_ece_divides_a_fine_bin_with_many_pixels() -> None:
     # 8 pixels of one fine bin with gap -1.6 fill the upper two of two bins of 5: 5 of them, and 3 with the rest
     count, gap = np.zeros(FINE), np.zeros(FINE)
     count[[300, 599]], gap[[300, 599]] = [2, 8], [0.5, -1.6]
@@ -129,23 +129,23 @@ def test_debiasing_is_kumar_s_for_images_of_one_pixel_and_one_confidence_a_bin()
     """Their estimator of the squared error: subtract accuracy (1 - accuracy) / (n - 1) in each bin."""
     random = np.random.default_rng(3)
     levels = np.array([0.25, 0.75, 0.95])
-    place = random.integers(0, 3, 300)
-    correct = random.random(300) < levels[place]
+    index = random.integers(0, 3, 300)
+    correct = random.random(300) < levels[index]
     count = np.zeros((300, 10))
     bins = np.ceil(levels * 10).astype(int) - 1
-    count[np.arange(300), bins[place]] = 1
-    gap = count * (correct - levels[place])[:, None]
+    count[np.arange(300), bins[index]] = 1
+    gap = count * (correct - levels[index])[:, None]
     _, rmsce = calibration.debiased(count.sum(0), gap.sum(0), calibration.moments(count, gap).sum(0))
     expected = 0.0
-    for level, index in zip(levels, range(3), strict=True):
-        right = correct[place == index]
+    for level, number in zip(levels, range(3), strict=True):
+        right = correct[index == number]
         accuracy, n = right.mean(), len(right)
         expected += n / 300 * ((accuracy - level) ** 2 - accuracy * (1 - accuracy) / (n - 1))
     assert rmsce == pytest.approx(math.sqrt(max(expected, 0)), abs=1e-12)
 
 
 def many_splits(miscalibration: float, splits: int = 400, images: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Count and gap `(splits, images, 10)` of images whose pixels share a mood: right or wrong together."""
+    """Count and gap `(splits, images, 10)` of images whose pixels are correct or wrong together."""
     random = np.random.default_rng(0)
     count = random.integers(50, 200, (splits, images, 10)).astype(float)
     mood = random.normal(0, 0.15, (splits, images, 1))
@@ -153,7 +153,7 @@ def many_splits(miscalibration: float, splits: int = 400, images: int = 40) -> t
 
 
 @pytest.mark.parametrize("miscalibration", [0.0, 0.01])
-def test_debiasing_takes_away_what_chance_adds(miscalibration: float) -> None:
+def test_debiasing_removes_sampling_noise(miscalibration: float) -> None:
     count, gap = many_splits(miscalibration)
     pooled = count.sum(1), gap.sum(1)
     ece, rmsce = calibration.debiased(*pooled, calibration.moments(count, gap).sum(1))
@@ -161,8 +161,8 @@ def test_debiasing_takes_away_what_chance_adds(miscalibration: float) -> None:
         assert abs(debiased.mean() - miscalibration) < 0.75 * abs(plain.mean() - miscalibration)
 
 
-def test_the_debiased_square_is_right_on_average() -> None:
-    """Where it need not be cut off at 0: plain squares are too large by the variance, debiased ones are not."""
+def test_the_debiased_square_is_unbiased() -> None:
+    """Without clipping at 0, plain squares are too large by the variance and debiased ones are not."""
     count, gap = many_splits(0.1)
     pooled = count.sum(1), gap.sum(1)
     _, rmsce = calibration.debiased(*pooled, calibration.moments(count, gap).sum(1))
@@ -179,7 +179,7 @@ def test_folded_normal_mean_equals_scipy_s() -> None:
         assert found == pytest.approx(expected, abs=1e-7)
 
 
-def test_chance_ece_is_the_ece_of_resamples_after_the_split_s_own_gaps_are_taken_away() -> None:
+def test_chance_ece_is_the_ece_after_subtracting_the_gaps_of_the_split() -> None:
     split_count, split_gap = np.array([10, 0, 30]), np.array([2.0, 0, -6.0])
     assert calibration.chance_ece(split_count, split_gap, split_count, split_gap) == 0
     found = calibration.chance_ece(np.array([12, 0, 28]), np.array([3.0, 0, -5.0]), split_count, split_gap)

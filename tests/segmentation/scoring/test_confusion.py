@@ -66,7 +66,7 @@ def test_merging_equals_one_pass() -> None:
     assert first.counts.tolist() == confusion_of(predicted, labels).counts.tolist()
 
 
-def test_without_pixels_nothing_is_a_number() -> None:
+def test_without_pixels_all_metrics_are_nan() -> None:
     confusion = confusion_of(torch.zeros(1, 2, 2, dtype=torch.int64), torch.full((1, 2, 2), 255))
     assert all(
         math.isnan(v) for v in (confusion.pixel_accuracy(), confusion.mean_iou(), confusion.mean_class_accuracy())

@@ -1,4 +1,4 @@
-"""Each convention against the installed tool it is named after, a literal loop, hand calculations, and its own page."""
+"""Conventions compared with the installed tools, a loop, calculations by hand, and their page."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ from netcal.metrics import ECE
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from segmentation.errors import InputError
-from segmentation.scoring.conventions import CONVENTIONS, ece, place
+from segmentation.scoring.conventions import CONVENTIONS, assign, ece
 from segmentation.scoring.reliability import Reliability
 from segmentation.scoring.softmax import pixel_predictions
 from tests.conftest import PROJECT
@@ -31,7 +31,7 @@ def of_netcal(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
 
 
 def of_starter_code(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
-    """As students get it, a pixel at a time."""
+    """The code of the exercise, one pixel at a time."""
     total = 0.0
     for k in range(bins):
         lower, upper = k / bins, (k + 1) / bins
@@ -87,11 +87,11 @@ def test_random_confidences(convention: str, bins: int, dtype: type) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("bins", [10, 15])
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_every_edge_and_its_neighbours_are_in_the_bin_the_tool_puts_them_in(
-    convention: str, bins: int, dtype: type
-) -> None:
-    """A pixel and one of each bin's middle, one right and one wrong, tell by the ECE whether they share a bin."""
-    for value, middle in itertools.product(edges_and_neighbours(bins, dtype), (np.arange(bins) + 0.5) / bins):
+def test_every_edge_and_its_neighbours_are_in_the_tool_s_bin(convention: str, bins: int, dtype: type) -> None:
+    """A correct and a wrong pixel have another ECE if they share a bin: an edge, and the middles of bins beside it."""
+    middles = (np.arange(bins) + 0.5) / bins
+    pairs = itertools.product(edges_and_neighbours(bins, dtype), middles)
+    for value, middle in ((value, middle) for value, middle in pairs if abs(value - middle) < 1.6 / bins):
         confidence, correct = np.array([value, middle], dtype), np.array([value < 0.5, value >= 0.5])
         expected = TOOLS[convention](confidence, correct, bins)
         ours = ece(confidence, correct, bins, convention)
@@ -154,11 +154,11 @@ def test_torchmetrics_multiclass_rounds_float64_to_float32_first() -> None:
     assert abs(ece(confidence, correct, 15, "torchmetrics") - theirs) > 0.01
 
 
-def test_where_zero_an_edge_and_one_go() -> None:
+def test_bins_of_zero_an_edge_and_one() -> None:
     confidence = torch.tensor([0.0, 0.5, 1.0])
-    bins = {name: place(confidence, 10, name).averaged_in.tolist() for name in CONVENTIONS}
+    bins = {name: assign(confidence, 10, name).averaged_in.tolist() for name in CONVENTIONS}
     assert bins == {"(a, b]": [0, 4, 9], "torchmetrics": [0, 5, 10], "netcal": [0, 5, 9], "starter-code": [0, 5, -1]}
-    assert place(confidence, 10, "netcal").confidence[-1] == 1 - np.finfo(np.float32).eps
+    assert assign(confidence, 10, "netcal").confidence[-1] == 1 - np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize(("value", "averaged_in"), [(0.7, 7), (0.9, 9)])
@@ -166,7 +166,7 @@ def test_netcal_weighs_a_float32_confidence_in_another_bin_than_it_averages_it_i
     value: float, averaged_in: int
 ) -> None:
     confidence, correct = np.full(4, value, np.float32), np.array([True, False, False, False])
-    placement = place(confidence, 10, "netcal")
+    placement = assign(confidence, 10, "netcal")
     assert (placement.averaged_in[0], placement.weighed_in[0]) == (averaged_in, averaged_in - 1)
     assert of_netcal(confidence, correct, 10) == ece(confidence, correct, 10, "netcal") == 0
     assert ece(confidence, correct) == pytest.approx(value - 0.25, abs=1e-7)
@@ -183,7 +183,7 @@ def test_netcal_takes_the_top_label_only_where_three_labels_occur() -> None:
 
 def test_torchmetrics_has_the_edge_3_15_above_it_in_float32() -> None:
     confidence, correct = np.array([0.17, 0.2, 0.25, 0.9], np.float32), np.array([True, False, False, True])
-    assert {name: place(confidence, 15, name).averaged_in[1] for name in CONVENTIONS} == {
+    assert {name: assign(confidence, 15, name).averaged_in[1] for name in CONVENTIONS} == {
         "(a, b]": 2,
         "torchmetrics": 2,
         "netcal": 3,
@@ -213,18 +213,18 @@ def test_torchmetrics_counts_stop_at_2_to_the_24() -> None:
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_without_pixels_there_is_no_number(convention: str, dtype: type) -> None:
+def test_without_pixels_the_ece_is_nan(convention: str, dtype: type) -> None:
     assert math.isnan(ece(np.zeros(0, dtype), np.zeros(0, bool), 10, convention))
 
 
-def test_without_pixels_torchmetrics_has_no_number_and_netcal_refuses() -> None:
+def test_without_pixels_torchmetrics_gives_nan_and_netcal_raises() -> None:
     assert math.isnan(of_torchmetrics(np.zeros(0, np.float32), np.zeros(0, bool), 10))
     with pytest.raises(AssertionError, match="No samples provided"):
         of_netcal(np.zeros(0, np.float32), np.zeros(0, bool), 10)
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_arrays_and_tensors_give_the_same_and_stay_as_they_are(convention: str) -> None:
+def test_arrays_and_tensors_give_the_same_and_are_not_changed(convention: str) -> None:
     confidence, correct = pixels(1000, np.float32)
     confidence[:2] = 0, 1
     confidence.setflags(write=False)
@@ -235,14 +235,14 @@ def test_arrays_and_tensors_give_the_same_and_stay_as_they_are(convention: str) 
 
 
 def test_an_unknown_convention_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(InputError, match="convention='torchmetric' is not known. Did you mean 'torchmetrics'?"):
+    with pytest.raises(InputError, match="convention='torchmetric'.*'torchmetrics'"):
         ece(np.zeros(1), np.zeros(1, bool), convention="torchmetric")
 
 
 @pytest.mark.parametrize(
     ("confidence", "correct", "bins", "message"),
     [
-        (np.zeros(2), np.zeros(2, bool), 0, "bins=0 is not 1 or more"),
+        (np.zeros(2), np.zeros(2, bool), 0, "bins=0"),
         (np.zeros((2, 2)), np.zeros((2, 2), bool), 10, "must be float32 or float64 (N,), not float64 (2, 2)"),
         (torch.zeros(2).bfloat16(), np.zeros(2, bool), 10, "not torch.bfloat16 (2,)"),
         (np.zeros(2), np.zeros(3, bool), 10, "correct must be bool (2,), not bool (3,)"),
@@ -251,7 +251,9 @@ def test_an_unknown_convention_is_refused_with_the_nearest_one() -> None:
         (np.array([0.5, np.nan]), np.zeros(2, bool), 10, "confidence nan is not in [0, 1]"),
     ],
 )
-def test_what_does_not_fit_is_refused(confidence: np.ndarray, correct: np.ndarray, bins: int, message: str) -> None:
+def test_wrong_shapes_types_and_values_are_refused(
+    confidence: np.ndarray, correct: np.ndarray, bins: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         ece(confidence, correct, bins)
 

@@ -1,4 +1,4 @@
-"""The compiled pass counts what torch counts in float64, whatever the classes, the memory format and the threads."""
+"""Counts by numba equal those by torch in float64, for any classes, memory format and number of threads."""
 
 import math
 
@@ -7,25 +7,24 @@ import pytest
 import torch
 
 from segmentation.scoring.boundaries import boundary_band
-from segmentation.scoring.compiled_counting import _exp, count_images
-from segmentation.scoring.counting import columns, count_pixels, count_right
+from segmentation.scoring.counting import _exp, columns, count_correct, count_images, count_pixels
 
 EXACT = ("pixels", "confusion", "true_count", "true_correct", "predicted_count", "predicted_correct")
 
 
 def batch(images: int, classes: int, height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a network that is right more often than not, and masks with void in them."""
+    """Logits of a model that is mostly correct, and masks with void pixels."""
     random = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(images, classes, height, width, generator=random)
     masks = torch.randint(0, classes, (images, height, width), generator=random)
-    sure = torch.rand(masks.shape, generator=random) < 0.6
-    masks = torch.where(sure, logits.argmax(1), masks).to(torch.uint8)
+    kept = torch.rand(masks.shape, generator=random) < 0.6
+    masks = torch.where(kept, logits.argmax(1), masks).to(torch.uint8)
     masks[torch.rand(masks.shape, generator=random) < 0.1] = 255
     return logits, masks
 
 
 def assert_alike(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Equal, but for a pixel or two whose confidence is on the edge of a fine bin."""
+    """Equal, except for a pixel or two whose confidence is on the edge of a fine bin."""
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         assert found[name].shape == values.shape, name
@@ -63,7 +62,7 @@ def test_threads_share_images_or_parts_of_one(threads: int) -> None:
     assert_alike(first, {name: values[:1] for name, values in expected.items()})
 
 
-def test_columns_are_what_is_counted() -> None:
+def test_columns_match_the_counted_arrays() -> None:
     counted = count_pixels(*batch(2, 5, 8, 8), torch.zeros(2, 8, 8, dtype=torch.bool))
     assert {name: shape for name, (_, shape) in columns(5).items()} == {
         name: counted[name].shape[1:] for name in columns(5)
@@ -77,12 +76,12 @@ def test_of_equal_logits_the_lowest_class_is_the_most_probable() -> None:
     logits[0, 0] -= 1
     counted = count_pixels(logits, masks, torch.zeros(1, 1, 4, dtype=torch.bool))
     assert counted["confusion"][0].tolist() == [[0, 1, 0], [0, 1, 0], [0, 1, 0]]
-    assert count_right(logits, masks) == count_right(logits.double(), masks) == 1
+    assert count_correct(logits, masks) == count_correct(logits.double(), masks) == 1
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("index", [0, 3])
-def test_a_logit_that_is_no_number_is_not_hidden(value: float, index: int) -> None:
+def test_a_logit_that_is_not_finite_makes_the_loss_nan(value: float, index: int) -> None:
     logits, masks = batch(1, 4, 4, 4)
     masks[:] = 1
     logits[0, index, 2, 2] = value
@@ -91,7 +90,7 @@ def test_a_logit_that_is_no_number_is_not_hidden(value: float, index: int) -> No
     assert counted["count"].sum() == 16
 
 
-def test_a_class_that_is_ruled_out_costs_infinitely_much() -> None:
+def test_a_true_class_of_probability_0_has_an_infinite_loss() -> None:
     logits, masks = torch.zeros(1, 3, 1, 1), torch.zeros(1, 1, 1, dtype=torch.uint8)
     logits[0, 0] = -math.inf
     counted = count_pixels(logits, masks, torch.zeros(1, 1, 1, dtype=torch.bool))
@@ -105,11 +104,12 @@ def test_many_classes_do_not_overflow_a_product() -> None:
     assert counts.loss_and_brier[0, 0] == pytest.approx(1600 * math.log(255), rel=1e-9)
 
 
-def test_right_pixels_are_those_on_the_diagonal() -> None:
+def test_correct_pixels_equal_comparing_with_argmax() -> None:
     logits, masks = batch(4, 11, 19, 23)
     expected = (logits.argmax(1) == masks).sum()
-    assert count_right(logits, masks) == count_right(logits.to(memory_format=torch.channels_last), masks) == expected
-    assert count_right(logits.bfloat16(), masks) == (logits.bfloat16().argmax(1) == masks).sum()
+    assert count_correct(logits, masks) == expected
+    assert count_correct(logits.to(memory_format=torch.channels_last), masks) == expected
+    assert count_correct(logits.bfloat16(), masks) == (logits.bfloat16().argmax(1) == masks).sum()
 
 
 def test_exponential_is_within_two_units_in_the_last_place() -> None:

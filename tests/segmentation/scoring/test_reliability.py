@@ -1,4 +1,4 @@
-"""ECE and its histograms against hand calculations, a brute-force loop and torchmetrics."""
+"""ECE and its histograms compared with calculations by hand, a loop and torchmetrics."""
 
 import math
 from fractions import Fraction
@@ -22,17 +22,17 @@ def batch(seed: int = 0, images: int = 6, classes: int = 5, side: int = 9) -> tu
 
 
 def brute_force_ece(logits: torch.Tensor, labels: torch.Tensor, bins: int) -> float:
-    """The definition, a pixel at a time, with float32 edges."""
+    """The definition, one pixel at a time, with float32 edges."""
     edges = [np.float32(k / bins) for k in range(bins + 1)]
     table = [[0, 0.0, 0] for _ in range(bins)]
     probabilities = logits.float().softmax(1)
     for image, row, column in np.argwhere(labels.numpy() != 255):
         p = probabilities[image, :, row, column].numpy()
         confidence = p.max()
-        place = next(k for k in range(bins) if confidence <= edges[k + 1] or k == bins - 1)
-        table[place][0] += 1
-        table[place][1] += float(confidence)
-        table[place][2] += int(p.argmax() == labels[image, row, column].item())
+        position = next(k for k in range(bins) if confidence <= edges[k + 1] or k == bins - 1)
+        table[position][0] += 1
+        table[position][1] += float(confidence)
+        table[position][2] += int(p.argmax() == labels[image, row, column].item())
     pixels = sum(count for count, _, _ in table)
     return sum(abs(right - total) for _, total, right in table) / pixels
 
@@ -82,17 +82,17 @@ def test_ece_by_hand() -> None:
     assert bins.accuracy[[5, 9]].tolist() == [0.5, 1.0]
     assert bins.signed_gap() == pytest.approx((3 - 3.08) / 4, abs=1e-7)
     assert math.isnan(bins.accuracy[0])
-    assert bins.share.sum() == pytest.approx(1)
+    assert bins.fraction.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("k", range(11))
-def test_an_edge_belongs_to_the_bin_below_it_and_its_neighbours_to_their_own(k: int, dtype: torch.dtype) -> None:
+def test_an_edge_belongs_to_the_bin_below_it(k: int, dtype: torch.dtype) -> None:
     edge = torch.tensor(k / 10, dtype=dtype)
     below = torch.nextafter(edge, torch.tensor(0.0, dtype=dtype)) if k else edge
     above = torch.nextafter(edge, torch.tensor(1.0, dtype=dtype)) if k < 10 else edge
-    places = [int(of_confidences([v.item()], [True], dtype).bins().count.argmax()) for v in (below, edge, above)]
-    assert places == [max(k - 1, 0), max(k - 1, 0), min(k, 9)]
+    indices = [int(of_confidences([v.item()], [True], dtype).bins().count.argmax()) for v in (below, edge, above)]
+    assert indices == [max(k - 1, 0), max(k - 1, 0), min(k, 9)]
 
 
 @pytest.mark.parametrize("bins", [10, 12, 15, 20, 24, 25, 30, 600])
@@ -105,7 +105,7 @@ def test_fine_bins_add_up_exactly_to_coarse_ones(bins: int) -> None:
     assert counts.tolist() == expected
 
 
-def test_confidence_one_from_logits_is_in_the_last_bin_and_not_lost() -> None:
+def test_confidence_1_is_in_the_last_bin() -> None:
     logits = torch.zeros(1, 21, 2, 2)
     logits[:, 4] = 60.0
     labels = torch.tensor([[[4, 4], [4, 0]]])
@@ -114,15 +114,15 @@ def test_confidence_one_from_logits_is_in_the_last_bin_and_not_lost() -> None:
     assert reliability.ece() == 0.25
 
 
-def test_void_pixels_count_nowhere() -> None:
+def test_void_pixels_are_not_counted() -> None:
     logits, labels = batch()
     changed = torch.where((labels == 255)[:, None], 10 * torch.randn_like(logits), logits)
     assert reliability_of(changed, labels).ece() == reliability_of(logits, labels).ece()
     assert reliability_of(logits, labels).bins().count.sum() == (labels != 255).sum()
 
 
-def test_the_same_image_counts_once_however_often_it_comes() -> None:
-    """As it comes from a distributed sampler, which fills up the last batch with images it has already given."""
+def test_a_repeated_image_counts_once() -> None:
+    """A distributed sampler repeats images to fill the last batch."""
     logits, labels = batch()
     first, second = Reliability(), Reliability()
     first.update(logits[[4, 0, 2]], labels[[4, 0, 2]], [4, 0, 2])
@@ -170,7 +170,7 @@ def test_order_of_images_and_pixels_does_not_change_the_ece() -> None:
     logits, labels = batch()
     expected = reliability_of(logits, labels).ece()
     assert reliability_of(logits.flip(0), labels.flip(0)).ece() == pytest.approx(expected, abs=1e-12)
-    # torch's vectorised exp may round a pixel differently by its place in memory, by one float32 unit
+    # torch's vectorised exp may round a pixel differently by its position in memory, by one float32 unit
     assert reliability_of(logits.flip(2, 3), labels.flip(1, 2)).ece() == pytest.approx(expected, abs=1e-7)
 
 
@@ -183,7 +183,7 @@ def test_half_precision_logits_give_the_ece_of_the_same_values_in_float32(dtype:
 
 
 def test_more_pixels_than_float32_can_count() -> None:
-    """24 million pixels of one confidence, 3/4 of them right: a float32 sum would stop at 2**24."""
+    """24 million pixels of one confidence, 3/4 of them correct: a float32 sum would stop at 2**24."""
     side, images = 1000, 24
     logits = torch.zeros(1, 2, side, side)
     logits[:, 0] = math.log(4)  # confidence 0.8
@@ -199,8 +199,8 @@ def test_more_pixels_than_float32_can_count() -> None:
     assert bins.ece() == pytest.approx(0.05, abs=1e-6)
 
 
-def test_nothing_guesses_whether_it_is_given_probabilities() -> None:
-    """torchmetrics takes values that all lie in [0, 1] for probabilities. Logits may lie there too, and are logits."""
+def test_logits_between_0_and_1_are_still_logits() -> None:
+    """torchmetrics treats values that are all in [0, 1] as probabilities."""
     logits, labels = batch()
     small = 0.1 * logits.sigmoid()
     assert reliability_of(small, labels).ece() == pytest.approx(brute_force_ece(small, labels, 10), abs=1e-6)
@@ -220,7 +220,7 @@ def test_histograms_are_kept_for_each_image() -> None:
 
 @pytest.mark.parametrize("bins", [10, 15, 600])
 def test_bins_of_every_edge_and_its_float_neighbours(bins: int) -> None:
-    """Against exact fractions: the edge k/n, as a float32, belongs to the bin below it."""
+    """Compared with exact fractions: the edge k/n in float32 belongs to the bin below it."""
     for k in range(1, bins):
         edge = np.float32(k / bins)
         values = torch.tensor([np.nextafter(edge, np.float32(0)), edge, np.nextafter(edge, np.float32(1))])

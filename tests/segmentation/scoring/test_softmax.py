@@ -64,7 +64,7 @@ def test_memory_layout_does_not_matter() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_the_logits_are_left_as_they_were() -> None:
+def test_the_logits_are_not_modified() -> None:
     logits, labels = random_batch()
     before = logits.clone()
     pixel_predictions(logits, labels)
@@ -77,11 +77,11 @@ def test_the_logits_are_left_as_they_were() -> None:
         (torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), r"\(B, C, H, W\)"),
         (torch.zeros(1, 2, 3, 3, dtype=torch.int64), torch.zeros(1, 3, 3, dtype=torch.int64), "floating point"),
         (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 4, dtype=torch.int64), r"\(1, 3, 3\)"),
-        (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), "whole numbers"),
-        (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 2), "label 2 is not below 2"),
+        (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), "integers"),
+        (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 2), "label 2 is neither below 2"),
         (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), -1), "label -1"),
     ],
 )
-def test_what_does_not_fit_is_refused(logits: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+def test_wrong_shapes_types_and_labels_are_refused(logits: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pixel_predictions(logits, labels)

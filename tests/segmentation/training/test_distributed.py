@@ -26,7 +26,7 @@ from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.errors import DivergedError, InputError
 from segmentation.models.segmenter import Segmenter, build
-from segmentation.scoring.evaluate import Scores
+from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints, distributed
 from segmentation.training.distributed import Team
 from segmentation.training.loop import Data, _Training, follow, merge_all, train

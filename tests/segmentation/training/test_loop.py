@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from segmentation.data import load_split
 from segmentation.errors import DivergedError, InputError
 from segmentation.models.segmenter import Segmenter, build
-from segmentation.scoring.evaluate import Scores
+from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints
 from segmentation.training.augmentation import Augmentation
 from segmentation.training.loop import Data, Epoch, train

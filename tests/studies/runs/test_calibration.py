@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation.calibration import calibrators as recalibration
-from segmentation.calibration.calibrators import METHODS, Fit
+from segmentation.calibration.calibrators import METHODS
+from segmentation.calibration.fitting import Fit
 from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.data.batches import in_order
 from segmentation.errors import InputError
 from segmentation.scoring.bootstrap import interval
-from segmentation.scoring.evaluate import Scores, score
+from segmentation.scoring.evaluate import score
+from segmentation.scoring.scores import Scores
 from studies.config import CalibrateConfig, CompareConfig, EvaluateConfig
 from studies.models import loading as model_store
 from studies.runs.calibration import REFITS, changed, run_calibration
@@ -206,7 +207,7 @@ def test_intervals_of_changes_are_those_of_fitting_anew_and_scoring_anew() -> No
 
     def refit(chosen: np.ndarray) -> Fit:
         batch = fitting[0][chosen], images, fitting[1][chosen]
-        return recalibration.fit("temperature", lambda: [batch], 3)
+        return fitting.fit("temperature", lambda: [batch], 3)
 
     def at(temperature: float) -> torch.Tensor:
         return scored_split[0] / temperature

@@ -18,8 +18,9 @@ from segmentation.data import load_split
 from segmentation.data.batches import in_order
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
-from segmentation.scoring.evaluate import load_scores, score
+from segmentation.scoring.evaluate import score
 from segmentation.scoring.reliability import Reliability
+from segmentation.scoring.scores import load_scores
 from segmentation.training import checkpoints
 from studies.config import EvaluateConfig, TrainConfig
 from studies.models import loading as model_store

@@ -16,14 +16,14 @@ from scipy import stats
 
 from segmentation.classes import Classes
 from segmentation.errors import InputError
+from segmentation.metrics import COMPARED
 from segmentation.scoring.bootstrap import Interval, holm, p_value
-from segmentation.scoring.evaluate import Scores, common_classes
+from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
 from studies.config import CompareConfig, EvaluateConfig
 from studies.runs.comparison import run_comparison
 from studies.runs.evaluation import run_evaluation
 from studies.scores.comparison import (
-    COMPARED,
     Contestant,
     Difference,
     Pair,
