@@ -51,8 +51,8 @@ def catch() -> dict[int, Any]:
     return {number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
-def answer_all(handler: signal.Handlers) -> None:
-    """Let all of these signals do the same: what they would by default, or nothing."""
+def set_all(handler: signal.Handlers) -> None:
+    """Set the same handler for all of these signals: the default one, or none."""
     for number in SIGNALS:
         signal.signal(number, handler)
 
