@@ -16,7 +16,7 @@ import torch
 from segmentation.config import TrainingConfig
 from segmentation.data import Split, load_split
 from segmentation.data.batches import in_order, index_batches
-from segmentation.devices import copied, deterministic, memory_format, resolve_device
+from segmentation.devices import copied, deterministic, resolve_device
 from segmentation.errors import DivergedError, InputError
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
@@ -141,7 +141,6 @@ def _epochs(
     if len(data.train) < group.size:
         raise InputError(f"{len(data.train)} training images are too few for {group.size} processes")
     device = resolve_device(config.device, group.local_rank, group.local_size)
-    model.to(device).to(memory_format=memory_format(device, config.channels_last))
     step = TrainingStep(model, config, device, group)
     finished_epochs, best_epoch, best_value = 0, 0, math.nan
     if start is not None:

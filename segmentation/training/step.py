@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 from segmentation.data.batches import index_batches
-from segmentation.devices import autocast, copied, resolve_precision
+from segmentation.devices import autocast, copied, memory_format, resolve_precision
 from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.counting import count_right
@@ -26,7 +26,7 @@ class TrainingStep:
     """Optimizer, gradient scaler and gradient averaging of one rank; calling it trains on one batch."""
 
     def __init__(self, model: Segmenter, config: TrainingConfig, device: torch.device, group: ProcessGroup) -> None:
-        self.model = model
+        self.model = model.to(device).to(memory_format=memory_format(device, config.channels_last))
         self.config = config
         self.device = device
         self.group = group
