@@ -20,7 +20,7 @@ from segmentation.training import checkpoints, launch
 from segmentation.training.loop import Epoch, train, train_rank
 from studies.config import TrainConfig
 from tests.conftest import PROJECT
-from tests.segmentation.training.ranks import TIMED, prepared, two_rank_values
+from tests.segmentation.training.models import TIMED, prepared, two_rank_values
 
 SECONDS_TO_END = 20.0
 """On a machine that is busy with other tests; on an idle one it takes a tenth of a second."""
@@ -89,7 +89,7 @@ RANK_0 = """
 import json, multiprocessing, sys
 from studies.config import TrainConfig
 from segmentation.training.loop import train
-from tests.segmentation.training.ranks import prepared
+from tests.segmentation.training.models import prepared
 
 if __name__ == "__main__":
     config = TrainConfig(**json.loads(sys.argv[1]))
@@ -121,7 +121,7 @@ import json, sys
 from segmentation.training import launch
 from segmentation.training.loop import train, train_rank
 from studies.config import TrainConfig
-from tests.segmentation.training.ranks import prepared
+from tests.segmentation.training.models import prepared
 
 config = TrainConfig(**json.loads(sys.argv[1]))
 if launch.launched_rank() > 0:

@@ -21,7 +21,7 @@ from segmentation.training.loop import _epochs, _train_epoch, merge_scores
 from segmentation.training.process_group import ProcessGroup
 from segmentation.training.step import TrainingStep
 from studies.config import TrainConfig
-from tests.segmentation.training.ranks import TIMED, hold_batch_norm, prepared, two_rank_values
+from tests.segmentation.training.models import TIMED, hold_batch_norm, prepared, two_rank_values
 
 LABELS = Classes.named("a", "b", "c")
 CPU = torch.device("cpu")
