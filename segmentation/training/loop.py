@@ -16,7 +16,7 @@ import torch
 from segmentation.config import TrainingConfig
 from segmentation.data import Split, load_split
 from segmentation.data.batches import in_order, index_batches
-from segmentation.devices import copied, deterministic, resolve_device
+from segmentation.devices import deterministic, resolve_device, to_device
 from segmentation.errors import DivergedError, InputError
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
@@ -261,7 +261,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
     shard = group.shard(np.arange(len(val)))
     with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard)) as bar:
         for indices in index_batches(shard, max(1, config.batch_size // group.size)):
-            images, masks = copied(device, *val.gather(indices))
+            images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())
             bar.update(len(indices))
     merge_scores(scores, group)

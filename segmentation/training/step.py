@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 from segmentation.data.batches import index_batches
-from segmentation.devices import autocast, copied, memory_format, resolve_precision
+from segmentation.devices import autocast, memory_format, resolve_precision, to_device
 from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.counting import count_right
@@ -63,7 +63,7 @@ class TrainingStep:
         parts = self._micro_batches(len(images), batch_size)
         with one_update(self.model) if len(parts) > 1 else nullcontext():
             for number, part in enumerate(parts, 1):
-                part_images, part_masks = copied(self.device, images[part], masks[part])
+                part_images, part_masks = to_device(self.device, images[part], masks[part])
                 with self._parallel.no_sync() if self._parallel and number < len(parts) else nullcontext():
                     with self._autocast:
                         outputs = _outputs(forward, part_images)
