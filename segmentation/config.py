@@ -93,7 +93,7 @@ class OptimizationConfig:
     batch_size: int = 64
     """Images per optimizer step, over all processes."""
     micro_batch: Optional[int] = None
-    """Images per forward pass, to save memory; gradients accumulate over batch_size images; None is batch_size."""
+    """Images per forward pass, to save memory: gradients accumulate, batch norm sees single passes; None is batch_size."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
     learning_rate: float = 0.01
@@ -117,7 +117,7 @@ class OptimizationConfig:
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, mps, or auto, which is a GPU if there is one."""
     processes: int = 1
-    """Processes on this machine that train one model, each on a shard of every batch; torchrun is for several machines."""
+    """Processes on this machine that train one model, each on a shard of every batch; torchrun spans machines."""
     sync_batch_norm: bool = False
     """Compute batch norm over the batch of all processes instead of the shard of each; needs GPUs."""
     seed: int = 0

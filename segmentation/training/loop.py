@@ -234,7 +234,7 @@ def _train_epoch(
     with progress(f"epoch {number}/{config.epochs}", len(split)) as bar:
         for index, indices in enumerate(batches):
             draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
-            images, masks = augmentation.change(*split.gather(group.shard(indices)), group.shard(draws))
+            images, masks = augmentation.apply(*split.gather(group.shard(indices)), group.shard(draws))
             rate = optimizers.learning_rate(config, (number - 1) * len(batches) + index, len(batches))
             optimizers.set_learning_rate(step.optimizer, rate)
             try:
