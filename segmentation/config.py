@@ -93,7 +93,7 @@ class OptimizationConfig:
     batch_size: int = 64
     """Images per optimizer step, over all processes."""
     micro_batch: Optional[int] = None
-    """Images per forward pass, to save memory: gradients accumulate, batch norm sees single passes; None is batch_size."""
+    """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
     learning_rate: float = 0.01

@@ -188,6 +188,5 @@ def _failure(error: RuntimeError | ProcessException, others: ProcessContext, siz
         _, is_ours, message = error.msg.rpartition(f"{InputError.__module__}.{InputError.__qualname__}: ")
         return InputError(f"{rank}: {message.strip()}") if is_ours else RuntimeError(f"{rank}: {error.msg}")
     if is_launched() and _is_lost(error):
-        reason = str(error).splitlines()[0]
-        return InputError(f"another process has ended ({reason}); torchrun prints its rank and the reason")
+        return InputError("another rank has ended; torchrun prints which one, and the reason")
     return error
