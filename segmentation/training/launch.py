@@ -87,6 +87,8 @@ def all_ranks(config: TrainingConfig, function: RankFunction) -> Iterator[Proces
         for process in others.processes:
             process.kill()
             process.join()
+        for file in others.error_files:
+            Path(file).unlink(missing_ok=True)
         if dist.is_initialized():
             dist.destroy_process_group()
         torch.set_num_threads(threads)
