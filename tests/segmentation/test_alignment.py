@@ -27,7 +27,7 @@ def edge_mask(edge: int, vertical: bool) -> np.ndarray:
 
 
 def edge_offset(value: np.ndarray, mask: np.ndarray) -> float:
-    """Pixels from the straight edge in a square image with values 0 to 1 to that in its mask; its border may be void."""
+    """Pixels from the straight edge in a square image with values 0 to 1 to that of its mask; void is left out."""
     inside = mask != 255
     return float((value[inside] * 1.0 - mask[inside]).sum() / np.sqrt(inside.sum()))
 

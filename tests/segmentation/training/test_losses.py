@@ -6,7 +6,7 @@ import torch
 from segmentation.training.losses import cross_entropy_sum
 
 
-def test_sums_the_cross_entropy_of_non_void_pixels() -> None:
+def test_cross_entropy_is_summed_over_non_void_pixels() -> None:
     logits = torch.tensor([[[[0.0, 5.0, 1.0]], [[math.log(3), 0.0, 2.0]]]])
     masks = torch.tensor([[[1, 255, 0]]], dtype=torch.uint8)
     expected = -math.log(3 / 4) - (1 - math.log(math.e + math.e**2))
@@ -14,7 +14,7 @@ def test_sums_the_cross_entropy_of_non_void_pixels() -> None:
     assert cross_entropy_sum(logits.bfloat16(), masks).dtype == torch.float32
 
 
-def test_an_all_void_batch_costs_nothing() -> None:
+def test_the_loss_of_a_void_batch_is_0_without_gradient() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     loss = cross_entropy_sum(logits, torch.full((2, 4, 4), 255, dtype=torch.uint8))
     loss.backward()
