@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import ProcessContext, ProcessException, ProcessExitedException, start_processes
 
@@ -100,6 +99,8 @@ def run_launched_rank(config: TrainingConfig, function: RankFunction) -> None:
     Raises:
         InputError: an error of this rank; `torchrun` prints it together with the rank.
     """
+    from torch.distributed.elastic.multiprocessing.errors import record
+
     group = _group(config)
     set_all(signal.SIG_DFL)  # only rank 0 has a run to close
     store, _, _ = next(rendezvous("env://", timeout=EPOCH_TIMEOUT))
