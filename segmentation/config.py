@@ -1,7 +1,8 @@
-"""Fields of data, augmentation, model, optimisation and scoring. Imports no torch, so that `--help` is instant.
+"""Configuration fields of data, augmentation, model, optimization and scoring.
 
-A field `name` is the command line's `--name` and MLflow's `-P name=`. `Optional[int]`, not `int | None`: for the latter
-tyro loads a type checker, which doubles the time of `--help`.
+A field `name` is `--name` on the command line and `-P name=` for `mlflow run`. This module does not import torch, so
+that `--help` is fast. Types are `Optional[int]` instead of `int | None`, because for the latter tyro imports a type
+checker and `--help` takes twice as long.
 """
 
 import math
@@ -33,150 +34,150 @@ Network = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which pictures, and how they are prepared."""
+    """Data set, splits and preparation of the images."""
 
     dataset: Dataset = "voc2007"
-    """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""
+    """Data set; `shapes` is generated, `folder` reads folders of images and masks."""
     data_dir: str = "."
-    """Folder that holds the data set (for voc2007 and voc2012, the one that holds VOCdevkit)."""
+    """Folder with the data set; for voc2007 and voc2012, the folder with VOCdevkit."""
     download: bool = False
-    """Fetch voc2007 or voc2012 into data_dir if it is not there."""
+    """Download voc2007 or voc2012 into data_dir if it is missing."""
     dataset_seed: int = 0
-    """Seed that the `shapes` data set is generated from."""
+    """Seed of the generated data set `shapes`."""
     train_split: str = "train"
     """Split to train on."""
     val_split: str = "val"
-    """Split to score after every epoch."""
+    """Split to validate on after every epoch."""
     calibration_fraction: float = 0.0
-    """Share of the training images held out to calibrate on later, the same ones for every seed: split `held_out`."""
+    """Fraction of the training images held out for `calibrate` as split `held_out`, the same images for every seed."""
     resize: Optional[int] = 128
-    """Length that the shorter side is resized to, in pixels; None keeps the original size."""
+    """Length of the shorter side after resizing, in pixels; None keeps the original size."""
     crop: Optional[int] = 128
-    """Side of the square cut from the centre, in pixels; None keeps the whole picture."""
+    """Side of the square center crop, in pixels; None keeps the whole image."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    """How images are resized (masks always take the nearest pixel)."""
+    """Interpolation for resizing images; masks always use the nearest pixel."""
     cache_dir: Optional[str] = None
-    """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
+    """Folder for prepared images; None is mlproject/ in the user's cache folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Random changes to training pictures; all off by default."""
+    """Random augmentation of training images, off by default."""
 
     flip: float = 0.0
-    """Probability of mirroring a training picture left to right."""
+    """Probability of a horizontal flip."""
     scale_min: float = 1.0
-    """Smallest random zoom of a training picture; below 1 its border is filled with void."""
+    """Smallest scale factor of the random zoom; below 1 the border is filled with void."""
     scale_max: float = 1.0
-    """Largest random zoom of a training picture; above 1 a random part of it is cut out."""
+    """Largest scale factor of the random zoom; above 1 a random part is cropped."""
     color_jitter: float = 0.0
-    """Largest relative change of brightness, contrast and saturation, 0 to 1."""
+    """Largest relative change of brightness, contrast and saturation, from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network, and where its weights start."""
+    """Model, starting weights and fine-tuning."""
 
     model: Network = "fcn_resnet50"
-    """Network, one of torchvision's."""
+    """Segmentation model from torchvision."""
     normalization: Literal["auto", "signed_unit", "imagenet"] = "auto"
-    """Scale of the input: signed_unit is [-1, 1], imagenet its mean and std; auto is what weights were trained with."""
+    """Input scale: signed_unit is [-1, 1], imagenet uses its mean and std, auto follows the starting weights."""
     weights: str = "none"
     """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
     batch_norm_momentum: Optional[float] = None
-    """Share of a batch in batch norm's running statistics; None is the network's own: 0.1, but 0.01 for mobilenet."""
+    """Momentum of batch norm's running statistics, from 0 to 1; None is 0.1, or 0.01 for mobilenet."""
     recipe: Literal["none", "head_first", "slow_backbone", "frozen_batch_norm", "careful"] = "none"
-    """How to fine-tune: values for those of the fields below that are not given themselves; see docs/fine-tuning.md."""
+    """Fine-tuning recipe: a preset for the freeze_ and backbone_ fields that are not set; see docs/fine-tuning.md."""
     freeze_backbone: Optional[int] = None
-    """Number of first epochs in which the backbone, batch norm included, is held; None: the recipe's, or 0."""
+    """Epochs at the start in which the backbone and its batch norm are frozen; None is the recipe's value, or 0."""
     freeze_batch_norm: Optional[bool] = None
-    """Keep the backbone's batch norm as it starts: statistics, scales and shifts; None: the recipe's, or false."""
+    """Freeze statistics, scale and bias of the backbone's batch norm; None is the recipe's value, or false."""
     auxiliary_loss: float = 0.0
-    """Weight of the loss on an auxiliary head (not for lraspp_mobilenet_v3_large); 0 builds no such head."""
+    """Weight of the auxiliary head's loss (not for lraspp_mobilenet_v3_large); 0 builds no auxiliary head."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
-    """How the weights are trained."""
+    """Optimizer, schedule and hardware of training."""
 
     epochs: int = 50
     """Number of passes over the training split."""
     batch_size: int = 64
-    """Images per optimiser step."""
+    """Images per optimizer step, over all processes."""
     micro_batch: Optional[int] = None
-    """Images per forward pass, to save memory: gradients add up, batch norm sees each pass alone; None is the batch."""
+    """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimiser."""
+    """Optimizer."""
     learning_rate: float = 0.01
-    """Step size of the optimiser."""
+    """Learning rate of the optimizer."""
     momentum: float = 0.9
-    """Momentum of sgd (adamw's first beta stays 0.9)."""
+    """Momentum of sgd; the first beta of adamw is always 0.9."""
     weight_decay: float = 0.0
-    """Weight decay, applied to every parameter."""
+    """Weight decay of every parameter."""
     head_learning_rate_factor: float = 1.0
-    """Learning rate of everything but the backbone, as a multiple of learning_rate."""
+    """Learning rate of all layers except the backbone, as a multiple of learning_rate."""
     backbone_learning_rate_factor: Optional[float] = None
-    """Learning rate of the backbone, as a multiple of learning_rate; None: the recipe's, or 1."""
+    """Learning rate of the backbone, as a multiple of learning_rate; None is the recipe's value, or 1."""
     schedule: Literal["constant", "polynomial"] = "constant"
-    """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
+    """Learning rate schedule: constant, or polynomial decay to 0 with power 0.9."""
     warmup_epochs: int = 0
-    """Epochs over which the learning rate first rises linearly from 0."""
+    """Epochs of linear warm-up of the learning rate from 0."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision in training; auto is bfloat16 on a GPU that has it, else float32. Scores are in float32 always."""
+    """Precision of training; auto is bfloat16 on GPUs that support it, else float32; validation is always float32."""
     channels_last: bool = True
-    """Keep tensors as (B, H, W, C) in memory, which convolutions like (10 to 20 % faster on the CPUs tried)."""
+    """Memory format channels last (B, H, W, C): convolutions are 10 to 20 % faster on the measured CPUs."""
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    """Device: cpu, cuda, cuda:1, mps, or auto, which is a GPU if there is one."""
     processes: int = 1
-    """Processes on this machine that train together, each on its share of every batch; torchrun joins more machines."""
+    """Processes on this machine that train one model, each on a shard of every batch; torchrun spans machines."""
     sync_batch_norm: bool = False
-    """Batch norm over the batch of all processes together, not over the share of each."""
+    """Compute batch norm over the batch of all processes instead of the shard of each; needs GPUs."""
     seed: int = 0
-    """Seed of the starting weights, the order of the images and every random change to them."""
+    """Seed of random starting weights, image order and augmentation."""
     deterministic: bool = False
-    """Only kernels that give the same result each time, for GPUs (slower there); the CPU's do so anyway."""
+    """Use only deterministic kernels, which are slower on GPUs; CPUs always do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
-    """How an epoch is scored, and which one is best."""
+    """Validation metrics, best epoch and early stopping."""
 
     monitor: str = "val/loss"
-    """Metric that decides which epoch is best."""
+    """Metric that selects the best epoch."""
     patience: Optional[int] = None
-    """Stop after this many epochs without a better monitor; None never stops early."""
+    """Epochs without improvement of monitor before training stops; None never stops early."""
     boundary_width: int = 3
-    """Pixels on either side of a boundary that are reported apart from the interior, at the size they are scored at."""
+    """Width of the boundary band on either side of a class boundary, in pixels of the scored size."""
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "none": {},
     "head_first": {"freeze_backbone": 3},
     "slow_backbone": {"backbone_learning_rate_factor": 0.1},
-    # slow, too: without batch norm's help a full rate has diverged
+    # with frozen batch norm, runs at the full learning rate diverged
     "frozen_batch_norm": {"freeze_batch_norm": True, "backbone_learning_rate_factor": 0.1},
     "careful": {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1, "freeze_batch_norm": True},
 }
-"""What a recipe sets; a field that was given keeps its value."""
+"""Values that a recipe sets for fields that are not set by the user."""
 WITHOUT_RECIPE: Mapping[str, Any] = {
     "freeze_backbone": 0, "backbone_learning_rate_factor": 1.0, "freeze_batch_norm": False,
 }  # fmt: skip
-"""What the fields of recipes are when neither they nor a recipe are given."""
+"""Values of these fields without a recipe."""
 NORMALIZATIONS: Mapping[str, str] = {"none": "signed_unit", "imagenet": "imagenet", "coco": "imagenet"}
-"""What starting weights were trained with; without any, the original report's."""
+"""Normalization that the starting weights were trained with; `none` uses that of the original report."""
 
 
 def derived(recipe: str, weights: str) -> dict[str, Any]:
-    """Values of the fields that follow from others where they are not given themselves.
+    """Values of the fields that are derived from `recipe` and `weights` unless the user sets them.
 
-    How images are to be scaled is known of weights by name alone; of weights that are elsewhere, once they are found.
+    The normalization stays `auto` for weights of a run, registry or file, until they are loaded.
     """
     return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": NORMALIZATIONS.get(weights, "auto")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
-    """All that a training run's result depends on. The defaults are the original report's protocol."""
+    """All fields that determine the result of a run. The defaults are the protocol of the original report."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -208,18 +209,18 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
         for name in ("scale_min", "scale_max"):
             within(self, name, 0.1, 10.0)
         if self.scale_min > self.scale_max:
-            raise InputError(f"scale_min={self.scale_min} is larger than scale_max={self.scale_max}")
+            raise InputError(f"scale_min={self.scale_min} is larger than scale_max={self.scale_max}: exchange them")
         if self.resize is not None and self.crop is not None and self.crop > self.resize:
-            raise InputError(
-                f"crop={self.crop} is larger than resize={self.resize}: the shorter side has only {self.resize} pixels"
-            )
+            raise InputError(f"crop={self.crop} is larger than resize={self.resize}: set crop to at most {self.resize}")
         if self.batch_size < self.processes:
             raise InputError(
-                f"batch_size={self.batch_size} has no image for each of processes={self.processes}: it is shared out "
-                f"among them, so make it at least {self.processes}"
+                f"batch_size={self.batch_size} is smaller than processes={self.processes}: set it to at least "
+                f"{self.processes}, one image for each process"
             )
         if self.warmup_epochs > self.epochs:
-            raise InputError(f"warmup_epochs={self.warmup_epochs} is more than epochs={self.epochs}")
+            raise InputError(
+                f"warmup_epochs={self.warmup_epochs} is more than epochs={self.epochs}: set it to at most {self.epochs}"
+            )
         if self.auxiliary_loss and self.model == "lraspp_mobilenet_v3_large":
             raise InputError(f"auxiliary_loss={self.auxiliary_loss}: {self.model} has no auxiliary head; set it to 0")
         split, slash, metric = self.monitor.partition("/")
@@ -228,11 +229,11 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
             one_of("monitor", self.monitor, [f"val/{name}" for name in known])
 
     def stays_open(self) -> bool:
-        """Whether fields that were not given stay open; otherwise they get the values that follow from others."""
+        """Whether fields that the user has not set stay unset; otherwise they get the values of `derived`."""
         return False
 
     def _settle(self) -> None:
-        """Give the fields that follow from others their values, where they were not given themselves."""
+        """Set the fields of `derived` that still have their default."""
         for name, value in derived(self.recipe, self.weights).items():
             if getattr(self, name) == type(self).__dataclass_fields__[name].default:
                 object.__setattr__(self, name, value)

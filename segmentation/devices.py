@@ -1,4 +1,4 @@
-"""Where and in which precision to compute."""
+"""Device and precision of a computation."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -9,21 +9,24 @@ import torch
 from segmentation.errors import InputError
 
 
-def resolve_device(name: str, place: int = 0, processes: int = 1) -> torch.device:
+def resolve_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
     """The device called `name`; `auto` is a GPU if there is one, else the CPU.
 
-    Of several `processes` that compute together on this machine, that at `place`, counted from 0, takes a GPU of its
-    own; the CPU they share.
+    Args:
+        name: as PyTorch spells it, or `auto`.
+        local_rank: index of this process among the processes of this machine that train one model together. Each
+            process uses a different GPU; all of them share the CPU.
+        local_size: number of these processes.
 
     Raises:
-        InputError: no such device here, or not one for each process.
+        InputError: this machine has no such device, or too few for its processes.
     """
-    if processes > 1:
+    if local_size > 1:
         device = resolve_device(name)
         if device.type == "cpu":
             return device
         gpus = torch.cuda.device_count()
-        return own_gpu(device, place, processes, gpus, gpus == 1 and sees_its_own(os.environ))
+        return gpu_of_rank(device, local_rank, local_size, gpus, gpus == 1 and sees_one_gpu(os.environ))
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -33,99 +36,101 @@ def resolve_device(name: str, place: int = 0, processes: int = 1) -> torch.devic
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         mps = ["mps"] if torch.backends.mps.is_available() else []
-        present = ["cpu", *mps, *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise InputError(f"device={name!r} is not here. Present: {', '.join(present)}.") from error
+        available = ["cpu", *mps, *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise InputError(f"device={name!r} is not available on this machine; use {', '.join(available)}") from error
     return device
 
 
-def own_gpu(device: torch.device, place: int, processes: int, gpus: int, sees_one: bool = False) -> torch.device:
-    """The GPU of the process at `place` of several on a machine.
+def gpu_of_rank(
+    device: torch.device, local_rank: int, local_size: int, gpus: int, sees_one: bool = False
+) -> torch.device:
+    """The GPU of one of several processes on a machine.
 
     Args:
-        device: what was asked for.
-        place: of the process among those on this machine, from 0.
-        processes: how many there are.
-        gpus: how many GPUs this process sees.
-        sees_one: whether it sees only the one that is its own, as `srun --gpus-per-task=1` gives it; see
-            `sees_its_own`.
+        device: the requested device, without an index.
+        local_rank: index of the process on this machine.
+        local_size: number of processes on this machine.
+        gpus: number of GPUs that this process sees.
+        sees_one: whether it sees only the GPU that is reserved for it, as with `srun --gpus-per-task=1`; see
+            `sees_one_gpu`.
 
     Raises:
-        InputError: there are not enough, or one certain GPU was asked for.
+        InputError: there are too few GPUs, or one particular GPU was requested.
     """
     if device.type != "cuda" or device.index is not None:
         raise InputError(
-            f"device={device} is one for {processes} processes: set device=cuda, device=cpu, or processes=1"
+            f"device={device} is a single device for {local_size} processes: set device=cuda, device=cpu, or "
+            f"processes=1"
         )
     if sees_one:
         return torch.device("cuda", 0)
-    if processes > gpus:
+    if local_size > gpus:
         raise InputError(
-            f"processes={processes} on GPUs need one each, and there {'is' if gpus == 1 else 'are'} {gpus} here: set "
-            f"processes={gpus} or device=cpu"
+            f"processes={local_size} need one GPU each, but this machine has {gpus}: set processes={gpus} or device=cpu"
         )
-    return torch.device("cuda", place)
+    return torch.device("cuda", local_rank)
 
 
-def sees_its_own(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher has given this process, one of several, a single GPU to see."""
-    launched = int(environment.get("WORLD_SIZE", "1")) > 1
+def sees_one_gpu(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher has made a single GPU visible to this process, one of several."""
+    is_launched = int(environment.get("WORLD_SIZE", "1")) > 1
     visible = environment.get("CUDA_VISIBLE_DEVICES") or environment.get("HIP_VISIBLE_DEVICES") or ""
-    return launched and len([name for name in visible.split(",") if name.strip()]) == 1
+    return is_launched and len([name for name in visible.split(",") if name.strip()]) == 1
 
 
 def countable(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors where float64 exists, in which everything is summed: as they are on the CPU and CUDA, else copies.
+    """The tensors on a device that has float64, in which sums are computed: unchanged on the CPU and CUDA, else copies.
 
-    Apple's mps has no float64, nor have most other accelerators.
+    Apple's mps and most other accelerators have no float64.
     """
     return tuple(each if each.device.type in ("cpu", "cuda") else each.cpu() for each in tensors)
 
 
 def memory_format(device: torch.device, channels_last: bool) -> torch.memory_format:
-    """How a network's tensors lie in memory: channels last, if asked for, on the CPU and CUDA alone.
+    """Memory format of a model's tensors: channels last if requested and the device is the CPU or CUDA.
 
-    On mps batch norm has wrong gradients for it: https://github.com/pytorch/pytorch/issues/175189
+    On mps, batch norm has wrong gradients with channels last: https://github.com/pytorch/pytorch/issues/175189
     """
     return torch.channels_last if channels_last and device.type in ("cpu", "cuda") else torch.contiguous_format
 
 
-def copied(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The tensors on a device; elsewhere than on CUDA they are there when this returns."""
+def to_device(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors on a device. On CUDA the copy may still be running when this returns."""
     return tuple(each.to(device, non_blocking=device.type == "cuda") for each in tensors)
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format of the forward pass; `auto` is bfloat16 on a GPU that computes in it, else float32.
+    """Number format of the forward pass; `auto` is bfloat16 on a GPU that computes in it, else float32.
 
-    On CPUs without matrix units for bfloat16 it was slower than float32, so a CPU never gets it unasked.
+    CPUs without matrix units for bfloat16 are slower in it than in float32, so `auto` is float32 on every CPU.
     """
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
     if name == "float16" and device.type == "cpu":
-        raise InputError("precision=float16 is for GPUs; on a CPU take float32 or bfloat16")
+        raise InputError("precision=float16 needs a GPU; on a CPU set precision=float32 or precision=bfloat16")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    """A context in which networks compute in the given precision."""
+    """A context in which models compute in the given precision."""
     return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Inside the `with`, only kernels are used that give the same result each time, if that is `wanted`.
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Inside the `with`, PyTorch uses only deterministic kernels, if enabled.
 
     Raises:
-        InputError: an operation has no such kernel on this device.
+        InputError: an operation has no deterministic kernel on this device.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    kernels = cudnn.deterministic, cudnn.benchmark
+    cudnn_before = cudnn.deterministic, cudnn.benchmark
     try:
         torch.use_deterministic_algorithms(True)
         cudnn.deterministic, cudnn.benchmark = True, False
@@ -134,9 +139,9 @@ def deterministic(wanted: bool) -> Iterator[None]:
         if "deterministic" not in str(error):
             raise
         raise InputError(
-            f"deterministic=true is not possible here: {str(error).splitlines()[0].partition(' You can turn off')[0]} "
-            f"Set deterministic=false, or take another model or device"
+            f"deterministic=true is not possible: {str(error).splitlines()[0].partition(' You can turn off')[0]} "
+            f"Set deterministic=false, or use another model or device"
         ) from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        cudnn.deterministic, cudnn.benchmark = kernels
+        cudnn.deterministic, cudnn.benchmark = cudnn_before

@@ -1,4 +1,4 @@
-"""Checks of a configuration's fields, and values read from text. Imports no torch, so that `--help` is instant."""
+"""Checks of configuration fields, and field values read from text. Does not import torch, so that `--help` is fast."""
 
 import math
 from dataclasses import fields
@@ -9,7 +9,7 @@ from segmentation.errors import InputError, one_of
 
 
 def check_choices(config: Any) -> None:
-    """Raise an `InputError` for a field whose value is not among those its type lists."""
+    """Raise an `InputError` for a field whose value is not one of the choices of its type."""
     for name, known in choices(type(config)).items():
         value = getattr(config, name)
         if value is not None:
@@ -17,7 +17,7 @@ def check_choices(config: Any) -> None:
 
 
 def choices(config_class: type) -> dict[str, tuple[str, ...]]:
-    """The known values of every field that has a closed list of them."""
+    """Allowed values of every field whose type is a `Literal`, by field name."""
     found = {}
     hints = get_type_hints(config_class)
     for field in fields(config_class):
@@ -28,16 +28,16 @@ def choices(config_class: type) -> dict[str, tuple[str, ...]]:
 
 
 def read_value(config_class: type, name: str, text: str, where: str = "") -> Any:
-    """The value of a field for what was typed.
+    """The value of a field, read from text.
 
     Args:
-        config_class: has the field.
-        name: of the field.
-        text: as typed.
-        where: what stands before it, for the message.
+        config_class: dataclass with the field.
+        name: name of the field.
+        text: the value as typed.
+        where: prefix for the error message.
 
     Raises:
-        InputError: it is none of that type.
+        InputError: the text is not a value of the field's type.
     """
     hint = get_type_hints(config_class)[name]
     kinds: tuple[Any, ...] = get_args(hint) if NoneType in get_args(hint) else (hint,)
@@ -56,12 +56,14 @@ def read_value(config_class: type, name: str, text: str, where: str = "") -> Any
 
 
 def at_least(config: Any, name: str, lowest: int) -> None:
+    """Raise an `InputError` if the field's value is less than `lowest`."""
     value = getattr(config, name)
     if value < lowest:
         raise InputError(f"{name}={value} is too small; it must be at least {lowest}")
 
 
 def within(config: Any, name: str, lowest: float, highest: float) -> None:
+    """Raise an `InputError` if the field's value is outside [lowest, highest] or not finite."""
     value = getattr(config, name)
     if not (lowest <= value <= highest and math.isfinite(value)):
         bounds = f"at least {lowest:g}" if highest == math.inf else f"between {lowest:g} and {highest:g}"

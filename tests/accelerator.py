@@ -1,8 +1,8 @@
-"""A stand-in for an accelerator without float64, such as Apple's mps, that computes real numbers on any machine.
+"""A simulated accelerator without float64, such as Apple's mps, that computes real results on any machine.
 
-Its tensors say that they are on `meta`, which needs no driver and is neither the CPU nor CUDA. Each holds a tensor on
-the CPU, and every operation of torch, those that make tensors included, is done there. As on the real device, an
-operation that would make a float64 tensor there raises a `TypeError`, and one that mixes devices a `RuntimeError`.
+Its tensors report the device `meta`, which needs no driver and is neither the CPU nor CUDA. Each of them wraps a tensor
+on the CPU, where every operation is computed. As on the real device, an operation with a float64 result raises a
+`TypeError`, and one that mixes devices raises a `RuntimeError`.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,11 +16,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 DEVICE = torch.device("meta")
 NO_FLOAT64 = "Cannot convert a tensor to float64 on a device that does not support it"
 MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._local_scalar_dense.default)
-"""Operations whose tensors may be on two devices."""
+"""Operations whose tensors may be on different devices."""
 
 
 class OnDevice(torch.Tensor):
-    """A tensor on the device."""
+    """A tensor on the simulated device."""
 
     held: torch.Tensor
 
@@ -48,17 +48,17 @@ class OnDevice(torch.Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Takes operations that are told the device; all others come by their tensors."""
+    """Intercepts all operations, including those that create tensors on a device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations: set[str] = set()
         self.layouts: set[str] = set()
-        """Memory formats of the inputs of batch norm there."""
+        """Memory formats of the inputs of batch norm on the device."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        there = any(isinstance(each, OnDevice) for each in tree_flatten((args, kwargs))[0])
-        if there:
+        on_device = any(isinstance(each, OnDevice) for each in tree_flatten((args, kwargs))[0])
+        if on_device:
             self.operations.add(str(operation))
             if "batch_norm" in str(operation) and args[0].ndim == 4:
                 self.layouts.add("contiguous" if args[0].is_contiguous() else "other")
@@ -66,27 +66,27 @@ class Device(TorchDispatchMode):
 
 
 def computed(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Do an operation on the CPU; what comes of it is on the device if its inputs are, or if it was asked for there."""
+    """Compute an operation on the CPU; its result is on the device if its inputs are or if that was requested."""
     tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
-    there = any(isinstance(each, OnDevice) for each in tensors)
-    elsewhere = [each for each in tensors if not isinstance(each, OnDevice) and each.ndim]
-    if there and elsewhere and operation not in MOVES:
+    on_device = any(isinstance(each, OnDevice) for each in tensors)
+    others = [each for each in tensors if not isinstance(each, OnDevice) and each.ndim]
+    if on_device and others and operation not in MOVES:
         raise RuntimeError(f"{operation}: expected all tensors to be on the same device, this one and cpu were found")
     device = kwargs.get("device")
     if device is not None:
-        there = torch.device(device).type == DEVICE.type
-        kwargs = kwargs | {"device": torch.device("cpu") if there else device}
+        on_device = torch.device(device).type == DEVICE.type
+        kwargs = kwargs | {"device": torch.device("cpu") if on_device else device}
     if operation is torch.ops.aten.copy_.default:
-        there = isinstance(args[0], OnDevice)
-    plain = tree_map(lambda each: each.held if isinstance(each, OnDevice) else each, (args, kwargs))
-    found = operation(*plain[0], **plain[1])
-    if operation._schema.is_mutable and tensors and found is plain[0][0]:
+        on_device = isinstance(args[0], OnDevice)
+    on_cpu = tree_map(lambda each: each.held if isinstance(each, OnDevice) else each, (args, kwargs))
+    result = operation(*on_cpu[0], **on_cpu[1])
+    if operation._schema.is_mutable and tensors and result is on_cpu[0][0]:
         return args[0]
-    return tree_map(lambda each: OnDevice(each) if there and isinstance(each, torch.Tensor) else each, found)
+    return tree_map(lambda each: OnDevice(each) if on_device and isinstance(each, torch.Tensor) else each, result)
 
 
 @contextmanager
 def accelerator() -> Iterator[Device]:
-    """Inside the `with`, `device="meta"` computes."""
+    """Inside the `with`, `device="meta"` is the simulated device."""
     with Device() as device:
         yield device

@@ -158,7 +158,7 @@ def file_in_the_way(root: Path) -> None:
         (nothing, ["--weights", "runs:/abcdef"], "weights='runs:/abcdef' is not known"),
         (nothing, ["--weights", f"runs:/{32 * 'a'}"], "Only a run that trained or calibrated a network"),
         (nothing, ["--weights", "models:/unknown/1"], "models:/unknown/1 cannot be loaded"),
-        (nothing, ["--device", "cuda:77"], "device='cuda:77' is not here. Present: cpu"),
+        (nothing, ["--device", "cuda:77"], "device='cuda:77' is not available on this machine; use cpu"),
         (nothing, ["--dataset", "voc2007", "--data_dir", "."], "-P download=true"),
         (file_in_the_way, ["--cache_dir", "own/taken"], "choose another cache_dir"),
     ],

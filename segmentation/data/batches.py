@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from segmentation.data import Originals, Split
-from segmentation.devices import copied
+from segmentation.devices import to_device
 from segmentation.system.progress import progress
 
 
@@ -28,6 +28,6 @@ def in_order(split: Split | Originals, size: int, device: torch.device) -> Itera
     with progress(f"scoring {split.dataset}/{split.name}", len(split)) as bar:
         for indices in index_batches(np.arange(len(split)), size):
             images, masks = split.gather(indices)
-            images, masks = copied(device, images, masks)
+            images, masks = to_device(device, images, masks)
             yield images, masks
             bar.update(len(indices))

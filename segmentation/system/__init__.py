@@ -1,1 +1,1 @@
-"""The machine: signals, processes, allocator and threads, progress bars."""
+"""Operating system: signals, process identity, memory allocator and threads, progress bars."""

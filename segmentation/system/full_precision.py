@@ -1,6 +1,6 @@
-"""Computing in float32 proper, whatever the training used. Goes along with logged models, so it imports nothing else.
+"""Full float32 precision on NVIDIA GPUs. This module is shipped with logged models and imports nothing of the project.
 
-NVIDIA's GPUs compute convolutions in TF32 unless told otherwise: float32 with a mantissa of 10 bits instead of 23.
+By default, NVIDIA GPUs compute convolutions in TF32, which is float32 with a mantissa of 10 instead of 23 bits.
 """
 
 import threading
@@ -12,13 +12,14 @@ import torch
 
 _LOCK = threading.Lock()
 _before: list[str] = []
-"""What was set before the first of the threads that are inside."""
+"""Settings before the first thread entered `full_precision`."""
 _inside = 0
+"""Number of threads inside `full_precision`."""
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Inside the `with`, float32 is computed without TF32; other threads may be inside at the same time."""
+    """Inside the `with`, float32 is computed without TF32. Several threads may be inside at the same time."""
     global _inside
     cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     backends: tuple[Any, ...] = cuda.matmul, cudnn.conv, cudnn.rnn  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a process does when a signal asks it to stop: it ends within a deadline, whatever it waits for."""
+"""Signals that stop this process: they raise `KeyboardInterrupt` and set a deadline for all further waiting."""
 
 import math
 import signal
@@ -9,17 +9,17 @@ from typing import Any, NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-"""Ctrl-C, an end asked for, a terminal that was closed, and what schedulers send before they take a machine away."""
+"""Ctrl-C, termination, a closed terminal, and the signals that schedulers send before they reclaim a machine."""
 STOP_SECONDS = 5.0
-"""From the signal until nothing is waited for any more; Docker kills after 10 s, and what is left takes time, too."""
+"""Seconds from the signal to the deadline; Docker kills after 10 s, and the run is closed after the deadline."""
 _deadline = math.inf
-"""As of `time.monotonic()`."""
+"""In seconds of `time.monotonic()`."""
 _signal = ""
 """Name of the signal that set the deadline."""
 
 
 def seconds_left() -> float:
-    """How long this process may still wait for anything; infinite unless a signal has asked it to stop."""
+    """Seconds until the deadline; infinite unless a signal has asked this process to stop."""
     return max(0.0, _deadline - time.monotonic())
 
 
@@ -29,9 +29,9 @@ def is_stopping() -> bool:
 
 
 def stopped_by(error: BaseException) -> KeyboardInterrupt | None:
-    """The interruption behind an exception: a library may catch our `KeyboardInterrupt` and raise an error of its own.
+    """The `KeyboardInterrupt` that caused an exception, or None.
 
-    torch.save does, when the signal arrives while it writes a block.
+    A library may catch `KeyboardInterrupt` and raise another error, as torch.save does while it writes a block.
     """
     if isinstance(error, KeyboardInterrupt):
         return error
@@ -39,7 +39,7 @@ def stopped_by(error: BaseException) -> KeyboardInterrupt | None:
 
 
 def restore(handlers: Mapping[int, Any]) -> None:
-    """Restore the signal handlers that `catch` returned; the process is not stopping any more."""
+    """Restore the signal handlers that `catch` returned and remove the deadline."""
     global _deadline
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -47,22 +47,24 @@ def restore(handlers: Mapping[int, Any]) -> None:
 
 
 def catch() -> dict[int, Any]:
-    """Stop on any of these signals, but for those that are ignored, as under `nohup`; returns what was done before."""
+    """Stop on these signals, except those that are ignored, as under `nohup`; returns the previous handlers."""
     return {number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
-def answer_all(handler: signal.Handlers) -> None:
-    """Let all of these signals do the same: what they would by default, or nothing."""
+def set_all(handler: signal.Handlers) -> None:
+    """Set the same handler for all of these signals."""
     for number in SIGNALS:
         signal.signal(number, handler)
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
-    """Stop once; a second signal must not disturb the run that is being closed (Ctrl-C reaches `mlflow run` too,
-    which then terminates us)."""
+    """Raise `KeyboardInterrupt` and set the deadline.
+
+    Later signals are ignored while the run is being closed: after Ctrl-C, `mlflow run` also terminates this process.
+    """
     global _deadline, _signal
     _deadline, _signal = time.monotonic() + STOP_SECONDS, signal.Signals(number).name
     for each in SIGNALS:
         if signal.getsignal(each) is stop:
-            signal.signal(each, lambda number, frame: None)  # SIG_IGN would trip over a signal that is already pending
+            signal.signal(each, lambda number, frame: None)  # SIG_IGN fails if a signal is already pending
     raise KeyboardInterrupt(_signal)

@@ -1,8 +1,8 @@
-"""Which process does something, and whether it still lives.
+"""Identity of a process across machines, and whether a recorded process is still alive.
 
-A process is known by host name, boot, PID namespace, number and start. The start is counted in the kernel's ticks since
-boot, so setting the clock changes nothing. A process of another host or another PID namespace (a container) cannot be
-seen from here and is never judged.
+A process is identified by host name, boot ID, PID namespace, PID and start time. The start time is in kernel ticks
+since boot, so setting the clock has no effect. For a process of another host or PID namespace (a container), it cannot
+be determined whether it is alive.
 """
 
 import json
@@ -16,30 +16,30 @@ from typing import Any
 import psutil
 
 KEYS = ("host", "boot", "namespace", "pid", "started")
-"""Of a record: what two records of the same process share. Earlier versions recorded host, pid and start alone."""
+"""Keys that are equal in two records of the same process. Earlier versions recorded only host, pid and started."""
 FIRST_NAMESPACE = "pid:[4026531836]"
-"""The PID namespace of a machine itself; the kernel gives it this number on every boot."""
+"""The PID namespace of the machine itself, which has this number on every boot."""
 ENDED = ("Z", "X")
-"""States of a process that has ended and that its parent has not yet asked about."""
+"""States of a process that has ended and whose parent has not waited for it."""
 CLOCK_SECONDS = 10
-"""Records of earlier versions hold the start in Unix time, which differs by this much when clocks are set."""
+"""Tolerance for start times in Unix time, which earlier versions recorded; they change when the clock is set."""
 
 
 def me() -> dict[str, Any]:
-    """A record that distinguishes this process from every other one, as JSON can hold it.
+    """A JSON-serializable record that distinguishes this process from every other process.
 
-    `boot`, `namespace` and `machine` are None where the system does not name them. `started` counts ticks since boot on
-    Linux, and seconds of Unix time elsewhere.
+    `boot`, `namespace` and `machine` are None on systems that do not provide them. `started` is in ticks since boot on
+    Linux, and in seconds of Unix time on other systems.
     """
     pid = os.getpid()
     return {
         "host": socket.gethostname(), "boot": _text("/proc/sys/kernel/random/boot_id"), "namespace": _namespace(),
-        "machine": _machine(), "pid": pid, "started": _state_and_start("self")[1] or _first_reading(pid),
+        "machine": _machine(), "pid": pid, "started": _state_and_start("self")[1] or _start_by_clock(pid),
     }  # fmt: skip
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """A JSON object that another process writes, such as `me`; empty if it has not come to its end, or never will."""
+    """The JSON object in a text, such as a record of `me`; empty if the text is incomplete or not JSON."""
     try:
         return dict(json.loads(text))
     except (TypeError, ValueError):
@@ -47,30 +47,30 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records, as `me` makes them, are of the same process."""
+    """Whether two records of `me` are of the same process."""
     if "boot" not in one and "boot" not in other:
         return (one.get("host"), one.get("pid")) == (other.get("host"), other.get("pid")) and _near(one, other)
     return all(one.get(key) == other.get(key) for key in KEYS)
 
 
 def is_here(other: Mapping[str, Any]) -> bool:
-    """Whether a recorded process is, or was, among those that this process can see."""
+    """Whether a recorded process belongs to the same host, boot and PID namespace as this process."""
     ours = me()
     return all(other.get(key) == ours[key] for key in ("host", "boot", "namespace"))
 
 
 def is_dead(other: Mapping[str, Any]) -> bool | None:
-    """Whether a recorded process has ended; None for one that cannot be seen from here.
+    """Whether a recorded process has ended; None if that cannot be determined.
 
-    A record of an earlier version does not say in which container its process is. One whose number nobody has is dead,
-    as before; one whose number somebody has lives if the start agrees, and is otherwise unknown.
+    Records of earlier versions do not contain the PID namespace. Their process is dead if no process has its PID, alive
+    if the process with its PID has the same start time, and unknown otherwise.
     """
     pid, ours = other.get("pid"), me()
     if other.get("host") != ours["host"] or not isinstance(pid, int) or pid < 1:
         return None
     if "boot" not in other:
         return _is_dead_by_clock(pid, other)
-    if other["boot"] != ours["boot"]:  # the machine was started anew, or is another one of the same name
+    if other["boot"] != ours["boot"]:  # rebooted, or another machine of the same name
         return True if ours["machine"] is not None and other.get("machine") == ours["machine"] else None
     if other.get("namespace") != ours["namespace"]:
         return None
@@ -78,7 +78,7 @@ def is_dead(other: Mapping[str, Any]) -> bool | None:
         return _is_dead_by_clock(pid, other)
     if not _exists(pid):
         return True
-    if Path("/proc/self").readlink() != Path(str(os.getpid())):  # processes of another namespace are mounted there
+    if Path("/proc/self").readlink() != Path(str(os.getpid())):  # /proc shows another namespace
         return None
     state, started = _state_and_start(pid)
     if started is None:
@@ -87,7 +87,7 @@ def is_dead(other: Mapping[str, Any]) -> bool | None:
 
 
 def _is_dead_by_clock(pid: int, other: Mapping[str, Any]) -> bool | None:
-    """Whether the process of this number has ended; None if its start differs, for the clock may have been set."""
+    """Whether the process with this PID has ended; None if its start time differs, as the clock may have been set."""
     if not _exists(pid):
         return True
     try:
@@ -108,20 +108,20 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the process belongs to another user
         return True
     return True
 
 
 def _state_and_start(pid: int | str) -> tuple[str, int | None]:
-    """The state of a process and its start in ticks since boot; None if it is not there or cannot be read."""
-    fields = (_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()  # the name before may hold spaces, brackets
+    """State of a process and its start in ticks since boot; the start is None if /proc does not show the process."""
+    fields = (_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()  # the name may contain spaces and brackets
     return (fields[0], int(fields[19])) if len(fields) > 19 else ("", None)
 
 
 @cache
-def _first_reading(pid: int) -> float:
-    """The start by the clock, read once, so that every record of this process is the same."""
+def _start_by_clock(pid: int) -> float:
+    """Start in Unix time, read once, so that all records of this process are equal."""
     return psutil.Process(pid).create_time()
 
 
@@ -133,7 +133,7 @@ def _namespace() -> str | None:
 
 
 def _machine() -> str | None:
-    """The machine's lasting id; None in a container, whose id is its image's."""
+    """The machine ID; None in a container, which has the ID of its image."""
     return _text("/etc/machine-id") if _namespace() == FIRST_NAMESPACE else None
 
 

@@ -1,4 +1,4 @@
-"""Progress bars for people; silent where nobody watches."""
+"""Progress bars on terminals."""
 
 import sys
 from threading import RLock
@@ -6,12 +6,9 @@ from typing import Never
 
 from tqdm import tqdm
 
-tqdm.set_lock(RLock())  # its own is for several processes, and complains when one of them is killed
+tqdm.set_lock(RLock())  # the default lock is for several processes and warns when one of them is killed
 
 
 def progress(description: str, images: int) -> "tqdm[Never]":
-    """A bar that counts images, with images a second and the time left; shown on a terminal only.
-
-    Call `update(n)` on it, and use it in a `with`.
-    """
+    """A progress bar that counts images, for use in a `with`; it is shown only if stderr is a terminal."""
     return tqdm(total=images, desc=description, unit=" images", file=sys.stderr, disable=None, leave=False)

@@ -1,4 +1,4 @@
-"""Settings of the C library and of OpenMP that suit a process which trains, scores and predicts."""
+"""Settings of glibc, OpenMP and the garbage collector for fast training, scoring and prediction."""
 
 import ctypes
 import gc
@@ -10,37 +10,39 @@ from contextlib import contextmanager
 from segmentation.errors import InputError
 
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-"""Names of glibc's settings in `malloc.h`."""
+"""Parameters of glibc's `mallopt`, from `malloc.h`."""
 AT_ONCE = 64 * 2**20
-"""Bytes by which the heap grows."""
-TURNS = "10000"
-"""How often a thread of OpenMP looks for its next loop before it sleeps: for a tenth of a millisecond or so, which is
-longer than it takes from loop to loop within a step. With a tenth of that, threads sleep and wake all the time."""
+"""Bytes by which the heap grows at a time."""
+SPIN_COUNT = "10000"
+"""How often an OpenMP thread checks for its next loop before it sleeps.
+
+This takes about 0.1 ms, longer than the time between two loops of a training step. With 1,000 checks, threads sleep and
+wake within every step.
+"""
 
 
 def check_system(platform: str = sys.platform) -> None:
-    """Raise an `InputError` on a system that this program is not made for; `platform` is as of `sys.platform`."""
+    """Raise an `InputError` on an unsupported system; `platform` is a value of `sys.platform`."""
     if platform in ("win32", "cygwin", "msys"):
         raise InputError(
-            "this program runs on Linux and macOS, not on Windows itself: start it in WSL 2, Windows' own Linux "
-            "(`wsl --install`), where it finds the GPU, too"
+            "this program runs on Linux and macOS, not on Windows: start it in WSL 2 (`wsl --install`), where it can "
+            "use the GPU"
         )
 
 
 def prepare_process() -> None:
-    """What a command does before it loads torch."""
+    """Apply the settings of glibc and OpenMP; call this before torch is imported."""
     keep_freed_memory()
     wait_briefly()
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep what this process frees, up to its own peak; tells whether it does.
+    """Make glibc keep freed memory for this process instead of returning it to the kernel; returns whether it does.
 
-    A training step frees and takes the same hundreds of megabytes again and again. glibc hands such blocks back to the
-    kernel at once, and every page of the next one is cleared anew: hundreds of thousands of page faults a step.
+    Every training step frees and allocates the same hundreds of megabytes. By default, glibc returns such blocks to the
+    kernel, which clears every page of the next block: hundreds of thousands of page faults per step.
 
-    Where there is another C library, such as on macOS and Windows, nothing happens; with another allocator preloaded,
-    that one goes on as it does.
+    Other C libraries, as on macOS, and preloaded allocators are not changed.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -52,22 +54,22 @@ def keep_freed_memory() -> bool:
 
 
 def wait_briefly() -> None:
-    """Let the threads of GNU's OpenMP, torch's on Linux, leave their cores soon after a parallel loop.
+    """Make the threads of GNU OpenMP, which torch uses on Linux, sleep soon after a parallel loop.
 
-    By themselves they look for the next one for milliseconds, on cores that the threads which read, score and write
-    could have. It is for this process and those that it starts, unless the user has said otherwise; for this one it
-    must be said before torch is loaded.
+    By default they spin for milliseconds on cores that other threads of this process could use. The setting is an
+    environment variable: it has to be set before torch is imported, child processes inherit it, and a value that the
+    user has set is kept.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", TURNS)
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import large libraries without looking for garbage meanwhile.
+    """Inside the `with`, import large libraries without garbage collection.
 
-    They make half a million objects, all of which stay. To look through them again and again while they are made, and
-    once more when the program ends, took a fifth of the time until the first training step.
+    The imports create half a million objects that all remain. Scanning them during the imports, and once more at exit,
+    took a fifth of the time until the first training step.
     """
     gc.disable()
     try:

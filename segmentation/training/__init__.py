@@ -1,1 +1,1 @@
-"""The training loop and its parts."""
+"""Training loop, optimizer step, losses, schedules, augmentation, checkpoints and process groups."""

@@ -1,4 +1,4 @@
-"""Random changes to the images of a batch and their masks."""
+"""Random augmentation of a batch of images and masks."""
 
 import torch
 from torchvision.transforms import InterpolationMode
@@ -9,7 +9,7 @@ from segmentation.config import AugmentationConfig
 
 
 class Augmentation:
-    """Random flips, zooms and colours for a batch; every choice comes from the generator it is given."""
+    """Random horizontal flips, zooms and color jitter. All randomness comes from the given generator."""
 
     def __init__(self, config: AugmentationConfig) -> None:
         self.config = config
@@ -18,13 +18,14 @@ class Augmentation:
     def __call__(
         self, images: torch.Tensor, masks: torch.Tensor, random: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change images `(B, 3, H, W)` uint8 and masks `(B, H, W)` uint8 alike; returns the same shapes."""
-        return self.change(images, masks, self.draw(len(images), random))
+        """Augmented images `(B, 3, H, W)` uint8 and masks `(B, H, W)` uint8."""
+        return self.apply(images, masks, self.draw(len(images), random))
 
     def draw(self, images: int, random: torch.Generator) -> torch.Tensor:
-        """Random numbers `(B, 7)` in [0, 1), a row for each image of a batch: for its flip, 3 for its zoom, 3 for its
-        colours. A process that sees some images of a batch draws for all, so that each changes wherever it is as it
-        would alone."""
+        """Random numbers `(B, 7)` in [0, 1), one row per image: 1 for the flip, 3 for the zoom, 3 for color jitter.
+
+        Every rank draws for the whole batch, so that the augmentation of an image does not depend on its rank.
+        """
         draws = torch.zeros(images, 7)
         if self.config.flip:
             draws[:, 0] = torch.rand(images, generator=random)
@@ -34,15 +35,15 @@ class Augmentation:
             draws[:, 4:] = torch.rand(images, 3, generator=random)
         return draws
 
-    def change(
+    def apply(
         self, images: torch.Tensor, masks: torch.Tensor, draws: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change images `(B, 3, H, W)` uint8 and masks `(B, H, W)` uint8 as `draw`'s rows `(B, 7)` for them say."""
+        """Augment images `(B, 3, H, W)` uint8 and masks `(B, H, W)` uint8 by the rows `(B, 7)` that `draw` returned."""
         if self.config.flip:
             mirrored = draws[:, 0] < self.config.flip
             images, masks = images.clone(), masks.clone()
-            for place in mirrored.nonzero().flatten().tolist():  # five times as fast as torch.where over the batch
-                images[place], masks[place] = images[place].flip(-1), masks[place].flip(-1)
+            for index in mirrored.nonzero().flatten().tolist():  # five times as fast as torch.where over the batch
+                images[index], masks[index] = images[index].flip(-1), masks[index].flip(-1)
         if self.zooms:
             pairs = [self._zoom(*each) for each in zip(images, masks, draws[:, 1:4], strict=True)]
             images, masks = (torch.stack(part) for part in zip(*pairs, strict=True))
@@ -51,13 +52,13 @@ class Augmentation:
         return images, masks
 
     def _zoom(self, image: torch.Tensor, mask: torch.Tensor, draws: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Zoom by a factor drawn log-uniformly, then cut or fill back to the size it had."""
+        """Zoom by a log-uniform scale factor, then crop or pad to the original size."""
         height, width = mask.shape
         u, down, right = draws.tolist()
         factor = self.config.scale_min * (self.config.scale_max / self.config.scale_min) ** u
         size = [max(1, round(height * factor)), max(1, round(width * factor))]
         image = F.resize(image, size, InterpolationMode.BILINEAR, antialias=True)
-        # NEAREST would round positions down and shift every edge of the mask by half a pixel against the image
+        # NEAREST rounds positions down, which shifts the mask by half a pixel relative to the image
         mask = F.resize(mask[None], size, InterpolationMode.NEAREST_EXACT)
         rows, columns = max(0, height - size[0]), max(0, width - size[1])
         top, left = round(down * rows), round(right * columns)
@@ -68,8 +69,8 @@ class Augmentation:
 
     def _jitter(self, image: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         factors = 1 + self.config.color_jitter * (2 * draws - 1)
-        for change, factor in zip(
+        for adjust, factor in zip(
             (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist(), strict=True
         ):
-            image = change(image, factor)
+            image = adjust(image, factor)
         return image

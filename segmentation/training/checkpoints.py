@@ -1,4 +1,4 @@
-"""A training run on disk: all that is needed to go on with it, or to use its network elsewhere."""
+"""Checkpoint files: the state of a run after an epoch, from which it resumes or its model is loaded."""
 
 import os
 import shutil
@@ -18,10 +18,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after an epoch. It refers to the living tensors: save it before training goes on.
+    """State after an epoch. It refers to the tensors of the model: save it before the next epoch starts.
 
-    The order of images and every random change follow from the seed and the epoch's number, so no generator's state
-    is needed.
+    It contains no random state, because image order and augmentation follow from the seed and the epoch's number.
     """
 
     config: dict[str, Any]
@@ -29,24 +28,24 @@ class Checkpoint:
     palette: list[list[int]]
     fingerprint: str
     epoch: int
-    """Epochs finished."""
+    """Number of finished epochs."""
     best_epoch: int
     best_value: float
     network: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
-    """State of the gradient scaler, empty unless training in float16."""
+    """State of the gradient scaler; empty unless `precision=float16`."""
     history: list[dict[str, float]] = field(default_factory=list)
-    """Figures of every epoch by name, put in by who records them; empty if nobody does."""
+    """Metrics of every epoch by name, added by the caller of `train`; empty by default."""
 
     @property
     def labels(self) -> Classes:
-        """The classes that the network tells apart."""
+        """Classes of the model."""
         return Classes(tuple(self.class_names), tuple((r, g, b) for r, g, b in self.palette))
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:
-    """Write a checkpoint so that `file` is always whole: the old one or the new one."""
+    """Write a checkpoint atomically: `file` always contains the complete old or the complete new one."""
     content = {"format": FORMAT} | {each.name: getattr(checkpoint, each.name) for each in fields(checkpoint)}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,19 +59,19 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
         finally:
             Path(name).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
-        kept = "; the one before it is intact" if file.is_file() else "; choose another checkpoint_dir"
-        raise InputError(f"the checkpoint {file} could not be written: {error}{kept}") from error
+        advice = "the previous checkpoint is intact" if file.is_file() else "set another checkpoint_dir"
+        raise InputError(f"checkpoint {file} could not be written: {error}; {advice}") from error
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote a checkpoint has left in a folder."""
+    """Remove temporary files of processes that were killed while they wrote a checkpoint to this folder."""
     for name in ("best.pt", "last.pt"):
-        for left in folder.glob(f".{name}-*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        for path in folder.glob(f".{name}-*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def keep_as(file: Path, other: Path) -> None:
-    """Keep what a checkpoint file holds now under a second name, without writing it again where links can be made."""
+    """Give a checkpoint file a second name: as a hard link, or as a copy where links are not possible."""
     try:
         with tempfile.TemporaryDirectory(prefix=f".{other.name}-", dir=other.parent) as temporary:
             link = Path(temporary) / other.name
@@ -82,24 +81,24 @@ def keep_as(file: Path, other: Path) -> None:
                 shutil.copyfile(file, link)
             link.replace(other)
     except OSError as error:
-        raise InputError(f"the checkpoint {other} could not be written: {error}; {file} is intact") from error
+        raise InputError(f"checkpoint {other} could not be written: {error}; {file} is intact") from error
 
 
 def load(file: Path) -> Checkpoint:
-    """Read a checkpoint without executing anything in it.
+    """Read a checkpoint; code in the file is not executed.
 
     Raises:
-        InputError: the file is missing, damaged, or not one of ours.
+        InputError: the file is missing, damaged, or not a checkpoint of this program.
     """
     try:
         content = read_pickled(file)
     except FileNotFoundError as error:
         raise InputError(f"checkpoint {file} does not exist") from error
-    except Exception as error:  # readers of damaged files raise nearly anything
+    except Exception as error:  # reading a damaged file can raise almost any exception
         raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):
-        content.setdefault("history", [])  # which the first versions did not keep
+        content.setdefault("history", [])  # missing in files of the first versions
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

@@ -1,17 +1,16 @@
-"""From the configuration to an optimiser, and to the learning rate at each step."""
+"""Optimizer and learning rate schedule of a configuration."""
 
 import torch
-from torch import nn
 
 from segmentation.config import OptimizationConfig
 from segmentation.models.segmenter import Segmenter
 
 
-def build_optimizer(network: Segmenter, config: OptimizationConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW with two parameter groups, the backbone and the head; each has a `factor` of the learning rate."""
-    backbone = list(network.backbone.parameters())
-    inside = {id(parameter) for parameter in backbone}
-    head = [parameter for parameter in network.parameters() if id(parameter) not in inside]
+def build_optimizer(model: Segmenter, config: OptimizationConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW with two parameter groups, backbone and head; `factor` scales the learning rate of each group."""
+    backbone = list(model.backbone.parameters())
+    in_backbone = {id(parameter) for parameter in backbone}
+    head = [parameter for parameter in model.parameters() if id(parameter) not in in_backbone]
     factor = config.backbone_learning_rate_factor
     groups = [
         {"params": backbone, "factor": 1.0 if factor is None else factor},
@@ -23,7 +22,7 @@ def build_optimizer(network: Segmenter, config: OptimizationConfig) -> torch.opt
 
 
 def learning_rate(config: OptimizationConfig, step: int, steps_per_epoch: int) -> float:
-    """Learning rate of a step counted from 0, before a group's own factor.
+    """Learning rate of a step, counted from 0, before the factor of each parameter group.
 
     The polynomial schedule with power 0.9 is that of Chen et al., "DeepLab", TPAMI 2018.
     """
@@ -37,12 +36,6 @@ def learning_rate(config: OptimizationConfig, step: int, steps_per_epoch: int) -
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set the rate of every group, times the group's factor."""
+    """Set the learning rate of every parameter group to `value` times the factor of the group."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["factor"]
-
-
-def trainable(module: nn.Module, on: bool) -> None:
-    """Let a part of a network learn, or hold its parameters as they are."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(on)

@@ -19,9 +19,9 @@ from segmentation.models import segmenter as models
 from segmentation.models.segmenter import LoadedWeights, Segmenter
 from segmentation.scoring.evaluate import score
 from segmentation.scoring.scores import Scores
-from segmentation.training import checkpoints, distributed
+from segmentation.training import checkpoints, launch
 from segmentation.training.checkpoints import Checkpoint
-from segmentation.training.loop import Data, Epoch, follow, train
+from segmentation.training.loop import Data, Epoch, train, train_rank
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
@@ -74,8 +74,8 @@ def run_training(
         tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
     """
     tracking.keep_records_in(config.records)
-    if distributed.rank() > 0:
-        distributed.follow_torchrun(config, follow)
+    if launch.launched_rank() > 0:
+        launch.run_launched_rank(config, train_rank)
         raise SystemExit(0)
     opened_by_mlflow = None
     if config.resume is not None:

@@ -27,7 +27,7 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "could not be written" in errors
-    assert "the one before it is intact" in errors
+    assert "the previous checkpoint is intact" in errors
     assert f"--resume {run_id}" in said
     run = mlflow.get_run(run_id)
     assert run.info.status == "FAILED"

@@ -1,4 +1,4 @@
-"""Devices without float64: all that runs there, on a stand-in that computes real numbers, gives what the CPU gives."""
+"""On a simulated device without float64, training, scoring, prediction and calibration give the results of the CPU."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from tests.accelerator import DEVICE, NO_FLOAT64, accelerator
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, images and masks, some of them void."""
+    """Logits, images and masks with void."""
     random = torch.Generator().manual_seed(0)
     logits = 4 * torch.randn(3, 4, 9, 8, generator=random)
     masks = torch.randint(0, 5, (3, 9, 8), generator=random)
@@ -34,7 +34,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return logits, images, torch.where(masks == 4, 255, masks).to(torch.uint8)
 
 
-def test_the_stand_in_refuses_float64_and_mixed_devices_as_the_real_ones_do() -> None:
+def test_the_simulated_device_refuses_float64_and_mixed_devices_as_real_ones_do() -> None:
     with accelerator():
         values = torch.ones(3).to(DEVICE)
         assert (values.device, (values + 1).sum().item()) == (DEVICE, 6.0)
@@ -51,21 +51,21 @@ def test_the_stand_in_refuses_float64_and_mixed_devices_as_the_real_ones_do() ->
 
 
 def trained(root: Path, device: str) -> tuple[Epoch, dict[str, torch.Tensor], list[Any]]:
-    """The second epoch, the weights after it, and a prediction by the network."""
+    """The last epoch, the weights after it, and a prediction by the model."""
     config = TrainConfig(
-        dataset="folder", data_dir=str(root), resize=32, crop=32, model="lraspp_mobilenet_v3_large", epochs=2,
+        dataset="folder", data_dir=str(root), resize=32, crop=32, model="lraspp_mobilenet_v3_large", epochs=1,
         batch_size=3, micro_batch=2, learning_rate=0.005, flip=0.5, device=device,
     )  # fmt: skip
     data = Data(load_split(config, "train"), load_split(config, "val"))
     torch.manual_seed(0)
-    network = build(config, 3)
-    *_, last = train(network, data, config)
-    weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
-    picture = Image.fromarray(data.val.images[0])
-    return last, weights, Predictor(network.eval(), 32, "bilinear", device, flip=True)([picture])
+    model = build(config, 3)
+    *_, last = train(model, data, config)
+    weights = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    image = Image.fromarray(data.val.images[0])
+    return last, weights, Predictor(model.eval(), 32, "bilinear", device, flip=True)([image])
 
 
-def test_a_training_scores_and_predicts_as_on_the_cpu_and_keeps_no_channels_last(own_data: Path) -> None:
+def test_training_scoring_and_prediction_are_as_on_the_cpu_without_channels_last(own_data: Path) -> None:
     on_cpu, weights, (predicted,) = trained(own_data, "cpu")
     with accelerator() as device:
         last, found, (there,) = trained(own_data, DEVICE.type)
@@ -105,7 +105,7 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("method", recalibration.METHODS)
-def test_calibrators_are_fitted_as_on_the_cpu_and_are_then_where_the_logits_are(method: str) -> None:
+def test_calibrators_are_fitted_as_on_the_cpu_and_are_on_the_device_of_the_logits(method: str) -> None:
     logits, images, masks = batch()
     expected = fit(method, lambda: [(logits, images, masks)], 4)
     with accelerator():

@@ -10,7 +10,7 @@ from segmentation.fields import choices
 from studies.config import EvaluateConfig, ModelsConfig, QuickStartConfig, TrainConfig, TuneConfig, decisive, settled
 
 
-def test_the_defaults_of_train_are_the_report_s_protocol() -> None:
+def test_the_defaults_of_train_are_the_protocol_of_the_original_report() -> None:
     config = TrainConfig()
     assert (config.dataset, config.model, config.weights) == ("voc2007", "fcn_resnet50", "none")
     assert (config.resize, config.crop, config.normalization) == (128, 128, "signed_unit")
@@ -38,9 +38,10 @@ def test_the_defaults_of_train_are_the_report_s_protocol() -> None:
         ("monitor", "loss", "monitor='loss' is not known"),
         ("warmup_epochs", 51, "warmup_epochs=51 is more than epochs=50"),
         ("batch_norm_momentum", 2.0, "batch_norm_momentum=2.0"),
+        ("processes", 65, "batch_size=64 is smaller than processes=65"),
     ],
 )
-def test_a_bad_value_is_refused_by_name_and_value(field: str, value: Any, message: str) -> None:
+def test_a_wrong_value_is_refused_with_its_name_and_value(field: str, value: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         TrainConfig(**{field: value})
     assert message in str(caught.value)
@@ -55,12 +56,12 @@ def test_the_quick_start_has_the_same_fields() -> None:
     assert {field.name for field in fields(QuickStartConfig)} == {field.name for field in fields(TrainConfig)}
 
 
-def test_evaluation_checks_its_values_too() -> None:
+def test_evaluation_checks_its_values() -> None:
     with pytest.raises(InputError, match="dataset='camvit' is not known. Did you mean 'camvid'"):
         EvaluateConfig(model_uri="x", dataset="camvit")
 
 
-def test_a_recipe_is_a_name_for_values() -> None:
+def test_a_recipe_sets_fields_that_are_not_set() -> None:
     careful = TrainConfig(recipe="careful")
     by_hand = TrainConfig(freeze_backbone=3, backbone_learning_rate_factor=0.1, freeze_batch_norm=True)
     assert decisive(asdict(careful)) == decisive(asdict(by_hand)) != decisive(asdict(TrainConfig()))
@@ -74,7 +75,7 @@ def test_a_recipe_is_a_name_for_values() -> None:
 
 @pytest.mark.parametrize(("name", "default"), WITHOUT_RECIPE.items())
 @pytest.mark.parametrize("recipe", list(RECIPES))
-def test_what_is_given_is_given_even_if_it_is_what_the_field_is_without_a_recipe(
+def test_a_recipe_does_not_change_a_field_that_is_set_to_its_value_without_a_recipe(
     recipe: Any, name: str, default: Any
 ) -> None:
     values = vars(TrainConfig(recipe=recipe, **{name: default}))
@@ -82,7 +83,7 @@ def test_what_is_given_is_given_even_if_it_is_what_the_field_is_without_a_recipe
         assert values[each] == (default if each == name else RECIPES[recipe].get(each, usual)), each
 
 
-def test_what_is_given_to_a_template_is_given_to_every_run_made_from_it() -> None:
+def test_a_field_that_is_set_in_a_template_is_set_in_every_run_made_from_it() -> None:
     template = TuneConfig(freeze_backbone=0, weights="imagenet")
     careful = settled(template, {"recipe": "careful"})
     assert (careful.freeze_backbone, careful.backbone_learning_rate_factor, careful.freeze_batch_norm) == (0, 0.1, True)

@@ -12,13 +12,13 @@ from segmentation.training.checkpoints import load, save
 from tests.segmentation.training.test_checkpoints import checkpoint
 
 
-def test_a_signal_while_a_checkpoint_is_written_is_an_interruption(
+def test_a_signal_during_the_write_of_a_checkpoint_is_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch.save's writer swallows the exception that the signal raises, and raises a RuntimeError of its own."""
+    """torch.save catches the exception that the signal raises, and raises a RuntimeError."""
     file = tmp_path / "last.pt"
     save(checkpoint(1), file)
-    opened, before = os.fdopen, interruption.catch()
+    fdopen, before = os.fdopen, interruption.catch()
 
     class Interrupted:
         def __init__(self, stream: Any) -> None:
@@ -39,7 +39,7 @@ def test_a_signal_while_a_checkpoint_is_written_is_an_interruption(
         def __exit__(self, *error: object) -> None:
             self.stream.close()
 
-    monkeypatch.setattr(os, "fdopen", lambda *given: Interrupted(opened(*given)))
+    monkeypatch.setattr(os, "fdopen", lambda *arguments: Interrupted(fdopen(*arguments)))
     try:
         with pytest.raises(InputError) as raised:
             save(checkpoint(2), file)

@@ -1,4 +1,4 @@
-"""Real processes: living, ended, frozen, in PID namespaces of their own, and records that earlier versions wrote."""
+"""Real processes: alive, ended, in other PID namespaces, and in records of earlier versions."""
 
 import json
 import os
@@ -20,23 +20,23 @@ from segmentation.system.processes import is_dead, is_here, is_same, me
 from tests.conftest import PROJECT
 
 LINUX = Path("/proc/self/ns/pid").exists()
-ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-"""Runs a command in a PID namespace of its own, as a container does; the host name stays."""
+NEW_NAMESPACE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+"""Runs a command in a new PID namespace, as a container does, with the same host name."""
 
 needs_namespaces = pytest.mark.skipif(
     not LINUX
     or not shutil.which("unshare")
-    or subprocess.run([*ALONE, "true"], stderr=subprocess.DEVNULL).returncode != 0,
-    reason="PID namespaces can be made on Linux, as root",
+    or subprocess.run([*NEW_NAMESPACE, "true"], stderr=subprocess.DEVNULL).returncode != 0,
+    reason="new PID namespaces need Linux and root",
 )
 
-SAYS = """
+PRINTS_RECORD = """
 import json, sys
 from segmentation.system.processes import me
 print(json.dumps(me()), flush=True)
 sys.stdin.read()
 """
-JUDGES = """
+JUDGES_RECORD = """
 import json, sys
 from segmentation.system.processes import is_dead, is_here, is_same, me
 other = json.loads(sys.argv[1])
@@ -45,9 +45,9 @@ print(json.dumps([is_dead(other), is_here(other), is_same(other, me())]))
 
 
 @contextmanager
-def living(*before: str) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
-    """Another process, by its own record, and what ends it."""
-    command = [*before, sys.executable, "-c", SAYS]
+def living(*prefix: str) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """The record of another process, and the function that kills it."""
+    command = [*prefix, sys.executable, "-c", PRINTS_RECORD]
     process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
@@ -55,14 +55,14 @@ def living(*before: str) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
         process.kill()
 
 
-def judged(record: dict[str, Any], *before: str) -> list[bool | None]:
-    """What another process thinks of a record: whether it is dead, here, and its own."""
-    command = [*before, sys.executable, "-c", JUDGES, json.dumps(record)]
+def judged(record: dict[str, Any], *prefix: str) -> list[bool | None]:
+    """`is_dead`, `is_here` and `is_same` of a record, called in another process."""
+    command = [*prefix, sys.executable, "-c", JUDGES_RECORD, json.dumps(record)]
     found: list[bool | None] = json.loads(subprocess.run(command, cwd=PROJECT, check=True, capture_output=True).stdout)
     return found
 
 
-def test_a_process_lives_until_it_ends() -> None:
+def test_a_process_is_alive_until_it_ends() -> None:
     with living() as (other, end):
         assert (is_dead(other), is_here(other), is_same(other, me())) == (False, True, False)
         end()
@@ -81,14 +81,14 @@ def test_a_fork_is_another_process() -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="ticks since boot")
-def test_a_number_that_was_given_anew_is_not_the_process_that_had_it() -> None:
+def test_a_reused_pid_is_another_process() -> None:
     earlier = me() | {"started": me()["started"] - 1}
     assert (is_dead(earlier), is_same(earlier, me())) == (True, False)
 
 
 @pytest.mark.skipif(not LINUX, reason="ticks since boot")
-def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """psutil derives a start from the time of boot, which moves when the clock is set."""
+def test_setting_the_clock_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil computes the start from the boot time, which changes when the clock is set."""
     with living() as (other, _):
         ours = me()
         for module in (psutil, psutil._pslinux):
@@ -98,12 +98,12 @@ def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @needs_namespaces
-def test_containers_of_one_name_do_not_judge_each_other() -> None:
-    with living(*ALONE) as (one, _), living(*ALONE) as (other, _):
+def test_processes_of_other_containers_with_the_same_host_name_are_unknown() -> None:
+    with living(*NEW_NAMESPACE) as (one, _), living(*NEW_NAMESPACE) as (other, _):
         assert one["host"] == other["host"] == socket.gethostname()
         assert one["pid"] == other["pid"] == 1
         assert not is_same(one, other)
-        for judge in ((), tuple(ALONE)):
+        for judge in ((), tuple(NEW_NAMESPACE)):
             for record in (one, other, me()):
                 expected = [False, True, False] if judge == () and record == me() else [None, False, False]
                 assert judged(record, *judge) == expected
@@ -111,16 +111,18 @@ def test_containers_of_one_name_do_not_judge_each_other() -> None:
 
 
 @needs_namespaces
-def test_within_a_container_the_dead_are_known() -> None:
-    inner = f"{sys.executable} -c '{SAYS}' < /dev/null"
+def test_inside_a_container_ended_processes_are_dead() -> None:
+    inner = f"{sys.executable} -c '{PRINTS_RECORD}' < /dev/null"
     script = f'record=$({inner}); {sys.executable} -c "$1" "$record"; {sys.executable} -c "$1" "$record"'
-    done = subprocess.run([*ALONE, "sh", "-c", script, "sh", JUDGES], cwd=PROJECT, check=True, capture_output=True)
+    done = subprocess.run(
+        [*NEW_NAMESPACE, "sh", "-c", script, "sh", JUDGES_RECORD], cwd=PROJECT, check=True, capture_output=True
+    )
     assert done.stdout.split(b"\n")[:2] == [b"[true, true, false]"] * 2
 
 
 @needs_namespaces
-def test_where_another_namespace_is_mounted_only_what_nobody_has_is_dead() -> None:
-    """`unshare` without a /proc of its own."""
+def test_where_proc_shows_another_namespace_only_an_unused_pid_is_dead() -> None:
+    """`unshare` without mounting a new /proc."""
     script = (
         "import json, os; from segmentation.system.processes import is_dead, me\n"
         "child = os.fork()\n"
@@ -133,10 +135,10 @@ def test_where_another_namespace_is_mounted_only_what_nobody_has_is_dead() -> No
     assert json.loads(done.stdout) == [None, True]
 
 
-def test_a_machine_that_was_started_anew_has_none_of_its_processes_and_another_one_is_unknown() -> None:
+def test_after_a_reboot_processes_are_dead_and_those_of_another_machine_are_unknown() -> None:
     ours = me()
     before = ours | {"boot": "another boot"}
-    assert is_dead(before | {"machine": "m"}) is None, "another machine, or container, of the same name"
+    assert is_dead(before | {"machine": "m"}) is None, "another machine or container of the same name"
     if ours["machine"] is not None:
         assert is_dead(before) is True
     assert is_dead(before | {"machine": None}) is None
@@ -144,7 +146,7 @@ def test_a_machine_that_was_started_anew_has_none_of_its_processes_and_another_o
 
 
 def test_records_of_earlier_versions_are_read() -> None:
-    """They hold host, number, and start in Unix time."""
+    """They contain host, PID, and start in Unix time."""
     with living() as (other, end):
         record = {"host": other["host"], "pid": other["pid"], "started": psutil.Process(other["pid"]).create_time()}
         assert is_dead(record) is False
@@ -157,11 +159,11 @@ def test_records_of_earlier_versions_are_read() -> None:
 
 
 @pytest.mark.parametrize("record", [{}, {"host": "h"}, {"host": socket.gethostname()}, {"pid": "3"}, {"boot": None}])
-def test_half_a_record_is_of_nobody_that_could_be_judged(record: dict[str, Any]) -> None:
+def test_the_process_of_an_incomplete_record_is_unknown(record: dict[str, Any]) -> None:
     assert (is_dead(record), is_here(record), is_same(record, me())) == (None, False, False)
 
 
-def test_without_the_files_of_linux_nobody_is_judged_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_processes_are_compared_by_start_in_unix_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_text", lambda path: None)
     monkeypatch.setattr(processes, "_namespace", lambda: None)
     ours = me()

@@ -1,5 +1,3 @@
-"""What the process's own libraries say of the settings."""
-
 import os
 import subprocess
 import sys
@@ -10,7 +8,7 @@ from segmentation.errors import InputError
 from segmentation.system import runtime
 from tests.conftest import PROJECT
 
-AS_A_COMMAND = """
+COMMAND_THAT_IMPORTS_TORCH = """
 import mlproject
 from studies.entry_points import sync
 sync.run = lambda config: __import__("torch")
@@ -18,54 +16,55 @@ assert mlproject.main(["sync"]) == 0
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux alone")
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
-    ids=["nothing", "count", "policy"],
-)
-def test_a_command_tells_openmp_how_long_to_wait_unless_the_user_has(said: dict[str, str], shown: str) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="torch uses GNU OpenMP on Linux only")
+def test_a_command_sets_the_spin_count_before_openmp_reads_it() -> None:
+    """OpenMP prints its settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(
-        [sys.executable, "-c", AS_A_COMMAND], cwd=PROJECT, env=environment | said | {"OMP_DISPLAY_ENV": "verbose"},
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-c", COMMAND_THAT_IMPORTS_TORCH], cwd=PROJECT, capture_output=True, text=True, check=True,
+        env=environment | {"OMP_DISPLAY_ENV": "verbose"},
     )  # fmt: skip
-    assert f"GOMP_SPINCOUNT = '{shown}'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{runtime.SPIN_COUNT}'" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")])
+def test_openmp_settings_of_the_user_are_kept(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {name: value})
+    runtime.wait_briefly()
+    assert os.environ == {name: value}
 
 
 FAULTS = """
 import resource, numpy as np
 from segmentation.system.runtime import keep_freed_memory
-kept = keep_freed_memory()
+is_kept = keep_freed_memory()
 for turn in range(12):
     np.ones(8_000_000)
     if turn == 1:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(is_kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the setting is of Linux's C library")
-def test_memory_that_was_freed_is_not_cleared_anew() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting exists in glibc only")
+def test_freed_memory_is_reused_without_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], cwd=PROJECT, capture_output=True, text=True, check=True)
-    kept, faults = done.stdout.split()
-    if kept == "True":
+    is_kept, faults = done.stdout.split()
+    if is_kept == "True":
         assert int(faults) < 1000, "ten arrays of 64 MB have 156,000 pages of 4 kB"
 
 
-@pytest.mark.parametrize("platform", ["win32", "cygwin"])
-def test_a_system_that_is_not_supported_is_told_at_once(platform: str) -> None:
-    with pytest.raises(InputError, match="runs on Linux and macOS, not on Windows itself: start it in WSL 2"):
+@pytest.mark.parametrize("platform", ["win32", "cygwin", "linux", "darwin"])
+def test_only_linux_and_macos_are_supported(platform: str) -> None:
+    if platform in ("linux", "darwin"):
+        runtime.check_system(platform)
+        return
+    with pytest.raises(InputError, match="runs on Linux and macOS, not on Windows: .* WSL 2"):
         runtime.check_system(platform)
 
 
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_a_system_that_is_supported_is(platform: str) -> None:
-    runtime.check_system(platform)
-
-
-def test_the_command_line_refuses_windows_before_anything_else() -> None:
-    """In a process whose Python says that it is on Windows."""
+def test_the_command_line_refuses_windows_first() -> None:
+    """In a process whose Python reports Windows."""
     program = "import sys; sys.platform = 'win32'; import mlproject; sys.exit(mlproject.main(['train']))"
     done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -18,7 +18,7 @@ def checkpoint(epoch: int = 3) -> Checkpoint:
     )  # fmt: skip
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_load_returns_what_save_has_written(tmp_path: Path) -> None:
     save(checkpoint(), tmp_path / "deep" / "last.pt")
     loaded = load(tmp_path / "deep" / "last.pt")
     assert torch.equal(loaded.network["w"], torch.arange(3.0))
@@ -26,14 +26,14 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert loaded.labels.names == ("a", "b")
 
 
-def test_a_new_one_replaces_the_old_and_leaves_no_other_file(tmp_path: Path) -> None:
+def test_a_new_checkpoint_replaces_the_old_one_and_leaves_no_other_file(tmp_path: Path) -> None:
     for epoch in (1, 2):
         save(checkpoint(epoch), tmp_path / "last.pt")
     assert load(tmp_path / "last.pt").epoch == 2
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_a_failed_write_keeps_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     save(checkpoint(1), tmp_path / "last.pt")
     unwritable = replace(checkpoint(2), network={"w": lambda: None})
     with pytest.raises((AttributeError, pickle.PicklingError)):
@@ -42,13 +42,13 @@ def test_a_failed_write_keeps_the_old_one(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="could not be written"):
+    with pytest.raises(InputError, match=r"last\.pt could not be written: .* set another checkpoint_dir"):
         save(checkpoint(), tmp_path / "file" / "last.pt")
 
 
-def test_a_second_name_keeps_what_the_first_one_held(tmp_path: Path) -> None:
+def test_a_second_name_keeps_the_content_when_the_first_one_is_replaced(tmp_path: Path) -> None:
     best, last = tmp_path / "best.pt", tmp_path / "last.pt"
     save(checkpoint(1), last)
     save(checkpoint(2), best)
@@ -60,7 +60,7 @@ def test_a_second_name_keeps_what_the_first_one_held(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
 
-def test_a_second_name_is_a_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_name_is_a_copy_where_links_are_not_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_link(self: Path, target: Path) -> None:
         raise OSError(1, "Operation not permitted")
 
@@ -72,17 +72,17 @@ def test_a_second_name_is_a_copy_where_there_are_no_links(tmp_path: Path, monkey
         keep_as(tmp_path / "best.pt", tmp_path / "no folder" / "last.pt")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_cut_off_file_is_told(share: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_an_input_error(fraction: float, tmp_path: Path) -> None:
     save(checkpoint(), tmp_path / "last.pt")
     content = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(content[: int(share * len(content))])
+    (tmp_path / "last.pt").write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(InputError, match=r"last.pt is not a checkpoint of this program, or it is damaged"):
         load(tmp_path / "last.pt")
 
 
 class Trap:
-    """Runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -91,14 +91,14 @@ class Trap:
         return os.system, (f"touch {self.file}",)
 
 
-def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
+def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
     torch.save({"format": 1, "network": Trap(tmp_path / "executed")}, tmp_path / "trap.pt")
     with pytest.raises(InputError, match="is not a checkpoint"):
         load(tmp_path / "trap.pt")
     assert not (tmp_path / "executed").exists()
 
 
-def test_another_program_s_file_and_a_missing_one_are_told(tmp_path: Path) -> None:
+def test_a_file_of_another_program_and_a_missing_file_are_input_errors(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(InputError, match="is not a checkpoint of this program"):
         load(tmp_path / "other.pt")

@@ -6,20 +6,20 @@ from segmentation.models.segmenter import build
 from segmentation.training.optimizers import build_optimizer, learning_rate, set_learning_rate
 
 
-def test_every_parameter_is_in_one_group_and_each_group_has_its_own_rate() -> None:
-    network = build(ModelConfig(model="lraspp_mobilenet_v3_large"), 4)
+def test_every_parameter_is_in_one_group_and_each_group_has_a_learning_rate() -> None:
+    model = build(ModelConfig(model="lraspp_mobilenet_v3_large"), 4)
     config = OptimizationConfig(head_learning_rate_factor=10, backbone_learning_rate_factor=0.5)
-    optimizer = build_optimizer(network, config)
+    optimizer = build_optimizer(model, config)
     backbone, head = optimizer.param_groups
-    assert {id(p) for p in backbone["params"]} == {id(p) for p in network.backbone.parameters()}
+    assert {id(p) for p in backbone["params"]} == {id(p) for p in model.backbone.parameters()}
     everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(everything) == sorted(id(p) for p in network.parameters())
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
     set_learning_rate(optimizer, 0.02)
     assert (backbone["lr"], head["lr"]) == (0.01, 0.2)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-def test_the_optimiser_is_torch_s_own_with_the_values_asked_for(name: str, kind: type) -> None:
+def test_the_optimizer_is_that_of_torch_with_the_configured_values(name: str, kind: type) -> None:
     config = OptimizationConfig(optimizer=name, momentum=0.8, weight_decay=0.01)
     optimizer = build_optimizer(build(ModelConfig(model="lraspp_mobilenet_v3_large"), 4), config)
     assert type(optimizer) is kind

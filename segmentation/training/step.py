@@ -1,0 +1,133 @@
+"""One optimizer step on one batch: forward passes, loss, gradients, update. Shapes: batch `B`, classes `C`."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from segmentation.classes import VOID
+from segmentation.config import TrainingConfig
+from segmentation.data.batches import index_batches
+from segmentation.devices import autocast, memory_format, resolve_precision, to_device
+from segmentation.errors import InputError
+from segmentation.models.segmenter import Segmenter
+from segmentation.scoring.counting import count_correct
+from segmentation.training import optimizers
+from segmentation.training.batch_norm import one_update
+from segmentation.training.losses import training_loss
+from segmentation.training.process_group import ProcessGroup
+
+
+class TrainingStep:
+    """Optimizer, gradient scaler and gradient averaging of one rank; calling it trains on one batch."""
+
+    def __init__(self, model: Segmenter, config: TrainingConfig, device: torch.device, group: ProcessGroup) -> None:
+        self.model = model.to(device).to(memory_format=memory_format(device, config.channels_last))
+        self.config = config
+        self.device = device
+        self.group = group
+        self.optimizer = optimizers.build_optimizer(model, config)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self._autocast = autocast(device, resolve_precision(config.precision, device))
+        self._parallel: DistributedDataParallel | None = None
+        self._trainable: list[bool] = []
+
+    def __call__(self, images: torch.Tensor, masks: torch.Tensor, batch_size: int) -> tuple[float, int, int]:
+        """Update the weights by the gradient of the mean loss over the non-void pixels of the whole batch.
+
+        The result does not depend on the number of forward passes or ranks, except through batch norm, which normalizes
+        each forward pass by itself; its running statistics are updated once.
+
+        Args:
+            images: `(B, 3, H, W)` uint8 of this rank, on the CPU.
+            masks: `(B, H, W)` uint8.
+            batch_size: number of images of all ranks.
+
+        Returns:
+            Sum of the loss, number of correct pixels and number of non-void pixels of this rank.
+
+        Raises:
+            FloatingPointError: the loss is not finite; the weights are unchanged.
+        """
+        pixels = int((masks != VOID).sum())
+        (pixels_of_all,) = self.group.sum(pixels)
+        if pixels_of_all == 0:
+            return 0.0, 0, 0
+        forward = self._forward()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum, correct = 0.0, 0
+        parts = self._micro_batches(len(images), batch_size)
+        with one_update(self.model) if len(parts) > 1 else nullcontext():
+            for number, part in enumerate(parts, 1):
+                part_images, part_masks = to_device(self.device, images[part], masks[part])
+                with self._parallel.no_sync() if self._parallel and number < len(parts) else nullcontext():
+                    with self._autocast:
+                        outputs = _outputs(forward, part_images)
+                    loss, logged_loss = training_loss(outputs, part_masks, self.config)
+                    (loss_of_all,) = self.group.sum(loss.item())
+                    if not math.isfinite(loss_of_all):
+                        raise FloatingPointError(loss_of_all)
+                    # DistributedDataParallel averages the gradients of the ranks
+                    self.scaler.scale(loss / (pixels_of_all / self.group.size)).backward()
+                loss_sum += logged_loss.item()
+                correct += count_correct(outputs["out"], part_masks)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss_sum, correct, pixels
+
+    def _micro_batches(self, images: int, batch_size: int) -> list[np.ndarray]:
+        """Indices of the images of each forward pass; all ranks have the same number of passes."""
+        if self.group.size == 1:
+            return index_batches(np.arange(images), self.config.micro_batch or images)
+        smallest = batch_size // self.group.size
+        passes = len(index_batches(np.arange(smallest), self.config.micro_batch or smallest))
+        return np.array_split(np.arange(images), passes)
+
+    def _forward(self) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+        """The model's forward pass; with several ranks, its backward pass averages the gradients."""
+        if self.group.size == 1:
+            return self.model.outputs
+        trainable = [parameter.requires_grad for parameter in self.model.parameters()]
+        if self._parallel is None or trainable != self._trainable:
+            self._parallel = DistributedDataParallel(_Outputs(self.model), gradient_as_bucket_view=True)
+            self._parallel.broadcast_buffers = False  # rank 0's buffers are broadcast once, not at every step
+            self._trainable = trainable
+        return self._parallel
+
+
+class _Outputs(nn.Module):
+    """`Segmenter.outputs` as a forward pass, because DistributedDataParallel averages gradients of `forward` only."""
+
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.model.outputs(images)
+
+
+def _outputs(
+    forward: Callable[[torch.Tensor], dict[str, torch.Tensor]], images: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Run the forward pass; batches that are too small or too large raise an `InputError`."""
+    try:
+        return forward(images)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"batch norm needs more than {len(images)} image(s) of {images.shape[3]} x {images.shape[2]} pixels per "
+            f"forward pass in this model: set batch_size and micro_batch to at least 2 for each process, or use larger "
+            f"images"
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"not enough memory for a forward pass of {len(images)} images of {images.shape[3]} x {images.shape[2]} "
+            f"pixels: set a smaller micro_batch; the optimizer step still uses all of batch_size"
+        ) from error
