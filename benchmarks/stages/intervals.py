@@ -206,10 +206,10 @@ def bare_product_every_metric(work: Work) -> Run:
 
     import numpy as np
 
-    from segmentation.scoring.evaluate import _additive
+    from segmentation.scoring.definitions import sums_of_images
 
     times = _times(work)
-    width = sum(values[0].size for values in _additive(next(_scores(images=1)[0].blocks())).values())
+    width = sum(values[0].size for values in sums_of_images(next(_scores(images=1)[0].blocks())).values())
     models = np.random.default_rng(0).random((MODELS, work.images, width), np.float32)
     sums = np.empty((work.resamples, width), np.float32)
 
