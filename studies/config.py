@@ -414,6 +414,10 @@ def check_names(config: Any) -> None:
         if len(value) > longest[name]:
             raise InputError(f"{name}={value[:40]}… has {len(value)} characters; it may have {longest[name]}")
     model, alias = given["register_as"], given["alias"]
+    if model is not None and not getattr(config, "log_model", True):
+        raise InputError(
+            f"register_as={model!r} needs log_model=true: with log_model=false there is no model to register"
+        )
     if model is not None and (re.search("[/:]", model) or model in (".", "..")):
         raise InputError(f"register_as={model!r} is no name of a registered model: it may not hold / or :")
     if alias is not None and not re.fullmatch(r"[\w-]+", alias):

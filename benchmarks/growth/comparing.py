@@ -54,7 +54,7 @@ def _scored_runs(count: int) -> Iterator[str]:
     from segmentation.scoring.scores import Scores
     from studies import tracking
     from studies.config import TrainConfig
-    from studies.models.loading import Stored
+    from studies.models.stored import StoredModel
     from studies.scores.recording import bins_record, protocol
 
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def _scored_runs(count: int) -> Iterator[str]:
         scores = Scores(labels)
         scores.update(3 * torch.randn(FEW, CLASSES, SIDE, SIDE), masks)
         with tracking.tracked_run(EXPERIMENT, f"run {seed}", {"kind": "train"}) as run_id:
-            origin = Stored(config, labels, {}, 1, run_id, None).origin()
+            origin = StoredModel(config, labels, {}, 1, run_id, None).origin()
             record = bins_record(scores, protocol(config, split, scores))
             tracking.log_json(record | {"origin": origin, "palette": labels.palette}, "reliability/val.json")
             with tracking.artifact_file("reliability/val_histograms.npz") as file:

@@ -58,12 +58,12 @@ def finding(folder: str, size: int) -> Callable[[], None]:
 
 def collecting(folder: str, size: int) -> Callable[[], None]:
     from studies.config import ReportConfig
-    from studies.report.collected import collect
+    from studies.report.collect import collect
 
     past_runs(size)
 
     def run() -> None:
-        assert len(collect(ReportConfig(experiment=EXPERIMENT)).trainings) == size
+        assert len(collect(ReportConfig(experiment=EXPERIMENT)).training_runs) == size
 
     return run
 

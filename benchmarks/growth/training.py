@@ -43,7 +43,7 @@ def _epoch(folder: str, images: int, side: int, classes: int, batch_size: int = 
     import torch
 
     from segmentation.data import load_split
-    from segmentation.models import segmenter as models
+    from segmentation.models.segmenter import build
     from segmentation.training.loop import Data, train
     from studies.config import TrainConfig
 
@@ -54,7 +54,7 @@ def _epoch(folder: str, images: int, side: int, classes: int, batch_size: int = 
         resize=side, crop=side, batch_size=batch_size, epochs=1000,
     )  # fmt: skip
     torch.manual_seed(0)
-    network = models.build(config, classes)
+    network = build(config, classes)
     data = Data(load_split(config, "train"), load_split(config, "val"))
     epochs = train(network, data, config)
 

@@ -23,7 +23,7 @@ import torch
 
 from segmentation.data import load_split
 from segmentation.errors import DivergedError
-from segmentation.models import segmenter as models
+from segmentation.models.segmenter import build
 from segmentation.training.loop import Data, train
 from studies import tracking
 from studies.config import TrainConfig
@@ -92,7 +92,7 @@ def curve(task: tuple[str, float, float]) -> list[list[object]]:
     torch.manual_seed(config.seed)
     rows: list[list[object]] = []
     try:
-        for epoch in train(models.build(config, len(data.train.labels)), data, config):
+        for epoch in train(build(config, len(data.train.labels)), data, config):
             metrics = epoch.metrics()
             rows.append([rate, decay, epoch.number, *(f"{metrics[name]:.6g}" for name in METRICS)])
     except DivergedError:

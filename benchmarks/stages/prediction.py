@@ -268,10 +268,11 @@ def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
     from torchvision.transforms.v2 import functional
 
     from segmentation.io.decoding import read_image
-    from segmentation.models import segmenter as models
+    from segmentation.models.networks import CLASS_LAYERS
+    from segmentation.models.segmenter import build
 
     torch.manual_seed(0)
-    network = models.build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)
+    network = build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)
     pictures = [read_image(file) for file in itertools.islice(work.files().values(), SEEN)]
     seen = torch.stack([functional.pil_to_tensor(functional.resize(picture, [RESIZE, RESIZE])) for picture in pictures])
     with torch.no_grad():
@@ -281,6 +282,6 @@ def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
         network.train()(seen)
         spread = network.eval()(seen).std((0, 2, 3)).mean()
         for part, weights in network.named_parameters():
-            if any(last in part for last in models.LAST_LAYERS):
+            if any(last in part for last in CLASS_LAYERS):
                 weights *= 3 / spread
     return network.to(memory_format=torch.channels_last) if channels_last else network

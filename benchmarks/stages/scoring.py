@@ -140,10 +140,10 @@ def prepare_forward(model: str, images: int) -> Callable[[], None]:
     import torch
 
     from segmentation.config import ModelConfig
-    from segmentation.models import segmenter as models
+    from segmentation.models.segmenter import build
 
     torch.set_num_threads(os.cpu_count() or 1)
-    network = models.build(ModelConfig(model=model), CLASSES)  # type: ignore[arg-type]
+    network = build(ModelConfig(model=model), CLASSES)  # type: ignore[arg-type]
     network.eval().to(memory_format=torch.channels_last)
     pictures = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
     pictures = pictures.contiguous(memory_format=torch.channels_last)

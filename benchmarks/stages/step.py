@@ -87,12 +87,12 @@ def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:
     from torch.nn import functional as F
 
     from segmentation.config import ModelConfig
-    from segmentation.models import segmenter as models
+    from segmentation.models.segmenter import build
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
     layout = torch.channels_last if way.channels_last else torch.contiguous_format
-    network = models.build(ModelConfig(model=model), CLASSES).network.to(memory_format=layout)  # type: ignore[arg-type]
+    network = build(ModelConfig(model=model), CLASSES).network.to(memory_format=layout)  # type: ignore[arg-type]
     images = torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=layout)
     masks = torch.randint(0, CLASSES, (BATCH, SIDE, SIDE))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)

@@ -367,11 +367,11 @@ def _network(work: Epoch) -> "torch.nn.Module":
     """torchvision's network, with the tensors that this project starts from."""
     import torch
 
-    from segmentation.models import segmenter as models
+    from segmentation.models.segmenter import build
 
     config = config_of(work, CAMVID, CAMVID)
     torch.manual_seed(config.seed)
-    return models.build(config, CLASSES).network
+    return build(config, CLASSES).network
 
 
 def _first(work: Epoch) -> "np.ndarray":

@@ -1,1 +1,1 @@
-"""Segmentation models: uint8 images in, logits out; and where their weights start."""
+"""Segmentation models: architectures, normalized input, and starting weights."""

@@ -1,6 +1,6 @@
-"""State dicts that other programs have saved (`.pth`, `.pt`, `.safetensors`), as starting weights.
+"""Read state dicts from files (`.pth`, `.pt`, `.safetensors`) and load them as starting weights.
 
-Only tensors are read: by `torch.load` with `weights_only=True`, and by safetensors, whose files hold nothing else.
+Only tensors are read. `torch.load` runs with `weights_only=True`; a safetensors file cannot hold anything else.
 """
 
 import zipfile
@@ -13,60 +13,77 @@ from safetensors.torch import load_file
 
 from segmentation.classes import Classes
 from segmentation.errors import InputError, listed
-from segmentation.models.segmenter import LoadedWeights, Segmenter, take
+from segmentation.models.segmenter import Segmenter
+from segmentation.models.starting_weights import LoadedWeights, load_matching
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module")
-"""Keys under which training programs put the state dict in a larger dictionary."""
-AROUND = ("module", "_orig_mod", *WRAPPERS)
-"""What a name of a tensor may begin with: the names of modules around the network."""
-AROUND_BACKBONE = ("backbone", "encoder", "body", "features")
-"""The same around the backbone."""
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "network", "net", "module")
+"""Keys under which training programs store the state dict in a larger dictionary."""
+MODEL_PREFIXES = ("module", "_orig_mod", *STATE_DICT_KEYS)
+"""Possible first parts of a tensor's name: names of modules that wrap the model."""
+BACKBONE_PREFIXES = ("backbone", "encoder", "body", "features")
+"""Names of modules that wrap the backbone."""
 HEADS = ("classifier", "aux_classifier")
-DEEPEST = 4
-"""Dictionaries in dictionaries that are looked into."""
+MAX_DEPTH = 4
+"""Levels of nested dictionaries that are searched."""
 
 
 def read_pickled(file: Path) -> Any:
-    """What `torch.save` has written to a file, without executing anything in it.
+    """Return what `torch.save` wrote to a file, without executing code from it.
 
     Raises:
-        Exception: nearly any kind, if the file is damaged or holds more than tensors and plain values.
+        Exception: of nearly any type, if the file is damaged or holds more than tensors and plain values.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # torch takes what is in it as it is
+            damaged = archive.testzip()  # torch does not verify checksums
         if damaged is not None:
             raise zipfile.BadZipFile(f"its record {damaged} is damaged")
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file by name.
+
+    Raises:
+        InputError: the file is missing, damaged or of another format.
+    """
+    try:
+        return load_file(file)
+    except Exception as error:  # SafetensorError, OSError, KeyError for unknown types and others
+        raise InputError(f"{file} is not a readable safetensors file: {_first_line(error)}") from error
+
+
 def read_state_dict(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by the names that they have in it.
+    """Return the tensors of a file under the names that they have in it.
 
     Raises:
         InputError: the file cannot be read, or holds no tensors.
     """
     try:
-        tensors = load_file(file) if file.suffix.lower() == ".safetensors" else tensors_in(read_pickled(file))
-    except Exception as error:  # readers of damaged files raise nearly anything
+        tensors = (
+            read_safetensors(file) if file.suffix.lower() == ".safetensors" else find_state_dict(read_pickled(file))
+        )
+    except Exception as error:  # damaged files raise nearly any type
         raise InputError(
-            f"weights={file} cannot be read: it is damaged, or holds more than tensors, and nothing else is unpickled; "
-            f"save the model's state_dict() by torch.save or safetensors ({str(error).splitlines()[0][:200]})"
+            f"weights={file} cannot be read: the file is damaged, or holds more than tensors, which are all that is "
+            f"unpickled; save the model's state_dict() with torch.save or safetensors ({_first_line(error)})"
         ) from error
     if not tensors:
         raise InputError(f"weights={file} holds no state dict: no tensors by name")
     broken = [name for name, tensor in tensors.items() if not is_plain_tensor(tensor)]
     if broken:
-        raise InputError(f"weights={file}: {listed(broken)} cannot be taken: sparse, quantized or larger than its data")
+        raise InputError(
+            f"weights={file}: {listed(broken)} cannot be loaded: sparse, quantized or larger than its data"
+        )
     return tensors
 
 
-def tensors_in(content: Any, depth: int = 0) -> dict[str, torch.Tensor]:
-    """The state dict in what was read from a file: the content itself, or what lies under one of `WRAPPERS`."""
+def find_state_dict(content: Any, depth: int = 0) -> dict[str, torch.Tensor]:
+    """Return the state dict in the content of a file: the content itself, or an entry under `STATE_DICT_KEYS`."""
     if not isinstance(content, Mapping):
         return {}
-    for key in WRAPPERS:
-        found = tensors_in(content.get(key), depth + 1) if depth < DEEPEST else {}
+    for key in STATE_DICT_KEYS:
+        found = find_state_dict(content.get(key), depth + 1) if depth < MAX_DEPTH else {}
         if found:
             return found
     return {
@@ -77,7 +94,7 @@ def tensors_in(content: Any, depth: int = 0) -> dict[str, torch.Tensor]:
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """Whether it is a tensor with all its values in memory: not sparse, and not one value for many."""
+    """Whether a value is a dense tensor with all its values in memory: not sparse, quantized or expanded."""
     return (
         isinstance(value, torch.Tensor)
         and value.layout == torch.strided
@@ -86,41 +103,45 @@ def is_plain_tensor(value: Any) -> bool:
     )
 
 
-def take_state_dict(network: Segmenter, file: Path, labels: Classes) -> LoadedWeights:
-    """Start from the state dict in a file: of a whole network, or of the backbone alone, under torchvision's names.
+def load_weights_file(model: Segmenter, file: Path, labels: Classes) -> LoadedWeights:
+    """Load the state dict in a file: of a whole network or of a backbone, under torchvision's names.
 
     Args:
-        network: changed in place.
-        file: what to read. It does not say its classes, so last layers are taken if they have as many as `labels`.
-        labels: the network's classes.
+        model: changed in place.
+        file: a state dict. It does not name its classes: class layers are loaded if their number of classes fits.
+        labels: the classes of the model.
 
     Raises:
-        InputError: the file cannot be read, or nothing in it fits.
+        InputError: the file cannot be read, or none of its tensors fits.
     """
     tensors = read_state_dict(file)
     sources: dict[str, str] = {}
     for name in tensors:
-        other = sources.setdefault(own_name(name), name)
+        other = sources.setdefault(segmenter_name(name), name)
         if other != name:
             raise InputError(f"weights={file} holds {other} and {name}, which are the same part of a model; keep one")
-    offered = {own: tensors[name] for own, name in sources.items()}
+    renamed = {own: tensors[name] for own, name in sources.items()}
     try:
-        found = take(network, offered, same_classes=True)
+        loaded = load_matching(model, renamed, same_classes=True)
     except InputError as error:
-        wanted = [name.removeprefix("network.") for name in network.state_dict()]
+        expected = [name.removeprefix("network.") for name in model.state_dict()]
         raise InputError(
-            f"weights={file}: {error}. Its tensors are called {listed(tensors, 4)}, the model's {listed(wanted, 4)}"
+            f"weights={file}: {error}. Its tensors are named {listed(tensors, 4)}; the model's, {listed(expected, 4)}"
         ) from error
-    return found._replace(left={sources[name]: reason for name, reason in found.left.items()})
+    return loaded._replace(left={sources[name]: reason for name, reason in loaded.left.items()})
 
 
-def own_name(name: str) -> str:
-    """The name in `Segmenter.state_dict()` of what torchvision calls `name`, alone or inside other modules."""
+def segmenter_name(name: str) -> str:
+    """Return the name in `Segmenter.state_dict()` of a tensor with a torchvision name, wrapped or not."""
     parts = name.split(".")
-    while len(parts) > 1 and parts[0] in AROUND:
+    while len(parts) > 1 and parts[0] in MODEL_PREFIXES:
         parts = parts[1:]
     if parts[0] in HEADS:
         return ".".join(["network", *parts])
-    while len(parts) > 1 and parts[0] in AROUND_BACKBONE:
+    while len(parts) > 1 and parts[0] in BACKBONE_PREFIXES:
         parts = parts[1:]
     return ".".join(["network", "backbone", *parts])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

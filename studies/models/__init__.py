@@ -1,1 +1,1 @@
-"""Trained models as MLflow keeps them: loading, the flavor, the served model."""
+"""Trained models in MLflow: loading by name, logging, and the served model."""

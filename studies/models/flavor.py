@@ -1,11 +1,19 @@
-"""A trained network as a model that MLflow can serve: an exported program, and the code that feeds it pictures.
+"""Save a model as an MLflow model: exported program, tensors, and the code that serves images.
 
-A flavor in MLflow's sense: `tracking.log_model` hands it to `Model.log`, which calls `save_model`.
+Layout of the folder:
+
+- `MLmodel`: flavors `pytorch` (tensors to logits) and `python_function` (images to classes and confidence), metadata;
+- `data/`: the exported program of flavor `pytorch`;
+- `weights.safetensors`: the tensors, which `models.loading` reads without running anything;
+- `code/`: the modules of flavor `python_function`, which need nothing else of this project.
 """
 
 import base64
 import hashlib
+import logging
 import re
+import shutil
+import tempfile
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -15,29 +23,29 @@ import mlflow
 import numpy as np
 import torch
 from mlflow.models import Model, ModelSignature
-from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.models.utils import _save_example
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType, Array
 from PIL import Image
+from safetensors.torch import save_file
 
 from segmentation.io import pixels
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction import predictor
 from segmentation.system import full_precision
-from studies.models import served
+from studies.models import request, served
+from studies.models.stored import WEIGHTS
 
 PACKAGE = "served_segmenter"
-"""How the package begins in which the code is shipped; the rest is its hash, so that two models of different code can
-be loaded side by side."""
-CODE = "code"
-SHIPPED = (full_precision, pixels, predictor, served)
-"""Modules that go along with every logged model; they import each other and nothing else of the project."""
+"""Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
+loaded in one process."""
+SHIPPED = (full_precision, pixels, predictor, request, served)
+"""Modules copied into every logged model. They import each other, and nothing else of the project."""
 REQUIRED = ("mlflow", "numpy", "pillow", "torch", "torchvision")
 
 SIGNATURE = ModelSignature(
-    # any type: MLflow has none for base64 text or pixels of any size
-    inputs=Schema([ColSpec(AnyType(), served.COLUMN)]),
+    # AnyType: MLflow has no type for base64 text or pixels of any size.
+    # Not required: a request without it then reaches `ServedModel`, which refuses it with a shorter message.
+    inputs=Schema([ColSpec(AnyType(), request.COLUMN, required=False)]),
     outputs=Schema([
         ColSpec(DataType.long, "height"),
         ColSpec(DataType.long, "width"),
@@ -52,59 +60,64 @@ SIGNATURE = ModelSignature(
 )  # fmt: skip
 
 
-def save_model(path: str, mlflow_model: Model, network: Segmenter, images: torch.Tensor, **_: Any) -> None:
-    """Write a model into a folder: flavor `pytorch`, which gives logits, and `python_function`, which takes pictures.
+def save_model(folder: Path, network: Segmenter, images: torch.Tensor, metadata: dict[str, Any]) -> None:
+    """Save a model into a new folder.
 
     Args:
-        path: the folder.
-        mlflow_model: what is known of the model; its metadata holds configuration, class names, palette, calibration.
+        folder: created here.
         network: on the CPU, in evaluation mode.
-        images: `(B, 3, H, W)` uint8, at least two, since a dimension of size 1 would be fixed by the export.
-        _: what `Model.log` alone needs.
+        images: `(B, 3, H, W)` uint8 with B of at least 2: the export would fix a dimension of size 1.
+        metadata: configuration, class names, palette, epoch and calibration, see `StoredModel.metadata`.
     """
-    classes = len((mlflow_model.metadata or {})["class_names"])
-    mlflow.pytorch.save_model(
-        network,
-        path,
-        mlflow_model=mlflow_model,
-        signature=ModelSignature(
-            Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1))]),
-            Schema([TensorSpec(np.dtype("float32"), (-1, classes, -1, -1))]),
-        ),
-        input_example=images,
-        pip_requirements=[required(package, version(package)) for package in REQUIRED],
-        serialization_format="pt2",
-    )
-    package = _ship_code(Path(path) / CODE)
-    # the code goes to this flavor alone: whoever takes the network from the other one gets none of it on sys.path
-    mlflow.pyfunc.add_to_model(
-        mlflow_model,
-        loader_module=f"{package}.served",
-        code=CODE,
-        conda_env="conda.yaml",
-        python_env="python_env.yaml",
-    )
-    mlflow_model.signature = SIGNATURE
-    _save_example(mlflow_model, [{served.COLUMN: _png(images[0])}], path)
-    mlflow_model.save(str(Path(path) / MLMODEL_FILE_NAME))
+    requirements = [required(package, version(package)) for package in REQUIRED]
+    model = Model(metadata=metadata)
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it prints that it validates the input example
+    with tempfile.TemporaryDirectory() as temporary:
+        package = _copy_code(Path(temporary))
+        mlflow.pyfunc.save_model(
+            str(folder),
+            loader_module=f"{package}.served",
+            code_paths=[str(Path(temporary) / package)],
+            mlflow_model=model,
+            signature=SIGNATURE,
+            input_example=[{request.COLUMN: _png(images[0])}],
+            pip_requirements=requirements,
+        )
+        exported = Path(temporary) / "exported"
+        mlflow.pytorch.save_model(
+            network,
+            str(exported),
+            signature=ModelSignature(
+                Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1))]),
+                Schema([TensorSpec(np.dtype("float32"), (-1, len(metadata["class_names"]), -1, -1))]),
+            ),
+            input_example=images,
+            pip_requirements=requirements,
+            serialization_format="pt2",
+        )
+        flavor = Model.load(str(exported)).flavors["pytorch"]
+        model.add_flavor("pytorch", **flavor)
+        shutil.move(exported / flavor["model_data"], folder / flavor["model_data"])
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    model.save(str(folder / "MLmodel"))
 
 
 def required(package: str, installed: str) -> str:
-    """The requirement of a package: exactly its version, but not the build (`+cpu`, `+cu128`), which PyPI lacks."""
+    """Return the requirement of exactly the installed version, without its build (`+cpu`, `+cu128`): PyPI has none."""
     return f"{package}=={installed.partition('+')[0]}"
 
 
-def _ship_code(folder: Path) -> str:
-    """Copy the modules that a server needs, which then import each other and nothing else of the project.
+def _copy_code(folder: Path) -> str:
+    """Copy the modules of `SHIPPED` into a package in a folder, and let them import each other from there.
 
     Returns:
-        The name of the package that holds them.
+        The name of the package.
     """
     sources = [Path(str(module.__file__)) for module in SHIPPED]
     texts = {source.name: source.read_text(encoding="utf-8") for source in sources}
     packages = "|".join(re.escape(module.__name__.rpartition(".")[0]) for module in SHIPPED)
     package = f"{PACKAGE}_{hashlib.sha256(''.join(texts.values()).encode()).hexdigest()[:12]}"
-    (folder / package).mkdir(parents=True)
+    (folder / package).mkdir()
     for name, text in {"__init__.py": "", **texts}.items():
         moved = re.sub(rf"^from (?:{packages})(?=\.\w+ import )", f"from {package}", text, flags=re.MULTILINE)
         (folder / package / name).write_text(moved, encoding="utf-8")
@@ -112,7 +125,7 @@ def _ship_code(folder: Path) -> str:
 
 
 def _png(image: torch.Tensor) -> str:
-    """Base64 of a PNG of an image `(3, H, W)`."""
+    """Return an image `(3, H, W)` as base64 of a PNG file."""
     file = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

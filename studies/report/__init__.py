@@ -1,1 +1,1 @@
-"""What MLflow holds of runs, written as one page."""
+"""The report: runs recorded in MLflow as one page. Only reads."""

@@ -1,4 +1,4 @@
-"""Markdown and its pictures as one HTML file that needs nothing else: no script, no font, no address."""
+"""Render Markdown and its images as one self-contained HTML file: no script, no font, no URL."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ STYLE = """
   --box: #1e262e; --link: #7db8f2; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 54rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 60rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0; }
 h2 { font-size: 1.3rem; line-height: 1.25; margin: 3rem 0 .8rem; padding-top: .8rem;
@@ -63,21 +63,21 @@ figure.wide img { max-width: 100%; }
 
 
 class SelfContained(Treeprocessor):
-    """Puts every picture into the page, and gives tables and wide pictures a box of their own to scroll in."""
+    """Embeds the images, and wraps tables and wide images into scrollable boxes."""
 
-    def __init__(self, markdown: Markdown, pictures: Mapping[str, bytes]) -> None:
+    def __init__(self, markdown: Markdown, images: Mapping[str, bytes]) -> None:
         super().__init__(markdown)
-        self.pictures = pictures
+        self.images = images
 
     def run(self, root: ElementTree.Element) -> None:
         """Change the tree in place."""
-        for above in list(root.iter()):
-            for place, each in enumerate(list(above)):
+        for parent in list(root.iter()):
+            for index, each in enumerate(list(parent)):
                 if each.tag == "table":
-                    above[place] = ElementTree.Element("div", {"class": "box", "tabindex": "0"})
-                    above[place].append(each)
+                    parent[index] = ElementTree.Element("div", {"class": "box", "tabindex": "0"})
+                    parent[index].append(each)
                 elif each.tag == "p" and len(each) == 1 and each[0].tag == "img":
-                    content = self.pictures[each[0].attrib["src"]]
+                    content = self.images[each[0].attrib["src"]]
                     each[0].set("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")
                     each.tag = "figure"
                     each.text = None
@@ -85,19 +85,19 @@ class SelfContained(Treeprocessor):
                         each.attrib.update({"class": "wide", "tabindex": "0"})
 
 
-def to_html(text: str, pictures: Mapping[str, bytes], title: str) -> str:
-    """Render a page.
+def to_html(text: str, images: Mapping[str, bytes], title: str) -> str:
+    """Return a page as HTML.
 
     Args:
-        text: Markdown; HTML in it is not let through.
-        pictures: PNG files by the path that the Markdown gives them; each stands in a paragraph of its own.
+        text: Markdown; HTML in it is escaped.
+        images: PNG files by their path in the Markdown, where each is a paragraph by itself.
         title: plain text.
     """
     markdown = Markdown(extensions=["fenced_code", TableExtension(), TocExtension(marker="")], output_format="html")
     markdown.preprocessors.deregister("html_block")
     for pattern in ("html", "autolink", "automail"):
         markdown.inlinePatterns.deregister(pattern)
-    markdown.treeprocessors.register(SelfContained(markdown, pictures), "self_contained", 1)
+    markdown.treeprocessors.register(SelfContained(markdown, images), "self_contained", 1)
     body = markdown.convert(text)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -1,4 +1,4 @@
-"""Markdown as it is written here: what comes from outside is escaped, and pictures are kept beside their place."""
+"""`Page`: Markdown with its images and missing parts, and the formatting of metrics in it."""
 
 import re
 import struct
@@ -9,34 +9,35 @@ from studies.base.markdown import escaped, table
 
 NO_BREAK = "\u00a0"
 WIDE = 2.2
-"""Width over height from which a picture has room to scroll."""
+"""Ratio of width to height from which an image gets a scroll bar on narrow screens."""
 
 
-class Missing(NamedTuple):
-    """A part that MLflow does not hold."""
+class MissingPart(NamedTuple):
+    """A part of the report that MLflow does not have."""
 
     what: str
     command: str
-    """What would make it."""
+    """Command that creates it."""
 
 
 class Page:
-    """A page while it is being written: lines of Markdown, the pictures they show, and what is missing."""
+    """A page under construction: lines of Markdown, the images they show, and the parts that are missing."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.pictures: dict[str, bytes] = {}
-        self.missing: list[Missing] = []
+        self.images: dict[str, bytes] = {}
+        """PNG files by their path in the Markdown."""
+        self.missing: list[MissingPart] = []
         self.headings: list[str] = []
 
     def heading(self, title: str) -> None:
-        """Begin a section; the title is not from outside, and of letters, digits, spaces and brackets."""
+        """Start a section. The title is ours, not a user's, and has only letters, digits, spaces and brackets."""
         self.headings.append(title)
         self.lines += [f"## {title}", ""]
 
     def text(self, *paragraphs: str) -> None:
-        """Add paragraphs of Markdown."""
-        for paragraph in paragraphs:
+        """Add paragraphs of Markdown; empty ones are left out."""
+        for paragraph in filter(None, paragraphs):
             self.lines += [paragraph, ""]
 
     def items(self, items: Iterable[str]) -> None:
@@ -48,36 +49,41 @@ class Page:
         self.lines += [*table(header, rows), ""]
 
     def code(self, command: str) -> None:
-        """Add a command, as it is typed."""
+        """Add a command as a code block."""
         longest = max(map(len, re.findall("`+", command)), default=0)
         fence = "`" * max(3, longest + 1)
         self.lines += [f"{fence}sh", " ".join(command.splitlines()), fence, ""]
 
-    def picture(self, name: str, content: bytes, alt: str) -> None:
-        """Add a PNG; the alternative text is plain."""
+    def image(self, name: str, content: bytes, alt: str) -> None:
+        """Add a PNG with a plain alternative text."""
         path = f"images/{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
-        self.pictures[path] = content
+        self.images[path] = content
         self.lines += [f"![{escaped(alt)}]({path})", ""]
 
-    def lacks(self, what: str, command: str) -> None:
-        """Say that a part is missing, and what would make it."""
-        self.missing.append(Missing(what, command))
-        self.text(f"**Missing:** {what}. This would make it:")
+    def add_missing(self, what: str, command: str) -> None:
+        """Add a note that a part is missing, with the command that creates it."""
+        self.missing.append(MissingPart(what, command))
+        self.text(f"**Missing:** {what}. To create it:")
         self.code(command)
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """The beginning of a long name; not yet escaped."""
+    """Return the beginning of a long name; not escaped yet."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def on_one_line(text: str) -> str:
+    """Replace spaces, so that a table cell does not wrap."""
+    return text.replace(" ", NO_BREAK)
+
+
 def slug(title: str) -> str:
-    """The anchor that Markdown renderers give to a heading."""
+    """Return the anchor that Markdown renderers give a heading."""
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
 
 
-def figure(value: float | None, ends: Sequence[float | None] = (), sign: str = "") -> str:
-    """A figure with its 95 % interval, if there is one."""
+def number(value: float | None, ends: Sequence[float | None] = (), sign: str = "") -> str:
+    """Format a metric with four decimals and its 95 % interval, if known; `–` for None and NaN."""
     if value is None or value != value:
         return "–"
     known = [end for end in ends if end is not None and end == end]
@@ -85,16 +91,16 @@ def figure(value: float | None, ends: Sequence[float | None] = (), sign: str = "
 
 
 def interval(ends: Sequence[float], sign: str = "") -> str:
-    """The ends of an interval, which stay on one line."""
+    """Format the ends of an interval on one line."""
     return f"[{ends[0]:{sign}.4f},{NO_BREAK}{ends[1]:{sign}.4f}]"
 
 
-def measured(record: Mapping[str, Mapping[str, object]], metric: str) -> str:
-    """A metric of a record of scores, with its interval."""
-    return figure(record["metrics"].get(metric), record["intervals"].get(metric) or ())  # type: ignore[arg-type]
+def measured(scores: Mapping[str, Mapping[str, object]], metric: str) -> str:
+    """Format a metric of stored scores with its interval."""
+    return number(scores["metrics"].get(metric), scores["intervals"].get(metric) or ())  # type: ignore[arg-type]
 
 
 def is_wide(png: bytes) -> bool:
-    """Whether a picture would be too small to read on a narrow screen."""
+    """Whether an image would be too small to read on a narrow screen."""
     width, height = struct.unpack(">II", png[16:24])
     return width > WIDE * height

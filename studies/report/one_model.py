@@ -1,4 +1,4 @@
-"""Points (b) to (f) of the original report: one training and its scores, seen from every side."""
+"""Sections on one model: protocol, points (b) to (f) of the original report, calibrations, metrics by epoch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -6,230 +6,239 @@ from typing import Any
 
 from segmentation.metrics import BRIEF, CALIBRATION, METRICS, of_epoch
 from segmentation.scoring.bootstrap import Interval
-from studies.base import original_report as published
+from studies.base import original_report
 from studies.base.markdown import escaped
 from studies.base.rerun import command
 from studies.config import TrainConfig, decisive
-from studies.report.collected import Collected, Held
-from studies.report.markup import NO_BREAK, Page, figure, interval, measured, shortened
+from studies.report.content import ReportContent, ReportedRun
+from studies.report.markup import NO_BREAK, Page, interval, measured, number, on_one_line, shortened
 from studies.scores.recording import NoiseFloor, in_words, small_print
 
 PROTOCOL = (
     "dataset", "train_split", "val_split", "model", "weights", "resize", "crop", "normalization", "optimizer",
     "momentum", "learning_rate", "weight_decay", "batch_size", "epochs", "seed",
 )  # fmt: skip
-"""Fields that are told whether or not they differ from the original report's."""
+"""Fields that are listed whether or not they differ from the original report's."""
 CURVES = of_epoch()
+CHANGED = tuple(sorted(BRIEF, key=lambda name: name not in CALIBRATION))
+"""Metrics whose change by a calibration is listed."""
 
 
-def original_data(reported: Collected) -> bool:
+def is_original_data(content: ReportContent) -> bool:
     """Whether the scores are of the images that the original report scored."""
-    rules = (reported.scores or {}).get("protocol", {})
-    return bool(rules.get("dataset") == published.GRID_DATASET and rules.get("split") == "val")
+    rules = (content.scores or {}).get("protocol", {})
+    return bool(rules.get("dataset") == original_report.GRID_DATASET and rules.get("split") == "val")
 
 
-def made_by(page: Page, *runs: Held) -> None:
-    """End a section with the runs that made it, and their commands."""
+def add_sources(page: Page, *runs: ReportedRun) -> None:
+    """End a section with the runs it shows, and their commands."""
     for run in runs:
         seed = f", seed {escaped(run.config['seed'])}" if run.kind == "train" and "seed" in run.config else ""
         name = escaped(shortened(run.name))
-        page.text(f"Made by [{run.anchor.replace('-', ' ')}](#{run.anchor}), {run.kind}{seed}, {name}:")
+        page.text(f"From [{run.anchor.replace('-', ' ')}](#{run.anchor}) ({run.kind}{seed}), {name}:")
         page.code(run.command)
 
 
-def protocol(page: Page, reported: Collected) -> None:
-    """How the model was trained and scored, beside what the original report did."""
+def protocol(page: Page, content: ReportContent) -> None:
+    """Add how the model was trained and scored, next to the original report's protocol."""
     page.heading("Protocol")
-    usual = asdict(TrainConfig())
-    config = reported.main.config if reported.main else (reported.scores or {}).get("origin", {}).get("config", {})
-    differing = [name for name, value in decisive(config).items() if name in usual and usual[name] != value]
-    names = [name for name in (*PROTOCOL, *differing) if name in config]
+    original = asdict(TrainConfig())  # the defaults are the original report's protocol
+    config = content.config
+    differing = [name for name, value in decisive(config).items() if name in original and original[name] != value]
+    names = dict.fromkeys(name for name in (*PROTOCOL, *differing) if name in config)
     if names:
-        page.table(
-            ["", "here", "original report"],
-            [
-                [name, escaped(config[name]), "not told" if name == "seed" else escaped(usual[name])]
-                for name in dict.fromkeys(names)
-            ],
-        )
-    page.text("The loss is cross-entropy over all pixels but void ones. Fields that are not listed are as there.")
-    if reported.scores:
-        rules = reported.scores["protocol"]
+        rows = []
+        for name in names:
+            value = escaped(config[name])
+            if name == "seed":
+                rows.append([name, value, "not reported"])
+            else:
+                same = config[name] == original[name]
+                rows.append([name, value if same else f"**{value}**", escaped(original[name])])
+        page.table(["", "here", "original report"], rows)
+        page.text("Bold: differs from the original report. Fields that are not listed have its values.")
+    page.text("The loss is the cross-entropy, averaged over all pixels that are not void.")
+    if content.scores:
+        rules = content.scores["protocol"]
         page.text(
-            f"Scored: {escaped(rules['dataset'])}/{escaped(rules['split'])}, {escaped(small_print(rules))}, confidence "
-            f"of the {escaped(rules['confidence'])}. In brackets: {escaped(rules['intervals'])}. They tell what other "
-            f"images might have shown, not what other seeds might have. Images and masks: `{rules['fingerprint']}`."
+            f"Scored on {escaped(rules['dataset'])}/{escaped(rules['split'])}: {escaped(small_print(rules))}; "
+            f"confidence of the {escaped(rules['confidence'])}. Intervals in brackets: {escaped(rules['intervals'])}; "
+            f"they cover the choice of images, not of the seed. Fingerprint of images and masks: "
+            f"`{rules['fingerprint']}`."
         )
-        if original_data(reported):
+        if is_original_data(content):
             page.text(
-                f"The original report has trained on {published.TRAINING_IMAGES} and scored "
-                f"{published.VALIDATION_IMAGES} images of this data set; its published figures stand beside ours."
+                f"The original report trained on {original_report.TRAINING_IMAGES} and scored "
+                f"{original_report.VALIDATION_IMAGES} images of this data set. Its metrics are shown next to ours."
             )
         else:
             page.text(
-                f"The original report's published figures are of other images ({published.GRID_DATASET}/val) and are "
-                f"not comparable with these; they are left out."
+                f"The original report's metrics are left out: they are of other images "
+                f"({original_report.GRID_DATASET}/val) and not comparable."
             )
 
 
-def loss(page: Page, reported: Collected) -> None:
-    """(b): loss curves."""
+def loss(page: Page, content: ReportContent) -> None:
+    """Add point (b): loss curves."""
     page.heading("(b) Loss")
-    if not _curve(page, reported, "loss", "Loss of training and validation over the epochs"):
+    if not _curve(page, content, "loss", "Training and validation loss by epoch"):
         return
-    rows = list(_epochs(reported))
+    rows = list(_kept_and_last_epoch(content))
     page.table(["epoch", "", "train/loss", "val/loss"], [[*row[:2], *row[2:4]] for row in rows])
-    if reported.scores and reported.split == "val":
-        page.text(f"Of the kept network, on the whole split: loss {measured(reported.scores, 'loss')}.")
-    _made_by_main(page, reported)
+    if content.scores and content.split == "val":
+        page.text(f"Loss of the kept model on the whole split: {measured(content.scores, 'loss')}.")
+    _add_main_source(page, content)
 
 
-def accuracy(page: Page, reported: Collected) -> None:
-    """(c): accuracy over the epochs, and in the end."""
+def accuracy(page: Page, content: ReportContent) -> None:
+    """Add point (c): accuracy by epoch, and the final accuracy."""
     page.heading("(c) Pixel accuracy")
-    if _curve(page, reported, "accuracy", "Pixel accuracy of training and validation over the epochs"):
+    if _curve(page, content, "accuracy", "Training and validation pixel accuracy by epoch"):
         header = ["epoch", "", "train/pixel_accuracy", "val/pixel_accuracy", "val/mean_iou"]
-        page.table(header, [[*row[:2], *row[4:7]] for row in _epochs(reported)])
-    if reported.scores is None:
-        _no_scores(page, reported, "the final accuracy")
+        page.table(header, [[*row[:2], *row[4:7]] for row in _kept_and_last_epoch(content)])
+    if content.scores is None:
+        _add_missing_scores(page, content, "the final accuracy")
         return
     page.text(
-        f"**Final pixel accuracy {measured(reported.scores, 'pixel_accuracy')}**, mean accuracy of the classes "
-        f"{measured(reported.scores, 'mean_class_accuracy')}, mean IoU {measured(reported.scores, 'mean_iou')}."
+        f"**Final pixel accuracy {measured(content.scores, 'pixel_accuracy')}**, mean class accuracy "
+        f"{measured(content.scores, 'mean_class_accuracy')}, mean IoU {measured(content.scores, 'mean_iou')}."
     )
-    theirs = published.trained_like(_config(reported))
-    if original_data(reported) and theirs and theirs == published.MODELS[0]:
-        page.text(_beside(reported, "pixel_accuracy", published.FINAL_ACCURACY))
-    _made_by_scores(page, reported)
+    theirs = original_report.trained_like(content.config)
+    if is_original_data(content) and theirs and theirs == original_report.MODELS[0]:
+        page.text(_next_to_original(content, "pixel_accuracy", original_report.FINAL_ACCURACY))
+    _add_score_sources(page, content)
 
 
-def example(page: Page, reported: Collected) -> None:
-    """(d): image, truth and prediction."""
-    page.heading("(d) Image, truth and prediction")
-    found = reported.scored.pictures("examples") if reported.scored else {}
-    usual = [name for name in found if "_worst_" not in name]
-    if reported.scored is None or not usual:
-        _no_scores(page, reported, "pictures of an image with its true and predicted classes")
+def example(page: Page, content: ReportContent) -> None:
+    """Add point (d): an image, its labels and its prediction."""
+    page.heading("(d) Image, labels and prediction")
+    found = content.scored.images("examples") if content.scored else {}
+    typical = [name for name in found if "_worst_" not in name]
+    if content.scored is None or not typical:
+        _add_missing_scores(page, content, "plots of images with their labels and predictions")
         return
-    chosen = usual[len(usual) // 2]
-    page.text("One of the images that were picked evenly over the split, not for their looks:")
-    seen = "with its true classes, its predicted classes, the confidence, and the pixels that are wrong"
-    page.picture(f"{reported.scored.run_id[:8]}-{chosen}.png", found[chosen], f"An image {seen}")
-    worst = f"{reported.split}_worst_0"
+    chosen = typical[len(typical) // 2]
+    shown = "with its labels, prediction, confidence and wrong pixels"
+    page.text("One of the examples, which are spaced evenly over the split:")
+    page.image(f"{content.scored.run_id[:8]}-{chosen}.png", found[chosen], f"An image {shown}")
+    worst = f"{content.split}_worst_0"
     if worst in found:
-        page.text("The image whose confidence was farthest from its accuracy:")
-        page.picture(f"{reported.scored.run_id[:8]}-{worst}.png", found[worst], f"The worst calibrated image {seen}")
-    _made_by_scores(page, reported)
+        page.text("The image with the highest ECE:")
+        page.image(f"{content.scored.run_id[:8]}-{worst}.png", found[worst], f"The worst calibrated image {shown}")
+    _add_score_sources(page, content)
 
 
-def reliability(page: Page, reported: Collected) -> None:
-    """(e): reliability diagram and its bins."""
+def reliability(page: Page, content: ReportContent) -> None:
+    """Add point (e): the reliability diagram and its bins."""
     page.heading("(e) Reliability")
-    if reported.scores is None or reported.scored is None:
-        _no_scores(page, reported, "the reliability diagram")
+    if content.scores is None or content.scored is None:
+        _add_missing_scores(page, content, "the reliability diagram")
         return
-    diagram = reported.scored.pictures("reliability").get(reported.split)
+    diagram = content.scored.images("reliability").get(content.split)
     if diagram:
-        name = f"{reported.scored.run_id[:8]}-reliability-{reported.split}.png"
-        page.picture(name, diagram, "Reliability diagram: accuracy of the pixels by their confidence, and their share")
-    record = reported.scores
-    edges, total = record["edges"], sum(record["count"])
+        name = f"{content.scored.run_id[:8]}-reliability-{content.split}.png"
+        page.image(name, diagram, "Reliability diagram: accuracy and fraction of the pixels by confidence")
+    scores = content.scores
+    edges, total = scores["edges"], sum(scores["count"])
     rows = []
-    for place, count in enumerate(record["count"]):
-        confidence, right = record["confidence"][place], record["accuracy"][place]
-        gap = None if confidence is None or right is None else right - confidence
-        share = f"{count:,} ({count / total:.1%})" if total else "0"
-        span = f"{edges[place]:g} to {edges[place + 1]:g}"
-        rows.append([span, share, figure(confidence), figure(right), figure(gap, sign="+")])
+    for index, count in enumerate(scores["count"]):
+        confidence, accuracy = scores["confidence"][index], scores["accuracy"][index]
+        gap = None if confidence is None or accuracy is None else accuracy - confidence
+        pixels = f"{count:,} ({count / total:.1%})" if total else "0"
+        span = f"{edges[index]:g} to {edges[index + 1]:g}"
+        rows.append([span, pixels, number(confidence), number(accuracy), number(gap, sign="+")])
     page.table(["confidence", "pixels", "mean confidence", "accuracy", "accuracy − confidence"], rows)
-    page.text("Where accuracy is below confidence, the network is over-confident.")
-    _made_by_scores(page, reported)
+    page.text("The model is over-confident in bins whose accuracy is below the mean confidence.")
+    _add_score_sources(page, content)
 
 
-def calibration_error(page: Page, reported: Collected) -> None:
-    """(f): ECE, and what is to be thought of it."""
+def calibration_error(page: Page, content: ReportContent) -> None:
+    """Add point (f): the ECE and related metrics."""
     page.heading("(f) Expected calibration error")
-    if reported.scores is None:
-        _no_scores(page, reported, "the ECE")
+    if content.scores is None:
+        _add_missing_scores(page, content, "the ECE")
         return
-    record = reported.scores
-    page.text(f"**ECE {measured(record, 'ece')}**", verdict(record))
-    rows = [[name, measured(record, name), METRICS[name].meaning] for name in CALIBRATION if name in record["metrics"]]
+    scores = content.scores
+    page.text(f"**ECE {measured(scores, 'ece')}**", verdict(scores))
+    rows = [
+        [name, on_one_line(measured(scores, name)), METRICS[name].meaning]
+        for name in CALIBRATION
+        if name in scores["metrics"]
+    ]
     page.table(["", "value [95 %]", "meaning"], rows)
-    if "ece_by_bins" in record:
-        counted = ", ".join(f"{figure(value)} in {escaped(bins)}" for bins, value in record["ece_by_bins"].items())
-        page.text(f"With other numbers of bins: {counted}.")
-    theirs = published.trained_like(_config(reported))
-    if original_data(reported) and theirs:
-        page.text(_beside(reported, "ece", theirs.ece))
-    _made_by_scores(page, reported)
+    if "ece_by_bins" in scores:
+        by_bins = ", ".join(f"{number(value)} ({escaped(bins)})" for bins, value in scores["ece_by_bins"].items())
+        page.text(f"ECE by number of bins: {by_bins}.")
+    theirs = original_report.trained_like(content.config)
+    if is_original_data(content) and theirs:
+        page.text(_next_to_original(content, "ece", theirs.ece))
+    _add_score_sources(page, content)
 
 
-def mended(page: Page, reported: Collected) -> None:
-    """What calibrations have changed; nothing if there is none."""
-    if not reported.calibrations:
+def calibrations(page: Page, content: ReportContent) -> None:
+    """Add what post-hoc calibrations changed; nothing if there are none."""
+    if not content.calibrations:
         return
-    page.heading("Confidence, mended")
+    page.heading("Post-hoc calibration")
     rows = []
-    shown = sorted(BRIEF, key=lambda name: name not in CALIBRATION)
-    for run in reported.calibrations:
-        changes = (run.record("calibration/changes.json") or {}).get("changes", {})
-        fit = run.record("calibration/fit.json") or {}
+    for run in content.calibrations:
+        changes = (run.json("calibration/changes.json") or {}).get("changes", {})
+        fit = run.json("calibration/fit.json") or {}
         cells = []
-        for name in shown:
+        for name in CHANGED:
             change = changes.get(name)
-            cells.append("–" if change is None else f"{figure(change['before'])}{NO_BREAK}→ {figure(change['after'])}")
+            cells.append("–" if change is None else f"{number(change['before'])}{NO_BREAK}→ {number(change['after'])}")
             cells.append("–" if change is None else _ends(change["interval"]))
         fitted = f"{escaped(fit.get('split', '–'))}, {escaped(fit.get('images', '–'))} images"
         of = escaped(str(run.config.get("run_id", "")).removeprefix("runs:/")[:8])
         rows.append([f"[{escaped(run.config.get('method', run.name))}](#{run.anchor})", of, fitted, *cells])
     header = ["method", "of run", "fitted on"]
-    page.table([*header, *(part for name in shown for part in (name, f"change of {name}"))], rows)
-    main = reported.main.run_id if reported.main else ""
-    of_main = [run for run in reported.calibrations if main in str(run.config.get("run_id"))]
-    first = (of_main or list(reported.calibrations))[0]
-    if "before_and_after" in first.pictures("calibration"):
+    page.table([*header, *(part for name in CHANGED for part in (name, f"change of {name}"))], rows)
+    main = content.main.run_id if content.main else ""
+    of_main = [run for run in content.calibrations if main in str(run.config.get("run_id"))]
+    first = (of_main or list(content.calibrations))[0]
+    if "before_and_after" in first.images("calibration"):
         page.text(f"Before and after, {escaped(first.name)}:")
-        content = first.pictures("calibration")["before_and_after"]
-        page.picture(f"{first.run_id[:8]}-before-and-after.png", content, "Reliability before and after calibration")
-    made_by(page, *reported.calibrations)
+        diagram = first.images("calibration")["before_and_after"]
+        page.image(f"{first.run_id[:8]}-before-and-after.png", diagram, "Reliability before and after calibration")
+    add_sources(page, *content.calibrations)
 
 
-def every_epoch(page: Page, reported: Collected) -> None:
-    """The numbers behind the curves."""
-    epochs = sorted({epoch for points in reported.history.values() for epoch in points})
+def every_epoch(page: Page, content: ReportContent) -> None:
+    """Add the values of the curves."""
+    epochs = sorted({epoch for points in content.history.values() for epoch in points})
     if not epochs:
         return
-    page.heading("Every epoch")
-    ends = [reported.history.get(f"val/ece_{end}", {}) for end in ("low", "high")]
+    page.heading("Metrics by epoch")
+    ends = [content.history.get(f"val/ece_{end}", {}) for end in ("low", "high")]
     rows = []
     for epoch in epochs:
-        row = [figure(reported.history.get(name, {}).get(epoch)) for name in CURVES[:-1]]
-        ece = figure(reported.history.get("val/ece", {}).get(epoch), [end.get(epoch) for end in ends])
-        rows.append([str(epoch), *row, ece])
+        ece = number(content.history.get("val/ece", {}).get(epoch), [end.get(epoch) for end in ends])
+        rows.append([str(epoch), *_metrics_at(content, epoch)[:-1], on_one_line(ece)])
     page.table(["epoch", *CURVES], rows)
-    page.text("The interval of an epoch comes from fewer resamples than that under (f), so its ends differ a little.")
+    page.text("Intervals of epochs use fewer resamples than those of (f), and so differ a little.")
 
 
-def verdict(record: Mapping[str, Any]) -> str:
-    """The figures of calibration in words, as far as the run has stored what they need."""
-    floor = record.get("noise_floor")
-    if not isinstance(floor, Mapping):
-        told = "On as many images, a perfectly calibrated network would show an ECE of"
-        return "" if floor is None else f"{told} {floor:.4f} on average."
-    numbers = {name: _number(value) for name, value in record["metrics"].items()}
-    ends = {name: Interval(*map(_number, pair)) for name, pair in record["intervals"].items()}
-    mean_and_highest = NoiseFloor(_number(floor["mean"]), _number(floor["highest"]))
-    return escaped(in_words(numbers, ends, mean_and_highest, int(record["protocol"]["images"])))
+def verdict(scores: Mapping[str, Any]) -> str:
+    """Return the calibration in words; empty if the run did not store the noise floor."""
+    floor = scores.get("noise_floor")
+    if floor is None:
+        return ""
+    if not isinstance(floor, Mapping):  # of early versions
+        return f"A perfectly calibrated model has an expected ECE of {floor:.4f} on as many images."
+    metrics = {name: _not_none(value) for name, value in scores["metrics"].items()}
+    intervals = {name: Interval(*map(_not_none, pair)) for name, pair in scores["intervals"].items()}
+    noise_floor = NoiseFloor(_not_none(floor["mean"]), _not_none(floor["highest"]))
+    return escaped(in_words(metrics, intervals, noise_floor, int(scores["protocol"]["images"])))
 
 
-def kept_epoch(reported: Collected) -> int | None:
-    """The epoch whose network was scored."""
-    epoch = (reported.scores or {}).get("origin", {}).get("epoch")
+def kept_epoch(content: ReportContent) -> int | None:
+    """Return the epoch whose model was scored."""
+    epoch = (content.scores or {}).get("origin", {}).get("epoch")
     return None if epoch is None else int(epoch)
 
 
-def _number(value: float | None) -> float:
+def _not_none(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
@@ -238,70 +247,65 @@ def _ends(ends: Sequence[float | None]) -> str:
     return interval(known, "+") if len(known) == 2 else "–"
 
 
-def _config(reported: Collected) -> Mapping[str, Any]:
-    return reported.main.config if reported.main else (reported.scores or {}).get("origin", {}).get("config", {})
-
-
-def _curve(page: Page, reported: Collected, name: str, alt: str) -> bool:
-    """Show the curve, or say that it is missing; returns whether it is there."""
-    run = reported.main
-    if run is None or name not in run.pictures("curves"):
-        page.lacks(f"the {name} curves, since no training is reported that has them", _train_command(reported))
+def _curve(page: Page, content: ReportContent, name: str, alt: str) -> bool:
+    """Add a curve, or a note that it is missing; returns whether it was added."""
+    run = content.main
+    if run is None or name not in run.images("curves"):
+        page.add_missing(f"the {name} curves, because no reported training run has them", _train_command(content))
         return False
-    page.picture(f"{run.run_id[:8]}-{name}.png", run.pictures("curves")[name], alt)
+    page.image(f"{run.run_id[:8]}-{name}.png", run.images("curves")[name], alt)
     return True
 
 
-def _epochs(reported: Collected) -> Iterator[list[str]]:
-    """The kept and the last epoch, each with what it is and the figures of the curves."""
-    epochs = sorted(reported.history.get("val/loss", {}))
-    kept = kept_epoch(reported)
+def _kept_and_last_epoch(content: ReportContent) -> Iterator[list[str]]:
+    """Yield rows of epoch, `kept` or `last`, and the metrics of `CURVES`."""
+    epochs = sorted(content.history.get("val/loss", {}))
+    kept = kept_epoch(content)
     if kept in epochs and kept != epochs[-1]:
-        yield [str(kept), "kept", *_figures_at(reported, kept)]
+        yield [str(kept), "kept", *_metrics_at(content, kept)]
     if epochs:
-        yield [str(epochs[-1]), "last, kept" if kept == epochs[-1] else "last", *_figures_at(reported, epochs[-1])]
+        yield [str(epochs[-1]), "last, kept" if kept == epochs[-1] else "last", *_metrics_at(content, epochs[-1])]
 
 
-def _figures_at(reported: Collected, epoch: int) -> list[str]:
-    return [figure(reported.history.get(name, {}).get(epoch)) for name in CURVES]
+def _metrics_at(content: ReportContent, epoch: int) -> list[str]:
+    return [number(content.history.get(name, {}).get(epoch)) for name in CURVES]
 
 
-def _train_command(reported: Collected) -> str:
-    config = _config(reported) or next((study.run.config for study in reported.studies), {})
+def _train_command(content: ReportContent) -> str:
+    config = content.config or next((study.run.config for study in content.studies), {})
     return command("train", config)
 
 
-def _no_scores(page: Page, reported: Collected, what: str) -> None:
-    if reported.main is None:
-        page.lacks(f"{what}, since no training is reported", _train_command(reported))
+def _add_missing_scores(page: Page, content: ReportContent, what: str) -> None:
+    if content.main is None:
+        page.add_missing(f"{what}, because no training run is reported", _train_command(content))
         return
-    values = {"model_uri": reported.main.run_id, "split": reported.split}
-    page.lacks(f"{what} on split {escaped(reported.split)}", command("evaluate", values, always=("split",)))
+    values = {"model_uri": content.main.run_id, "split": content.split}
+    page.add_missing(f"{what} on split {escaped(content.split)}", command("evaluate", values, always=("split",)))
 
 
-def _made_by_main(page: Page, reported: Collected) -> None:
-    if reported.main:
-        made_by(page, reported.main)
+def _add_main_source(page: Page, content: ReportContent) -> None:
+    if content.main:
+        add_sources(page, content.main)
 
 
-def _made_by_scores(page: Page, reported: Collected) -> None:
-    runs = [run for run in (reported.main, reported.scored) if run]
-    made_by(page, *{run.run_id: run for run in runs}.values())
+def _add_score_sources(page: Page, content: ReportContent) -> None:
+    runs = [run for run in (content.main, content.scored) if run]
+    add_sources(page, *{run.run_id: run for run in runs}.values())
 
 
-def _beside(reported: Collected, metric: str, theirs: float) -> str:
-    """What our interval allows to be concluded about a published figure."""
-    record = reported.scores or {}
-    ours, ends = record["metrics"][metric], record["intervals"][metric]
-    named = METRICS[metric].label
-    told = f"The original report's {named} is {theirs:g}, ours {figure(ours, ends)}."
+def _next_to_original(content: ReportContent, metric: str, theirs: float) -> str:
+    """Return a published metric next to ours, and whether our interval contains it."""
+    scores = content.scores or {}
+    ours, ends = scores["metrics"][metric], scores["intervals"][metric]
+    label = METRICS[metric].label
+    text = f"{label[0].upper()}{label[1:]} of the original report: {theirs:g}; ours: {number(ours, ends)}."
     if None in ends:
-        return told
+        return text
     if ends[0] <= theirs <= ends[1]:
-        return f"{told} It lies within our interval: these images show no difference."
+        return f"{text} Its value is inside our interval: these images show no difference."
     better = METRICS[metric].higher_is_better is (ours > theirs)
     return (
-        f"{told} It lies outside our interval, and ours is {'better' if better else 'worse'}: by more than the choice "
-        f"of images explains, if theirs has an interval of the same width. Each is one training, so another seed may "
-        f"show something else."
+        f"{text} Its value is outside our interval, and ours is {'better' if better else 'worse'}. Its own interval is "
+        f"unknown, and each value is of one seed: other seeds may differ as much."
     )

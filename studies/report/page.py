@@ -1,88 +1,91 @@
-"""The page that is handed in, written once, as Markdown."""
+"""Write the report as one page of Markdown."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from studies.base.markdown import escaped
-from studies.report import one_model, searched, side_by_side
-from studies.report.collected import Collected, Held
+from studies.report import comparison, one_model, search
+from studies.report.content import ReportContent, ReportedRun
 from studies.report.markup import Page, measured, slug
 
 
-def write(reported: Collected, made_by: str, versions: Mapping[str, str]) -> Page:
-    """Write the page.
+def write(content: ReportContent, command: str, versions: Mapping[str, str]) -> Page:
+    """Return the page.
 
     Args:
-        reported: what MLflow holds.
-        made_by: the command that makes this page.
-        versions: what wrote it, by name.
+        content: from `collect`.
+        command: the command that creates this page.
+        versions: of the packages that write it, by name.
     """
     page = Page()
-    one_model.protocol(page, reported)
-    one_model.loss(page, reported)
-    one_model.accuracy(page, reported)
-    one_model.example(page, reported)
-    one_model.reliability(page, reported)
-    one_model.calibration_error(page, reported)
-    one_model.mended(page, reported)
-    side_by_side.models(page, reported)
-    searched.settings(page, reported)
-    one_model.every_epoch(page, reported)
-    _runs(page, reported)
+    one_model.protocol(page, content)
+    one_model.loss(page, content)
+    one_model.accuracy(page, content)
+    one_model.example(page, content)
+    one_model.reliability(page, content)
+    one_model.calibration_error(page, content)
+    one_model.calibrations(page, content)
+    comparison.models(page, content)
+    search.hyperparameters(page, content)
+    one_model.every_epoch(page, content)
+    _runs(page, content)
     page.heading("This page")
-    page.text(f"Written by {escaped(', '.join(f'{name} {version}' for name, version in versions.items()))}, with")
-    page.code(made_by)
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    page.text(f"Written with {escaped(packages)} by the command")
+    page.code(command)
     front = Page()
-    front.lines += [f"# {escaped(reported.title)}", ""]
+    front.lines += [f"# {escaped(content.title)}", ""]
     front.text(
-        "Written from what MLflow holds; nothing was trained for it. The letters are the points of the original report."
+        "This page shows runs that are recorded in MLflow. Letters in headings, such as (b), are the points of the "
+        "original report."
     )
-    front.items(summary(reported, page, links=True))
+    front.items(summary(content, page, links=True))
     front.text(" · ".join(f"[{title}](#{slug(title)})" for title in page.headings))
     page.lines = front.lines + page.lines
     return page
 
 
-def summary(reported: Collected, page: Page, links: bool = False) -> Iterator[str]:
-    """What matters most, as items of Markdown."""
-    main, record = reported.main, reported.scores
+def summary(content: ReportContent, page: Page, links: bool = False) -> Iterator[str]:
+    """Yield the most important results as Markdown items."""
+    main, scores = content.main, content.scores
     if main:
-        epoch = one_model.kept_epoch(reported)
+        epoch = one_model.kept_epoch(content)
         name = f"[{escaped(main.name)}](#{main.anchor})" if links else escaped(main.name)
         kept = f", epoch {epoch} of {escaped(main.config.get('epochs', '?'))}" if epoch else ""
-        yield f"**Shown by itself:** {name}{kept}; {escaped(reported.why)}."
-    if record:
-        rules = record["protocol"]
+        yield f"**Main run:** {name}{kept} ({escaped(content.why_main)})."
+    if scores:
+        rules = scores["protocol"]
         yield (
-            f"**{escaped(rules['dataset'])}/{escaped(rules['split'])}, {rules['images']} images** (in brackets, 95 % "
-            f"intervals): pixel accuracy {measured(record, 'pixel_accuracy')}, mean IoU "
-            f"{measured(record, 'mean_iou')}, loss {measured(record, 'loss')}, ECE {measured(record, 'ece')}."
+            f"**{escaped(rules['dataset'])}/{escaped(rules['split'])}, {rules['images']} images:** pixel accuracy "
+            f"{measured(scores, 'pixel_accuracy')}, mean IoU {measured(scores, 'mean_iou')}, loss "
+            f"{measured(scores, 'loss')}, ECE {measured(scores, 'ece')}. Brackets are 95 % intervals over images."
         )
-        if one_model.verdict(record):
-            yield one_model.verdict(record)
+        if one_model.verdict(scores):
+            yield one_model.verdict(scores)
     if page.missing:
-        yield f"**Missing** (its section tells the command): {'; '.join(part.what for part in page.missing)}."
+        yield f"**Missing:** {'; '.join(part.what for part in page.missing)}. Their sections give the commands."
     else:
         yield "Nothing is missing."
 
 
-def _runs(page: Page, reported: Collected) -> None:
-    """Where everything comes from, once for each run."""
+def _runs(page: Page, content: ReportContent) -> None:
+    """Add the list of all runs on the page."""
     page.heading("Runs")
-    of_studies = [run for study in reported.studies for run in (study.run, study.best) if run]
-    alone = [run for run in (reported.main, reported.scored, reported.comparison) if run]
-    for run in {run.run_id: run for run in [*alone, *reported.trainings, *reported.calibrations, *of_studies]}.values():
+    of_studies = [run for study in content.studies for run in (study.run, study.best) if run]
+    first = [run for run in (content.main, content.scored, content.comparison) if run]
+    runs = {run.run_id: run for run in [*first, *content.training_runs, *content.calibrations, *of_studies]}
+    for run in runs.values():
         page.lines += [f"### {run.anchor.replace('-', ' ').capitalize()}", ""]
         page.text(f"**{escaped(run.name)}**")
-        page.items(_record(run, reported.split))
+        page.items(_details(run, content.split))
         page.code(run.command)
 
 
-def _record(run: Held, split: str) -> Iterator[str]:
-    """Everything that is known about how a run was made."""
+def _details(run: ReportedRun, split: str) -> Iterator[str]:
+    """Yield when, where, with which versions and on which data a run was made."""
     tags = run.tags
     yield f"{run.kind}, run `{run.run_id}` in experiment {escaped(run.experiment)}"
-    yield f"{run.started:%Y-%m-%d %H:%M} UTC, took {_duration(run.seconds)}, {escaped(run.status)}" + (
+    yield f"{run.started:%Y-%m-%d %H:%M} UTC, {_duration(run.seconds)}, {escaped(run.status)}" + (
         f", seed {escaped(run.config['seed'])}" if "seed" in run.config else ""
     )
     versions = ", ".join(
@@ -92,11 +95,13 @@ def _record(run: Held, split: str) -> Iterator[str]:
     )
     device = f"{escaped(tags['device'])}; " if "device" in tags else ""
     yield f"{device}{versions}; commit {escaped(tags.get('git_commit', 'unknown'))}"
-    prints = {"data": tags.get("dataset_fingerprint"), "validation data": tags.get("val_fingerprint")}
-    for name in (f"reliability/{split}.json", "comparison/table.json", "calibration/changes.json"):
-        rules: Mapping[str, Any] = (run.record(name) or {}).get("protocol", {})
-        prints |= {f"scored {rules['dataset']}/{rules['split']}": rules["fingerprint"]} if rules else {}
-    yield from (f"{escaped(name)} {escaped(value)}" for name, value in prints.items() if value)
+    fingerprints = {
+        "training data": tags.get("dataset_fingerprint"), "validation data": tags.get("val_fingerprint"),
+    }  # fmt: skip
+    for path in (f"reliability/{split}.json", "comparison/table.json", "calibration/changes.json"):
+        rules: Mapping[str, Any] = (run.json(path) or {}).get("protocol", {})
+        fingerprints |= {f"scored {rules['dataset']}/{rules['split']}": rules["fingerprint"]} if rules else {}
+    yield from (f"fingerprint of {escaped(name)}: {escaped(value)}" for name, value in fingerprints.items() if value)
 
 
 def _duration(seconds: float) -> str:

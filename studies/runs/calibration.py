@@ -26,6 +26,7 @@ from studies import tracking
 from studies.base.markdown import escaped, table
 from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
+from studies.models.logging import log_model
 from studies.runs.names import run_name
 from studies.scores.recording import bins_record, log_scores, protocol, small_print
 
@@ -108,7 +109,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         first = f"{found}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
         log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
         _print_changes(changes, covered)
-        registered = tracking.log_model(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        registered = log_model(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
     print(tracking.where_to_look(run_id))

@@ -11,7 +11,7 @@ from segmentation.fields import read_value
 from studies import tracking
 from studies.base.rerun import command
 from studies.config import ModelsConfig, RecordConfig, TrainConfig, settled
-from studies.models.loading import with_normalization
+from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
 from studies.runs.identity import IDENTITY, identity
 from studies.runs.names import run_name
@@ -143,7 +143,7 @@ def _differing(text: str) -> dict[str, object]:
 
 
 def _training(config: TrainConfig) -> Training:
-    config = with_normalization(config)
+    config = resolve_normalization(config)
     data = load_data(config)
     network, _ = starting_model(config, data.train)
     return Training(config, identity(config, data, network))

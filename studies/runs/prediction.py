@@ -20,6 +20,7 @@ from studies import tracking
 from studies.base.markdown import code, escaped, table
 from studies.config import PredictConfig
 from studies.models import loading as model_store
+from studies.models.stored import StoredModel
 from studies.runs.names import run_name
 
 EXAMPLES = 6
@@ -103,7 +104,7 @@ def _examples(folder: PredictedFolder, pictures: dict[str, Path], which: str) ->
         yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.classes, title)
 
 
-def _note(folder: PredictedFolder, stored: model_store.Stored, config: PredictConfig) -> str:
+def _note(folder: PredictedFolder, stored: StoredModel, config: PredictConfig) -> str:
     flipped = ", each with its mirror image" if config.flip else ""
     lines = [
         f"**{len(folder.rows)}** pictures from {code(config.images)}{flipped}, predicted by",

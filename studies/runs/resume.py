@@ -17,7 +17,7 @@ from segmentation.training.loop import Data
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
-from studies.models.loading import with_normalization
+from studies.models.starting_weights import resolve_normalization
 from studies.runs.identity import IDENTITY, identity
 from studies.runs.start import load_data, starting_model
 from studies.tracking import FoundRun
@@ -44,7 +44,7 @@ def find(config: TrainConfig) -> Resumption:
     assert config.resume is not None
     if config.resume != AUTO:
         return Resumption(_as_begun(config, config.resume), config.resume, None)
-    config = with_normalization(replace(config, resume=None))
+    config = resolve_normalization(replace(config, resume=None))
     data = load_data(config)
     network, _ = starting_model(config, data.train)
     for run in tracking.runs_tagged(IDENTITY, identity(config, data, network)):

@@ -3,11 +3,11 @@
 import torch
 
 from segmentation.data import Split, load_split
-from segmentation.models import segmenter as models
-from segmentation.models.segmenter import LoadedWeights, Segmenter
+from segmentation.models.segmenter import Segmenter, build
+from segmentation.models.starting_weights import LoadedWeights
 from segmentation.training.loop import Data
 from studies.config import TrainConfig
-from studies.models import loading as model_store
+from studies.models.starting_weights import load_starting_weights, resolve_normalization
 
 
 def load_data(config: TrainConfig) -> Data:
@@ -21,7 +21,7 @@ def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, Loaded
     Raises:
         InputError: the starting weights are not there, or are of another network.
     """
-    config = model_store.with_normalization(config)
+    config = resolve_normalization(config)
     torch.manual_seed(config.seed)
-    network = models.build(config, len(split.labels))
-    return network, model_store.start_from(network, config, split.labels)
+    network = build(config, len(split.labels))
+    return network, load_starting_weights(network, config, split.labels)

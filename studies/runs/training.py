@@ -15,8 +15,8 @@ from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS
-from segmentation.models import segmenter as models
-from segmentation.models.segmenter import LoadedWeights, Segmenter
+from segmentation.models.segmenter import Segmenter, build
+from segmentation.models.starting_weights import LoadedWeights
 from segmentation.scoring.evaluate import score
 from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints, launch
@@ -25,7 +25,9 @@ from segmentation.training.loop import Data, Epoch, train, train_rank
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
-from studies.models.loading import Stored, with_normalization
+from studies.models.logging import log_model
+from studies.models.starting_weights import resolve_normalization
+from studies.models.stored import StoredModel
 from studies.runs import resume as resumption
 from studies.runs.identity import IDENTITY, identity
 from studies.runs.names import run_name
@@ -91,7 +93,7 @@ def run_training(
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
-        config = with_normalization(config)
+        config = resolve_normalization(config)
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = data or load_data(config)
@@ -110,7 +112,7 @@ def run_training(
             tracking.log_tags({IDENTITY: identity(config, data, network)})
             _tell_start(network, taken, config, data.train)
         else:
-            network = models.build(config, len(data.val.labels))
+            network = build(config, len(data.val.labels))
         recorded = set()
         if goes_on:
             recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
@@ -246,11 +248,11 @@ def _train_and_record(
     if kept_epoch == best_epoch:
         which += f", best {config.monitor}"
     rules = protocol(config, data.val, kept)
-    trained = Stored(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
+    trained = StoredModel(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
     pictures = config.plot_every > 0
     log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
     if config.log_model:
-        model_uri = tracking.log_model(network, data.val, trained.metadata(), config.register_as, config.alias)
+        model_uri = log_model(network, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
     tracking.log_tags({"model_epoch": str(kept_epoch)})

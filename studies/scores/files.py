@@ -12,7 +12,7 @@ from segmentation.classes import VOID, Classes
 from segmentation.errors import InputError
 from segmentation.io.names import is_plain
 from segmentation.io.npz import stored_arrays
-from studies.models.loading import checked_colour, recorded_config
+from studies.models.stored import checked_colour, recorded_config
 
 LARGEST_RECORD = 2**26
 """Bytes of the JSON file, of which 100 kB are usual."""
@@ -26,7 +26,7 @@ class Record(NamedTuple):
     protocol: dict[str, Any]
     """The rules by which they were measured, see `split_report.protocol`."""
     origin: dict[str, Any]
-    """The network that was scored, see `model_store.Stored.origin`."""
+    """The network that was scored, see `StoredModel.origin`."""
     labels: Classes
 
 

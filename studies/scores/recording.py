@@ -84,7 +84,7 @@ def log_scores(
         split: what it was scored on.
         scores: the result.
         rules: by which it was scored, see `protocol`.
-        origin: where the network comes from, see `Stored.origin`.
+        origin: where the network comes from, see `StoredModel.origin`.
         device: where to compute the examples.
         examples: number of images to show.
         which: which state of which network, for the titles.

@@ -10,20 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
-import torch
 from matplotlib.figure import Figure
-from mlflow.models import Model
 from PIL import Image
 
 from segmentation import plots
 from segmentation.data import Split
-from segmentation.models.segmenter import Segmenter
 from studies.base.redaction import hidden, redacted, without_password
-from studies.models import flavor as serving
 from studies.tracking.journal import Entry
-from studies.tracking.runs import journal_of, metrics_entry, now, open_run, wait_until_sent
-from studies.tracking.sending import MODEL
+from studies.tracking.runs import journal_of, metrics_entry, now, open_run
 from studies.tracking.store import patiently
 
 NOTE_LENGTH = 7900
@@ -165,38 +159,6 @@ def artifact_file(path: str) -> Iterator[Path]:
         file = Path(temporary) / Path(path).name
         yield file
         _keep(path, lambda there: shutil.move(file, there))
-
-
-def log_model(
-    network: Segmenter, split: Split, metadata: dict[str, Any], register_as: str | None, alias: str
-) -> str | None:
-    """Log a network as the run's model, and register it if a name is given; it is moved to the CPU for that.
-
-    It is stored as an exported program (`pt2`), which loads without unpickling code, and can be served.
-
-    Args:
-        network: takes images `(B, 3, H, W)` uint8 of any size and gives logits `(B, C, H, W)`.
-        split: images to show how it is called.
-        metadata: what is needed to use it: configuration, classes, palette, calibration, epoch.
-        register_as: name in the model registry, or None.
-        alias: alias that will point to the registered version.
-
-    Returns:
-        The registered version's URI; None if there is no such name, or MLflow does not answer now.
-    """
-    network.cpu().to(memory_format=torch.contiguous_format).eval()
-    images, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
-
-    def save(folder: Path) -> None:
-        serving.save_model(str(folder / MODEL), Model(metadata=metadata), network, images.contiguous())
-
-    with journal_of() as journal:
-        entry = {"what": "model", "metadata": metadata, "register_as": register_as, "alias": alias, "time": now()}
-        journal.add("files", entry, save)
-    if register_as is None or not wait_until_sent():
-        return None
-    version = mlflow.MlflowClient().get_model_version_by_alias(register_as, alias)
-    return f"models:/{register_as}/{version.version}"
 
 
 def _record(entry: Entry, run_id: str | None = None) -> None:

@@ -35,7 +35,7 @@ ENTRIES = {
     "cache folders": Inputs(60, 6),
     "checkpoints": Inputs(80, 10),
     "checkpoints made up": Inputs(40, 3),
-    "exported networks": Inputs(50, 6),
+    "model weights": Inputs(50, 6),
     "scores": Inputs(50, 6),
     "scores made up": Inputs(30, 2),
     "score records": Inputs(60, 4.5),

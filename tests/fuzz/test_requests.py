@@ -1,4 +1,4 @@
-"""What is sent to a served model."""
+"""Mangled requests to a served model."""
 
 import base64
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from segmentation.prediction.predictor import Predictor
-from studies.models import served as served_model
-from studies.models.served import MAX_BYTES, MAX_IMAGES, Refused, ServedModel
+from studies.models import request, served
+from studies.models.request import MAX_BYTES, MAX_IMAGES
+from studies.models.served import Refused, ServedModel
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
@@ -22,7 +23,7 @@ from tests.fuzz.test_images import mangled, photographs
 pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]
 NAMED = ("image", "encoding")
 FEW_PIXELS = 5_000_000
-"""Of a request: a pixel takes some 40 bytes, and the guard allows fewer than a server does."""
+"""Limit of a request in these tests: a pixel takes some 40 bytes, and the guard allows less memory than a server."""
 
 
 def model(resize: int | None) -> ServedModel:
@@ -45,20 +46,21 @@ def check(found: list[dict[str, Any]] | None) -> None:
 def test_mangled_requests(
     door: Callable[[str], Door], real_images: tuple[list[bytes], list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_model, "MAX_PIXELS", FEW_PIXELS)
+    monkeypatch.setattr(served, "MAX_PIXELS", FEW_PIXELS)
+    monkeypatch.setattr(request, "MAX_PIXELS", FEW_PIXELS)
     door, small = door("requests"), photographs()
     models = model(None), model(8)
     for random in door.randoms():
         content = mangled([random.choice(real_images[0])] if random.random() < 0.1 else small, random)
         text = base64.b64encode(content).decode()
         if random.random() < 0.1:
-            place = random.randrange(len(text) + 1)
-            text = text[:place] + random.choice(("!", "=", "\n", "é", "\ud800", "\0", "/etc/passwd")) + text[place:]
-        request = random.choice(
+            start = random.randrange(len(text) + 1)
+            text = text[:start] + random.choice(("!", "=", "\n", "é", "\ud800", "\0", "/etc/passwd")) + text[start:]
+        body = random.choice(
             ([text], text, {"image": [text]}, [{"image": text}], [content], [f"data:image/png;base64,{text}"])
         )
         params = random.choice((None, {}, {"encoding": "png"}, {"encoding": "arrays"}))
-        check(door(lambda: random.choice(models).predict(request, params), NAMED, Refused))  # noqa: B023
+        check(door(lambda: random.choice(models).predict(body, params), NAMED, Refused))  # noqa: B023
     assert door.right > door.tried // 20
     assert door.refused > door.tried // 4
 
@@ -83,8 +85,8 @@ def test_made_up_requests(door: Callable[[str], Door]) -> None:
     @made_up(door.name)
     @given(st.one_of(junk, st.lists(junk, max_size=4), rows, st.lists(rows, max_size=3), arrays),
            st.one_of(st.none(), st.dictionaries(st.just("encoding"), scalar, max_size=1)))  # fmt: skip
-    def one(request: Any, params: Any) -> None:
-        check(door(lambda: model(None).predict(request, params), NAMED, Refused))
+    def one(body: Any, params: Any) -> None:
+        check(door(lambda: model(None).predict(body, params), NAMED, Refused))
 
     one()
 
@@ -104,7 +106,7 @@ def in_fields(depth: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "body",
     [
         [[["x" * 10**6, *["b"] * 2000]]],
         nested(900),
@@ -114,8 +116,8 @@ def in_fields(depth: int) -> Any:
         ["AAAA"] * (MAX_IMAGES + 1),
         [[[[1, 2, 3]] * 5000]] * 5000,
     ],
-    ids=["a long text among short", "deep lists", "deep fields", "spaces", "bytes", "pictures", "pixels"],
+    ids=["a long text among short", "deep lists", "deep fields", "spaces", "bytes", "images", "pixels"],
 )
-def test_a_request_cannot_fill_the_memory(request_: Any, door: Callable[[str], Door]) -> None:
+def test_a_request_cannot_fill_the_memory(body: Any, door: Callable[[str], Door]) -> None:
     door = door("requests")
-    assert door(lambda: model(None).predict(request_), NAMED, Refused) is None
+    assert door(lambda: model(None).predict(body), NAMED, Refused) is None

@@ -1,9 +1,9 @@
-"""What this program has stored, mangled: prepared pictures, checkpoints, exported networks, scores."""
+"""Mangled files that this program stores: prepared images, checkpoints, weights of logged models, scores."""
 
 import json
 import os
 import pickle
-import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,24 +17,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.data import load_split
 from segmentation.errors import InputError
-from segmentation.models.exported_weights import CONFIG, read_weights
+from segmentation.models.state_dicts import read_safetensors
 from segmentation.scoring.scores import Scores, load_scores
 from segmentation.training import checkpoints
 from segmentation.training.checkpoints import Checkpoint
 from studies.config import TrainConfig
-from studies.models import loading as model_store
+from studies.models.loading import load
+from studies.models.stored import WEIGHTS, StoredModel, recorded_config, stored_model
 from studies.scores.files import read_digests, read_record
 from tests.conftest import write_own_data
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
 from tests.fuzz.mutation import mutated
 
-# torch's, of a file that is a pickle and no checkpoint; it is refused at once
+# torch warns about a pickle that is not a checkpoint, and refuses it
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 LABELS = Classes.named("red", "green", "blue")
 SCALARS = st.one_of(
@@ -54,7 +56,7 @@ class Trap:
 
 
 def repacked(content: bytes, random: Random) -> bytes:
-    """A zip in which one record is mangled, and its checksum is right; or one is left out, packed, or there twice."""
+    """Return a zip with one record changed (its checksum is right), left out or compressed."""
     target = BytesIO()
     with zipfile.ZipFile(BytesIO(content)) as source, zipfile.ZipFile(target, "w") as archive:
         names = source.namelist()
@@ -105,7 +107,7 @@ def checkpoint() -> Checkpoint:
     )  # fmt: skip
 
 
-def check_stored(found: model_store.Stored) -> None:
+def check_stored(found: StoredModel) -> None:
     assert all(isinstance(tensor, torch.Tensor) for tensor in found.state.values())
     assert found.epoch >= 0
     assert 2 <= len(found.labels) <= 255
@@ -119,7 +121,7 @@ def test_checkpoints(door: Callable[[str], Door]) -> None:
     good = file.read_bytes()
     for random in door.randoms():
         file.write_bytes(repacked(good, random) if random.random() < 0.4 else mutated(good, random, [good]))
-        found = door(lambda: model_store.load(str(file)), "last.pt")
+        found = door(lambda: load(str(file)), "last.pt")
         if found is not None:
             check_stored(found)
     assert door.refused > door.tried // 4
@@ -134,60 +136,55 @@ def test_made_up_checkpoints(door: Callable[[str], Door]) -> None:
     @given(st.dictionaries(st.sampled_from(list(good)), SCALARS, max_size=3))
     def one(changes: dict[str, Any]) -> None:
         torch.save(good | changes, file)
-        found = door(lambda: model_store.load(str(file)), "last.pt")
+        found = door(lambda: load(str(file)), "last.pt")
         if found is not None:
             check_stored(found)
 
     one()
     torch.save(good, file)
-    assert door(lambda: model_store.load(str(file)), "last.pt") is not None
+    assert door(lambda: load(str(file)), "last.pt") is not None
     for content in (
         good | {"network": Trap(trap)},
         Trap(trap),
         good | {"network": {"w": torch.zeros(1).expand(2**40)}},
     ):
         torch.save(content, file)
-        assert door(lambda: model_store.load(str(file)), "last.pt") is None
+        assert door(lambda: load(str(file)), "last.pt") is None
     file.write_bytes(pickle.dumps(Trap(trap)))
-    assert door(lambda: model_store.load(str(file)), "last.pt") is None
+    assert door(lambda: load(str(file)), "last.pt") is None
     assert not trap.exists()
 
 
-def program(file: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """The records of an exported network, in the layout of torch 2.14."""
-    config = {}
-    with zipfile.ZipFile(file, "w") as archive:
-        for place, (name, tensor) in enumerate(tensors.items()):
-            archive.writestr(f"model/data/weights/weight_{place}", tensor.numpy().tobytes())
-            config[name] = {
-                "path_name": f"weight_{place}", "is_param": True, "use_pickle": False, "tensor_meta": {
-                    "dtype": 7, "sizes": [{"as_int": size} for size in tensor.shape],
-                    "strides": [{"as_int": stride} for stride in tensor.stride()], "storage_offset": {"as_int": 0},
-                },
-            }  # fmt: skip
-        archive.writestr(f"model/{CONFIG}", json.dumps({"config": config}))
-        archive.writestr("model/models/model.json", "{}")
-        archive.writestr("model/byteorder", "little")
-
-
-def test_exported_networks(door: Callable[[str], Door]) -> None:
-    door = door("exported networks")
-    file = door.folder / "model.pt2"
+def test_model_weights(door: Callable[[str], Door]) -> None:
+    """The safetensors file of a logged model."""
+    door = door("model weights")
+    file = door.folder / WEIGHTS
     right = {"w": torch.arange(60.0).reshape(3, 20), "b": torch.ones(3)}
-    program(file, right)
+    save_file(right, file)
     good = file.read_bytes()
+
+    def check(content: bytes) -> dict[str, torch.Tensor] | None:
+        file.write_bytes(content)
+        found = door(lambda: stored_model(METADATA, read_safetensors(file), None, WEIGHTS).state, WEIGHTS)
+        for tensor in (found or {}).values():
+            assert tensor.clone().nbytes <= len(content)  # every value is in the file
+        return found
+
     for random in door.randoms():
-        packed = random.random() < 0.5
-        file.write_bytes(repacked(good, random) if packed else mutated(good, random, [good]))
-        found = door(lambda: read_weights(file), ("model.pt2", "size or stride"))
-        if found is not None and not packed:  # what is mangled without its checksum is noticed
-            assert found.keys() == right.keys()
-            assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
-    file.write_bytes(good)
-    found = door(lambda: read_weights(file), "model.pt2")
-    assert found is not None
-    assert torch.equal(found["w"], right["w"])
+        check(mutated(good, random, [good]))
     assert door.refused > door.tried // 4
+    header = len(good) - sum(tensor.nbytes for tensor in right.values())
+    for change in ("[2, 20]", "[-3, 20]", "[4611686018427387904, 20]", "[3.0, 20]"):
+        text = good[8:header].replace(b"[3,20]", change.replace(" ", "").encode())
+        assert check(struct.pack("<Q", len(text)) + text + good[header:]) is None, change
+    assert check(pickle.dumps(Trap(door.folder / "executed"))) is None
+    assert not (door.folder / "executed").exists()
+    found = check(good)
+    assert found is not None
+    assert all(torch.equal(found[name], tensor) for name, tensor in right.items())
+    file.unlink()
+    with pytest.raises(InputError, match=WEIGHTS):
+        read_safetensors(file)
 
 
 def scores() -> Scores:
@@ -262,6 +259,12 @@ RECORD: dict[str, Any] = {
 }  # fmt: skip
 
 
+METADATA: dict[str, Any] = {
+    "config": asdict(TrainConfig()), "class_names": list(LABELS.names), "palette": RECORD["palette"], "epoch": 3,
+    "calibration": None,
+}  # fmt: skip
+
+
 def test_score_records(door: Callable[[str], Door]) -> None:
     door = door("score records")
     file = door.folder / "val.json"
@@ -272,7 +275,7 @@ def test_score_records(door: Callable[[str], Door]) -> None:
         found = door(lambda: read_record(file), "val.json")
         if found is not None:
             assert len(found.labels.palette) == len(found.labels)
-            assert model_store.recorded_config(found.origin["config"])
+            assert recorded_config(found.origin["config"])
             assert found.protocol["boundary_width"] >= 0
 
     check(good)
@@ -291,39 +294,17 @@ def test_score_records(door: Callable[[str], Door]) -> None:
 
 
 def test_model_metadata(door: Callable[[str], Door]) -> None:
-    """The file `config.json` and a logged model's metadata hold the same configuration."""
-    door = door("model metadata")
-    good = {"config": asdict(TrainConfig()), "class_names": list(LABELS.names), "palette": RECORD["palette"],
-            "epoch": 3,
-            "calibration": None}  # fmt: skip
+    """The metadata of a logged model holds the same configuration as `config.json`."""
+    door, good = door("model metadata"), METADATA
 
     @made_up(door.name)
     @given(st.dictionaries(st.sampled_from(sorted(good)), SCALARS, max_size=1),
            st.dictionaries(st.sampled_from(sorted(good["config"])), SCALARS, max_size=2))  # fmt: skip
     def one(changes: dict[str, Any], fields: dict[str, Any]) -> None:
         about = good | {"config": good["config"] | fields} | changes
-        found = door(lambda: model_store._stored(about, {}, None, "models:/made-up/1"), "models:/made-up/1")
+        found = door(lambda: stored_model(about, {}, None, "models:/made-up/1"), "models:/made-up/1")
         if found is not None:
             check_stored(found)
 
     one()
-    assert door(lambda: model_store._stored(good, {}, None, "models:/made-up/1"), "models:/made-up/1") is not None
-
-
-def test_expressions_of_an_exported_network_are_not_evaluated(door: Callable[[str], Door]) -> None:
-    """To load the whole program, as torch does, would evaluate them as Python."""
-    door = door("exported networks")
-    file, trap = door.folder / "model.pt2", door.folder / "executed"
-    program(file, {"w": torch.ones(2)})
-    content = file.read_bytes()
-    with zipfile.ZipFile(BytesIO(content)) as source, zipfile.ZipFile(file, "w") as archive:
-        for name in source.namelist():
-            expression = json.dumps({"expr_str": f"__import__('os').system('touch {trap}')"})
-            archive.writestr(name, expression if name.endswith("models/model.json") else source.read(name))
-    found = door(lambda: read_weights(file), "model.pt2")
-    assert found is not None
-    assert torch.equal(found["w"], torch.ones(2))
-    assert not trap.exists()
-    shutil.rmtree(door.folder)
-    with pytest.raises(InputError, match=r"model\.pt2 does not exist"):
-        read_weights(file)
+    assert door(lambda: stored_model(good, {}, None, "models:/made-up/1"), "models:/made-up/1") is not None

@@ -1,4 +1,4 @@
-"""What was done with a model stands on its page, by the version that an alias meant then; moved files are named."""
+"""Runs are linked to the logged model they use, by version; models with missing files are reported."""
 
 import shutil
 from pathlib import Path
@@ -51,13 +51,13 @@ def test_a_run_that_uses_a_model_is_linked_to_it(two_seeds: Trained, command: st
         assert {(each.dataset_name, each.dataset_digest) for each in shown} == {(dataset.name, dataset.digest)}
 
 
-def test_a_checkpoint_has_no_page(two_seeds: Trained) -> None:
+def test_a_run_that_uses_a_checkpoint_is_not_linked(two_seeds: Trained) -> None:
     run_prediction(PredictConfig(model_uri=two_seeds.checkpoint, images=images(two_seeds), device="cpu"))
     assert not mlflow.get_run(last_run().info.run_id).inputs.model_inputs
     assert last_run().data.tags["predicted_with"] == two_seeds.checkpoint
 
 
-def test_a_model_that_is_not_there(two_seeds: Trained) -> None:
+def test_a_missing_model_is_reported(two_seeds: Trained) -> None:
     for uri, message in (
         ("models:/first-seed@nobody", "alias nobody not found"),
         ("models:/nothing@first", "nothing"),
@@ -68,9 +68,11 @@ def test_a_model_that_is_not_there(two_seeds: Trained) -> None:
             run_prediction(PredictConfig(model_uri=uri, images=images(two_seeds), device="cpu"))
 
 
-def test_a_moved_folder_of_files_is_named(tmp_path: Path, own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    there, client = tmp_path / "kept" / "mlruns", MlflowClient()
-    client.create_experiment("moved", there.as_uri())
+def test_a_moved_artifact_folder_is_reported(
+    tmp_path: Path, own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, client = tmp_path / "kept" / "mlruns", MlflowClient()
+    client.create_experiment("moved", folder.as_uri())
     with tracking.tracked_run("moved", "n", {"kind": "train"}) as run_id:
         tracking.log_json({"epochs": 1}, "config.json")
         tracking.log_text("", "model/MLmodel")
@@ -79,7 +81,7 @@ def test_a_moved_folder_of_files_is_named(tmp_path: Path, own_data: Path, capsys
     client.set_registered_model_alias("moved", "best", "1")
     assert missing_files(f"runs:/{run_id}") is None
     assert missing_files("models:/moved/1") is None
-    shutil.move(there, tmp_path / "elsewhere")
+    shutil.move(folder, tmp_path / "elsewhere")
     commands = [
         *(["predict", "--model_uri", uri, "--images", str(own_data)]
           for uri in (run_id, f"runs:/{run_id}", "models:/moved/1", "models:/moved@best")),
@@ -88,7 +90,7 @@ def test_a_moved_folder_of_files_is_named(tmp_path: Path, own_data: Path, capsys
     ]  # fmt: skip
     for arguments in commands:
         assert mlproject.main(arguments) == 1, arguments
-        said = capsys.readouterr().err
-        assert f"but {there} is not there: if that folder was moved, move it back" in said, arguments
-    there.symlink_to(tmp_path / "elsewhere")
+        printed = capsys.readouterr().err
+        assert f"but {folder} is not there: if that folder was moved, move it back" in printed, arguments
+    folder.symlink_to(tmp_path / "elsewhere")
     assert missing_files(f"runs:/{run_id}") is None

@@ -71,6 +71,7 @@ def test_a_study_s_name_leaves_room_for_those_that_begin_with_it() -> None:
     [
         (["train", "--register_as", "a/b"], "register_as='a/b' is no name of a registered model"),
         (["calibrate", "--run_id", "r", "--alias", "latest"], "MLflow keeps `latest`"),
+        (["train", "--register_as", "a", "--log_model", "false"], "register_as='a' needs log_model=true"),
     ],
 )
 def test_a_wrong_name_is_refused_before_a_run_is_opened(

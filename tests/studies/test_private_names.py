@@ -12,7 +12,6 @@ from tests.conftest import PROJECT
 MONITOR = "mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor"
 SAMPLES = "studies/tracking/system_metrics.py"
 PRIVATE = {
-    "mlflow.models.utils._save_example": "studies/models/flavor.py",
     "optuna.study.Study._storage": "studies/search/storage.py",
     **{f"{MONITOR}.{name}": SAMPLES for name in ("monitors", "_metrics_prefix", "_logging_step", "_shutdown_event")},
 }

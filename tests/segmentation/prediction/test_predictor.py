@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from segmentation.calibration import calibrators
 from segmentation.config import ModelConfig
 from segmentation.data import Originals, load_split, open_split
-from segmentation.models import segmenter
-from segmentation.models.segmenter import Segmenter
+from segmentation.models.networks import CLASS_LAYERS
+from segmentation.models.segmenter import Segmenter, build
 from segmentation.prediction.predictor import STRIP, Predictor, at_size
 from segmentation.scoring.evaluate import at_size_of
 from segmentation.scoring.softmax import pixel_predictions
@@ -22,11 +22,11 @@ from studies.config import TrainConfig
 def random_model(classes: int = 3) -> Segmenter:
     """A small model whose predictions differ from pixel to pixel."""
     torch.manual_seed(0)
-    model = segmenter.build(ModelConfig(model="lraspp_mobilenet_v3_large", batch_norm_momentum=1.0), classes)
+    model = build(ModelConfig(model="lraspp_mobilenet_v3_large", batch_norm_momentum=1.0), classes)
     with torch.no_grad():
         model.train()(torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8))
         for name, weights in model.named_parameters():
-            if any(last in name for last in segmenter.LAST_LAYERS):
+            if any(last in name for last in CLASS_LAYERS):
                 weights *= 10
     return model.eval()
 

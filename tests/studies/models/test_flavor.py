@@ -1,4 +1,4 @@
-"""A logged model as others use it: behind MLflow's real server, in a process that has nothing of this project."""
+"""A logged model behind MLflow's own server, in a process that cannot import this project; and loaded by name."""
 
 import base64
 import json
@@ -29,20 +29,22 @@ from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 from packaging.version import Version
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from segmentation.calibration import calibrators as recalibration
+from segmentation.calibration import calibrators
 from segmentation.classes import Classes
 from segmentation.data import Split
 from segmentation.errors import InputError
-from segmentation.models import segmenter as models
-from segmentation.models.segmenter import Segmenter
+from segmentation.models.segmenter import Segmenter, build
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
 from studies.config import TrainConfig
-from studies.models import flavor as serving
-from studies.models import loading as model_store
+from studies.models.flavor import required
+from studies.models.loading import load
+from studies.models.logging import log_model
 from studies.models.served import Refused, ServedModel
+from studies.models.stored import WEIGHTS
 from tests.conftest import CAMVID, write_pair
 
 TEMPERATURE = 1.7
@@ -59,23 +61,23 @@ class Blocked:
             raise ModuleNotFoundError(f"{name} is not on this machine")
 sys.meta_path.insert(0, Blocked())
 """
-"""Run by Python at its start, in processes that are to have nothing of this project."""
+"""Content of a `sitecustomize.py`: processes with it on their path cannot import this project."""
 
 
 class Logged(NamedTuple):
-    """A logged model, the network in it, and a picture."""
+    """A logged model, its network, and a photograph."""
 
     network: Segmenter
     folder: Path
     photo: Path
     elsewhere: dict[str, str]
-    """Environment of processes that have nothing of this project, and unpickle nothing."""
+    """Environment of processes that cannot import this project and unpickle nothing."""
 
 
 def unsure_network(config: TrainConfig, images: torch.Tensor) -> Segmenter:
-    """A calibrated network of random weights that sees every class in the images, and is sure of some pixels only."""
+    """A calibrated model with random weights that predicts every class in the images, with high and low confidence."""
     torch.manual_seed(0)
-    network = models.build(config, CLASSES)
+    network = build(config, CLASSES)
     with torch.no_grad():
         network.train()(images)
         logits = network.eval()(images)
@@ -83,55 +85,55 @@ def unsure_network(config: TrainConfig, images: torch.Tensor) -> Segmenter:
         for parameter in (*head.low_classifier.parameters(), *head.high_classifier.parameters()):
             parameter.mul_(2 / logits.std())
         head.high_classifier.bias.sub_(logits.mean((0, 2, 3)) * 2 / logits.std())
-    network.calibrator = recalibration.build("temperature", CLASSES)
+    network.calibrator = calibrators.build("temperature", CLASSES)
     network.calibrator.load_state_dict({"temperature": torch.tensor(TEMPERATURE)})
     return network
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Logged]:
-    """A network logged and registered, as a training does it."""
-    place = tmp_path_factory.mktemp("served")
-    photo = next(iter(sorted(CAMVID.glob("val/*"))), place / "photo.jpg")
+    """A model logged and registered as by `train`."""
+    root = tmp_path_factory.mktemp("served")
+    photo = next(iter(sorted(CAMVID.glob("val/*"))), root / "photo.jpg")
     if not photo.exists():
-        write_pair(photo, place / "mask.png", (480, 360), 0)
+        write_pair(photo, root / "mask.png", (480, 360), 0)
     config = TrainConfig(model="lraspp_mobilenet_v3_large", resize=128, batch_norm_momentum=1.0, register_as="served")
-    with Image.open(photo) as picture:
-        images = np.stack([np.asarray(picture.resize((170, 128)).rotate(turn)) for turn in (0, 180)])
+    with Image.open(photo) as image:
+        images = np.stack([np.asarray(image.resize((170, 128)).rotate(turn)) for turn in (0, 180)])
     network = unsure_network(config, torch.from_numpy(images).permute(0, 3, 1, 2))
     masks = np.zeros(images.shape[:3], np.uint8)
-    split = Split("shapes", "val", str(place), LABELS, ("a", "b"), images, masks, "0" * 64, ("0", "1"))
+    split = Split("shapes", "val", str(root), LABELS, ("a", "b"), images, masks, "0" * 64, ("0", "1"))
     metadata = {
         "config": asdict(config), "class_names": list(LABELS.names), "palette": [list(c) for c in PALETTE], "epoch": 1,
         "trained_in_run": None, "calibration": {"method": "temperature"},
     }  # fmt: skip
-    (place / "sitecustomize.py").write_text(BLOCKED)
+    (root / "sitecustomize.py").write_text(BLOCKED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
-        patch.chdir(place)
+        patch.chdir(root)
         with tracking.tracked_run("served", "n", {}):
-            assert tracking.log_model(network, split, metadata, "served", "best") == "models:/served/1"
-        folder = Path(mlflow.artifacts.download_artifacts(MODEL, dst_path=str(place / "downloaded")))
+            assert log_model(network, split, metadata, "served", "best") == "models:/served/1"
+        folder = Path(mlflow.artifacts.download_artifacts(MODEL, dst_path=str(root / "downloaded")))
     elsewhere = os.environ | {
-        "MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(place), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_TRACKING_URI": store, "PYTHONPATH": str(root), "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     }  # fmt: skip
     path = list(sys.path)
     yield Logged(network, folder, photo, elsewhere)
-    sys.path[:] = path  # the server's code, from the test that loads it in this process
+    sys.path[:] = path  # remove the copied code of the test that loads the model in this process
 
 
 @pytest.fixture(scope="module")
 def server(logged: Logged, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `mlflow models serve`, in a folder and a process that have nothing of this project."""
-    place = tmp_path_factory.mktemp("server")
+    """The URL of `mlflow models serve` in a process that cannot import this project."""
+    root = tmp_path_factory.mktemp("server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", MODEL, "--env-manager", "local", "-p"]
-    log = place / "log.txt"
+    log = root / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, str(port)], cwd=place, env=logged.elsewhere, stdout=file, stderr=file, start_new_session=True
+            [*command, str(port)], cwd=root, env=logged.elsewhere, stdout=file, stderr=file, start_new_session=True
         )
     try:
         deadline = time.monotonic() + 240
@@ -139,7 +141,7 @@ def server(logged: Logged, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.3)
-        assert f"Uvicorn running on http://127.0.0.1:{port} " in log.read_text()  # to nobody else, unless told so
+        assert f"Uvicorn running on http://127.0.0.1:{port} " in log.read_text()  # reachable from this machine only
         yield f"http://127.0.0.1:{port}/invocations"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -155,7 +157,7 @@ def answers(address: str) -> bool:
 
 
 def post(address: str, body: Any) -> tuple[int, str]:
-    """Status and text of an answer."""
+    """Return status and text of the answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
     try:
@@ -171,17 +173,17 @@ def base64_of(photo: Path) -> str:
 
 
 def by_hand(logged: Logged) -> torch.Tensor:
-    """Probabilities `(C, H, W)` of the picture: resized by Pillow, divided by the temperature, resized, softmax."""
-    with Image.open(logged.photo) as picture:
-        width, height = picture.size
-        resized = np.array(picture.resize((128 * width // height, 128), Image.Resampling.BILINEAR))
+    """Probabilities `(C, H, W)`: image resized by Pillow, logits divided by the temperature and resized, softmax."""
+    with Image.open(logged.photo) as image:
+        width, height = image.size
+        resized = np.array(image.resize((128 * width // height, 128), Image.Resampling.BILINEAR))
     with torch.inference_mode():
         logits = logged.network.outputs(torch.from_numpy(resized).permute(2, 0, 1)[None])["out"] / TEMPERATURE
         return F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)[0].softmax(0)
 
 
 def check(record: dict[str, Any], probabilities: torch.Tensor) -> None:
-    """Every pixel's confidence, and its class wherever two are not as good as equal."""
+    """Compare every confidence, and every class whose probability is clearly the highest."""
     highest = probabilities.topk(2, dim=0)
     classes, clear = highest.indices[0].numpy(), (highest.values[0] - highest.values[1] > 1e-4).numpy()
     assert len(np.unique(classes)) == CLASSES
@@ -194,7 +196,7 @@ def check(record: dict[str, Any], probabilities: torch.Tensor) -> None:
     assert record["calibration"] == "temperature"
 
 
-def test_the_server_s_process_has_nothing_of_this_project(logged: Logged) -> None:
+def test_the_server_cannot_import_this_project(logged: Logged) -> None:
     program = "import studies.models.served"
     done = subprocess.run([sys.executable, "-c", program], env=logged.elsewhere, capture_output=True, text=True)
     assert "studies is not on this machine" in done.stderr
@@ -208,8 +210,8 @@ def test_a_photograph_posted_to_the_server(logged: Logged, server: str) -> None:
 
 
 def test_every_form_of_request_gets_the_same_answer(logged: Logged, server: str) -> None:
-    with Image.open(logged.photo) as picture:
-        small = picture.resize((30, 20))
+    with Image.open(logged.photo) as image:
+        small = image.resize((30, 20))
     file = BytesIO()
     small.save(file, "PNG")
     text, pixels = base64.b64encode(file.getvalue()).decode(), np.asarray(small).tolist()
@@ -240,7 +242,7 @@ def test_the_example_that_is_stored_with_the_model_can_be_posted(logged: Logged,
     assert (record["height"], record["width"]) == (128, 170)
 
 
-def test_pictures_are_the_shorter_answer(logged: Logged, server: str) -> None:
+def test_png_is_the_shorter_answer(logged: Logged, server: str) -> None:
     status, text = post(server, {"inputs": [base64_of(logged.photo)], "params": {"encoding": "png"}})
     assert status == 200
     assert len(text) < 200_000
@@ -259,36 +261,36 @@ def test_pixels_of_different_sizes_go_as_one_list(server: str) -> None:
     assert [record["width"] for record in json.loads(text)["predictions"]] == [1, 2]
 
 
-def test_garbage_is_refused_and_the_server_lives_on(logged: Logged, server: str) -> None:
+def test_bad_requests_are_refused_and_the_server_keeps_running(logged: Logged, server: str) -> None:
     good = base64_of(logged.photo)
     cut_off = base64.b64encode(logged.photo.read_bytes()[:5000]).decode()
-    garbage = [
+    refused = [
         ({"inputs": [good, "hello!"]}, "image 2 of 2: the text is not base64"),
-        ({"inputs": [good, cut_off]}, "image 2 of 2: the picture is damaged"),
-        ({"inputs": [good, base64.b64encode(b"hello").decode()]}, "image 2 of 2: the 5 bytes are no picture"),
+        ({"inputs": [good, cut_off]}, "image 2 of 2: the image is damaged"),
+        ({"inputs": [good, base64.b64encode(b"hello").decode()]}, "image 2 of 2: the 5 bytes"),
         ({"inputs": []}, "there is no image"),
         ({"inputs": None}, "Expected input to be DataFrame"),  # MLflow's own words
         ({"inputs": [[[0.5, 0.5, 0.5]]]}, "the pixels are float64"),
         ({"inputs": [[[0, 0, 256]]]}, "they must be within 0 to 255"),
-        ({"inputs": [[1, 2, 3]]}, "lists of shape (3,) are no image"),
-        ({"inputs": [good], "params": {"encoding": "jpg"}}, "encoding='jpg' is not known"),
-        ({"input": [good]}, "missing inputs ['image']"),
-        ({"dataframe_split": {"columns": ["photo"], "data": [[good]]}}, "missing inputs ['image']"),
+        ({"inputs": [[1, 2, 3]]}, "lists of shape (3,)"),
+        ({"inputs": [good], "params": {"encoding": "jpg"}}, "encoding='jpg'"),
+        ({"input": [good]}, 'no field "image"'),
+        ({"dataframe_split": {"columns": ["photo"], "data": [[good]]}}, 'no field "image"'),
         ({"image": good}, "exactly one of the input fields"),
         (b"{", "valid JSON"),
     ]
-    for body, message in garbage:
+    for body, message in refused:
         status, text = post(server, body)
         assert status == 400, text
         assert message in json.loads(text)["message"]
-        assert len(text) < 1100 or "missing inputs" in message  # MLflow then repeats what it was sent
+        assert len(text) < 1100
     assert post(server, {"inputs": [good]})[0] == 200
 
 
-def test_the_same_process_predicts_alike(logged: Logged) -> None:
+def test_the_python_api_gives_the_same_answer(logged: Logged) -> None:
     model = mlflow.pyfunc.load_model(MODEL)
-    with Image.open(logged.photo) as picture:
-        pixels = np.asarray(picture)
+    with Image.open(logged.photo) as image:
+        pixels = np.asarray(image)
     content = logged.photo.read_bytes()
     for given in ([{"image": pixels}], [{"image": content}], pd.DataFrame({"image": [base64_of(logged.photo)]})):
         (record,) = model.predict(given)
@@ -300,7 +302,7 @@ def test_the_same_process_predicts_alike(logged: Logged) -> None:
     np.testing.assert_allclose(record["confidence"], ours.confidence, atol=1e-4)
 
 
-def test_what_the_model_says_of_itself(logged: Logged) -> None:
+def test_signature_and_requirements(logged: Logged) -> None:
     info = mlflow.models.get_model_info(MODEL)
     assert set(info.flavors) == {"python_function", "pytorch"}
     assert info.signature.params.to_dict() == [
@@ -317,26 +319,26 @@ def test_what_the_model_says_of_itself(logged: Logged) -> None:
 
 @pytest.mark.parametrize("installed", ["2.14.1", "2.14.1+cpu", "2.14.1+cu128", "2.14.0a0+git1234", "2.14.0.dev1+cu1"])
 def test_a_required_version_names_no_build(installed: str) -> None:
-    """PyPI holds no local versions, but pip takes such an installed one for the public one."""
-    requirement = Requirement(serving.required("torch", installed))
+    """PyPI holds no local versions, but pip accepts an installed one for the public version."""
+    requirement = Requirement(required("torch", installed))
     assert str(requirement.specifier) == f"=={Version(installed).public}"
     assert requirement.specifier.contains(installed, prereleases=True)
 
 
-def test_the_network_itself_takes_tensors_and_gives_calibrated_logits(logged: Logged) -> None:
+def test_the_pytorch_flavor_returns_calibrated_logits(logged: Logged) -> None:
     program = mlflow.pytorch.load_model(MODEL)
     images = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
     with torch.inference_mode():
         expected = (logged.network.outputs(images)["out"] / TEMPERATURE).softmax(1)
         torch.testing.assert_close(program(images).softmax(1), expected, rtol=1e-3, atol=1e-5)
     at_own_size = ServedModel(Predictor(program, None, "bilinear"), LABELS.names, PALETTE, None)
-    with pytest.raises(Refused, match="image 1 of 1: 8 x 8 pixels are too few for this network"):
+    with pytest.raises(Refused, match="image 1 of 1: 8 x 8 pixels are too few"):
         at_own_size.predict(np.zeros((8, 8, 3), np.uint8))
 
 
-def test_the_store_takes_the_weights_and_runs_nothing_that_came_with_them(logged: Logged) -> None:
+def test_loading_reads_the_weights_and_runs_no_code_of_the_model(logged: Logged) -> None:
     path, modules = list(sys.path), {name for name in sys.modules if name.startswith("served_segmenter")}
-    stored = model_store.load(MODEL)
+    stored = load(MODEL)
     assert sys.path == path
     assert {name for name in sys.modules if name.startswith("served_segmenter")} == modules
     images = torch.randint(0, 256, (2, 3, 40, 56), dtype=torch.uint8)
@@ -344,24 +346,14 @@ def test_the_store_takes_the_weights_and_runs_nothing_that_came_with_them(logged
         torch.testing.assert_close(stored.network()(images), logged.network(images))
 
 
-def copied(logged: Logged, place: Path, name: str) -> Path:
-    """A registered copy of the model, to tamper with."""
-    folder = place / name
+def copied(logged: Logged, root: Path, name: str) -> Path:
+    """A registered copy of the model, to be modified."""
+    folder = root / name
     shutil.copytree(logged.folder, folder)
     client = mlflow.MlflowClient()
     client.create_registered_model(name)
     client.create_model_version(name, str(folder))
     return folder
-
-
-def test_the_store_refuses_a_network_that_brings_code(logged: Logged, tmp_path: Path) -> None:
-    folder = copied(logged, tmp_path, "with-code")
-    file = folder / "MLmodel"
-    file.write_text(file.read_text().replace("code: null", "code: code"))
-    path = list(sys.path)
-    with pytest.raises(InputError, match="models:/with-code/1 .* comes with code, which is not run"):
-        model_store.load("models:/with-code/1")
-    assert sys.path == path
 
 
 class Trap:
@@ -375,16 +367,32 @@ class Trap:
 
 
 def test_nothing_unpickles(logged: Logged, tmp_path: Path) -> None:
-    """Neither the store nor the server's code, not even where MLflow would, as by default."""
+    """Loading by name does not open the program. The server refuses pickles even where MLflow is set to allow them."""
     folder = copied(logged, tmp_path, "with-pickle")
     with zipfile.ZipFile(folder / "data/model.pt2", "a") as archive:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/data/constants/opaque.pt", pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(InputError, match="pickle"):
-        model_store.load("models:/with-pickle/1")
+    assert load("models:/with-pickle/1").epoch == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
         with pytest.raises(MlflowException, match="pickle"):
             mlflow.pyfunc.load_model(str(folder))
         assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "true"
+    (folder / WEIGHTS).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(InputError, match=WEIGHTS):
+        load("models:/with-pickle/1")
     assert not (tmp_path / "sprung").exists()
+
+
+def test_damaged_foreign_and_missing_weights_are_refused(logged: Logged, tmp_path: Path) -> None:
+    folder = copied(logged, tmp_path, "with-other-weights")
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:-1])
+    with pytest.raises(InputError, match=rf"{WEIGHTS} is not a readable safetensors file"):
+        load("models:/with-other-weights/1")
+    save_file({"other.weight": torch.zeros(3)}, folder / WEIGHTS)
+    with pytest.raises(InputError, match="models:/with-other-weights/1 do not fit model=lraspp_mobilenet_v3_large"):
+        load("models:/with-other-weights/1").network()
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(InputError, match=rf"no file {WEIGHTS}, .* checkpoint of its run instead: .*best\.pt"):
+        load("models:/with-other-weights/1")

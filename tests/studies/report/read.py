@@ -1,4 +1,4 @@
-"""An HTML page as another program reads it: its elements, its tables, and the pictures in it."""
+"""Parse an HTML page with the standard library: elements, sections, tables, commands and images."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ VOID = {"meta", "img", "br", "hr"}
 
 
 class Read(HTMLParser):
-    """Tags with their attributes, the text of each section, tables as rows of cells, commands, and pictures."""
+    """Tags with their attributes, text by section, tables as rows of cells, commands and images."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -67,18 +67,18 @@ class Read(HTMLParser):
     def attributes(self, name: str) -> list[str]:
         return [given[name] for _, given in self.tags if name in given]
 
-    def pictures(self) -> list[bytes]:
+    def images(self) -> list[bytes]:
         head = "data:image/png;base64,"
         sources = [given["src"] for tag, given in self.tags if tag == "img"]
         assert all(source.startswith(head) for source in sources)
         return [base64.b64decode(source.removeprefix(head), validate=True) for source in sources]
 
     def table(self, *header: str) -> list[dict[str, str]]:
-        """The rows of the only table whose header begins with these cells."""
+        """Return the rows of the only table whose header starts with these cells."""
         (found,) = [table for table in self.tables if tuple(table[0][: len(header)]) == header]
         return [dict(zip(found[0], row, strict=True)) for row in found[1:]]
 
 
 def pixels(png: bytes) -> np.ndarray:
-    """`(H, W, 3)` uint8."""
+    """Return the pixels of a PNG, `(H, W, 3)` uint8."""
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))

@@ -1,4 +1,4 @@
-"""What comes from outside stays text, and a page needs nothing but itself."""
+"""Names of users stay text, and a page needs nothing but itself."""
 
 import io
 import re
@@ -8,7 +8,7 @@ from markdown import Markdown
 from PIL import Image
 
 from studies.report.html import to_html
-from studies.report.markup import Page, escaped, figure, slug
+from studies.report.markup import Page, escaped, number, slug
 from tests.studies.report.read import Read
 
 NASTY = (
@@ -28,13 +28,13 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_whatever_comes_from_outside_is_shown_as_it_is(name: str) -> None:
+def test_any_name_is_shown_as_text(name: str) -> None:
     page = Page()
     page.text(f"Run {escaped(name)}.", f"[{escaped(name)}](#here)")
     page.items([f"It is {escaped(name)}"])
     page.table(["head", escaped(name)], [["a", escaped(name)], [escaped(name), "b"]])
-    page.picture("x.png", png(4, 4), name)
-    read = Read(to_html("\n".join(page.lines), page.pictures, name))
+    page.image("x.png", png(4, 4), name)
+    read = Read(to_html("\n".join(page.lines), page.images, name))
     assert read.names == {
         "html", "head", "meta", "title", "style", "body", "p", "ul", "li", "a", "div", "table", "thead", "tbody", "tr",
         "th", "td", "figure", "img",
@@ -48,35 +48,35 @@ def test_whatever_comes_from_outside_is_shown_as_it_is(name: str) -> None:
     assert not [given for _, given in read.tags if any(key.startswith("on") for key in given)]
 
 
-def test_line_breaks_and_control_characters_cannot_leave_their_place() -> None:
+def test_line_breaks_and_control_characters_become_spaces() -> None:
     assert escaped("a\n\n# b\r\n\x02\x03\tc") == "a &#35; b c"
 
 
-def test_raw_html_in_the_markdown_is_not_let_through() -> None:
+def test_html_in_the_markdown_is_escaped() -> None:
     read = Read(to_html("a <b>c</b>\n\n<script>alert(1)</script>\n\n<http://e.org>\n", {}, "t"))
     assert read.names == {"html", "head", "meta", "title", "style", "body", "p"}
     assert "<script>alert(1)</script>" in "".join(read.text)
 
 
-def test_a_command_is_shown_as_it_is_typed() -> None:
+def test_a_command_is_shown_unchanged() -> None:
     page = Page()
     command = "mlflow run . -e train -P data_dir='a ``` b <c> & |' -P weights=\"x_y\""
     page.code(command)
     assert Read(to_html("\n".join(page.lines), {}, "t")).commands == [command + "\n"]
 
 
-def test_pictures_are_in_the_page_byte_by_byte_and_wide_ones_scroll() -> None:
+def test_images_are_embedded_unchanged_and_wide_ones_scroll() -> None:
     page = Page()
     wide, square = png(300, 100), png(100, 100)
-    page.picture("wide one.png", wide, "wide")
-    page.picture("square.png", square, "square")
-    assert list(page.pictures) == ["images/wide-one.png", "images/square.png"]
-    read = Read(to_html("\n".join(page.lines), page.pictures, "t"))
-    assert read.pictures() == [wide, square]
+    page.image("wide one.png", wide, "wide")
+    page.image("square.png", square, "square")
+    assert list(page.images) == ["images/wide-one.png", "images/square.png"]
+    read = Read(to_html("\n".join(page.lines), page.images, "t"))
+    assert read.images() == [wide, square]
     assert [given.get("class", "") for tag, given in read.tags if tag == "figure"] == ["wide", ""]
 
 
-def test_a_page_asks_for_nothing_and_fits_a_phone_and_paper() -> None:
+def test_a_page_loads_nothing_and_fits_a_phone_and_paper() -> None:
     page = to_html("| a | b |\n| --- | --- |\n| 1 | 2 |\n", {}, "<title>")
     read = Read(page)
     (policy,) = [given["content"] for tag, given in read.tags if given.get("http-equiv") == "Content-Security-Policy"]
@@ -90,14 +90,14 @@ def test_a_page_asks_for_nothing_and_fits_a_phone_and_paper() -> None:
     assert [given.get("class") for tag, given in read.tags if tag == "div"] == ["box"]
 
 
-@pytest.mark.parametrize("title", ["(b) Loss", "(d) Image, truth and prediction", "Run 78fa4e4c", "This page"])
+@pytest.mark.parametrize("title", ["(b) Loss", "(d) Image, labels and prediction", "Run 78fa4e4c", "This page"])
 def test_a_heading_s_anchor_is_the_one_that_the_renderer_gives_it(title: str) -> None:
     theirs = Markdown(extensions=["toc"]).convert(f"## {title}")
     assert f'id="{slug(title)}"' in theirs
 
 
-def test_figures_that_are_not_known_are_dashes() -> None:
-    assert figure(0.12345, [0.1, 0.2]).replace("\u00a0", " ") == "0.1235 [0.1000, 0.2000]"
-    assert figure(0.5, [None, None]) == "0.5000"
-    assert figure(None) == figure(float("nan")) == "–"
-    assert figure(0.5, sign="+") == "+0.5000"
+def test_unknown_metrics_are_dashes() -> None:
+    assert number(0.12345, [0.1, 0.2]).replace("\u00a0", " ") == "0.1235 [0.1000, 0.2000]"
+    assert number(0.5, [None, None]) == "0.5000"
+    assert number(None) == number(float("nan")) == "–"
+    assert number(0.5, sign="+") == "+0.5000"

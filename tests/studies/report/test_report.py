@@ -1,4 +1,4 @@
-"""The page against what MLflow holds: figures, pictures, commands, and what is missing."""
+"""The page against MLflow: metrics, plots, commands and missing parts."""
 
 import contextlib
 import copy
@@ -19,11 +19,12 @@ from matplotlib.figure import Figure
 import mlproject
 from segmentation.errors import InputError
 from studies import tracking
-from studies.base import original_report as published
+from studies.base import original_report
 from studies.base.rerun import RUN, command
 from studies.config import CalibrateConfig, CompareConfig, EvaluateConfig, ReportConfig, TrainConfig, TuneConfig
 from studies.entry_points import entry_point
-from studies.report.collected import Collected, collect, kind_of
+from studies.report.collect import collect, kind_of
+from studies.report.content import ReportContent
 from studies.report.html import to_html
 from studies.report.markup import Page
 from studies.report.page import write
@@ -38,32 +39,34 @@ NASTY = "<script>alert(1)</script> | **x** [a](javascript:alert(1)) `b`"
 
 @pytest.fixture(scope="module")
 def comparison(two_seeds: Trained, store: str) -> str:
-    """The run that compares them."""
+    """The run that compares the two seeds."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.setenv("MLFLOW_TRACKING_URI", store)
-        run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=1, experiment="told side by side"))
-        return newest("told side by side")
+        run_comparison(
+            CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=1, experiment="comparisons to report")
+        )
+        return newest("comparisons to report")
 
 
 @pytest.fixture(scope="module")
 def study(two_seeds: Trained, store: str) -> str:
-    """A study's run, as the search leaves it, whose best training is the second seed's."""
+    """The run of a study whose best trial is the second seed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         return study_run("a small study", two_seeds.run_ids[1], two_seeds.configs[1].dataset)
 
 
-class Told(NamedTuple):
-    """What a page was written from, and how another program reads it."""
+class Written(NamedTuple):
+    """The content of a report, its page, and the parsed HTML."""
 
-    reported: Collected
+    content: ReportContent
     page: Page
     read: Read
 
 
 @pytest.fixture(scope="module")
-def told(two_seeds: Trained, comparison: str, study: str, store: str) -> Told:
-    """A page of both trainings, their comparison and the study."""
+def report(two_seeds: Trained, comparison: str, study: str, store: str) -> Written:
+    """A report of both runs, their comparison and the study."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
         return written(run_ids=",".join([*two_seeds.run_ids, comparison]), study_name="a small study")
@@ -74,7 +77,7 @@ def newest(experiment: str) -> str:
     return str(run.info.run_id)
 
 
-def picture() -> Figure:
+def plot() -> Figure:
     figure = Figure(figsize=(1, 1))
     figure.add_axes((0, 0, 1, 1))
     return figure
@@ -92,13 +95,13 @@ def study_run(name: str, best: str, dataset: str, model: str = "fcn_resnet50") -
             f"1,complete,,0.05,0.0,4,4,0.61,0.6789,0.7123,0.41,0.0519,0.0401,0.0605,{best}\n",
             "study/trials.csv",
         )
-        tracking.log_figure(picture(), "study/loss.png")
-        tracking.log_figure(picture(), "study/ece.png")
+        tracking.log_figure(plot(), "study/loss.png")
+        tracking.log_figure(plot(), "study/ece.png")
     return run_id
 
 
 def voc_run(two_seeds: Trained, name: str, ece: tuple[float, float, float], **values: Any) -> str:
-    """A training that MLflow holds as if it were of the original report's data."""
+    """Record a training run with scores on the original report's data."""
     record = scores_of(two_seeds.run_ids[0])
     record["protocol"] |= {"dataset": "voc2007", "split": "val", "images": 213}
     record["metrics"] |= {"ece": ece[0], "pixel_accuracy": 0.8}
@@ -115,11 +118,11 @@ def scores_of(run_id: str, split: str = "val") -> dict[str, Any]:
     return json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/reliability/{split}.json"))
 
 
-def written(**values: Any) -> Told:
+def written(**values: Any) -> Written:
     config = ReportConfig(**values)
-    reported = collect(config)
-    page = write(reported, command("report", asdict(config)), {"mlflow": "3"})
-    return Told(reported, page, Read(to_html("\n".join(page.lines), page.pictures, reported.title)))
+    content = collect(config)
+    page = write(content, command("report", asdict(config)), {"mlflow": "3"})
+    return Written(content, page, Read(to_html("\n".join(page.lines), page.images, content.title)))
 
 
 def numbers(text: str) -> list[float]:
@@ -135,18 +138,18 @@ def of(record: dict[str, Any], metric: str) -> list[float]:
 
 
 def kinds_of(commands: list[str]) -> Iterator[str]:
-    """The entry points of commands, each of which must parse."""
+    """Yield the entry points of commands, each of which must parse."""
     for each in commands:
         words = shlex.split(each.removeprefix(f"{RUN} -e "))
         mlproject.parse(entry_point(words[0]).Config, arguments(each), "test")
         yield words[0]
 
 
-def test_every_figure_is_the_one_that_mlflow_holds(two_seeds: Trained, comparison: str, told: Told) -> None:
-    reported, page, read = told
+def test_every_metric_equals_the_one_in_mlflow(two_seeds: Trained, comparison: str, report: Written) -> None:
+    content, page, read = report
     first = two_seeds.run_ids[0]
-    assert reported.main is not None
-    assert reported.main.run_id == first
+    assert content.main is not None
+    assert content.main.run_id == first
     record, client = scores_of(first), mlflow.MlflowClient()
 
     for name in ("loss", "pixel_accuracy", "ece", "mean_iou"):
@@ -158,10 +161,10 @@ def test_every_figure_is_the_one_that_mlflow_holds(two_seeds: Trained, compariso
         assert numbers(row["value [95 %]"]) == of(record, row[""])
     bins = read.table("confidence", "pixels")
     assert len(bins) == 10
-    for place, row in enumerate(bins):
-        assert int(row["pixels"].split(" ")[0].replace(",", "")) == record["count"][place]
+    for index, row in enumerate(bins):
+        assert int(row["pixels"].split(" ")[0].replace(",", "")) == record["count"][index]
         for column, key in (("mean confidence", "confidence"), ("accuracy", "accuracy")):
-            held = record[key][place]
+            held = record[key][index]
             assert row[column] == ("–" if held is None else f"{held:.4f}")
 
     epochs = read.table("epoch", "train/loss")
@@ -187,15 +190,13 @@ def test_every_figure_is_the_one_that_mlflow_holds(two_seeds: Trained, compariso
     assert numbers(trials[1]["val/ece"]) == [0.0519, 0.0401, 0.0605]
     assert (
         f"pixel accuracy {of(scores_of(two_seeds.run_ids[1]), 'pixel_accuracy')[0]:.4f}"
-        in read.sections["(h) Settings"]
+        in read.sections["(h) Hyperparameters"]
     )
     assert not page.missing
 
 
-def test_every_picture_is_embedded_as_the_run_holds_it(
-    two_seeds: Trained, comparison: str, study: str, told: Told
-) -> None:
-    _, page, read = told
+def test_every_plot_is_embedded_unchanged(two_seeds: Trained, comparison: str, study: str, report: Written) -> None:
+    _, page, read = report
     first = two_seeds.run_ids[0]
     shown = [
         (first, "curves/loss.png"), (first, "curves/accuracy.png"), (first, "examples/val_1.png"),
@@ -204,19 +205,19 @@ def test_every_picture_is_embedded_as_the_run_holds_it(
         (comparison, "comparison/difference_ece.png"), (comparison, "comparison/example_0.png"),
         (study, "study/loss.png"), (study, "study/ece.png"),
     ]  # fmt: skip
-    # other tests may have calibrated these networks
-    parts = zip(page.pictures, read.pictures(), strict=True)
-    embedded = [content for name, content in parts if "before-and-after" not in name]
-    for content, (run_id, path) in zip(embedded, shown, strict=True):
+    # other tests may have calibrated these models
+    parts = zip(page.images, read.images(), strict=True)
+    embedded = [png for name, png in parts if "before-and-after" not in name]
+    for png, (run_id, path) in zip(embedded, shown, strict=True):
         held = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{path}")).read_bytes()
-        assert np.array_equal(pixels(content), pixels(held)), path
+        assert np.array_equal(pixels(png), pixels(held)), path
     assert all(read.attributes("alt"))
 
 
 def test_every_section_carries_its_command_and_every_run_its_origin(
-    two_seeds: Trained, comparison: str, study: str, told: Told
+    two_seeds: Trained, comparison: str, study: str, report: Written
 ) -> None:
-    _, page, read = told
+    _, page, read = report
     parts = "\n".join(page.lines).split("\n## ")
     for title in ("(b)", "(c)", "(d)", "(e)", "(f)"):
         (part,) = [part for part in parts if part.startswith(title)]
@@ -225,8 +226,8 @@ def test_every_section_carries_its_command_and_every_run_its_origin(
         page.lines
     )
     config = mlproject.parse(TrainConfig, arguments(read.commands[0]), "test")
-    beside = {"experiment": "training", "run_name": None}
-    assert config == TrainConfig(**(vars(two_seeds.configs[0]) | beside))
+    not_repeated = {"experiment": "training", "run_name": None}
+    assert config == TrainConfig(**(vars(two_seeds.configs[0]) | not_repeated))
     assert len(list(kinds_of(read.commands))) == len(read.commands)
     runs = read.sections["Runs"]
     for run_id in (*two_seeds.run_ids, comparison, study):
@@ -239,7 +240,7 @@ def test_every_section_carries_its_command_and_every_run_its_origin(
     assert {link.removeprefix("#") for link in read.attributes("href")} <= set(read.attributes("id"))
 
 
-def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(two_seeds: Trained) -> None:
+def test_missing_parts_are_named_with_the_command_that_creates_them(two_seeds: Trained) -> None:
     _, page, _ = written(run_ids=two_seeds.run_ids[0])
     assert list(kinds_of([part.command for part in page.missing])) == ["models", "tune"]
     _, page, read = written(run_ids=two_seeds.run_ids[0], split="elsewhere")
@@ -249,7 +250,7 @@ def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(two_s
     assert "final accuracy on split elsewhere" in "".join(read.text).split("Protocol")[0]
 
 
-def test_trainings_without_a_comparison_ask_for_it(two_seeds: Trained, tmp_path: Path) -> None:
+def test_runs_without_a_comparison_ask_for_it(two_seeds: Trained, tmp_path: Path) -> None:
     ids = [voc_run(two_seeds, name, (0.05, 0.04, 0.06)) for name in ("one", "other")]
     _, page, read = written(run_ids=",".join(ids))
     (asked,) = [part for part in page.missing if "comparison" in part.what]
@@ -257,78 +258,80 @@ def test_trainings_without_a_comparison_ask_for_it(two_seeds: Trained, tmp_path:
     assert [row["model"] for row in read.table("model", "ece")] == ["one", "other"]
 
 
-def test_published_figures_stand_beside_ours_on_their_data_alone(two_seeds: Trained) -> None:
+def test_the_original_metrics_are_shown_for_their_data_only(two_seeds: Trained) -> None:
     scratch = voc_run(two_seeds, "scratch", (0.0610, 0.0520, 0.0700))
     tuned = voc_run(two_seeds, "tuned", (0.0540, 0.0500, 0.0580), weights="imagenet")
     best = study_run("their grid", scratch, "voc2007")
     _, _, read = written(run_ids=f"{scratch},{tuned},{best}")
     accuracy, ece = read.sections["(c) Pixel accuracy"], read.sections["(f) Expected calibration error"]
-    assert "The original report's pixel accuracy is 0.817, ours 0.8000 [0.7900, 0.8100]. It lies outside" in accuracy
+    assert (
+        "Pixel accuracy of the original report: 0.817; ours: 0.8000 [0.7900, 0.8100]. Its value is outside" in accuracy
+    )
     assert "ours is worse" in accuracy
-    assert "The original report's ECE is 0.0733, ours 0.0610 [0.0520, 0.0700]. It lies outside" in ece
+    assert "ECE of the original report: 0.0733; ours: 0.0610 [0.0520, 0.0700]. Its value is outside" in ece
     assert "ours is better" in ece
     theirs = read.table("model", "trained")
     assert [float(row["its ECE"]) for row in theirs] == [0.0733, 0.0543, 0.0741, 0.0685]
     assert [numbers(row["our ECE"]) for row in theirs] == [[0.0610, 0.0520, 0.0700], [0.0540, 0.0500, 0.0580], [], []]
     # 0.0733, 0.0741 and 0.0685: within 0.009 of each other
-    assert "Half of our interval's width is 0.0090: of its 6 differences, 3 are smaller" in "".join(read.text)
+    assert "Half of our interval's width is 0.0090: 3 of its 6 differences are smaller" in "".join(read.text)
     rows = read.table("trial", "learning_rate", "weight_decay")
     assert [(row["its val/loss"], row["its val/pixel_accuracy"]) for row in rows] == [
         ("1.406", "0.693"),
         ("0.727", "0.819"),
     ]
-    assert "0.05 with weight decay 0 and 0.001 with weight decay 0" in read.sections["(h) Settings"]
+    assert "0.05 with weight decay 0 and 0.001 with weight decay 0" in read.sections["(h) Hyperparameters"]
     _, _, read = written(run_ids=tuned)
-    assert "The original report's ECE is 0.0543, ours 0.0540" in "".join(read.text)
+    assert "ECE of the original report: 0.0543; ours: 0.0540" in "".join(read.text)
     assert "these images show no difference" in "".join(read.text)
     assert "0.817" not in "".join(read.text)
 
     _, _, read = written(run_ids=two_seeds.run_ids[0])
     text = "".join(read.text)
-    assert "are not comparable" in text
-    assert not [model.ece for model in published.MODELS if f"{model.ece:.4f}" in text]
+    assert "not comparable" in text
+    assert not [model.ece for model in original_report.MODELS if f"{model.ece:.4f}" in text]
 
 
 def test_names_from_outside_cannot_become_html(two_seeds: Trained) -> None:
     run_id = voc_run(two_seeds, NASTY, (0.05, 0.04, 0.06), data_dir=f"/{NASTY}")
-    reported, page, read = written(run_ids=run_id)
+    content, page, read = written(run_ids=run_id)
     assert read.names.isdisjoint({"script", "img", "b"})
     assert NASTY in read.sections["Runs"]
     assert NASTY in "".join(read.text).split("Protocol")[0]
     assert "<b>cpu" in read.sections["Runs"]
     assert not [link for link in read.attributes("href") if not link.startswith("#")]
     assert mlproject.parse(TrainConfig, arguments(read.commands[0]), "test").data_dir == f"/{NASTY}"
-    assert reported.title == f"Report on {NASTY}"
+    assert content.title == f"Report on {NASTY}"
     assert page.missing
 
 
 def test_the_best_of_an_experiment_is_shown_and_reports_are_not(two_seeds: Trained, comparison: str) -> None:
-    reported, _, read = written(experiment=two_seeds.experiment)
+    content, _, read = written(experiment=two_seeds.experiment)
     best = min(two_seeds.run_ids, key=lambda run_id: mlflow.get_run(run_id).data.metrics["best/loss"])
-    assert reported.main is not None
-    assert reported.main.run_id == best
-    assert "the one with the lowest val/loss of 2 finished trainings" in "".join(read.text)
-    assert {each.run_id for each in reported.trainings} == set(two_seeds.run_ids)
-    assert reported.comparison is not None
-    assert set(reported.comparison.tags["compared_runs"].split(",")) >= set(two_seeds.run_ids)
-    assert reported.experiment == two_seeds.experiment
+    assert content.main is not None
+    assert content.main.run_id == best
+    assert "lowest val/loss of 2 finished training runs" in "".join(read.text)
+    assert {each.run_id for each in content.training_runs} == set(two_seeds.run_ids)
+    assert content.comparison is not None
+    assert set(content.comparison.tags["compared_runs"].split(",")) >= set(two_seeds.run_ids)
+    assert content.experiment == two_seeds.experiment
 
 
 def test_a_study_or_a_comparison_brings_its_runs(two_seeds: Trained, comparison: str, study: str) -> None:
-    reported, page, _ = written(study_name="a small study")
-    assert reported.main is not None
-    assert reported.main.run_id == two_seeds.run_ids[1]
-    assert reported.experiment == "studies to report"
+    content, page, _ = written(study_name="a small study")
+    assert content.main is not None
+    assert content.main.run_id == two_seeds.run_ids[1]
+    assert content.experiment == "studies to report"
     assert list(kinds_of([part.command for part in page.missing])) == ["models"]
-    reported, page, _ = written(run_ids=comparison)
-    assert [each.run_id for each in reported.trainings] == list(two_seeds.run_ids)
-    assert reported.comparison is not None
-    assert reported.comparison.run_id == comparison
+    content, page, _ = written(run_ids=comparison)
+    assert [each.run_id for each in content.training_runs] == list(two_seeds.run_ids)
+    assert content.comparison is not None
+    assert content.comparison.run_id == comparison
 
 
-def test_a_calibration_is_told_where_there_is_one(two_seeds: Trained) -> None:
+def test_a_calibration_is_shown_if_there_is_one(two_seeds: Trained) -> None:
     run_id = voc_run(two_seeds, "over-confident", (0.05, 0.04, 0.06))
-    assert "Confidence, mended" not in written(run_ids=run_id)[2].sections
+    assert "Post-hoc calibration" not in written(run_ids=run_id)[2].sections
     tags = {"kind": "calibrate", "calibrated": run_id, "trained_in_run": run_id}
     with tracking.tracked_run("voc", "calibrated", tags):
         tracking.log_config(CalibrateConfig(run_id=run_id))
@@ -354,10 +357,10 @@ def test_the_run_holds_the_page_and_the_folder_is_replaced(
     (output / "images" / "old.png").write_bytes(b"old")
     (tmp_path / "mine.png").write_bytes(b"mine, too")
     assert run_report(config) == output / "report.html"
-    said = capsys.readouterr().out
-    assert str(output / "report.html") in said
-    assert "Missing: a study" in said
-    assert "Look at it" in said.splitlines()[-1]
+    printed = capsys.readouterr().out
+    assert str(output / "report.html") in printed
+    assert "Missing: a study" in printed
+    assert "Look at it" in printed.splitlines()[-1]
     assert (output / "images" / "mine.png").read_bytes() == b"mine"
     assert (tmp_path / "mine.png").is_file()
     assert not (output / "images" / "old.png").exists()
@@ -373,17 +376,17 @@ def test_the_run_holds_the_page_and_the_folder_is_replaced(
     for name in names:
         assert (held / name).read_bytes() == (output / name).read_bytes()
     read = Read((held / "report.html").read_text())
-    assert {bytes(content) for content in read.pictures()} == {(held / name).read_bytes() for name in linked}
+    assert {bytes(png) for png in read.images()} == {(held / name).read_bytes() for name in linked}
     assert of(scores_of(two_seeds.run_ids[1]), "ece") == numbers(
         re.search(r"ECE [^.]*\.\d{4}[^\]]*\]", run.data.tags["mlflow.note.content"].replace("\u00a0", " "))[0]  # type: ignore[index]
     )
     # the report is not itself reported
-    assert {each.kind for each in collect(ReportConfig(experiment=two_seeds.experiment)).trainings} == {"train"}
+    assert {each.kind for each in collect(ReportConfig(experiment=two_seeds.experiment)).training_runs} == {"train"}
     with pytest.raises(InputError, match="nothing to report"):
         collect(ReportConfig(run_ids=run.info.run_id))
 
 
-def test_mistakes_are_told(two_seeds: Trained, study: str, tmp_path: Path) -> None:
+def test_wrong_names_are_reported(two_seeds: Trained, study: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="experiment='two sedes' is not known. Did you mean 'two seeds'"):
         collect(ReportConfig(experiment="two sedes"))
     with pytest.raises(InputError, match="study_name='a smal study' is not known. Did you mean 'a small study'"):
@@ -393,14 +396,14 @@ def test_mistakes_are_told(two_seeds: Trained, study: str, tmp_path: Path) -> No
     with tracking.tracked_run("nothing done", "still at it", {"kind": "train"}) as run_id:
         with pytest.raises(InputError, match="'nothing done' has no finished run to report"):
             collect(ReportConfig(experiment="nothing done"))
-        with pytest.raises(InputError, match="is not finished"):
+        with pytest.raises(InputError, match=f"{run_id} .* is still running"):
             collect(ReportConfig(run_ids=run_id))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="output=.*file/report.*name another folder"):
         run_report(ReportConfig(run_ids=two_seeds.run_ids[0], output=str(tmp_path / "file" / "report")))
 
 
-def test_the_kind_of_a_run_that_does_not_say_is_guessed(two_seeds: Trained, study: str) -> None:
+def test_the_kind_of_a_run_without_the_tag_is_inferred(two_seeds: Trained, study: str) -> None:
     client = mlflow.MlflowClient()
     first = two_seeds.run_ids[0]
     for run_id, tags, kind in (
@@ -416,16 +419,16 @@ def test_the_kind_of_a_run_that_does_not_say_is_guessed(two_seeds: Trained, stud
         assert kind_of(run) == kind
 
 
-def test_of_equally_named_studies_none_is_picked_in_silence(two_seeds: Trained) -> None:
+def test_several_studies_of_one_name_are_refused(two_seeds: Trained) -> None:
     tags = {"kind": "tune", "role": "study", "study": "a common name"}
     run_ids = []
     for experiment in ("here", "there"):
         run_ids.append(tracking.create_run(experiment, "study · a common name", tags))
         tracking.end_run(run_ids[-1], "FINISHED")
-    with pytest.raises(InputError, match="2 studies have this name; name the run of one") as told:
+    with pytest.raises(InputError, match="study_name='a common name': 2 studies") as error:
         collect(ReportConfig(study_name="a common name"))
     for run_id, experiment in zip(run_ids, ("here", "there"), strict=True):
-        assert f"{run_id} in experiment '{experiment}'" in str(told.value)
+        assert f"{run_id} in experiment '{experiment}'" in str(error.value)
         found = collect(ReportConfig(study_name="a common name", experiment=experiment))
         assert [study.run.run_id for study in found.studies] == [run_id]
         assert [study.run.run_id for study in collect(ReportConfig(run_ids=run_id)).studies] == [run_id]

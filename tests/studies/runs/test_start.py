@@ -9,7 +9,7 @@ import torch
 from segmentation.config import ModelConfig
 from segmentation.data import load_split
 from segmentation.errors import InputError
-from segmentation.models import segmenter as models
+from segmentation.models.segmenter import build
 from studies.config import TrainConfig
 from studies.runs.start import starting_model
 from tests.segmentation.models.test_state_dicts import safetensors
@@ -25,7 +25,7 @@ def config(own_data: Path, **more: Any) -> TrainConfig:
 @pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.ckpt", "w.safetensors"])
 def test_weights_may_be_a_plain_state_dict(name: str, own_data: Path) -> None:
     torch.manual_seed(5)
-    state = models.build(ModelConfig(model=LRASPP), 3).network.state_dict()
+    state = build(ModelConfig(model=LRASPP), 3).network.state_dict()
     if name == "w.safetensors":
         safetensors(state, Path(name))
     else:
@@ -40,5 +40,5 @@ def test_weights_may_be_a_plain_state_dict(name: str, own_data: Path) -> None:
 def test_a_file_that_is_no_weights_is_told_by_name(own_data: Path) -> None:
     Path("w.pth").write_bytes(b"no weights")
     given = config(own_data, weights="w.pth")
-    with pytest.raises(InputError, match=r"weights=w\.pth cannot be read: it is damaged, or holds more than tensors"):
+    with pytest.raises(InputError, match=r"weights=w\.pth cannot be read"):
         starting_model(given, load_split(given, "train"))

@@ -24,6 +24,7 @@ from segmentation.scoring.scores import load_scores
 from segmentation.training import checkpoints
 from studies.config import EvaluateConfig, TrainConfig
 from studies.models import loading as model_store
+from studies.models.starting_weights import resolve_normalization
 from studies.runs.evaluation import run_evaluation
 from studies.runs.names import run_name
 from studies.runs.training import TrainingResult, run_training
@@ -297,7 +298,7 @@ def test_a_run_can_start_from_another_run_s_weights(
     fresh = json.loads(text(other.run_id, "starting_weights.json"))["fresh"]
     assert fresh
     assert all("low_classifier" in name or "high_classifier" in name for name in fresh)
-    assert "start afresh (network.classifier.low_classifier.weight" in capsys.readouterr().out
+    assert "start at random (network.classifier.low_classifier.weight" in capsys.readouterr().out
 
 
 def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradiction_is_told(
@@ -306,7 +307,7 @@ def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradict
     first = run_training(plain(own_data, epochs=1, normalization="imagenet", keep="last", log_model=True))
     file = f"checkpoints/{first.run_id}/last.pt"
     for weights in (first.run_id, f"runs:/{first.run_id}", file):
-        assert model_store.with_normalization(plain(own_data, weights=weights)).normalization == "imagenet", weights
+        assert resolve_normalization(plain(own_data, weights=weights)).normalization == "imagenet", weights
     capsys.readouterr()
     second = run_training(plain(own_data, epochs=1, weights=first.run_id, log_model=True))
     assert "Warning" not in capsys.readouterr().out
@@ -321,9 +322,9 @@ def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradict
     told = f"normalization=signed_unit, but weights={file} were trained with normalization=imagenet"
     assert f"Warning: {told}" in capsys.readouterr().out
     assert told in mlflow.get_run(third.run_id).data.tags["warning"]
-    assert model_store.with_normalization(plain(own_data)).normalization == "signed_unit"
+    assert resolve_normalization(plain(own_data)).normalization == "signed_unit"
     with pytest.raises(InputError, match="weights='imagenett' is not known. Did you mean 'imagenet'"):
-        model_store.with_normalization(plain(own_data, weights="imagenett"))
+        resolve_normalization(plain(own_data, weights="imagenett"))
 
     state = checkpoints.load(Path(file)).network
     torch.save({name.removeprefix("network."): tensor for name, tensor in state.items()}, "plain.pth")

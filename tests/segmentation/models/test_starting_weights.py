@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import get_model_weights, mobilenet_v3_large, resnet50
+from torchvision.models.segmentation import fcn_resnet50, lraspp_mobilenet_v3_large
+
+from segmentation.config import ModelConfig
+from segmentation.data.voc import CLASSES as VOC
+from segmentation.errors import InputError
+from segmentation.models.segmenter import build
+from segmentation.models.starting_weights import load_hub_weights, load_matching
+
+NAMES = tuple(f"class {index}" for index in range(4))
+LRASPP = "lraspp_mobilenet_v3_large"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which torchvision caches downloaded weights."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def cache(folder: Path, published: str, state: dict[str, torch.Tensor]) -> None:
+    weights = next(iter(get_model_weights(published)))
+    torch.save(state, folder / weights.url.rpartition("/")[2])
+
+
+@pytest.mark.parametrize(
+    ("model", "published", "make", "unused"),
+    [("fcn_resnet50", "resnet50", resnet50, 2), (LRASPP, "mobilenet_v3_large", mobilenet_v3_large, 4)],
+)
+def test_imagenet_weights_fill_the_whole_backbone(
+    model: str, published: str, make: type[torch.nn.Module], unused: int, hub: Path
+) -> None:
+    state = make(weights=None).state_dict()
+    cache(hub, published, state)
+    config = ModelConfig(model=model, weights="imagenet")
+    network = build(config, 4)
+    loaded = load_hub_weights(network, config, NAMES)
+    own = network.backbone.state_dict()
+    assert sorted(loaded.taken) == sorted(f"network.backbone.{name}" for name in own)
+    assert len(loaded.left) == unused
+    assert all("classifier" in name for name in loaded.fresh)
+    for name, tensor in own.items():
+        assert torch.equal(tensor, state.get(name, state.get(f"features.{name}"))), name
+    assert f"{len(own)} tensors loaded" in str(loaded)
+
+
+@pytest.mark.parametrize(
+    ("model", "make", "last"),
+    [("fcn_resnet50", fcn_resnet50, "classifier.4"), (LRASPP, lraspp_mobilenet_v3_large, "low_classifier")],
+)
+def test_coco_weights_keep_the_head_only_for_the_same_classes(
+    model: str, make: type[torch.nn.Module], last: str, hub: Path
+) -> None:
+    state = make(weights=None, weights_backbone=None, num_classes=21).state_dict()
+    cache(hub, model, state)
+    config = ModelConfig(model=model, weights="coco")
+    same = load_hub_weights(build(config, 21), config, VOC.names)
+    assert not same.fresh
+    for names in (NAMES, tuple(f"c{i}" for i in range(21))) if model == LRASPP else (NAMES,):  # FCN takes seconds
+        loaded = load_hub_weights(build(config, len(names)), config, names)
+        assert loaded.fresh
+        assert all("classifier" in name for name in loaded.fresh)
+        assert any(last in name for name in loaded.left)
+
+
+def test_weights_that_cannot_be_downloaded_are_reported_with_their_url_and_folder(hub: Path) -> None:
+    config = ModelConfig(model=LRASPP, weights="imagenet")
+    with pytest.raises(InputError, match=r"weights=imagenet .*https://.*mobilenet_v3_large.*checkpoints"):
+        load_hub_weights(build(config, 4), config, NAMES)
+
+
+def test_a_damaged_file_of_weights_is_reported(hub: Path) -> None:
+    cache(hub, "mobilenet_v3_large", {})
+    (file,) = hub.iterdir()
+    file.write_bytes(b"not weights")
+    config = ModelConfig(model=LRASPP, weights="imagenet")
+    with pytest.raises(InputError, match=rf"weights=imagenet: {file} is damaged"):
+        load_hub_weights(build(config, 4), config, NAMES)
+
+
+def test_weights_of_another_architecture_are_refused() -> None:
+    with pytest.raises(InputError, match="none of the 1 tensors"):
+        load_matching(build(ModelConfig(model=LRASPP), 4), {"x": torch.zeros(3)}, same_classes=True)
