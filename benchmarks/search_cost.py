@@ -29,9 +29,10 @@ from optuna.trial import TrialState
 
 from studies.config import TrainConfig, TuneConfig
 from studies.search import plots
-from studies.search import space as spaces
-from studies.search.plan import REPORT_S_GRID
-from studies.search.samplers import REDUCTION_FACTOR, STARTUP_TRIALS, SeededByTrial, build_pruner, first_rung
+from studies.search.plan import REPORT_GRID_TRIALS
+from studies.search.pruners import REDUCTION_FACTOR, build_pruner, first_rung
+from studies.search.samplers import STARTUP_TRIALS, SeededByTrial
+from studies.search.space import ZERO_DECADE, Space, first_guess, grid_points, parse_space, suggest
 
 FILE = Path(__file__).parent / "learning_curves" / "camvid.csv"
 SEARCHED = "learning_rate,weight_decay"
@@ -116,7 +117,7 @@ def target(curves: Curves) -> float:
 
 def grid_cost(curves: Curves, goal: float, seed: int) -> float:
     """Epochs until the goal is reached by the grid's trainings in a random order."""
-    order = np.random.default_rng(seed).permutation(REPORT_S_GRID)
+    order = np.random.default_rng(seed).permutation(REPORT_GRID_TRIALS)
     trainings = [curves.at(*_grid()[place]) for place in order]
     reached = next(place for place, losses in enumerate(trainings) if _value(losses) <= goal)
     return sum(map(len, trainings[: reached + 1]))
@@ -124,15 +125,15 @@ def grid_cost(curves: Curves, goal: float, seed: int) -> float:
 
 def search_cost(curves: Curves, goal: float, method: Method, seed: int) -> float:
     """Epochs until the goal is reached by a search; infinite if the grid's epochs do not suffice."""
-    most = REPORT_S_GRID * curves.epochs
+    most = REPORT_GRID_TRIALS * curves.epochs
     sampler, pruner = method.sampler(seed), method.pruner(curves.epochs)
     study = optuna.create_study(study_name=str(seed), sampler=sampler, pruner=pruner)  # Hyperband hashes the name
     if method.begins_with_defaults:
-        study.enqueue_trial(spaces.first_guess(_space()))
+        study.enqueue_trial(first_guess(_space()))
     spent = 0
     while spent < most:
         trial = study.ask()
-        trained, value = _replay(study, trial, curves.at(**spaces.suggest(trial, _space())), curves.epochs, method)
+        trained, value = _replay(study, trial, curves.at(**suggest(trial, _space())), curves.epochs, method)
         spent += trained
         if value <= goal:
             return spent if spent <= most else math.inf
@@ -163,18 +164,18 @@ def _value(losses: np.ndarray) -> float:
 
 def _places(known: Sequence[float], values: float | Sequence[float] | None = None) -> np.ndarray:
     """Where values lie on an axis with known ones, or where these do."""
-    zero = min(value for value in known if value > 0) / spaces.ZERO_DECADE
+    zero = min(value for value in known if value > 0) / ZERO_DECADE
     return np.log(np.maximum(known if values is None else values, zero))
 
 
 @functools.cache
-def _space() -> spaces.Space:
-    return spaces.parse(SEARCHED, TrainConfig(), grid=False)
+def _space() -> Space:
+    return parse_space(SEARCHED, TrainConfig(), grid=False)
 
 
 @functools.cache
 def _grid() -> list[tuple[float, float]]:
-    points = spaces.points(spaces.parse(SEARCHED, TrainConfig(), grid=True))
+    points = grid_points(parse_space(SEARCHED, TrainConfig(), grid=True))
     return [(point["learning_rate"], point["weight_decay"]) for point in points]
 
 
@@ -246,7 +247,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     curves = read_curves(options.curves)
-    goal, most = target(curves), REPORT_S_GRID * curves.epochs
+    goal, most = target(curves), REPORT_GRID_TRIALS * curves.epochs
     print(
         f"{len(curves.rates)} x {len(curves.decays)} curves of {curves.epochs} epochs; the goal is a val/loss of "
         f"{goal:.4f}; the grid takes {most} epochs\n"

@@ -99,8 +99,8 @@ def _markdown_table(study: Study, plan: Plan) -> Iterator[str]:
     yield from table(header, rows)
     yield from (
         "",
-        f"Metrics are those of the epoch that was kept (keep={plan.base.keep}, {plan.base.monitor}), or of the last epoch "
-        f"of a pruned trial. In brackets: 95 % intervals over the validation images.",
+        f"Metrics are those of the epoch that was kept (keep={plan.base.keep}, {plan.base.monitor}), or of the last "
+        f"epoch of a pruned trial. In brackets: 95 % intervals over the validation images.",
     )
 
 

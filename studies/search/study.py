@@ -3,7 +3,7 @@
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -136,7 +136,7 @@ def _open(storage: BaseStorage, plan: Plan, config: TuneConfig, parent: Callable
 
 
 def _check_same(
-    study: Study, plan: Plan, config: TuneConfig, settings: dict[str, object], directions: list[str]
+    study: Study, plan: Plan, config: TuneConfig, settings: dict[str, object], directions: Sequence[str]
 ) -> None:
     """Raise if an existing study has other directions or settings."""
     found = [direction.name.lower() for direction in study.directions]

@@ -41,7 +41,7 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     if importances:
         yield (
             "importances",
-            plots.importances(importances, f"Hyperparameter importance for {objective.metric}\n{title}"),
+            plots.importances(importances, f"Importance for {objective.metric}\n{title}"),
         )
     curves = [
         (

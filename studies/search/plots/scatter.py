@@ -72,9 +72,8 @@ def scatter(
             *points[pruned].T, "x", ms=5, mew=1.2, color="0.25", zorder=4, label=f"pruned ({pruned.sum()})"
         )
     if without_value.any():
-        handles += axes.plot(
-            *points[without_value].T, "o", ms=6, color=GREY, zorder=2.5, label=f"no value ({without_value.sum()})"
-        )
+        label = f"no value ({without_value.sum()})"
+        handles += axes.plot(*points[without_value].T, "o", ms=6, color=GREY, zorder=2.5, label=label)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.use_sticky_edges = False  # contours would suppress the margins
     axes.margins(0.07)
