@@ -25,7 +25,7 @@ def importances(fractions: Mapping[str, float], title: str) -> Figure:
             textcoords="offset points", va="center", fontsize=LABEL,
         )  # fmt: skip
     axes.set_yticks(range(len(names)), names, fontsize=LABEL)
-    axes.set(xlabel="importance", xlim=(0, 1.12 * max(fractions.values(), default=0) or 1))
+    axes.set(xlabel="importance (PED-ANOVA)", xlim=(0, 1.12 * max(fractions.values(), default=0) or 1))
     axes.tick_params(axis="y", length=0)
     in_percent(axes.xaxis)
     head(figure, title)

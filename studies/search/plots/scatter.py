@@ -14,7 +14,8 @@ from matplotlib.tri import Triangulation
 from segmentation.plots.style import GREY, figure_with_axes, foot, head, wrapped
 from studies.search.plots.colour_scale import best_value, colour_map, colour_scale, format_value
 
-MAX_TICKS = 8
+MAX_TICKS = 7
+"""Largest number of ticks on a logarithmic axis; the labels of more would overlap."""
 
 
 def scatter(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from segmentation.plots.curves import FAR
 from segmentation.plots.style import BLUE, GREY, ORANGE, RED, figure_with_axes, foot, head
@@ -14,7 +14,7 @@ from segmentation.plots.style import BLUE, GREY, ORANGE, RED, figure_with_axes, 
 STATES = {
     "complete": (BLUE, "o", 2.5),
     "pruned": (ORANGE, "x", 5),
-    "failed": (RED, "x", 5),
+    "failed": (RED, "D", 4),
     "running": (GREY, "o", 2.5),
 }
 """Colour of a trial's curve, and the marker at its end with its size in points."""
@@ -33,6 +33,8 @@ def trial_curves(curves: Sequence[tuple[str, Sequence[float], str]], title: str,
     edge = math.inf
     if len(drawn) and drawn.min() > 0 and drawn.max() > FAR * np.median(drawn):
         axes.set_yscale("log")
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         edge = FAR * float(np.median(drawn))
     for name, values, state in curves:
         colour, marker, size = STATES[state]

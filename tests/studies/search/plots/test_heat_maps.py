@@ -79,7 +79,7 @@ def test_one_diverged_cell_does_not_flatten_the_others(higher_is_better: bool | 
     assert heat(higher_is_better, a=0.4 + GRID / 100).axes[-1]._colorbar.extend == "neither"  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_heat_maps_fit_with_long_names(count: int) -> None:
     panels = {f"{RUNS[0]} {place}": 1e6 * GRID[:3, :1] for place in range(count)}
     figure = plots.heat_maps(

@@ -38,7 +38,7 @@ def test_one_diverged_trial_does_not_flatten_a_history(far: float) -> None:
         axes = figure.axes[0]
         low, high = sorted(sign * limit for limit in axes.get_ylim())
         assert 0.3 < low < 0.43
-        assert 0.8 < high < 2  # the best of both is seen
+        assert 0.8 < high < 2  # shows the best of both
         (clipped,) = marked(axes, marker)
         out = [place for place, value in enumerate(values) if value > high]
         assert out[0] == 0
@@ -48,7 +48,7 @@ def test_one_diverged_trial_does_not_flatten_a_history(far: float) -> None:
 
 
 @pytest.mark.parametrize("values", [[], [0.5], [math.nan], [math.nan] * 3, [0.5] * 3, [math.inf, 0.5], [-math.inf] * 2])
-def test_a_history_of_little_fits(values: list[float]) -> None:
+def test_a_history_of_few_trials_fits(values: list[float]) -> None:
     assert_fits(history(True, a=values, b=[]))
 
 

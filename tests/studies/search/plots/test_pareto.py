@@ -11,15 +11,15 @@ from tests.segmentation.plots.drawn import RUNS, assert_fits, legend, texts
 from tests.studies.search.plots.drawn import ends
 
 
-def beaten(x: np.ndarray, y: np.ndarray, higher: tuple[bool, bool]) -> np.ndarray:
+def dominated(x: np.ndarray, y: np.ndarray, higher: tuple[bool, bool]) -> np.ndarray:
     points = np.stack([x, y], axis=1) * np.where(higher, 1, -1)
     return np.array([any((other >= point).all() and (other > point).any() for other in points) for point in points])
 
 
 @pytest.mark.parametrize("higher", [(True, True), (True, False), (False, True), (False, False)])
-def test_the_staircase_parts_what_is_beaten_from_what_is_not(higher: tuple[bool, bool]) -> None:
+def test_the_staircase_separates_dominated_trials(higher: tuple[bool, bool]) -> None:
     x, y = np.random.default_rng(5).random((2, 25))
-    front = ~beaten(x, y, higher)
+    front = ~dominated(x, y, higher)
     names = [f"lr {place}" for place in range(25)]
     figure = plots.pareto_front(x, y, front, names, "mIoU", "ECE", "t", higher)
     (axes,) = figure.axes
@@ -28,9 +28,9 @@ def test_the_staircase_parts_what_is_beaten_from_what_is_not(higher: tuple[bool,
     assert sorted(ends(stairs)[0]) == ends(stairs)[0] == sorted(x[front])
     assert stairs.get_drawstyle() in ("steps-pre", "steps-post")
     for (left, first), (right, second) in pairwise(zip(*ends(stairs), strict=True)):
-        # What lies at the corner of a step is beaten by both its ends.
+        # The corner of a step is dominated by both its ends.
         corner = (left, second) if stairs.get_drawstyle() == "steps-pre" else (right, first)
-        assert beaten(np.array([left, right, corner[0]]), np.array([first, second, corner[1]]), higher)[2]
+        assert dominated(np.array([left, right, corner[0]]), np.array([first, second, corner[1]]), higher)[2]
     assert axes.get_xlabel() == f"mIoU ({'higher' if higher[0] else 'lower'} is better)"
     assert axes.get_ylabel() == f"ECE ({'higher' if higher[1] else 'lower'} is better)"
     assert sorted(texts(figure).split("\n")) == sorted(name for name, kept in zip(names, front, strict=True) if kept)
@@ -38,16 +38,15 @@ def test_the_staircase_parts_what_is_beaten_from_what_is_not(higher: tuple[bool,
     assert_fits(figure)
 
 
-@pytest.mark.parametrize("higher", [(True, True), (False, True)])
-@pytest.mark.parametrize("count", [2, 8, 12])
-def test_names_of_the_front_cover_neither_each_other_nor_points(higher: tuple[bool, bool], count: int) -> None:
+@pytest.mark.parametrize(("higher", "count"), [((True, True), 8), ((False, True), 12)])
+def test_names_on_the_front_overlap_neither_each_other_nor_points(higher: tuple[bool, bool], count: int) -> None:
     turn = np.linspace(0.1, 1.4, count)
     x, y = np.cos(turn) * (1 if higher[0] else -1), np.sin(turn)
     names = [RUNS[place % 8] if count < 12 else f"trial {place} · lr 0.00123 · wd 1e-05" for place in range(count)]
     figure = plots.pareto_front(x, y, np.ones(count, bool), names, "a", "b", "t", higher)
     assert_fits(figure)
     (axes,) = figure.axes
-    # Without their strokes to the points.
+    # Without the lines to the points.
     boxes = [super(Annotation, text).get_window_extent() for text in axes.texts if isinstance(text, Annotation)]
     assert len(boxes) == count
     for place, box in enumerate(boxes):
@@ -58,7 +57,7 @@ def test_names_of_the_front_cover_neither_each_other_nor_points(higher: tuple[bo
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_front_of_little_fits(count: int) -> None:
+def test_a_front_of_few_trials_fits(count: int) -> None:
     some = np.ones(count)
     assert_fits(plots.pareto_front(some, some, some == 1, RUNS[:count], "a", "b", "t", (True, False)))
     none = plots.pareto_front(

@@ -33,7 +33,7 @@ def tick_places(axes: Axes) -> dict[str, float]:
     }
 
 
-def test_zero_stands_one_decade_below_the_rest_of_a_logarithmic_axis() -> None:
+def test_zero_is_drawn_one_decade_below_the_rest_of_a_logarithmic_axis() -> None:
     x, y = (each.ravel() for each in np.meshgrid(RATES, DECAYS))
     figure = over(x, y, GRID.ravel())
     axes = figure.axes[0]
@@ -53,7 +53,7 @@ def test_zero_stands_one_decade_below_the_rest_of_a_logarithmic_axis() -> None:
 @pytest.mark.parametrize(
     "values", [[0.1, 0.5, 1.0], [0, 0.1, 1.0], [-1.0, 0.01, 1.0], [0.0, 0.0, 0.0], [1e-9, 1.0, 0.5], [1e-3, 0.03, 0.0]]
 )
-def test_ticks_stand_at_the_values_that_they_name(values: list[float]) -> None:
+def test_ticks_are_at_the_values_of_their_labels(values: list[float]) -> None:
     figure = over(np.ones(3), np.array(values), np.arange(3.0))
     assert_fits(figure)
     ticks = tick_places(figure.axes[0])
@@ -69,7 +69,7 @@ def test_ticks_stand_at_the_values_that_they_name(values: list[float]) -> None:
         assert len(ticks) <= 9
 
 
-def test_trials_are_drawn_by_what_came_of_them() -> None:
+def test_trials_are_drawn_by_state() -> None:
     x, y = 10.0 ** -np.arange(1, 8), 10.0 ** -np.array([3, 1, 4, 1, 5, 2, 6])
     values = np.array([0.5, 0.7, 0.6, 0.9, 0.4, math.nan, math.nan])
     pruned = np.array([0, 0, 0, 1, 0, 0, 1], bool)
@@ -107,7 +107,7 @@ def test_contours_need_four_trials_that_are_not_on_one_line() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_a_plane_without_complete_trials_has_no_colours(count: int) -> None:
+def test_without_complete_trials_there_are_no_colours(count: int) -> None:
     x = 10.0 ** -np.arange(count)
     for pruned in (True, False):
         figure = over(x, x, np.full(count, math.nan), np.full(count, pruned))

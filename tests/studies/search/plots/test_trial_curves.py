@@ -9,7 +9,7 @@ from tests.segmentation.plots.drawn import RUNS, assert_fits, legend
 from tests.studies.search.plots.drawn import ends, marked
 
 
-def test_curves_end_as_their_trials_did() -> None:
+def test_the_end_of_a_curve_shows_its_state() -> None:
     curves = [
         ("a", [0.3, 0.5, 0.6], "complete"),
         ("b", [0.2, 0.25], "pruned"),
@@ -26,7 +26,8 @@ def test_curves_end_as_their_trials_did() -> None:
     colours = [lines[name].get_color() for name in "abcf"]
     assert colours[1] == colours[3]
     assert len(set(colours)) == 3
-    assert [ends(line) for line in marked(axes, "x")] == [([2], [0.25]), ([1], [0.3]), ([1], [0.1])]
+    assert [ends(line) for line in marked(axes, "x")] == [([2], [0.25]), ([1], [0.1])]
+    assert [ends(line) for line in marked(axes, "D")] == [([1], [0.3])]
     assert legend(figure) == ["complete (1)", "pruned (2)", "failed (3)"]
     assert axes.get_yscale() == "linear"
     assert_fits(figure)
@@ -38,8 +39,8 @@ def test_a_diverged_curve_does_not_flatten_the_others() -> None:
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     assert axes.get_ylim()[1] < 10
-    (cross,) = marked(axes, "x")
-    assert ends(cross) == ([3], [5])
+    (diamond,) = marked(axes, "D")
+    assert ends(diamond) == ([3], [5])
     assert [text.get_text() for text in figure.texts if "Values above" in text.get_text()] == [
         "Values above 5 are drawn at 5."
     ]
