@@ -51,8 +51,8 @@ def reporting(folder: str, size: int) -> Callable[[], None]:
 
 PAST = "finished trials"
 SERIES = (
-    Series("Taking and telling a trial", PAST, "", asking, (10, 100, 1000), (10, 100), calls=5),
-    Series("Telling a study of an epoch", PAST, "", reporting, (10, 100, 1000), calls=5),
+    Series("Starting and ending a trial", PAST, "", asking, (10, 100, 1000), (10, 100), calls=5),
+    Series("Reporting an epoch", PAST, "", reporting, (10, 100, 1000), calls=5),
 )
 
 
