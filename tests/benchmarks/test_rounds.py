@@ -26,6 +26,7 @@ def fail() -> Callable[[], float]:
     return lambda: 1 / 0
 
 
+@pytest.mark.slow
 def test_contestants_work_in_turns_in_separate_processes(tmp_path: Path) -> None:
     file = tmp_path / "order"
     contestants = [Contestant(letter, "peer", append, (str(file), letter)) for letter in "abc"]
@@ -35,6 +36,7 @@ def test_contestants_work_in_turns_in_separate_processes(tmp_path: Path) -> None
     assert len({os.getpid(), *(each.value for each in times)}) == 4
 
 
+@pytest.mark.slow
 def test_a_failure_shows_its_traceback() -> None:
     with pytest.raises(ContestantError, match=r"(?s)broken: Traceback.*ZeroDivisionError"):
         in_turns([Contestant("broken", "peer", fail)], rounds=1)

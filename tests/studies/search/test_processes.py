@@ -52,6 +52,7 @@ def test_workers_on_the_cpu_and_a_single_worker_need_no_assignment() -> None:
     assert gpus_of_workers(TuneConfig(workers=1, device="cuda:1")) is None
 
 
+@pytest.mark.slow
 def test_only_a_process_started_in_the_context_sees_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     name, show = "CUDA_VISIBLE_DEVICES", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
     for before in (None, "1,0"):

@@ -114,6 +114,7 @@ def test_of_two_retries_of_a_trial_one_is_run(sampler: str, first: str, tmp_path
         assert [trial.state for trial in counted_trials(study)] == [TrialState.COMPLETE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Etc/GMT+9", "Etc/GMT-9"])
 def test_a_trial_without_a_worker_waits_to_be_claimed_in_every_time_zone(
     zone: str, postgres: str, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +136,7 @@ def test_a_trial_without_a_worker_waits_to_be_claimed_in_every_time_zone(
         assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
+@pytest.mark.slow
 def test_a_worker_on_another_machine_is_presumed_dead_without_heartbeat(postgres: str) -> None:
     with open_storage(StudyConfig(storage=postgres), heartbeat=1) as storage:
         study = optuna.create_study(storage=storage, study_name="heartbeat")

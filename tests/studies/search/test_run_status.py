@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import optuna
+import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 
@@ -13,6 +14,8 @@ from studies.search.retries import MAX_DEATHS, reap
 from studies.search.run_status import GIVEN_UP, NEVER_STARTED, WAITING, update_all_runs
 from studies.search.storage import open_storage
 from studies.search.trials import REASON, RUN, WORKER
+
+pytestmark = pytest.mark.slow
 
 DEAD = {"started": 1.0}
 

@@ -11,6 +11,8 @@ from studies.config import StudyConfig
 from studies.search.storage import open_storage
 from tests.services.postgres import postgres_server
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_connection_that_was_closed_while_idle_is_replaced(postgres: str) -> None:
     """Firewalls and administrators close idle connections; an epoch takes longer."""

@@ -36,6 +36,8 @@ from studies.search.trials import REASON, RUN, counted_trials
 from studies.search.worker import Worker
 from tests.studies.search.conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def search(root: Path, **more: Any) -> TuneConfig:
     return TuneConfig(**tiny(root, **{"epochs": 2, "study_name": "s"} | more))

@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,39 +16,36 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.errors import InputError
-from studies.config import StudyConfig, TuneConfig
+from studies.config import TuneConfig
 from studies.search.plan import make_plan
 from studies.search.processes import run_workers
 from studies.search.storage import open_storage
+from studies.search.study import run_study
 from studies.search.trials import IDLE, RETRY_OF, RUN, counted_trials
-from tests.conftest import PROJECT
 from tests.studies.search.conftest import tiny
 
+pytestmark = pytest.mark.slow
 GRID, POINTS = "learning_rate=0.01|0.1", 2
 """The search space, and its number of grid points."""
 WORKERS = 2
 """`python -m tests.faults.workers` does the same with more workers and kills, on PostgreSQL."""
 
 
-def test_every_grid_point_is_completed_once_though_a_worker_is_killed(own_data: Path, tmp_path: Path) -> None:
-    storage = str(tmp_path / "studies.journal")
-    fields = tiny(own_data, sampler="grid", search=GRID, workers=WORKERS, storage=storage)
-    fields |= {"study_name": "killed", "epochs": 5}
-    command = [sys.executable, str(PROJECT / "mlproject.py"), "tune"]
-    command += [word for name, value in fields.items() for word in (f"--{name}", str(value))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with open_storage(StudyConfig(storage=storage), heartbeat=60) as opened:
-        try:
-            study = _study(opened)
-            killed: list[FrozenTrial] = []
-            while len(killed) < WORKERS - 1:
-                killed.append(_kill_one(study, killed))
-            printed, _ = process.communicate(timeout=500)
-        finally:
-            process.kill()
-        assert process.returncode == 0, printed
-        _check(study, killed, printed)
-        optuna.delete_study(study_name="killed", storage=opened)
+def test_every_grid_point_is_completed_once_though_a_worker_is_killed(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TuneConfig(**tiny(
+        own_data, sampler="grid", search=GRID, workers=WORKERS, storage=str(tmp_path / "studies.journal"),
+        study_name="killed", epochs=5,
+    ))  # fmt: skip
+    with open_storage(config, heartbeat=60) as storage:
+        killed: list[FrozenTrial] = []
+        killer = threading.Thread(target=lambda: killed.append(_kill_one(_study(storage))))
+        killer.start()
+        run_study(config)
+        killer.join()
+        printed = capsys.readouterr()
+        _check(optuna.load_study(study_name="killed", storage=storage), killed, printed.out + printed.err)
 
 
 def _check(study: Study, killed: list[FrozenTrial], printed: str) -> None:
@@ -90,19 +86,14 @@ def _study(opened: BaseStorage) -> Study:
     return optuna.load_study(study_name="killed", storage=opened)
 
 
-def _kill_one(study: Study, killed: list[FrozenTrial]) -> FrozenTrial:
-    """Kill another worker between its first and its last epoch; returns its trial."""
+def _kill_one(study: Study) -> FrozenTrial:
+    """Kill a worker between its first and its last epoch; returns its trial."""
     patience = time.monotonic() + 200
     while time.monotonic() < patience:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number in [each.number for each in killed]:
-                continue
-            if 1 <= trial.user_attrs.get("epochs", 0) <= 3 and RETRY_OF not in trial.user_attrs:
+            if 1 <= trial.user_attrs.get("epochs", 0) <= 3:
                 os.kill(trial.user_attrs["worker"]["pid"], signal.SIGKILL)
-                time.sleep(1)
-                again = study.get_trials(deepcopy=True)[trial.number]
-                assert again.state in (TrialState.RUNNING, TrialState.FAIL)
-                return again
+                return study.get_trials(deepcopy=True)[trial.number]
         time.sleep(0.05)
     raise AssertionError("no worker was found between two epochs")
 
