@@ -155,7 +155,7 @@ def test_a_worker_on_another_machine_is_presumed_dead_without_heartbeat(postgres
 
 @pytest.mark.parametrize("first", ["complete", "pruned", "running", "waiting", "failed"])
 def test_a_trial_that_was_queued_twice_is_run_once_though_one_worker_dies(first: str) -> None:
-    """Trial 0 is interrupted and queued twice, as 1 and 2; whoever takes 2 dies at once, so 3 resumes 2."""
+    """Trial 0 is interrupted and queued twice, as 1 and 2; the worker that takes 2 dies at once, so 3 resumes 2."""
     state = TrialState[{"failed": "FAIL"}.get(first, first.upper())]
     study = optuna.create_study()
     distributions = {"x": optuna.distributions.FloatDistribution(0, 1)}
