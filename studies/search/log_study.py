@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from optuna import Study
 from optuna.trial import TrialState
 
-from segmentation.metrics import METRICS
+from segmentation.metrics import HEADLINE, METRICS, ON_TRAIN
 from studies import tracking
 from studies.base import original_report
 from studies.base.markdown import code, escaped, table
@@ -25,7 +25,7 @@ from studies.search.summary import (
 )
 from studies.search.trials import EPOCHS, METRICS_KEPT, REASON, RUN, STATES, best_trial, counted_trials
 
-COLUMNS = ("train/loss", "val/loss", "val/pixel_accuracy", "val/mean_iou", "val/ece")
+COLUMNS = ("train/loss", *(f"val/{name}" for name in HEADLINE))
 """Metrics in the table of trials: those of the original report, mean IoU, and the ECE with its interval."""
 
 
@@ -108,7 +108,7 @@ def _csv_table(study: Study, plan: Plan) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     val_metrics = [f"val/{name}" for name in METRICS]
-    columns = ["train/loss", "train/pixel_accuracy", *val_metrics, "val/ece_low", "val/ece_high"]
+    columns = [*(f"train/{name}" for name in ON_TRAIN), *val_metrics, "val/ece_low", "val/ece_high"]
     columns += [column for column in _columns(plan) if column not in columns]
     writer.writerow(["trial", "state", "reason", *plan.space, "epoch", "epochs", *columns, "run_id"])
     for trial in counted_trials(study):

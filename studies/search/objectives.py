@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from segmentation.errors import InputError, one_of
-from segmentation.metrics import METRICS
+from segmentation.metrics import METRICS, ON_TRAIN
 from studies.config import TuneConfig
 
 DIRECTIONS = {
     **{f"val/{name}": about.higher_is_better for name, about in METRICS.items() if about.higher_is_better is not None},
-    "train/loss": False,
-    "train/pixel_accuracy": True,
+    **{f"train/{name}": bool(METRICS[name].higher_is_better) for name in ON_TRAIN},
 }
 """Metrics that can be objectives, and whether higher is better. `val/iou/CLASS` can be one, too."""
 FAR = 1e9

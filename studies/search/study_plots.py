@@ -10,7 +10,7 @@ from optuna.importance import get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.errors import InputError
-from segmentation.metrics import METRICS
+from segmentation.metrics import BRIEF, METRICS
 from segmentation.plots import reliability_lines
 from studies import tracking
 from studies.base import original_report
@@ -22,7 +22,7 @@ from studies.search.space import Choices, Range, describe_values, format_value
 from studies.search.storage import studies_beside
 from studies.search.trials import EPOCHS, METRICS_KEPT, RUN, STATES, counted_trials, in_state
 
-HEAT_MAPS = ("val/loss", "val/pixel_accuracy", "val/ece")
+HEAT_MAPS = tuple(f"val/{name}" for name in BRIEF)
 BEST_SHOWN = 5
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from segmentation.metrics import HEADLINE
 from studies.base.rerun import command
 from studies.search.budget import epochs_used, max_epochs
 from studies.search.objectives import Objective
@@ -46,9 +47,8 @@ def best_lines(study: Study, plan: Plan) -> Iterator[str]:
         yield f"{len(front)} trials on the Pareto front:"
     for trial in front or [best]:
         metrics = trial.user_attrs[METRICS_KEPT]
-        shown = dict.fromkeys(
-            [objective.metric for objective in plan.objectives] + ["val/pixel_accuracy", "val/mean_iou", "val/ece"]
-        )
+        headline = [f"val/{name}" for name in HEADLINE if name != "loss"]
+        shown = dict.fromkeys([objective.metric for objective in plan.objectives] + headline)
         values = ", ".join(f"{metric} {format_metric(metrics, metric)}" for metric in shown)
         start = f"{'Best: ' if len(front) <= 1 else '  '}trial {trial.number}"
         yield f"{start}, {describe_values(plan.values(trial))}: {values} (epoch {metrics['epoch']})."
