@@ -1,1 +1,1 @@
-"""How fast this project is, beside the limit of the machine and beside its peers: `python -m benchmarks --help`."""
+"""Benchmarks of speed relative to the machine's limit and to other implementations: `python -m benchmarks --help`."""

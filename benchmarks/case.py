@@ -1,4 +1,4 @@
-"""What a stage measures: the same work for all contestants, with the same result."""
+"""A case: the same work for all contestants, with the same result."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 @dataclass(frozen=True)
 class Goal:
-    """How fast we want to be beside another contestant."""
+    """A target for our speed relative to another contestant."""
 
     other: str
-    """Its name."""
+    """Name of the contestant."""
     at_least: float
     """Our speed divided by the other's."""
 
@@ -27,14 +27,14 @@ class Case:
 
     name: str
     unit: str
-    """What is counted, such as `images`."""
+    """Unit of the work, such as `images`."""
     work: float
-    """How many of them a round takes."""
+    """Number of units in a round."""
     contestants: Sequence[Contestant]
     """Exactly one has the role `ours`."""
     same: Callable[[Mapping[str, Any]], str]
-    """Given what the contestants returned in the last round, by name: fails with an `AssertionError` unless the results
-    are the same, and says in a sentence what was compared."""
+    """Compares what the contestants returned in the last round, by name. Raises an `AssertionError` unless the results
+    are the same; returns a sentence about the comparison."""
     goals: Sequence[Goal] = ()
     rounds: int = 5
     warmups: int = 1

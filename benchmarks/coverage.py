@@ -1,7 +1,7 @@
-"""How often 95 % intervals of the ECE hold the truth, with and without correction: `python benchmarks/coverage.py`.
+"""Coverage of 95 % intervals of the ECE, with and without bias correction: `python benchmarks/coverage.py`.
 
-Simulated splits of 40 images with 10 bins of 30 pixels each, whose gaps are the miscalibration plus what images differ
-by, with a standard deviation of 0.1 in each bin of each image.
+Simulates splits of 40 images with 10 bins of 30 pixels each. The gap of a bin is the true miscalibration plus noise per
+image with a standard deviation of 0.1.
 """
 
 import numpy as np

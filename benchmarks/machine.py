@@ -1,4 +1,4 @@
-"""On what it was measured: the machine, and the versions of what matters."""
+"""The machine on which something is measured, and the versions of relevant packages."""
 
 import os
 import platform
@@ -14,11 +14,11 @@ PACKAGES = (
     "segmentation-models-pytorch",
 )  # fmt: skip
 FEATURES = ("avx2", "avx512", "amx")
-"""What a CPU can do that makes it faster here; each the beginning of a name in Linux's list."""
+"""CPU features that matter for speed here, as prefixes of Linux's flags."""
 
 
 def machine() -> dict[str, Any]:
-    """This machine, as far as it tells: what it does not tell is left out."""
+    """This machine; unknown fields are left out."""
     about = _text("/proc/cpuinfo")
     flags = set(_field(about, "flags", ":").split())
     memory = _field(_text("/proc/meminfo"), "MemTotal", ":").split()
@@ -34,7 +34,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the libraries that are installed."""
+    """Versions of Python and of the installed packages."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 def described(about: Mapping[str, Any]) -> str:
-    """A machine in one line."""
+    """A machine on one line."""
     features = f" ({', '.join(about['features'])})" if about.get("features") else ""
     parts = [f"{about.get('cpu', 'unknown CPU')}{features}", f"{about['cores']} cores"]
     parts += [f"{about['memory_gb']} GB"] if "memory_gb" in about else []

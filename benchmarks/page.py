@@ -1,4 +1,4 @@
-"""The parts of pages that are written from what was measured, between comments that name them."""
+"""Parts of Markdown pages that are generated from results, between comments that name them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +7,13 @@ from benchmarks import tables
 from benchmarks.results import Record
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-PICTURES = PAGE.parent / "images"
+IMAGES = PAGE.parent / "images"
 BLOCKS = {"stages": tables.stages, "growth": tables.growth}
-"""What writes each part of it."""
+"""The generated parts of the page, and the functions that write them."""
 
 
 def with_results(page: str, records: Mapping[str, Record]) -> str:
-    """The page with its parts written anew.
+    """The page with all generated parts replaced.
 
     Raises:
         ValueError: a comment is missing.
@@ -24,7 +24,7 @@ def with_results(page: str, records: Mapping[str, Record]) -> str:
 
 
 def with_part(page: str, name: str, written: str) -> str:
-    """The page with what stands between `<!-- name -->` and `<!-- end of name -->` written anew.
+    """The page with the text between `<!-- name -->` and `<!-- end of name -->` replaced.
 
     Raises:
         ValueError: a comment is missing.

@@ -1,4 +1,4 @@
-"""What a stage has found, as plain data that is kept as JSON: times, rates, ratios, and which goals are met."""
+"""Results of a stage as JSON data: times, rates, ratios, and which goals are met."""
 
 import json
 import os
@@ -13,21 +13,21 @@ from benchmarks.case import Case
 from benchmarks.rounds import Times
 
 STAGES = ("training", "step", "pipeline", "cache", "scoring", "tracking", "startup", "prediction", "intervals")
-"""In the order in which they are run and shown; others follow by name."""
+"""Order in which stages run and are shown; others follow by name."""
 GROWTH = "growth"
 DIGITS = 5
-"""Significant digits that are kept."""
+"""Significant digits that are stored."""
 
 Record = dict[str, Any]
 
 
 def ordered(names: Sequence[str]) -> list[str]:
-    """Names of stages in the order in which they are shown."""
+    """Names of stages, in the order in which they run and are shown."""
     return sorted(names, key=lambda name: (STAGES.index(name) if name in STAGES else len(STAGES), name))
 
 
 def measured(title: str, command: str, quick: bool) -> Record:
-    """What every record begins with: what was measured, when, on what."""
+    """The first fields of every record: title, command, date, machine and versions."""
     return {
         "title": title, "command": command, "date": datetime.now(UTC).date().isoformat(), "quick": quick,
         "machine": machine.machine(), "versions": machine.versions(),
@@ -35,21 +35,21 @@ def measured(title: str, command: str, quick: bool) -> Record:
 
 
 def case_record(case: Case, times: Sequence[Times], compared: str) -> Record:
-    """What one case has found.
+    """The results of one case.
 
     Args:
-        case: what was measured.
-        times: of each contestant, all with as many rounds.
+        case: the case.
+        times: times of all contestants, with equal numbers of rounds.
         compared: the sentence that `case.same` returned.
 
     Returns:
-        By name: what is plain in `case`; for each contestant its times, rate (work a second, median) and memory; for
-        each other one the ratio of our speed to its; and the goals.
+        Name, unit and work of the case; times, rate (median work per second) and memory of each contestant; the ratio
+        of our speed to that of each other; and the goals.
     """
     (ours,) = (each for each in times if each.role == "ours")
     ratios = {each.name: _ratio(ours.seconds, each.seconds) for each in times if each is not ours}
     for goal in case.goals:
-        assert goal.other in ratios, f"{case.name}: there is a goal beside {goal.other}, who did not take part"
+        assert goal.other in ratios, f"{case.name}: there is a goal for {goal.other}, which is not a contestant"
     return {
         "name": case.name,
         "unit": case.unit,
@@ -75,7 +75,7 @@ def case_record(case: Case, times: Sequence[Times], compared: str) -> Record:
 
 
 def write(record: Mapping[str, Any], file: Path) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}.part")
     unfinished.write_text(json.dumps(record, indent=1) + "\n")
@@ -83,19 +83,19 @@ def write(record: Mapping[str, Any], file: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, Record]:
-    """The records of a folder by the stages' names, in their order; growth is the last."""
+    """The records in a folder by stage, in their order; growth comes last."""
     names = ordered([file.stem for file in folder.glob("*.json")])
     names.sort(key=lambda name: name == GROWTH)
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in names}
 
 
 def rounded(values: Sequence[float]) -> list[float]:
-    """To as many digits as are kept."""
+    """Values rounded to the stored digits."""
     return [float(f"{value:.{DIGITS}g}") for value in values]
 
 
 def _ratio(ours: Sequence[float], others: Sequence[float]) -> dict[str, float]:
-    """How many times as fast we were within each round: over the rounds."""
+    """Our speed divided by the other's in each round: median, minimum and maximum over the rounds."""
     found = [other / own for own, other in zip(ours, others, strict=True)]
     median, low, high = rounded([statistics.median(found), min(found), max(found)])
     return {"median": median, "low": low, "high": high}

@@ -1,7 +1,7 @@
-"""Contestants in turns: each lives in a process of its own, and one works while the others sleep.
+"""Times contestants in turns: each has its own process, and one works while the others sleep.
 
-A process of its own, because an allocator, a number of threads or a cache that one contestant sets would be the other's
-too. In turns, round after round, because a shared machine is slower at some times than at others.
+Separate processes keep the allocator, threads and caches of one contestant from affecting another. Turns, round after
+round, spread the slow phases of a shared machine over all contestants.
 """
 
 import multiprocessing
@@ -23,49 +23,49 @@ Role = Literal["ours", "limit", "peer"]
 
 @dataclass(frozen=True)
 class Contestant:
-    """Someone who does the work."""
+    """One implementation of the work."""
 
     name: str
     role: Role
     prepare: Callable[..., Callable[[], Any]]
-    """A function of a module, called once in the contestant's process with `arguments`: gets everything ready and
-    returns what is called, and timed, once a round. What that returns, which must be picklable, is compared."""
+    """A module-level function, called once in the contestant's process with `arguments`. It prepares everything and
+    returns the function that is timed once per round. The result of that function must be picklable; it is compared."""
     arguments: tuple[Any, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Set before anything is imported in the contestant's process."""
+    """Environment variables, set before the contestant's process imports anything."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """What one contestant needed."""
+    """Time and memory of one contestant."""
 
     name: str
     role: Role
     seconds: list[float]
-    """On the clock, a round each."""
+    """Wall-clock time of each round."""
     core_seconds: list[float]
-    """Of all cores together."""
+    """CPU time of all cores in each round."""
     memory: float
-    """Peak of the process, MB of 2**20 bytes, beyond what it held when it was ready."""
+    """Peak memory of the process minus its memory when it was ready, in MB of 2**20 bytes."""
     value: Any
-    """What the last round returned."""
+    """Result of the last round."""
 
 
 class ContestantError(Exception):
-    """A contestant has failed; the message is its name and its traceback."""
+    """A contestant failed; the message holds its name and traceback."""
 
 
 def in_turns(
     contestants: Sequence[Contestant],
     rounds: int,
     warmups: int = 1,
-    tell: Callable[[str], None] = lambda _: None,
+    on_turn: Callable[[str], None] = lambda _: None,
     quick: bool = False,
 ) -> list[Times]:
-    """Let each contestant work once a round, all in the given order, after some rounds that do not count.
+    """Run each contestant once per round, in the given order, after some warm-up rounds.
 
-    Quick, their processes begin as copies of one that has imported everything. That saves most of the time, but memory
-    is then shared, and what the environment says may come too late.
+    With `quick`, the processes are forked from one that has imported everything. This saves most of the time, but they
+    share memory, and environment variables may be set too late.
 
     Raises:
         ContestantError: one of them failed.
@@ -81,7 +81,7 @@ def in_turns(
                 answer = _answer(contestant, connection)
                 if number >= 0:
                     found.append(answer)
-                    tell(f"round {number + 1} of {rounds}: {contestant.name} {answer[0]:.3f} s")
+                    on_turn(f"round {number + 1} of {rounds}: {contestant.name} {answer[0]:.3f} s")
         times = []
         for contestant, found in zip(contestants, answers, strict=True):
             seconds, cores, memory, value = zip(*found, strict=True)
@@ -120,7 +120,7 @@ def _answer(contestant: Contestant, connection: Connection) -> Any:
     try:
         kind, content = connection.recv()
     except (EOFError, ConnectionResetError):
-        raise ContestantError(f"{contestant.name}: the process ended without a word") from None
+        raise ContestantError(f"{contestant.name}: the process ended without an error message") from None
     if kind == "failed":
         raise ContestantError(f"{contestant.name}: {content}")
     return content
@@ -145,13 +145,13 @@ def _work(connection: Connection, contestant: Contestant) -> None:
 
 
 def _core_seconds() -> float:
-    """Of this process and of its children that have ended."""
+    """CPU time of this process and of its children that have ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _peak() -> float:
-    """Of this process alone: `ru_maxrss` begins with what its parent held when it was started."""
+    """Peak memory of this process in MB. (`ru_maxrss` starts with the memory of the parent.)"""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 

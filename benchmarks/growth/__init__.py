@@ -1,4 +1,4 @@
-"""How cost grows with what there is more of: the same work at several sizes, each in a process of its own."""
+"""Growth of cost: the same work at several sizes, each in its own process."""
 
 from benchmarks.growth import comparing, preparing, recording, scoring, searching, training
 from benchmarks.growth.series import Series, measured, place
@@ -10,17 +10,17 @@ __all__ = ["ALL", "Series", "measured", "merged", "place", "series"]
 
 
 def series(quick: bool) -> list[Series]:
-    """All that is measured."""
+    """All series, or those of the quick mode."""
     return [each for each in ALL if each.quick] if quick else list(ALL)
 
 
 def merged(before: Record, found: list[Record], about: Record) -> Record:
-    """A record with some series measured anew, or for the first time.
+    """A record with some series replaced or added.
 
     Args:
         before: the record.
-        found: those series.
-        about: when, where and how they were measured, which each of them keeps.
+        found: the new series.
+        about: command, date, machine and versions of the new series; stored in each of them.
     """
     of_each = {name: about[name] for name in ("command", "date", "machine", "versions")}
     series = {(each["name"], each["against"]): each for each in before["series"]}

@@ -1,4 +1,4 @@
-"""A comparison of runs, with its tables and pictures, against the number of runs."""
+"""Cost of a comparison of runs, with tables and plots, by number of runs."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def recording(folder: str, size: int) -> Callable[[], None]:
 
 
 def _scored_runs(count: int) -> Iterator[str]:
-    """Record so many runs that have scored the same images; yields their ids."""
+    """Create runs that scored the same images; yields their IDs."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Preparing a data set, and opening it again, with a part of its images held out, against the number of images."""
+"""Cost of preparing and opening a data set with held-out images, by number of images."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.growth.series import Series
 
 FILES, WIDTH, HEIGHT, CLASSES = 8, 64, 48, 11
-"""Of different images, which many names link to, so that little is decoded and all that comes with a name is seen."""
+"""Number of different images. Many names link to them, so that the cost per name dominates that of decoding."""
 FRACTION = 0.15
 
 
@@ -57,7 +57,7 @@ def _config(data: Path, cache_dir: str) -> Any:
 
 
 def _data(root: Path, images: int) -> Path:
-    """So many names of a few files, by hard links."""
+    """Create many names of a few files with hard links."""
     import numpy as np
     from PIL import Image
 

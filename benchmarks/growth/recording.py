@@ -1,4 +1,4 @@
-"""What MLflow takes for a run, against the number of runs that its store holds already."""
+"""Cost of a run in MLflow, by number of runs in the store."""
 
 import sqlite3
 import uuid
@@ -10,7 +10,7 @@ from benchmarks.growth.series import Series
 EXPERIMENT = "growth"
 CLASSES = 11
 EPOCHS = 20
-"""That each past run has logged."""
+"""Epochs that each past run has logged."""
 
 
 def opening(folder: str, size: int) -> Callable[[], None]:
@@ -78,7 +78,7 @@ SERIES = (
 
 
 def past_runs(count: int) -> list[str]:
-    """Fill a new store, in the folder where the process is, with training runs; returns their ids.
+    """Create a store with training runs in the current folder; returns their IDs.
 
     One is recorded as `train` records it. The others are its rows once more, and links to its artifacts.
     """
@@ -115,7 +115,7 @@ def past_runs(count: int) -> list[str]:
 
 
 def _figures(epoch: int) -> dict[str, float]:
-    """As many as an epoch has."""
+    """As many metrics as an epoch has."""
     from segmentation.metrics import METRICS
 
     names = [f"val/{name}" for name in METRICS] + [f"val/iou/class {index}" for index in range(CLASSES)]

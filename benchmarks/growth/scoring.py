@@ -1,4 +1,4 @@
-"""Everything that is measured on a split, and its intervals, without any network."""
+"""Cost of all scores of a split and their intervals, without a model."""
 
 import os
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def _batch(classes: int, side: int) -> tuple[Any, Any]:
 
 
 def _scored(images: int, logits: Any, masks: Any) -> Any:
-    """The scores of so many images, which are those of one batch again and again."""
+    """Scores of many images: those of one batch, repeated."""
     from segmentation.classes import Classes
     from segmentation.scoring.scores import Scores
 

@@ -14,7 +14,7 @@ from benchmarks.results import Record, rounded
 from benchmarks.rounds import Contestant, in_turns
 
 Prepare = Callable[[str, int], Callable[[], Any]]
-"""Given a folder of its own and a size, gets everything ready in a process of its own; what it returns is timed."""
+"""Called with a folder and a size in a separate process; prepares everything and returns the function that is timed."""
 
 
 @dataclass(frozen=True)
@@ -23,37 +23,37 @@ class Series:
 
     name: str
     against: str
-    """What there is more of, such as `training images`."""
+    """Meaning of the sizes, such as `training images`."""
     unit: str
-    """One of those, that the time is shared out to; empty where it should not depend on their number."""
+    """Unit for the time per unit; empty if the time should not depend on the size."""
     prepare: Prepare
     sizes: Sequence[int]
     quick: Sequence[int] = ()
-    """Sizes of the quick mode; without any it leaves this series out."""
+    """Sizes of the quick mode, which omits series without any."""
     calls: int = 1
-    """How often a round does the work."""
+    """Number of repetitions in a round."""
     rounds: int = 3
     warmups: int = 1
 
 
 @contextmanager
 def place() -> Iterator[Path]:
-    """A folder for all that is made to be measured."""
+    """A temporary folder for the data of all series."""
     with tempfile.TemporaryDirectory(prefix="growth-") as folder:
         yield Path(folder)
 
 
 def measured(series: Series, folder: Path, quick: bool, rounds: Callable[[int, int], Callable[[str], None]]) -> Record:
-    """Do the work at every size, in turns.
+    """Measure the work at every size, in turns.
 
     Args:
         series: the work.
-        folder: where to put what it needs.
-        quick: whether to take the sizes of the quick mode, and one round without one before it.
-        rounds: given the numbers of rounds and of sizes, returns what is told of each piece of work.
+        folder: folder for its data.
+        quick: whether to use the sizes of the quick mode, with one round and no warm-up.
+        rounds: given the numbers of rounds and of sizes, returns a function that prints the progress.
 
     Returns:
-        By name: what is plain in `series`; for each size the times of one piece of work and the memory; the exponent.
+        Name, sizes and unit of the series, times and memory at each size, and the exponent.
     """
     sizes, times_each, warmups = (series.quick, 1, 0) if quick else (series.sizes, series.rounds, series.warmups)
     contestants = []
@@ -76,7 +76,7 @@ def measured(series: Series, folder: Path, quick: bool, rounds: Callable[[int, i
 
 
 def exponent(points: Sequence[Record]) -> float:
-    """Slope of the time against the size, both logarithmic, from the first point to the last."""
+    """Slope of log time over log size between the first and the last point."""
     (first, before), (last, after) = (
         (each["x"], statistics.median(each["seconds"])) for each in (points[0], points[-1])
     )
@@ -91,7 +91,7 @@ def _ready(prepare: Prepare, folder: str, size: int, calls: int) -> Callable[[],
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
     }
     run = prepare(folder, size)
-    with suppress(OSError):  # what it took to get ready is no longer the process's peak
+    with suppress(OSError):  # so that the peak excludes the preparation
         Path("/proc/self/clear_refs").write_text("5")
 
     def several() -> None:

@@ -1,4 +1,4 @@
-"""One training epoch, validation, scoring and the interval of its ECE included, against what it is trained on."""
+"""Cost of one training epoch with validation, scoring and the ECE interval, by size of its data."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SIDE, CLASSES = 64, 11
 VALIDATION = 4
 """Training images for each validation image."""
 BLOCK = 24
-"""Pixels of the side of a square of one class; of 480 x 360."""
+"""Side of a square of one class, in pixels, in images of 480 x 360."""
 
 
 def images(folder: str, size: int) -> Callable[[], None]:
@@ -65,7 +65,7 @@ def _epoch(folder: str, images: int, side: int, classes: int, batch_size: int = 
 
 
 def _data(root: Path, images: int, classes: int) -> Path:
-    """Links to CamVid's pictures, repeated, with masks of squares of random classes."""
+    """Links to CamVid's images, repeated, with masks of squares of random classes."""
     import numpy as np
     from PIL import Image
 

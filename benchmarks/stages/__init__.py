@@ -1,7 +1,7 @@
-"""What is measured: a file each, with a title and its cases."""
+"""Benchmark stages, one per file, each with a title and its cases."""
 
 SLOW_IMPORTS = [
     "lightning.pytorch", "netcal.metrics", "scipy.stats", "studies.search.worker", "studies.runs.training",
     "torchmetrics", "torchvision.transforms.v2",
 ]  # fmt: skip
-"""What contestants import, so that the quick mode does it once for all."""
+"""Imports of the contestants, which the quick mode does once for all."""

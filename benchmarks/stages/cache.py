@@ -1,6 +1,6 @@
-"""What only the first epoch does: decode all pictures, resize them, cut them and keep them as arrays; beside Pillow.
+"""Building the cache, which only the first epoch does: decode, resize and crop all images; compared with Pillow.
 
-Ours also hashes what it reads, checks every value of the masks, forces the arrays to the disk and reads them back.
+This project also hashes the files, checks every value of the masks, syncs the arrays to disk and reads them back.
 """
 
 import atexit
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 TITLE = "First epoch: building the cache"
 SIDE, UNLABELLED, VOID = 128, 11, 255
 OURS, REDUCED = "this project", "JPEG decode at the reduced scale"
-PILLOW, THREADS = "Pillow, one picture after the other", "Pillow, a thread a core"
+PILLOW, THREADS = "Pillow, one image at a time", "Pillow, one thread per core"
 LEVELS = 0.01
-"""How far apart images may be, in levels of 256, mean over all pixels; none by more than 1."""
+"""Largest mean difference of images, in levels of 256; no pixel may differ by more than 1."""
 
 Run = Callable[[], dict[str, Any]]
 
 
 def cases(quick: bool) -> list[Case]:
-    """The training split of CamVid, from files that the system has in memory."""
+    """The training split of CamVid, with files in the page cache."""
     if not CAMVID.is_dir():
         raise SystemExit(f"The stage cache needs CamVid in {CAMVID}.")
     contestants = [
@@ -66,7 +66,7 @@ def _same(returned: Mapping[str, Any]) -> str:
         f"All {len(ours['images'])} images of {ours['images'].shape[2]} x {ours['images'].shape[1]} pixels are "
         f"{'the same in every value' if not most else f'{mean:.4f} levels of 256 apart, at most {most}'} (tolerated: "
         f"{LEVELS}, at most 1), and all masks are the same. At the reduced scale images are decoded to {width} x "
-        f"{height} pixels, and neither resized nor kept."
+        f"{height} pixels, and neither resized nor stored."
     )
 
 
@@ -90,7 +90,7 @@ def this_project() -> Run:
 
 
 def reduced() -> Run:
-    """Decode images at the smallest scale of the decoder that is not below the size they are resized to; and masks."""
+    """Decode images at the smallest scale of the decoder that is at least the target size, and masks."""
     prepare_process()
     from PIL import Image
 
@@ -110,7 +110,7 @@ def reduced() -> Run:
 
 
 def pillow(threads: bool) -> Run:
-    """Decode, resize and cut each picture, and save all as arrays."""
+    """Decode, resize and crop each image, and save all as arrays."""
     import numpy as np
     from PIL import Image
 
@@ -139,7 +139,7 @@ def pillow(threads: bool) -> Run:
 
 
 def _size(image: Any) -> tuple[int, int]:
-    """Width and height whose shorter one is `SIDE`."""
+    """Width and height with the shorter side equal to `SIDE`."""
     shorter = min(image.size)
     width, height = (SIDE * length // shorter for length in image.size)
     return width, height

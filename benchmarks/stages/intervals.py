@@ -1,4 +1,4 @@
-"""How sure are calibration errors and their differences? 10,000 resamples of images, beside scipy's bootstrap.
+"""Confidence intervals of calibration errors and their differences: 10,000 resamples, compared with scipy's bootstrap.
 
 1,449 images are the validation split of Pascal VOC 2012. Every contestant draws anew in each round, except for the bare
 products, whose draws are made before the first.
@@ -34,14 +34,14 @@ Run = Callable[[], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Work:
-    """What is resampled, and how often."""
+    """Data that is resampled, and the number of resamples."""
 
     images: int
     resamples: int = 10_000
 
 
 def cases(quick: bool) -> list[Case]:
-    """The one figure that scipy computes as well, and all that the comparison of runs needs."""
+    """The ECE, which scipy computes too, and all metrics of a comparison of runs."""
     one, every = (Work(1449, 1000), Work(150)) if quick else (Work(1449), Work(1449))
     pairs = len(FIRST)
     return [
@@ -85,11 +85,11 @@ def _same(returned: Mapping[str, Any]) -> str:
     assert largest <= ERRORS, f"ends of 95 % intervals are up to {largest:.1f} standard errors apart"
     told = (
         f"The ends of the {len(values)} plain 95 % percentile intervals differ by up to {largest:.1f} standard errors "
-        f"(tolerated: {ERRORS}; {error.mean():.0e} on average), since everyone draws for themselves. We find "
-        "bias-corrected intervals besides."
+        f"(tolerated: {ERRORS}; {error.mean():.0e} on average), since each draws its own resamples. This project "
+        "also computes bias-corrected intervals."
     )
     if "sums" not in returned[PRODUCT]:
-        return f"{told} The bare product is of as many numbers as our metrics need."
+        return f"{told} The bare product has as many numbers as all metrics need."
     rounding = float(np.abs(_values(*returned[PRODUCT]["sums"]) / values - 1)[:MODELS].max())
     assert rounding <= ROUNDING, f"the bare product's ECE are up to {rounding:.0e} of them apart from ours"
     return f"{told} The bare product's sums give each resample's ECE to {rounding:.0e} (tolerated: {ROUNDING:.0e})."
@@ -108,7 +108,7 @@ def _standard_errors(values: "np.ndarray", shares: "np.ndarray") -> "np.ndarray"
 
 
 def this_project(work: Work) -> Run:
-    """Draw, add up, and find the interval of each figure."""
+    """Draw, sum, and compute the interval of each metric."""
     _prepare_our_own()
 
     from segmentation.scoring import bootstrap as resampling
@@ -281,7 +281,7 @@ def _image_bins(images: int) -> tuple["np.ndarray", "np.ndarray"]:
 
 
 def _scores(images: int) -> list["Scores"]:
-    """Of models that differ in how sure they are of the same images."""
+    """Models that differ in their confidence on the same images."""
     import torch
 
     from segmentation.classes import Classes

@@ -1,4 +1,4 @@
-"""Batches for the network from the second epoch on, on one core, beside torchvision's transforms of decoded files.
+"""Batches for the model from the second epoch on, on one core, compared with torchvision's transforms of files.
 
 Images stay uint8 for all contestants alike: to scale them is part of the network.
 """
@@ -24,8 +24,8 @@ OURS, BYTES, TORCHVISION = "this project", "reading the bytes", "torchvision v2,
 COMPARED = 16
 """Images that are compared pixel by pixel, without flips."""
 LEVELS, ELSEWHERE, SHARES = 0.5, 0.005, 0.001
-"""How far apart images may be, in levels of 256, mean over their pixels; which share of the masks' pixels may differ;
-and by how much the share of a class among all pixels may."""
+"""Tolerances: mean difference of images in levels of 256, fraction of mask pixels that differ, and difference of the
+fraction of a class among all pixels."""
 
 Batch = tuple["torch.Tensor", "torch.Tensor"]
 Run = Callable[[], dict[str, Any]]
@@ -60,13 +60,13 @@ def _same(returned: Mapping[str, Any]) -> str:
     return (
         f"Of {COMPARED} images without flips, pixels are {apart.mean():.2f} levels of 256 apart (tolerated: {LEVELS}), "
         f"at most {apart.max()}, and {elsewhere:.2%} of the masks' pixels differ (tolerated: {ELSEWHERE:.1%}). Over an "
-        f"epoch with flips, shares of classes differ by at most {shares:.4f} (tolerated: {SHARES}). Reading copies the "
-        f"same bytes, as they are."
+        f"epoch with flips, class fractions differ by at most {shares:.4f} (tolerated: {SHARES}). Reading copies the "
+        f"same bytes unchanged."
     )
 
 
 def this_project(epochs: int) -> Run:
-    """What a training does until the network: take the images of a batch from the cache, and augment them."""
+    """The work of a run before the model: read the images of a batch from the cache, and augment them."""
     prepare_process()
     _use_one_core()
     import numpy as np
@@ -88,7 +88,7 @@ def this_project(epochs: int) -> Run:
 
 
 def reading(epochs: int) -> Run:
-    """Copy the bytes of all images and masks, in order, to where they are read from."""
+    """Copy the bytes of all images and masks, in order."""
     prepare_process()
     _use_one_core()
     import numpy as np
@@ -143,7 +143,7 @@ def torchvision(epochs: int) -> Run:
 
 
 def _rounds(epoch: Callable[[], Iterator[Batch]], epochs: int, compared: tuple["torch.Tensor", ...]) -> Run:
-    """Go through so many epochs a round; what they hold is looked at in one epoch before the first."""
+    """Iterate over some epochs per round; their content is checked in one epoch before the first."""
     import torch
 
     counts = torch.zeros(256, dtype=torch.int64)

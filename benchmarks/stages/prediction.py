@@ -1,4 +1,4 @@
-"""Pictures of a folder to masks, confidence maps, overlays and a table, beside the network alone and a plain loop.
+"""Prediction of a folder: masks, confidence maps, overlays and a table, compared with the model alone and plain loops.
 
 The weights are random, but for batch norm, which has seen the pictures, so that masks are as ragged as real ones.
 """
@@ -24,37 +24,37 @@ if TYPE_CHECKING:
 
 TITLE = "Prediction on a folder"
 RESIZE, BATCH, CLASSES = 128, 16, 21
-OURS, BARE = "this project", "bare network"
+OURS, BARE = "this project", "bare model"
 PLAIN, SAME_FILES = "one at a time, torchvision's example", "one at a time, with the same files"
 CHECKED, SEEN = 8, 8
-"""Pictures that are compared in every way, and those that batch norm has seen."""
+"""Number of images whose outputs are compared, and of images for the batch norm statistics."""
 ELSEWHERE, CONFIDENCE = 1e-3, 0.5 / 255 + 1e-3
-"""The share of pixels whose class may differ where the network sees the same, and how far confidence may."""
+"""Tolerances for equal inputs: fraction of pixels of another class, and difference of confidence."""
 LEVELS = 2
-"""How far the confidence of two files may be apart, of 255."""
+"""Tolerance for the confidence of two files, in levels of 255."""
 Run = Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Which network predicts how many pictures, where."""
+    """Model, number of images, and folder."""
 
     model: Network
     images: int
     place: Path
 
     def files(self) -> dict[str, Path]:
-        """The pictures by name: those of a split of CamVid, with the first ones again where they are too few."""
+        """Images of a CamVid split by name, repeated if there are too few."""
         found = itertools.islice(itertools.cycle(sorted((CAMVID / "train").iterdir())), self.images)
         return {f"{number:06d}{file.suffix}": file for number, file in enumerate(found)}
 
     def checked(self) -> list[int]:
-        """The places of those that are compared in every way."""
+        """Indices of the images whose outputs are compared."""
         return list(range(0, self.images, self.images // CHECKED))[:CHECKED]
 
 
 def cases(quick: bool) -> list[Case]:
-    """Both networks, the larger one on fewer pictures; quick, the small one alone."""
+    """Both models, the larger one on fewer images; the small one alone in quick mode."""
     if not CAMVID.is_dir():
         raise SystemExit(f"The stage prediction needs CamVid in {CAMVID}.")
     place = Path(tempfile.mkdtemp(prefix="benchmark-"))
@@ -72,7 +72,7 @@ def _case(work: Folder) -> Case:
         Contestant(SAME_FILES, "peer", same_files, (work,)),
     ]
     goals = [Goal(BARE, 0.9), Goal(PLAIN, 1.5), Goal(SAME_FILES, 1.5)]
-    return Case(f"{work.model}, shorter side {RESIZE}", "pictures", work.images, contestants, _same, goals)
+    return Case(f"{work.model}, shorter side {RESIZE}", "images", work.images, contestants, _same, goals)
 
 
 def _same(returned: Mapping[str, Any]) -> str:
@@ -86,18 +86,18 @@ def _same(returned: Mapping[str, Any]) -> str:
     coarse = float(np.not_equal(np.load(bare["classes"]), np.load(plain["classes"])).mean())
     assert coarse <= ELSEWHERE, f"the plain loop gives {coarse:.2%} of the pixels another class"
     return (
-        f"Of {ours['pictures']} pictures, {CHECKED} were predicted by themselves, too: at most {elsewhere:.3%} of the "
+        f"{CHECKED} of {ours['pictures']} images were also predicted one at a time: at most {elsewhere:.3%} of the "
         f"pixels in our files have another class (tolerated: {ELSEWHERE:.1%}), and none a confidence more than "
         f"{CONFIDENCE:.3f} off. The loop that writes the same files gives {other:.3%} of the pixels another class "
         f"(tolerated: {ELSEWHERE:.1%}), and the others a confidence at most {levels} of 255 off (tolerated: {LEVELS}). "
-        f"torchvision's example writes masks as large as what the network sees, and nothing else; given the same "
-        f"{CHECKED} pictures, it differs from the bare network in {coarse:.3%} of the pixels (tolerated: "
-        f"{ELSEWHERE:.1%}). The bare network reads and writes nothing."
+        f"torchvision's example writes only masks, at the size of the model's input; given the same "
+        f"{CHECKED} images, it differs from the bare model in {coarse:.3%} of the pixels (tolerated: "
+        f"{ELSEWHERE:.1%}). The bare model reads and writes nothing."
     )
 
 
 def _beside_themselves(folder: Path, alone: Path) -> float:
-    """The largest share of pixels of a mask that are of another class than in the picture predicted by itself."""
+    """Largest fraction of mask pixels with another class than in the image predicted by itself."""
     import numpy as np
     from PIL import Image
 
@@ -117,7 +117,7 @@ def _beside_themselves(folder: Path, alone: Path) -> float:
 
 
 def _beside_the_loop(ours: Path, theirs: Path) -> tuple[float, int]:
-    """The share of pixels that two folders give other classes, and how far apart confidence is at the others."""
+    """Fraction of pixels with different classes in two folders, and the difference of confidence elsewhere."""
     import numpy as np
     from PIL import Image
 
@@ -135,7 +135,7 @@ def _beside_the_loop(ours: Path, theirs: Path) -> tuple[float, int]:
 
 
 def this_project(work: Folder) -> Run:
-    """What `predict` does but for MLflow: a mask, a confidence map and an overlay, at each picture's own size."""
+    """`predict` without MLflow: a mask, a confidence map and an overlay at the size of each image."""
     prepare_process()
     use_all_cores()
     import numpy as np
@@ -167,7 +167,7 @@ def this_project(work: Folder) -> Run:
 
 
 def bare_network(work: Folder) -> Run:
-    """The network over batches that lie in memory as it takes them."""
+    """The model on prepared batches in memory."""
     prepare_process()
     use_all_cores()
     import numpy as np
@@ -198,7 +198,7 @@ def bare_network(work: Folder) -> Run:
 
 
 def plain_loop(work: Folder) -> Run:
-    """The loop of torchvision's documentation: decode, transform, predict, argmax, save; masks as the network sees."""
+    """The loop of torchvision's documentation: decode, transform, predict, argmax, save masks at the input size."""
     use_all_cores()
     import numpy as np
     import torch
@@ -229,7 +229,7 @@ def plain_loop(work: Folder) -> Run:
 
 
 def same_files(work: Folder) -> Run:
-    """A loop with what torch, torchvision and Pillow offer that writes what this project writes, but for the table."""
+    """A loop with torch, torchvision and Pillow that writes the same files as this project, except the table."""
     use_all_cores()
     import torch
     from PIL import Image
@@ -263,7 +263,7 @@ def same_files(work: Folder) -> Run:
 
 
 def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
-    """The same for all: random, with statistics of some pictures, and logits about as far apart as trained ones."""
+    """The same random weights for all, with batch norm statistics of some images, and logits scaled as if trained."""
     import torch
     from torchvision.transforms.v2 import functional
 

@@ -1,4 +1,4 @@
-"""All figures of a split, with what is kept of each image, beside the libraries that compute one or three of them.
+"""All metrics of a split and the scores of each image, compared with libraries that compute one to three metrics.
 
 The logits are made from CamVid's masks, blurred and disturbed, so that most pixels are sure and those near boundaries
 are not, as with a trained network: random ones would make every library slower, and ours most of all.
@@ -43,7 +43,7 @@ def _case(images: int, forward: bool) -> Case:
 
 
 def same(values: Mapping[str, Any]) -> str:
-    """Accuracy, mean IoU and ECE are those of the other libraries."""
+    """Check that accuracy, mean IoU and ECE equal those of the other libraries."""
     ours, torchmetrics, netcal = (values[name] for name in ("this project", "torchmetrics", "netcal, ECE only"))
     assert abs(ours["pixel_accuracy"] - torchmetrics["pixel_accuracy"]) < 1e-6, (ours, torchmetrics)
     assert abs(ours["mean_iou"] - torchmetrics["mean_iou"]) < 1e-5, (ours, torchmetrics)
@@ -52,13 +52,13 @@ def same(values: Mapping[str, Any]) -> str:
     assert apart < 0.05, (ours, torchmetrics)
     return (
         f"Pixel accuracy within 1e-6 and mean IoU within 1e-5 of torchmetrics; ECE {ours['ece']:.5f}, within 1e-5 of "
-        f"netcal, and {apart:.5f} from torchmetrics, whose sums are float32. Ours are all {ours['figures']} "
-        f"figures and what is kept of each image."
+        f"netcal, and {apart:.5f} from torchmetrics, whose sums are float32. This project computes "
+        f"all {ours['figures']} metrics and the scores of each image."
     )
 
 
 def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
-    """Everything that a training run scores, from logits to figures."""
+    """All scores of a training run, from logits to metrics."""
     from segmentation.system.runtime import prepare_process
 
     prepare_process()
@@ -79,7 +79,7 @@ def prepare_ours(images: int) -> Callable[[], dict[str, float]]:
 
 
 def prepare_softmax(images: int) -> Callable[[], None]:
-    """What nobody can do without."""
+    """The softmax alone, which every implementation needs."""
     from segmentation.system.runtime import prepare_process
 
     prepare_process()
@@ -114,7 +114,7 @@ def prepare_torchmetrics(images: int) -> Callable[[], dict[str, float]]:
 
 
 def prepare_netcal(images: int) -> Callable[[], dict[str, float]]:
-    """The ECE from confidences that are all kept."""
+    """The ECE from stored confidences."""
     import numpy as np
     from netcal.metrics import ECE
 
@@ -133,7 +133,7 @@ def prepare_netcal(images: int) -> Callable[[], dict[str, float]]:
 
 
 def prepare_forward(model: str, images: int) -> Callable[[], None]:
-    """The network whose logits would be scored."""
+    """The model whose logits would be scored."""
     from segmentation.system.runtime import prepare_process
 
     prepare_process()

@@ -1,4 +1,4 @@
-"""How soon a command does what it is there for: help, the first step of a training, and what `mlflow run` adds.
+"""Start-up times: `--help`, the first training step, and the overhead of `mlflow run`.
 
 Every round starts a program anew, from files that the system has in memory. Nothing is sent to MLflow's makers.
 """
@@ -22,11 +22,11 @@ from benchmarks.rounds import Contestant
 TITLE = "Start"
 PROJECT = Path(__file__).parents[2]
 HELP_SECONDS = 0.3
-"""Our goal for `train --help`, in all."""
-OURS, PYTHON, IMPORTS = "this project", "Python's own start", "bare imports"
+"""Goal for `train --help`."""
+OURS, PYTHON, IMPORTS = "this project", "bare Python", "bare imports"
 ALONE, MLFLOW_HELP = "the same without `mlflow run`", "`mlflow --help`"
 SIDE, TRAIN, VAL = 64, 4, 2
-"""Pixels and numbers of the pictures that are trained and scored on."""
+"""Size and numbers of the training and validation images."""
 
 UNTIL_THE_FIRST_STEP = """
 import os, sys
@@ -46,7 +46,7 @@ def load(command):
 loaded, mlproject._loaded = mlproject._loaded, load
 sys.exit(mlproject.main(sys.argv[1:]))
 """
-"""The command line as it is, but for a training step that ends the program."""
+"""The command line with a first training step that ends the program."""
 BARE_IMPORTS = """
 import os
 import torch, torchvision, mlflow, mlflow.store.tracking.sqlalchemy_store
@@ -58,7 +58,7 @@ Run = Callable[[], dict[str, Any]]
 
 
 def cases(quick: bool) -> list[Case]:
-    """Three ways to start, each contestant in a folder and with a store of its own."""
+    """Three ways to start; each contestant has its own folder and store."""
     place = Path(tempfile.mkdtemp(prefix="benchmark-"))
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     helped = [
@@ -82,7 +82,7 @@ def cases(quick: bool) -> list[Case]:
     return [
         Case("`train --help`", "starts", 1, helped, _help, rounds=9),
         Case("`train` until the first step", "starts", 1, begun, _first_step, first, rounds=7),
-        Case("`mlflow run` of a training of seconds", "starts", 1, trained, _trained, rounds=7),
+        Case("`mlflow run` of a short run", "starts", 1, trained, _trained, rounds=7),
     ]
 
 
@@ -92,7 +92,7 @@ def _help(returned: Mapping[str, Any]) -> str:
     seconds = returned[OURS]["seconds"]
     return (
         f"The help of all fields takes {seconds:.2f} s (median), {'within' if seconds <= HELP_SECONDS else 'beyond'} "
-        f"our goal of {HELP_SECONDS} s in all; Python starts and does nothing in {returned[PYTHON]['seconds']:.2f} s."
+        f"the goal of {HELP_SECONDS} s; bare Python takes {returned[PYTHON]['seconds']:.2f} s."
     )
 
 
@@ -101,9 +101,9 @@ def _first_step(returned: Mapping[str, Any]) -> str:
     assert f"first batch: {TRAIN} 3 {SIDE} {SIDE}" in told, f"there was no first step: {told}"
     assert "imported" in imported, imported
     return (
-        f"Ours stops when a batch of {TRAIN} x 3 x {SIDE} x {SIDE} reaches the first step: its run is open in MLflow's "
-        f"sqlite store, with configuration and data, and the network is built. The limit imports torch, torchvision, "
-        f"MLflow and MLflow's sqlite store, and does nothing with them."
+        f"This project stops when a batch of {TRAIN} x 3 x {SIDE} x {SIDE} reaches the first step: its run is open in "
+        f"MLflow's sqlite store, with configuration and data, and the model is built. The limit imports torch, "
+        f"torchvision, MLflow and MLflow's sqlite store, and does nothing with them."
     )
 
 
@@ -114,9 +114,9 @@ def _trained(returned: Mapping[str, Any]) -> str:
     seconds = {name: each["seconds"] for name, each in returned.items()}
     more = seconds[OURS] - seconds[ALONE]
     return (
-        f"Both trainings have recorded the same {len(found[ALONE])} figures. `mlflow run` takes {more:.1f} s more than "
-        f"the command that it runs (medians); MLflow's command line takes {seconds[MLFLOW_HELP]:.1f} s to say what it "
-        f"can do."
+        f"Both runs logged the same {len(found[ALONE])} metrics. `mlflow run` takes {more:.1f} s more than "
+        f"the command that it runs (medians); MLflow's command line takes {seconds[MLFLOW_HELP]:.1f} s for its "
+        f"help."
     )
 
 
@@ -162,7 +162,7 @@ def _write_pictures(folder: Path) -> None:
 
 
 def _settings(place: Path) -> dict[str, object]:
-    """A training of seconds."""
+    """Fields of a run that takes seconds."""
     return {
         "dataset": "folder", "data_dir": place / "data", "cache_dir": place / "cache", "resize": SIDE, "crop": SIDE,
         "model": "lraspp_mobilenet_v3_large", "epochs": 1, "batch_size": TRAIN, "log_model": False, "examples": 0,
@@ -179,7 +179,7 @@ def _parameters(place: Path) -> list[str]:
 
 
 def _figures(file: Path) -> dict[str, float]:
-    """What the run that was begun last has recorded, but for what depends on the clock."""
+    """Metrics of the last run, except those that depend on time."""
     query = """
         SELECT key, value FROM latest_metrics
         WHERE run_uuid = (SELECT run_uuid FROM runs ORDER BY start_time DESC LIMIT 1)

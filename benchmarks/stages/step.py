@@ -1,4 +1,4 @@
-"""What makes a training step faster, and what does not: the bare step in the ways that are open on a CPU."""
+"""Alternatives for a training step on a CPU: memory, threads, memory format, precision and compilation."""
 
 import os
 import shutil
@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 from benchmarks.case import Case
 from benchmarks.rounds import Contestant
 
-TITLE = "A training step, in other ways"
+TITLE = "Alternatives for a training step"
 CLASSES, SIDE, BATCH = 11, 128, 16
 
 
 class Way(NamedTuple):
-    """How to compute a step."""
+    """Options of a step."""
 
     memory_kept: bool = True
-    """Whether the process keeps what it frees, as our commands do, or gives it back, as glibc does by itself."""
+    """Whether the process keeps freed memory, as our commands do, or returns it, as glibc does by default."""
     brief_waits: bool = True
-    """Whether threads soon sleep after a loop, as in our commands, or wait for milliseconds."""
+    """Whether threads sleep soon after a loop, as in our commands, or wait for milliseconds."""
     channels_last: bool = True
     precision: str = "float32"
     compiled: bool = False
@@ -27,8 +27,8 @@ class Way(NamedTuple):
 OURS = "this project"
 WAYS = {
     OURS: Way(),
-    "freed memory given back": Way(memory_kept=False),
-    "threads wait long": Way(brief_waits=False),
+    "freed memory returned": Way(memory_kept=False),
+    "long thread waits": Way(brief_waits=False),
     "channels first": Way(channels_last=False),
     "bfloat16": Way(precision="bfloat16"),
     "torch.compile": Way(compiled=True),
@@ -36,7 +36,7 @@ WAYS = {
 
 
 def cases(quick: bool) -> list[Case]:
-    """Both networks; `torch.compile` where there is a C++ compiler, its own time not counted.
+    """Both models; `torch.compile` where there is a C++ compiler, its own time not counted.
 
     bfloat16 is tried on the small network alone: a CPU without matrix units takes minutes for a step of the large one.
     """
@@ -63,7 +63,7 @@ def _is_tried(way: Way, quick: bool) -> bool:
 
 
 def same(values: Mapping[str, Any]) -> str:
-    """The first steps of all lose alike."""
+    """Check that the loss of the first step is the same for all."""
     ours = values[OURS]["loss"]
     apart = max(abs(each["loss"] / ours - 1) for each in values.values())
     assert apart < 0.02, values

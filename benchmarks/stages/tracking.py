@@ -1,4 +1,4 @@
-"""What recording 50 epochs costs: figures and pictures, in a file and on a server, beside Lightning's logger.
+"""Cost of logging 50 epochs: metrics and plots, in a file and on a server, compared with Lightning's logger.
 
 Every round records as many epochs more in the same run. The figures have the names of a real epoch and random values,
 the same for all contestants; the pictures are drawn from that epoch.
@@ -34,11 +34,11 @@ from studies.config import TrainConfig
 TITLE = "Tracking, 50 epochs"
 NETWORK: Network = "lraspp_mobilenet_v3_large"
 SMALL = training.Epoch(NETWORK, 16, 16)
-"""Images of the real epoch that names and pictures come from."""
+"""Images of the real epoch that gives metric names and plots."""
 OURS, LIGHTNING, EMPTY = "this project", "Lightning's MLFlowLogger", "the same, in an empty store"
 TRAINING = "one epoch of training, untracked"
 SHARE = 0.01
-"""Of a run, which its tracking may take at most."""
+"""Largest fraction of a run's time that tracking may take."""
 QUIET = training.QUIET
 
 Store = Literal["sqlite", "local server"]
@@ -47,7 +47,7 @@ Run = Callable[[], dict[str, Any]]
 
 
 def cases(quick: bool) -> list[Case]:
-    """Figures alone, on both stores; pictures, too; and figures after many other runs; quick, one of the first two."""
+    """Metrics on both stores, with plots, and after many other runs; one case in quick mode."""
     if not CAMVID.is_dir():
         raise SystemExit(f"The stage tracking needs CamVid in {CAMVID}.")
     place = Path(tempfile.mkdtemp(prefix="benchmark-"))
@@ -55,13 +55,13 @@ def cases(quick: bool) -> list[Case]:
     found = []
     epochs, past = 10 if quick else 50, 1000
     for store in STORES[:1] if quick else STORES:
-        name = f"figures, {store}"
+        name = f"metrics, {store}"
         ours = Contestant(OURS, "ours", this_project, (place / f"{name}, ours", store, epochs), QUIET)
         theirs = Contestant(LIGHTNING, "peer", lightning, (place / f"{name}, Lightning", store, epochs), QUIET)
         found.append(_alike_case(name, epochs, [ours, theirs], Goal(LIGHTNING, 1.0)))
     trained = training.Epoch(NETWORK, *((96, 32) if quick else (367, 101)))
     for store in STORES[1:] if quick else STORES:
-        name = f"figures and pictures of {epochs} epochs, {store}"
+        name = f"metrics and plots of {epochs} epochs, {store}"
         ours = Contestant(OURS, "ours", this_project, (place / name, store, epochs, True), QUIET)
         alone = Contestant(TRAINING, "limit", one_epoch, (place / f"{name}, training", trained))
         goals = [] if quick else [Goal(TRAINING, 1 / (epochs * SHARE))]
@@ -69,7 +69,7 @@ def cases(quick: bool) -> list[Case]:
         found.append(Case(name, "rounds", 1, [ours, alone], share, goals, rounds=3))
     if quick:
         return found
-    name = f"figures, sqlite with {past:,} past runs"
+    name = f"metrics, sqlite with {past:,} past runs"
     ours = Contestant(OURS, "ours", this_project, (place / name, "sqlite", epochs, False, past), QUIET)
     empty = Contestant(EMPTY, "limit", this_project, (place / f"{name}, empty", "sqlite", epochs), QUIET)
     return [*found, _alike_case(name, epochs, [ours, empty], Goal(EMPTY, 0.9))]
@@ -85,7 +85,7 @@ def _alike(epochs: int, returned: Mapping[str, Any]) -> str:
     assert all(each == logged[0] for each in logged), "what was read back differs"
     figures = sum(map(len, logged[0].values()))
     return (
-        f"Read back from the stores, {' and '.join(returned)} have logged the same {figures} figures, "
+        f"Read back from the stores, {' and '.join(returned)} logged the same {figures} metrics, "
         f"{figures // epochs} in each of {epochs} epochs, with equal names, steps and values."
     )
 
@@ -95,19 +95,19 @@ def _share(epochs: int, trained: training.Epoch, returned: Mapping[str, Any]) ->
     logged = _logged(ours)
     assert len(logged) == epochs, f"{len(logged)} epochs instead of {epochs}"
     pictures, due = ours["pictures"], [epoch for epoch in range(1, epochs + 1) if _is_due(epoch)]
-    assert pictures == 3 * len(due), f"{pictures} pictures instead of 3 after each of {len(due)} epochs"
+    assert pictures == 3 * len(due), f"{pictures} plots instead of 3 after each of {len(due)} epochs"
     seconds = alone["seconds"]
     return (
-        f"A round of ours records {epochs} epochs, {sum(map(len, logged.values()))} figures and {pictures} pictures, "
+        f"A round of this project logs {epochs} epochs, {sum(map(len, logged.values()))} metrics and {pictures} plots, "
         f"all of which were found in the store, in {ours['seconds']:.2f} s. The limit trains one epoch of {NETWORK} on "
         f"{trained.train} images, scored on {trained.val}, in {seconds:.2f} s. Medians over the rounds; so tracking is "
-        f"{ours['seconds'] / (epochs * seconds):.2%} of {epochs} such epochs, and its figures alone are "
+        f"{ours['seconds'] / (epochs * seconds):.2%} of {epochs} such epochs, and its metrics alone are "
         f"{ours['figures'] / (epochs * seconds):.2%}."
     )
 
 
 def this_project(place: Path, store: Store, epochs: int, pictures: bool = False, past_runs: int = 0) -> Run:
-    """What `train` logs after each epoch, and the pictures of those epochs in which they are due."""
+    """Log what `train` logs after each epoch, with plots in the epochs that have them."""
     prepare_process()
     training.use_all_cores()
     folder, uri = _open(place, store)
@@ -148,7 +148,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
 
 
 def lightning(place: Path, store: Store, epochs: int) -> Run:
-    """What a Trainer does with the figures of an epoch when it has this logger; pictures it logs none."""
+    """Log the metrics of an epoch like a Trainer with this logger, which logs no plots."""
     training.use_all_cores()
     folder, uri = _open(place, store)
     _, epoch, _, _ = _real_epoch(place)
@@ -169,7 +169,7 @@ def lightning(place: Path, store: Store, epochs: int) -> Run:
 
 
 def one_epoch(place: Path, work: training.Epoch) -> Run:
-    """Train and score, and record nothing; the next epoch each round."""
+    """Train and score the next epoch in each round, without logging."""
     prepare_process()
     training.use_all_cores()
     from segmentation.training.loop import train
@@ -190,17 +190,17 @@ def one_epoch(place: Path, work: training.Epoch) -> Run:
 
 
 def _typical(seconds: list[float]) -> float:
-    """The median over the rounds but the first, which warms up."""
+    """Median over the rounds after the warm-up."""
     return statistics.median(seconds[1:] or seconds)
 
 
 def _is_due(epoch: int) -> bool:
-    """Whether `train` draws pictures after it, by default."""
+    """Whether `train` draws plots after this epoch by default."""
     return epoch == 1 or epoch % TrainConfig.plot_every == 0
 
 
 def _real_epoch(place: Path) -> tuple[Any, Any, Any, Any]:
-    """A network after an epoch on a few images of CamVid, that epoch, its data and its configuration."""
+    """A model after one epoch on some CamVid images, with that epoch, its data and its configuration."""
     from segmentation.training.loop import train
     from studies.runs.start import load_data, starting_model
 
@@ -217,7 +217,7 @@ def _figures(names: Mapping[str, float], epoch: int) -> dict[str, float]:
 
 
 def _make_runs(count: int) -> None:
-    """Finished runs with a figure each."""
+    """Create finished runs with one metric each."""
     import mlflow
     from mlflow.entities import Metric
 
@@ -269,7 +269,7 @@ def _server(place: Path) -> Iterator[str]:
 
 
 def _logged(returned: Mapping[str, Any]) -> dict[int, dict[str, float]]:
-    """The figures of the epochs of the last round, by name, as the store's file holds them."""
+    """Metrics of the epochs of the last round, read from the store's file."""
     query = "SELECT step, key, value FROM metrics WHERE run_uuid = ? AND step > ? AND key NOT LIKE 'system/%'"
     found: dict[int, dict[str, float]] = {}
     connection = sqlite3.connect(returned["file"])
@@ -280,6 +280,6 @@ def _logged(returned: Mapping[str, Any]) -> dict[int, dict[str, float]]:
 
 
 def _pictures(folder: Path, run_id: str, after: int) -> int:
-    """How many pictures of later epochs are among the artifacts, small copies aside."""
+    """Number of plots among the artifacts, without their small copies."""
     files = (folder / "mlruns").glob(f"*/{run_id}/artifacts/images/*.png")
     return sum(int(file.name.split("+step+")[1].partition("+")[0]) > after for file in files)

@@ -1,4 +1,4 @@
-"""One training epoch from prepared or encoded pictures to recorded figures, beside bare steps and beside other loops.
+"""One training epoch, from images to logged metrics, compared with bare steps and other training loops.
 
 Every contestant starts from the same tensors and keeps training from round to round: a round is its next epoch. The
 pictures that this project prepares once are prepared before the first round, which stage `cache` measures.
@@ -30,7 +30,7 @@ FLIP, RATE, MOMENTUM = 0.5, 0.05, 0.9
 OURS, BARE, LIGHTNING = "this project", "bare steps", "Lightning"
 PLAIN = {workers: f"plain loop, {workers} workers" for workers in (0, 2)}
 LOGITS, LOSSES = 1e-4, 0.15
-"""How far apart, relatively, logits before the first step and training losses in the last round may be."""
+"""Relative tolerances for logits before the first step and for training losses in the last round."""
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -43,7 +43,7 @@ Run = Callable[[], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """Which network learns from and is scored on how many images."""
+    """Model and numbers of training and validation images."""
 
     model: Network
     train: int
@@ -51,7 +51,7 @@ class Epoch:
 
 
 def cases(quick: bool) -> list[Case]:
-    """Both networks, the larger one on fewer images; quick, the small one alone."""
+    """Both models, the larger one on fewer images; the small one alone in quick mode."""
     if not CAMVID.is_dir():
         raise SystemExit(f"The stage training needs CamVid in {CAMVID}.")
     small = Epoch("lraspp_mobilenet_v3_large", *((48, 16) if quick else (367, 101)))
@@ -102,7 +102,7 @@ def _same(returned: Mapping[str, Any]) -> str:
 
 
 def this_project(work: Epoch) -> Run:
-    """What `train` does each epoch: learn, score, log to MLflow, save checkpoints, draw pictures when they are due."""
+    """An epoch of `train`: train, score, log to MLflow, save checkpoints, draw plots every tenth epoch."""
     prepare_process()
     use_all_cores()
     place = _own_place()
@@ -143,7 +143,7 @@ def this_project(work: Epoch) -> Run:
 
 
 def bare_steps(work: Epoch) -> Run:
-    """Steps over batches that lie in memory as the network takes them, then forward passes over the others."""
+    """Steps on prepared batches in memory, then forward passes on the validation images."""
     prepare_process()
     use_all_cores()
     import torch
@@ -175,7 +175,7 @@ def bare_steps(work: Epoch) -> Run:
 
 
 def plain_loop(work: Epoch, workers: int) -> Run:
-    """The loop of torchvision's reference scripts for segmentation: pictures are decoded each epoch, IoU is counted."""
+    """The loop of torchvision's reference scripts for segmentation: images are decoded each epoch, IoU is counted."""
     use_all_cores()
     import torch
     from torch.nn.functional import cross_entropy
@@ -215,7 +215,7 @@ def plain_loop(work: Epoch, workers: int) -> Run:
 
 
 def lightning(work: Epoch) -> Run:
-    """Lightning's Trainer with torchmetrics, its MLFlowLogger and the checkpoints it saves of itself.
+    """Lightning's Trainer with torchmetrics, its MLFlowLogger and its default checkpoints.
 
     `fit` is called once an epoch, which costs 0.03 s more than to let it go on.
     """
@@ -295,7 +295,7 @@ def lightning(work: Epoch) -> Run:
 
 
 class Pictures:
-    """A `Dataset` that opens its files whenever it is asked: images `(3, H, W)` in [-1, 1], masks `(H, W)` int64."""
+    """A `Dataset` that reads its files on each access: images `(3, H, W)` in [-1, 1], masks `(H, W)` int64."""
 
     def __init__(self, files: Sequence[tuple[Path, Path]], flip: float = 0.0) -> None:
         self.files = files
@@ -328,7 +328,7 @@ def _returned(logits: "np.ndarray", loss: float, trained: int, scored: int, pixe
 
 
 def _files(split: str, count: int) -> list[tuple[Path, Path]]:
-    """So many images and masks, spread evenly over a split of CamVid."""
+    """Images and masks, spread evenly over a split of CamVid."""
     images = sorted((CAMVID / split).iterdir())
     chosen = [images[place * len(images) // count] for place in range(count)]
     return [(image, CAMVID / f"{split}annot" / f"{image.stem}.png") for image in chosen]
@@ -364,7 +364,7 @@ def config_of(work: Epoch, data: Path, place: Path) -> TrainConfig:
 
 
 def _network(work: Epoch) -> "torch.nn.Module":
-    """torchvision's network, with the tensors that this project starts from."""
+    """torchvision's model with the initial weights of this project."""
     import torch
 
     from segmentation.models.segmenter import build
@@ -381,7 +381,7 @@ def _first(work: Epoch) -> "np.ndarray":
 
 
 def _logits(network: "torch.nn.Module", images: "torch.Tensor") -> "np.ndarray":
-    """Those of every eighth row and column, before the first step."""
+    """Logits of every eighth row and column, before the first step."""
     import torch
 
     network.eval()
@@ -398,7 +398,7 @@ def use_all_cores() -> None:
 
 
 def _own_place() -> Path:
-    """A folder to work in, removed when the process ends."""
+    """A temporary folder, removed when the process ends."""
     place = tempfile.TemporaryDirectory(prefix="benchmark-")
     atexit.register(place.cleanup)
     os.chdir(place.name)

@@ -9,5 +9,5 @@ __all__ = ["Config", "run"]
 def run(config: Config) -> None:
     """Run the entry point."""
     with importing():
-        from studies.search.status import show_status
+        from studies.search.show_status import show_status
     show_status(config)

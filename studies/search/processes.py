@@ -1,4 +1,4 @@
-"""Several workers of a study, each a process of this machine."""
+"""Several workers of a study as processes of this machine, each with its own GPUs."""
 
 import io
 import multiprocessing
@@ -22,41 +22,47 @@ from segmentation.system.runtime import prepare_process
 from studies import tracking
 from studies.base.redaction import without_password
 from studies.config import TuneConfig
-from studies.search.live import Live
+from studies.search.log_study import log_progress
 from studies.search.plan import Plan
-from studies.search.record import log_progress
-from studies.search.samplers import SeededByTrial, build_pruner
-from studies.search.storage import open_storage, reap
+from studies.search.progress import StudyProgress
+from studies.search.pruners import build_pruner
+from studies.search.retries import reap
+from studies.search.samplers import SeededByTrial
+from studies.search.storage import open_storage
 from studies.search.worker import Worker
 
 LAST_LINES = 30
-"""So many lines of a crashed worker's traceback are printed."""
+"""Number of lines of a crashed worker's traceback that are printed."""
 
 
-def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
-    """Start the workers, watch them, and stop them when this process is stopped."""
+def run_workers(study: Study, plan: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
+    """Start `workers` processes and wait for them; terminate them if this process is interrupted.
+
+    Raises:
+        InputError: all workers ended with an error.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // (config.workers * config.processes)))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ.setdefault("OMP_NUM_THREADS", threads)
     gpus = gpus_of_workers(config)
     context = multiprocessing.get_context("spawn")
     workers: list[tuple[SpawnProcess, Connection]] = []
-    failed = []
+    errors = []
     try:
         for worker in range(config.workers):
-            ours, theirs = context.Pipe(duplex=False)
-            left = None if deadline == float("inf") else deadline - time.monotonic()
-            process = context.Process(target=_worker_process, args=(theirs, config, wanted, parent, role, left))
+            receiver, sender = context.Pipe(duplex=False)
+            seconds_left = None if deadline == float("inf") else deadline - time.monotonic()
+            process = context.Process(target=_run_worker, args=(sender, config, plan, parent, role, seconds_left))
             with _environment("CUDA_VISIBLE_DEVICES", gpus[worker] if gpus else None):
                 process.start()
-            theirs.close()
-            workers.append((process, ours))
+            sender.close()
+            workers.append((process, receiver))
         pids = [process.pid for process, _ in workers if process.pid is not None]
-        with Live(study, wanted, lambda: log_progress(study, wanted, parent), pids) as live:
+        with StudyProgress(study, plan, lambda: log_progress(study, plan, parent), pids) as progress:
             while any(process.is_alive() for process, _ in workers):
-                live.show()
+                progress.update()
                 time.sleep(0.5)
-            live.show()
+            progress.update()
     except BaseException:
         for process, _ in workers:
             if process.is_alive():
@@ -67,64 +73,63 @@ def work_together(study: Study, wanted: Plan, config: TuneConfig, parent: str, r
             os.environ.pop("OMP_NUM_THREADS", None)
         for process, _ in workers:
             process.join()
-    for number, (process, ours) in enumerate(workers, 1):
+    for number, (process, receiver) in enumerate(workers, 1):
         if process.exitcode:
             reason = f"died by signal {-process.exitcode}"
-            if process.exitcode > 0:  # 130 is what this program leaves when it is told to stop
+            if process.exitcode > 0:  # 130: the worker was interrupted
                 code = process.exitcode
                 reason = "stopped" if code == 130 else f"ended with exit code {code}; its last lines are above"
             with suppress(EOFError):
-                reason = ours.recv()
-            failed.append(f"worker {number} {reason}")
+                reason = receiver.recv()
+            errors.append(f"worker {number} {reason}")
             print(f"Worker {number} {reason.rstrip('.')}.", file=sys.stderr)
     reap(study)
-    if len(failed) == len(workers):
-        raise InputError(f"every worker has stopped: {failed[-1]}")
+    if len(errors) == len(workers):
+        raise InputError(f"all {len(workers)} worker(s) stopped: {errors[-1]}")
 
 
 def gpus_of_workers(config: TuneConfig) -> list[str] | None:
-    """The GPUs of each worker, as `CUDA_VISIBLE_DEVICES` names them; None if they compute on the CPU.
+    """`CUDA_VISIBLE_DEVICES` of each worker; None for a single worker and on the CPU.
 
     Raises:
-        InputError: there is not a GPU for each process of each worker.
+        InputError: there are fewer GPUs than processes, or `device` names one device for several workers.
     """
     if config.workers == 1:
         return None
     device, visible = resolve_device(config.device), os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count() if device.type == "cuda" else 0
-    return divided_gpus(device, config.workers, config.processes, count, visible)
+    return assign_gpus(device, config.workers, config.processes, count, visible)
 
 
-def divided_gpus(
+def assign_gpus(
     device: torch.device, workers: int, processes: int, count: int, visible: str | None
 ) -> list[str] | None:
-    """Give each worker GPUs of its own, one for each of its processes.
+    """Assign different GPUs to each worker, one for each of its processes.
 
     Args:
-        device: what the workers compute on.
-        workers: their number.
-        processes: of each worker.
-        count: GPUs that this process sees.
-        visible: how it names them in CUDA_VISIBLE_DEVICES; None if that is not set.
+        device: device of the workers.
+        workers: number of workers.
+        processes: number of processes of each worker.
+        count: number of GPUs visible to this process.
+        visible: this process's CUDA_VISIBLE_DEVICES; None if it is not set.
 
     Returns:
-        For each worker what CUDA_VISIBLE_DEVICES is to be; None on the CPU.
+        CUDA_VISIBLE_DEVICES of each worker; None on the CPU.
 
     Raises:
-        InputError: there are too few, or `device` is one of them.
+        InputError: there are fewer GPUs than processes, or `device` names one device for several workers.
     """
     if device.type == "cpu":
         return None
     if device.type != "cuda" or device.index is not None:
         raise InputError(
-            f"device={device} is one device, but workers={workers} need one each: leave device out, or give workers=1"
+            f"device={device} names one device, but workers={workers} need one each: leave out device, or set workers=1"
         )
     needed = workers * processes
     if needed > count:
-        each = "one" if processes == 1 else f"{processes}"
         raise InputError(
-            f"workers={workers} need {each} GPU(s) each, {needed} in all, but {count} can be seen here: give at most "
-            f"workers={max(1, count // processes)}, or device=cpu"
+            f"workers={workers} with processes={processes} each need {needed} GPUs, but {count} are visible: set at "
+            f"most workers={max(1, count // processes)}, or device=cpu"
         )
     names = visible.split(",") if visible else [str(number) for number in range(count)]
     return [",".join(names[start : start + processes]) for start in range(0, needed, processes)]
@@ -132,7 +137,7 @@ def divided_gpus(
 
 @contextmanager
 def _environment(name: str, value: str | None) -> Iterator[None]:
-    """Set a variable for processes that are started inside; None leaves it as it is."""
+    """Set an environment variable for processes that start in this context; None leaves it unchanged."""
     before = os.environ.get(name)
     if value is not None:
         os.environ[name] = value
@@ -145,31 +150,31 @@ def _environment(name: str, value: str | None) -> Iterator[None]:
                 os.environ[name] = before
 
 
-def _worker_process(
-    told: Connection, config: TuneConfig, wanted: Plan, parent: str, role: str, left: float | None
+def _run_worker(
+    sender: Connection, config: TuneConfig, plan: Plan, parent: str, role: str, seconds_left: float | None
 ) -> None:
-    """Work on the study in a process of its own, which prints nothing but sends why it stopped."""
+    """Main function of a worker process. It prints nothing, and sends the reason if it stops with an error."""
     interruption.catch()
     sys.stderr = io.StringIO()
     try:
         prepare_process()
         tracking.keep_records_in(config.records)
-        deadline = float("inf") if left is None else time.monotonic() + left
+        deadline = float("inf") if seconds_left is None else time.monotonic() + seconds_left
         with open_storage(config, config.heartbeat) as storage:
             study = optuna.load_study(
-                study_name=wanted.name,
+                study_name=plan.name,
                 storage=storage,
-                sampler=SeededByTrial(wanted.sampler, wanted.base.seed),
-                pruner=build_pruner(config, len(wanted.goals)),
+                sampler=SeededByTrial(plan.sampler, plan.base.seed),
+                pruner=build_pruner(config, len(plan.objectives)),
             )
             with tracking.joined(parent):
-                Worker(study, wanted, parent, role, config.max_failures, deadline).work()
+                Worker(study, plan, parent, role, config.max_failures, deadline).work()
     except InputError as error:
-        told.send(f"stopped: {without_password(str(error))}")
+        sender.send(f"stopped: {without_password(str(error))}")
         sys.exit(1)
     except Exception as error:
         lines = without_password("".join(traceback.format_exception(error))).strip().splitlines()[-LAST_LINES:]
-        told.send("crashed, which is a fault of this program or of a library; its last lines:\n" + "\n".join(lines))
+        sender.send("crashed, which is a bug of this program or of a library; last lines:\n" + "\n".join(lines))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

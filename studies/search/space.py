@@ -1,4 +1,4 @@
-"""What a study may change, and between which values."""
+"""The search space of a study: which fields are searched, and over which values."""
 
 import itertools
 from collections.abc import Mapping
@@ -27,50 +27,50 @@ RANGES = {
     "scale_max": "1..2",
     "color_jitter": "0..0.5",
 }
-"""Where a field is searched when `search` names it alone."""
+"""Ranges of the fields that `search` can name without a range."""
 GRID = {"learning_rate": "0.01|0.05|0.001|0.0001", "weight_decay": "0|0.01|0.05|0.001"}
 """The values of the original report's grid."""
 LOGARITHMIC = {"learning_rate", "weight_decay", "head_learning_rate_factor"}
-"""Fields of which equal ratios count alike, not equal differences."""
+"""Fields that are searched on a logarithmic scale."""
 NOT_SEARCHED = {"epochs", "dataset", "train_split", "val_split", "keep", "monitor", "seed"}
-"""Fields that trainings must share to be compared; budgets count epochs, and further seeds confirm the best."""
+"""Fields that all trials must share to be comparable. Budgets count epochs; `confirm_seeds` varies the seed."""
 ZERO_DECADE = 10
-"""A range that may be 0, too, is prolonged by this factor downwards, and all that lies there is 0."""
-CORNERS_TRIED = 1000
-"""So many combinations of the values and ends are checked before anything is trained."""
+"""A logarithmic range that includes 0 is extended downwards by this factor; draws from the extension are 0."""
+CORNERS_CHECKED = 1000
+"""Number of combinations of values and range ends that are validated before the first trial."""
 DIGITS = 3
-"""Significant digits of a drawn value, so that it can be read and typed."""
+"""Significant digits of drawn values, so that they are easy to read and type."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A closed list of values."""
+    """A list of values."""
 
     values: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return "|".join(map(typed, self.values))
+        return "|".join(map(format_value, self.values))
 
     def distribution(self) -> BaseDistribution:
-        """As Optuna knows it."""
+        """The Optuna distribution."""
         return CategoricalDistribution(self.values)
 
-    def drawn(self, value: Any) -> Any:
-        """The field's value for one that Optuna has drawn."""
+    def decode(self, value: Any) -> Any:
+        """The field's value for a value drawn by Optuna."""
         return value
 
-    def holds(self, value: Any) -> bool:
-        """Whether a field's value is among them."""
+    def contains(self, value: Any) -> bool:
+        """Whether a field's value is in the list."""
         return value in self.values
 
-    def encoded(self, value: Any) -> Any:
-        """What Optuna would have drawn for a field's value."""
+    def encode(self, value: Any) -> Any:
+        """The value that Optuna draws for a field's value."""
         return value
 
 
 @dataclass(frozen=True)
 class Range:
-    """All values between two, and perhaps 0."""
+    """All values from `low` to `high`, and 0 if `or_zero`."""
 
     low: float
     high: float
@@ -83,54 +83,54 @@ class Range:
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """Its ends."""
+        """The ends of the range."""
         kind = int if self.whole else float
         return tuple(kind(end) for end in ((0, self.low, self.high) if self.or_zero else (self.low, self.high)))
 
     def distribution(self) -> BaseDistribution:
-        """As Optuna knows it; 0 has no logarithm, so a stretch below the low end stands for it."""
+        """The Optuna distribution. 0 has no logarithm, so an extension below `low` stands for it."""
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.logarithmic)
         low = self.low / ZERO_DECADE if self.or_zero else self.low
         return FloatDistribution(low, self.high, log=self.logarithmic)
 
-    def drawn(self, value: float) -> float:
-        """The field's value for one that Optuna has drawn."""
+    def decode(self, value: float) -> float:
+        """The field's value for a value drawn by Optuna."""
         if self.whole:
             return int(value)
         if self.or_zero and value < self.low:
             return 0.0
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
-    def holds(self, value: Any) -> bool:
-        """Whether a field's value lies in it."""
+    def contains(self, value: Any) -> bool:
+        """Whether a field's value lies in the range."""
         return value is not None and (self.low <= value <= self.high or (self.or_zero and value == 0))
 
-    def encoded(self, value: float) -> float:
-        """What Optuna would have drawn for a field's value."""
+    def encode(self, value: float) -> float:
+        """The value that Optuna draws for a field's value."""
         return self.low / ZERO_DECADE if self.or_zero and value == 0 else value
 
 
 Space = Mapping[str, Choices | Range]
-"""Every field that is searched, with its values."""
+"""The searched fields with their values."""
 
 
-def parse(search: str, base: TrainConfig, grid: bool) -> Space:
+def parse_space(search: str, base: TrainConfig, grid: bool) -> Space:
     """Read `search`, which names fields with their values or ranges.
 
     Args:
-        search: as `TuneConfig.search` explains it.
-        base: the configuration that is varied; the ends of every range must fit it.
-        grid: whether all values are to be combined, so that each field needs a list of them.
+        search: see `TuneConfig.search`.
+        base: the configuration of all trials; every value and range end must be valid in it.
+        grid: whether all combinations are tried, so that each field needs a list of values.
 
     Raises:
-        InputError: what is not understood, or not possible.
+        InputError: `search` cannot be read, or names values that are not valid.
     """
-    space = {}
+    space: dict[str, Choices | Range] = {}
     for part in filter(None, (part.strip() for part in search.split(","))):
         name, equals, text = (each.strip() for each in part.partition("="))
         if name in NOT_SEARCHED:
-            raise InputError(f"search={name}: all trainings of a study must share {name}")
+            raise InputError(f"search={name}: {name} cannot be searched, since all trials of a study must share it")
         name = one_of("search", name, sorted(set(decisive(asdict(base))) - NOT_SEARCHED))
         if name in space:
             raise InputError(f"search={search} names {name} twice")
@@ -138,8 +138,8 @@ def parse(search: str, base: TrainConfig, grid: bool) -> Space:
             known = GRID if grid else RANGES
             if name not in known:
                 raise InputError(
-                    f"search={name}: say which values, as {name}={'A|B|C' if grid else 'LOW..HIGH or A|B|C'} "
-                    f"(known by name alone: {', '.join(known)})"
+                    f"search={name}: give its values, as in {name}={'A|B|C' if grid else 'LOW..HIGH or A|B|C'} "
+                    f"(only these need none: {', '.join(known)})"
                 )
             text = known[name]
         space[name] = _dimension(name, text)
@@ -148,65 +148,65 @@ def parse(search: str, base: TrainConfig, grid: bool) -> Space:
         given = getattr(base, name)
         if given not in (TrainConfig.__dataclass_fields__[name].default, getattr(TrainConfig(), name)):
             raise InputError(
-                f"{name}={given} is given, and {name} is searched, too: leave it out of search, or do not give it"
+                f"{name}={given} is set, but {name} is searched, too: remove it from search, or do not set it"
             )
     if not space:
-        raise InputError(f"search={search!r} names no field, such as learning_rate")
+        raise InputError(f"search={search!r} names no field; name one, such as learning_rate")
     corners = itertools.product(*(dimension.values for dimension in space.values()))
-    for corner in itertools.islice(corners, CORNERS_TRIED):
-        varied(base, dict(zip(space, corner, strict=True)))
+    for corner in itertools.islice(corners, CORNERS_CHECKED):
+        with_values(base, dict(zip(space, corner, strict=True)))
     return space
 
 
-def varied(base: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """The configuration with other values.
+def with_values(base: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a trial: the shared one with the trial's values.
 
     Raises:
-        InputError: they are not possible together.
+        InputError: the values are not valid together.
     """
     try:
         return settled(base, values)
     except InputError as error:
-        raise InputError(f"search: {described(values)} is not possible: {error}") from None
+        raise InputError(f"search: {describe_values(values)} is not valid: {error}") from None
 
 
-def points(space: Space) -> list[dict[str, Any]]:
-    """Every combination of the values, the first field's changing fastest."""
+def grid_points(space: Space) -> list[dict[str, Any]]:
+    """All combinations of the values. The first field varies fastest."""
     combinations = itertools.product(*(dimension.values for dimension in reversed(list(space.values()))))
     return [dict(zip(space, reversed(combination), strict=True)) for combination in combinations]
 
 
 def first_guess(space: Space) -> dict[str, Any]:
-    """The defaults of `train`, as Optuna knows them, as far as they lie in the space."""
+    """The defaults of `train` that lie in the space, encoded for Optuna."""
     guess = {}
     for name, dimension in space.items():
         default = getattr(TrainConfig(), name)
-        if dimension.holds(default):
-            guess[name] = dimension.encoded(default)
+        if dimension.contains(default):
+            guess[name] = dimension.encode(default)
     return guess
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
-    """The values of the fields for a trial."""
-    return {name: dimension.drawn(_suggested(trial, name, dimension)) for name, dimension in space.items()}
+    """Draw the values of the searched fields for a trial."""
+    return {name: dimension.decode(_suggest_one(trial, name, dimension)) for name, dimension in space.items()}
 
 
 def values_of(params: Mapping[str, Any], space: Space) -> dict[str, Any]:
-    """The values of the fields for what Optuna has recorded of a trial."""
-    return {name: dimension.drawn(params[name]) for name, dimension in space.items() if name in params}
+    """The values of the searched fields for the parameters that Optuna stores."""
+    return {name: dimension.decode(params[name]) for name, dimension in space.items() if name in params}
 
 
-def described(values: Mapping[str, Any]) -> str:
-    """Values in one line, spelled as they are typed."""
-    return listed((f"{name}={typed(value)}" for name, value in values.items()), 20)
+def describe_values(values: Mapping[str, Any]) -> str:
+    """Values in one line, as they are typed on the command line."""
+    return listed((f"{name}={format_value(value)}" for name, value in values.items()), 20)
 
 
-def typed(value: Any) -> str:
-    """A value as it is typed."""
+def format_value(value: Any) -> str:
+    """A value as it is typed on the command line."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _suggested(trial: Trial, name: str, dimension: Choices | Range) -> Any:
+def _suggest_one(trial: Trial, name: str, dimension: Choices | Range) -> Any:
     distribution = dimension.distribution()
     if isinstance(distribution, IntDistribution):
         return trial.suggest_int(name, distribution.low, distribution.high, log=distribution.log)
@@ -221,21 +221,21 @@ def _dimension(name: str, text: str) -> Choices | Range:
     if ".." not in text:
         values = tuple(read_value(TrainConfig, name, part, "search=") for part in parts)
         if len(set(values)) < len(values):
-            raise InputError(f"search={name}={text} lists a value twice")
+            raise InputError(f"search={name}={text} lists a value twice; list each once")
         return Choices(values)
     or_zero = len(parts) == 2 and read_value(TrainConfig, name, parts[0], "search=") == 0
     low, high = (read_value(TrainConfig, name, end.strip(), "search=") for end in ([*parts[-1].split(".."), ""])[:2])
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
     if (len(parts) > 1 and not or_zero) or not numbers:
-        raise InputError(f"search={name}={text} is not understood; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
+        raise InputError(f"search={name}={text} is not valid; write LOW..HIGH, 0|LOW..HIGH or A|B|C")
     logarithmic = name in LOGARITHMIC
     if not low < high:
         raise InputError(f"search={name}={text}: the low end must be below the high end")
     if logarithmic and low <= 0:
         raise InputError(
-            f"search={name}={text}: {name} is searched by ratios, so the low end must be above 0; write 0|LOW..HIGH if "
-            f"0 is to be tried, too"
+            f"search={name}={text}: {name} is searched on a logarithmic scale, so the low end must be above 0; write "
+            f"0|LOW..HIGH to include 0"
         )
     if or_zero and not logarithmic:
-        raise InputError(f"search={name}={text}: write 0..{high:g}, which holds 0 anyway")
+        raise InputError(f"search={name}={text}: write 0..{high:g}, which includes 0")
     return Range(low, high, isinstance(low, int), logarithmic, or_zero)

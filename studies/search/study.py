@@ -1,9 +1,9 @@
-"""A study as a whole: opened or joined, worked on by one process or several, confirmed, and told about."""
+"""Runs a study: opens or joins it, searches with one process or several, confirms the best trial, logs the result."""
 
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -19,70 +19,74 @@ from segmentation.errors import InputError, listed
 from studies import tracking
 from studies.config import TuneConfig
 from studies.runs.start import load_data
-from studies.search import space as spaces
-from studies.search.live import Live, progress_in_words
-from studies.search.plan import SETTINGS, STATES, Plan, best_trial, counted, in_state, plan, point
-from studies.search.processes import gpus_of_workers, work_together
-from studies.search.record import best_in_words, confirmation_in_words, log_progress, log_study, train_command
-from studies.search.samplers import SeededByTrial, build_pruner
-from studies.search.space import Choices
-from studies.search.statuses import settle_all
-from studies.search.storage import one_process_only, open_storage, reap, running, waits_for_retry
+from studies.search.budget import may_start
+from studies.search.log_study import log_progress, log_study
+from studies.search.plan import SETTINGS, Plan, make_plan
+from studies.search.processes import gpus_of_workers, run_workers
+from studies.search.progress import StudyProgress
+from studies.search.pruners import build_pruner
+from studies.search.retries import reap, waits_for_retry
+from studies.search.run_status import update_all_runs
+from studies.search.samplers import SeededByTrial
+from studies.search.space import Choices, describe_values, first_guess, grid_points
+from studies.search.storage import one_process_only, open_storage
+from studies.search.summary import best_lines, confirmation_line, progress_line, train_command
+from studies.search.trials import STATES, best_trial, counted_trials, in_state, prescribed_values, running_trials
 from studies.search.worker import Worker
 
 PARENT, READY = "mlflow_run_id", "ready"
-"""Attributes of a study: its MLflow run, and whether its grid is queued."""
+"""Attributes of a study: ID of its MLflow run, and whether its first trials are queued."""
 RECORDED = "recorded"
-"""Attribute of a study: how many of its trials, and of those that confirm it, had ended when its run was written."""
+"""Attribute of a study: number of ended trials, of the study and of its confirmation, when its run was last logged."""
 READY_SECONDS = 30
-"""So long another process may take to queue the grid before this one takes over."""
+"""Seconds that another process may take to create the study before this one completes it."""
 
 
 def run_study(config: TuneConfig) -> None:
-    """Search as configured, or go on with or join the study of that name, and print the best setting.
+    """Start, resume or join the study of that name, and print the best trial.
 
     Raises:
-        InputError: what the user can mend.
-        KeyboardInterrupt: told to stop. The same command goes on.
+        InputError: a field is not valid, or too many trials failed.
+        KeyboardInterrupt: the process was stopped. The same command resumes the study.
     """
     tracking.keep_records_in(config.records)
-    wanted = plan(config)
+    plan = make_plan(config)
     if config.workers > 1 and one_process_only(config.storage):
         raise InputError(
-            f"storage={config.storage}: sqlite takes one worker only; use a file that ends in .journal for "
-            f"workers={config.workers} on this machine, or PostgreSQL"
+            f"storage={config.storage} with workers={config.workers}: SQLite takes one worker only; name a file that "
+            f"ends in .journal for several workers on this machine, or PostgreSQL"
         )
-    gpus_of_workers(config)  # what is wrong with them is reported before anything is begun
+    gpus_of_workers(config)  # reports missing GPUs before anything starts
     with open_storage(config, config.heartbeat) as storage:
-        data = load_data(wanted.base)  # decoded once, before any worker; and what is wrong with it is told now
+        data = load_data(plan.base)  # once before the workers start; reports errors in the data early
         report_coverage(data.train, to_train=True)
         given_run = os.environ.get("MLFLOW_RUN_ID")
-        study = _open(storage, wanted, config, lambda: _parent(config, wanted, given_run))
+        study = _open(storage, plan, config, lambda: _parent(config, plan, given_run))
         reap(study)
-        if one_process_only(config.storage) and running(study):
+        if one_process_only(config.storage) and running_trials(study):
             raise InputError(
-                f"storage={config.storage}: another worker is at this study, and sqlite takes one only; wait for it, "
-                f"or begin a study with storage=studies.journal"
+                f"storage={config.storage}: another worker runs this study, and SQLite takes one worker only; wait "
+                f"until it ends, or start a study in storage=studies.journal"
             )
         parent = str(study.user_attrs[PARENT])
         os.environ.pop("MLFLOW_RUN_ID", None)
         if given_run is not None and given_run != parent:
-            tags = {"kind": "tune", "study": wanted.name, "study_run": parent, "role": "worker"}
-            tracking.describe_run(given_run, f"worker of {wanted.name}", tags)
+            tags = {"kind": "tune", "study": plan.name, "study_run": parent, "role": "worker"}
+            tracking.describe_run(given_run, f"worker of {plan.name}", tags)
         new = all(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-        verb = "Beginning" if new else "Joining" if running(study) else "Going on with"
-        print(f"{verb} study {wanted.name!r} in {config.storage}: {wanted.in_words()}")
+        verb = "Starting" if new else "Joining" if running_trials(study) else "Resuming"
+        print(f"{verb} study {plan.name!r} in {config.storage}: {plan.description()}")
         if not new:
-            print(progress_in_words(study, wanted))
-        _carry_out(study, wanted, config, storage, parent)
+            print(progress_line(study, plan))
+        _run(study, plan, config, storage, parent)
 
 
-def _parent(config: TuneConfig, wanted: Plan, given_run: str | None) -> str:
-    """The study's own MLflow run: the one that `mlflow run` has opened, or a new one."""
-    name = config.run_name or f"study · {wanted.name}"
+def _parent(config: TuneConfig, plan: Plan, given_run: str | None) -> str:
+    """ID of the study's MLflow run: the run that `mlflow run` opened, or a new one."""
+    name = _name(config, plan)
     tags = {
-        "kind": "tune", "study": wanted.name, "role": "study", "sampler": wanted.sampler,
-        "model": wanted.base.model, "dataset": wanted.base.dataset,
+        "kind": "tune", "study": plan.name, "role": "study", "sampler": plan.sampler,
+        "model": plan.base.model, "dataset": plan.base.dataset,
     }  # fmt: skip
     if given_run is None:
         return tracking.create_run(config.experiment, name, tags)
@@ -90,171 +94,175 @@ def _parent(config: TuneConfig, wanted: Plan, given_run: str | None) -> str:
     return given_run
 
 
-def _open(storage: BaseStorage, wanted: Plan, config: TuneConfig, parent: Callable[[], str]) -> Study:
-    """Open the study of the plan's name, or make it and queue its grid.
+def _name(config: TuneConfig, plan: Plan) -> str:
+    return config.run_name or f"study · {plan.name}"
+
+
+def _open(storage: BaseStorage, plan: Plan, config: TuneConfig, parent: Callable[[], str]) -> Study:
+    """Open the study of the plan's name, or create it and queue its first trials.
 
     Raises:
-        InputError: it was begun with other settings.
+        InputError: the study exists with other settings.
     """
-    sampler = RandomSampler(wanted.base.seed) if wanted.is_grid else SeededByTrial(wanted.sampler, wanted.base.seed)
-    pruner = build_pruner(config, len(wanted.goals))
-    settings = wanted.settings()
+    sampler = RandomSampler(plan.base.seed) if plan.is_grid else SeededByTrial(plan.sampler, plan.base.seed)
+    pruner = build_pruner(config, len(plan.objectives))
+    settings = plan.settings()
     directions: list[Literal["minimize", "maximize"]] = [
-        "maximize" if goal.higher_is_better else "minimize" for goal in wanted.goals
+        "maximize" if objective.higher_is_better else "minimize" for objective in plan.objectives
     ]
     try:
         study = optuna.create_study(
-            storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner, directions=directions
+            storage=storage, study_name=plan.name, sampler=sampler, pruner=pruner, directions=directions
         )
         study.set_user_attr(SETTINGS, settings)
         study.set_user_attr(PARENT, parent())
-        _queue(study, wanted)
-        study.set_user_attr(READY, True)
     except DuplicatedStudyError:
-        study = optuna.load_study(storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner)
-        patience = time.monotonic() + READY_SECONDS
-        while READY not in study.user_attrs and time.monotonic() < patience:
+        study = optuna.load_study(storage=storage, study_name=plan.name, sampler=sampler, pruner=pruner)
+        timeout = time.monotonic() + READY_SECONDS
+        while READY not in study.user_attrs and time.monotonic() < timeout:
             time.sleep(0.2)
-        found = [direction.name.lower() for direction in study.directions]
-        if found != directions:  # with equal settings, another program has made it
-            raise InputError(
-                f"study_name={wanted.name} in storage={config.storage} is to {' and '.join(found)}, but "
-                f"{' and '.join(goal.metric for goal in wanted.goals)} is to {' and '.join(directions)}: it was made "
-                f"for something else; give another study_name"
-            ) from None
-        begun = study.user_attrs.get(SETTINGS, settings)
-        changed = [
-            f"{name}={begun.get(name)!r} (now {value!r})"
-            for name, value in settings.items()
-            if name in begun and begun[name] != value
-        ]
-        if changed:
-            raise InputError(
-                f"study_name={wanted.name} was begun with {listed(changed)}: give the same again to go on with it, or "
-                f"another study_name"
-            ) from None
-        if READY not in study.user_attrs:
+        _check_same(study, plan, config, settings, directions)
+        if READY not in study.user_attrs:  # the process that created it died
             study.set_user_attr(SETTINGS, settings)
             if PARENT not in study.user_attrs:
                 study.set_user_attr(PARENT, parent())
-        _queue(study, wanted)
-        study.set_user_attr(READY, True)
-    if study.metric_names is None:  # else dashboards call a goal "Objective 0"
+    _queue(study, plan)
+    study.set_user_attr(READY, True)
+    if study.metric_names is None:  # otherwise dashboards show "Objective 0"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            study.set_metric_names([goal.metric for goal in wanted.goals])
+            study.set_metric_names([objective.metric for objective in plan.objectives])
     return study
 
 
-def _queue(study: Study, wanted: Plan) -> None:
-    """Queue every point of a grid that is not there; one that has failed is tried again. Others begin with a guess."""
-    if not wanted.is_grid:
-        guess = spaces.first_guess(wanted.space)
+def _check_same(
+    study: Study, plan: Plan, config: TuneConfig, settings: dict[str, object], directions: Sequence[str]
+) -> None:
+    """Raise if an existing study has other directions or settings."""
+    found = [direction.name.lower() for direction in study.directions]
+    if found != directions:  # although the settings may be equal: another program created it
+        raise InputError(
+            f"study_name={plan.name} in storage={config.storage} exists with the directions {', '.join(found)}, but "
+            f"{' and '.join(objective.metric for objective in plan.objectives)} needs {', '.join(directions)}; give "
+            f"another study_name"
+        ) from None
+    stored = study.user_attrs.get(SETTINGS, settings)
+    changed = [
+        f"{name}={stored.get(name)!r} (now {value!r})"
+        for name, value in settings.items()
+        if name in stored and stored[name] != value
+    ]
+    if changed:
+        raise InputError(
+            f"study_name={plan.name} was started with {listed(changed)}: give the same values to resume it, or "
+            f"another study_name"
+        ) from None
+
+
+def _queue(study: Study, plan: Plan) -> None:
+    """Queue all grid points that are missing or failed; for other samplers, the defaults of `train` as first trial."""
+    if not plan.is_grid:
+        guess = first_guess(plan.space)
         if guess and not study.get_trials(deepcopy=False):
             study.enqueue_trial(guess)
         return
-    trials = [trial for trial in counted(study) if trial.state != TrialState.FAIL or waits_for_retry(trial)]
-    there = [point(trial) for trial in trials]
-    for each in spaces.points(wanted.space):
-        if each not in there:
-            study.enqueue_trial(each)
+    trials = [trial for trial in counted_trials(study) if trial.state != TrialState.FAIL or waits_for_retry(trial)]
+    present = [prescribed_values(trial) for trial in trials]
+    for values in grid_points(plan.space):
+        if values not in present:
+            study.enqueue_trial(values)
 
 
-def _carry_out(study: Study, wanted: Plan, config: TuneConfig, storage: BaseStorage, parent: str) -> None:
-    """Work on the study inside its MLflow run, whose status then tells how it ended."""
-    name = config.run_name or f"study · {wanted.name}"
+def _run(study: Study, plan: Plan, config: TuneConfig, storage: BaseStorage, parent: str) -> None:
+    """Search, confirm and log inside the study's MLflow run, and print the result."""
     deadline = float("inf") if config.timeout is None else time.monotonic() + config.timeout
-    confirmed, begun_with = None, _ended(study, None)
+    confirmed, ended_before = None, _ended(study, None)
     studies = [study]
 
     def others() -> bool:
-        return any(running(each) for each in studies)
+        return any(running_trials(each) for each in studies)
 
     try:
-        with tracking.tracked_run(config.experiment, name, {"study": wanted.name}, parent, shared=True, others=others):
-            tracking.log_config(config, leave_out=wanted.space)
+        with tracking.tracked_run(
+            config.experiment, _name(config, plan), {"study": plan.name}, parent, shared=True, others=others
+        ):
+            tracking.log_config(config, leave_out=plan.space)
             try:
-                confirmed = _search_and_confirm(studies, wanted, config, storage, parent, deadline)
+                confirmed = _search_and_confirm(studies, plan, config, storage, parent, deadline)
             except KeyboardInterrupt:
-                raise  # there is no time to draw: the next call does
+                raise  # no time for plots: the next call draws them
             except BaseException:
-                _write_down(study, wanted, confirmed, begun_with, parent)
+                _log(study, plan, confirmed, ended_before, parent)
                 raise
-            _write_down(study, wanted, confirmed, begun_with, parent)
-            if wanted.may_start(study) or running(study):
-                raise tracking.Stopped("the time of this call is over; the same command goes on with the study")
+            _log(study, plan, confirmed, ended_before, parent)
+            if may_start(study, plan) or running_trials(study):
+                raise tracking.Stopped("the study is not complete; run the same command again to resume it")
     except tracking.Stopped as reason:
         print(f"Stopped: {reason}.")
     except KeyboardInterrupt:
-        print(f"Stopped: {progress_in_words(study, wanted)} The same command goes on with the study.")
+        print(f"Stopped: {progress_line(study, plan)} Run the same command again to resume the study.")
         raise
-    _tell(study, wanted, confirmed, config, parent)
+    _print_result(study, plan, confirmed, config, parent)
 
 
-def _write_down(study: Study, wanted: Plan, confirmed: Study | None, begun_with: list[int], parent: str) -> None:
-    _record(study, wanted, confirmed, begun_with)
-    settle_all(study, confirmed, parent)
-
-
-def _record(study: Study, wanted: Plan, confirmed: Study | None, begun_with: list[int]) -> None:
-    """Write everything about the study into its run, unless another process that ended at the same time does so."""
+def _log(study: Study, plan: Plan, confirmed: Study | None, ended_before: list[int], parent: str) -> None:
+    """Log the study and close its runs, unless another process has logged the same trials."""
     ended = _ended(study, confirmed)
-    if ended != begun_with and study.user_attrs.get(RECORDED) == ended:
-        return
-    study.set_user_attr(RECORDED, ended)
-    log_study(study, wanted, confirmed)
+    if ended == ended_before or study.user_attrs.get(RECORDED) != ended:
+        study.set_user_attr(RECORDED, ended)
+        log_study(study, plan, confirmed)
+    update_all_runs(study, confirmed, parent)
 
 
 def _ended(study: Study, confirmed: Study | None) -> list[int]:
-    return [len(in_state(counted(each), *STATES)) for each in (study, confirmed) if each is not None]
+    return [len(in_state(counted_trials(each), *STATES)) for each in (study, confirmed) if each is not None]
 
 
 def _search_and_confirm(
-    studies: list[Study], wanted: Plan, config: TuneConfig, storage: BaseStorage, parent: str, deadline: float
+    studies: list[Study], plan: Plan, config: TuneConfig, storage: BaseStorage, parent: str, deadline: float
 ) -> Study | None:
-    """Work on the study, and then on the one that confirms it, which is added to `studies` and returned."""
+    """Run the trials of the study, then of its confirmation, which is appended to `studies` and returned."""
     (study,) = studies
-    _work(study, wanted, config, parent, "search", deadline)
-    best = best_trial(study, wanted)
-    if not config.confirm_seeds or best is None or wanted.may_start(study) or running(study):
+    _run_trials(study, plan, config, parent, "search", deadline)
+    best = best_trial(study, plan.objectives[0])
+    if not config.confirm_seeds or best is None or may_start(study, plan) or running_trials(study):
         return None
-    values = wanted.values(best)
-    seeds = tuple(wanted.base.seed + 1 + place for place in range(config.confirm_seeds))
-    again = replace(
-        wanted,
-        name=f"{wanted.name} · trial {best.number} confirmed",
-        base=replace(wanted.base, **values),
+    values = plan.values(best)
+    seeds = tuple(plan.base.seed + 1 + index for index in range(config.confirm_seeds))
+    confirmation = replace(
+        plan,
+        name=f"{plan.name} · trial {best.number} confirmed",
+        base=replace(plan.base, **values),
         space={"seed": Choices(seeds)},
         sampler="grid",
         pruner="none",
         max_epochs=None,
         n_trials=None,
     )
-    print(f"Confirming trial {best.number} ({spaces.described(values)}) with the seeds {listed(map(str, seeds), 10)}.")
+    print(f"Confirming trial {best.number} ({describe_values(values)}) with seeds {listed(map(str, seeds), 10)}.")
     config = replace(config, sampler="grid", pruner="none")
-    confirmed = _open(storage, again, config, lambda: parent)
+    confirmed = _open(storage, confirmation, config, lambda: parent)
     studies.append(confirmed)
-    _work(confirmed, again, config, parent, "confirmation", deadline)
+    _run_trials(confirmed, confirmation, config, parent, "confirmation", deadline)
     return confirmed
 
 
-def _work(study: Study, wanted: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
+def _run_trials(study: Study, plan: Plan, config: TuneConfig, parent: str, role: str, deadline: float) -> None:
     if config.workers == 1:
-        with Live(study, wanted, lambda: log_progress(study, wanted, parent)) as live:
-            Worker(study, wanted, parent, role, config.max_failures, deadline, live.show).work()
+        with StudyProgress(study, plan, lambda: log_progress(study, plan, parent)) as progress:
+            Worker(study, plan, parent, role, config.max_failures, deadline, progress.update).work()
     else:
-        work_together(study, wanted, config, parent, role, deadline)
+        run_workers(study, plan, config, parent, role, deadline)
 
 
-def _tell(study: Study, wanted: Plan, confirmed: Study | None, config: TuneConfig, parent: str) -> None:
-    """Print what came out, and where to look."""
-    print(progress_in_words(study, wanted))
-    for line in best_in_words(study, wanted):
+def _print_result(study: Study, plan: Plan, confirmed: Study | None, config: TuneConfig, parent: str) -> None:
+    print(progress_line(study, plan))
+    for line in best_lines(study, plan):
         print(line)
     if confirmed is not None:
-        print(confirmation_in_words(confirmed, wanted))
-    best = best_trial(study, wanted)
+        print(confirmation_line(confirmed, plan))
+    best = best_trial(study, plan.objectives[0])
     if best is not None:
-        print(f"To train the best setting again:\n  {train_command(wanted, best)}")
-    print(f"The trials: make dashboard STORAGE={config.storage}")
+        print(f"To train the best trial again:\n  {train_command(plan, best)}")
+    print(f"Dashboard: make dashboard STORAGE={config.storage}")
     print(tracking.where_to_look(parent))

@@ -23,9 +23,11 @@ from studies import tracking
 from studies.config import ModelsConfig, TuneConfig
 from studies.runs.models import run_models, trainings
 from studies.runs.training import run_training
-from studies.search import space as spaces
-from studies.search.plan import RUN, counted, plan
-from studies.search.storage import REASON, open_storage, retry_after_death
+from studies.search.plan import make_plan
+from studies.search.retries import retry_after_death
+from studies.search.space import suggest
+from studies.search.storage import open_storage
+from studies.search.trials import REASON, RUN, counted_trials
 from studies.search.worker import Worker
 from studies.tracking import journal, runs, store
 from studies.tracking.journal import journals
@@ -215,13 +217,13 @@ def test_a_trial_is_postponed_while_its_server_is_away(
     config = TuneConfig(
         **tiny(own_data, epochs=1, n_trials=1, search="learning_rate", storage=str(tmp_path / "s.journal"))
     )
-    wanted = plan(config)
+    wanted = make_plan(config)
     with open_storage(config, heartbeat=60) as storage:
         study = optuna.create_study(storage=storage, study_name=wanted.name)
         parent = tracking.create_run("outages", "study", {})
         if when == "resumes":
             begun = study.ask()
-            spaces.suggest(begun, wanted.space)
+            suggest(begun, wanted.space)
             begun.set_user_attr(RUN, tracking.create_run("outages", "begun", {}, parent))
             study.tell(begun, state=TrialState.FAIL)
             retry_after_death(study, study.trials[0])
@@ -243,11 +245,11 @@ def test_a_trial_is_postponed_while_its_server_is_away(
         assert len(earlier) >= before, "it was postponed"
         assert {trial.state for trial in earlier} == {TrialState.FAIL}
         assert (done.state, REASON in done.user_attrs) == (TrialState.COMPLETE, False)
-        assert len(counted(study)) == 1
+        assert len(counted_trials(study)) == 1
         below = tracking.runs_tagged("mlflow.parentRunId", parent)
         assert [run.status for run in below] == ["FINISHED"]
         assert below[0].run_id == done.user_attrs[RUN]
-    assert "The trial is postponed until MLflow answers" in capsys.readouterr().err
+    assert "The trial waits until MLflow answers" in capsys.readouterr().err
     tracking.end_run(parent, "FINISHED")
 
 

@@ -33,9 +33,8 @@ from optuna.trial import FrozenTrial, TrialState
 from segmentation.errors import InputError
 from segmentation.training import checkpoints
 from studies.config import StudyConfig
-from studies.search.plan import IDLE, RUN, STATES, counted
-from studies.search.samplers import RETRY_OF
 from studies.search.storage import open_storage
+from studies.search.trials import IDLE, RETRY_OF, RUN, STATES, counted_trials
 from tests.conftest import write_own_data
 from tests.faults.results import tell
 from tests.services.compose import Service
@@ -191,7 +190,7 @@ def _found(services: Stack, place: Path, wanted: int) -> dict[str, Any]:
     """What there is in the end; whatever is in a list should not be."""
     with open_storage(StudyConfig(storage="postgresql:///optuna"), heartbeat=60) as storage:
         study = load_study(study_name=NAME, storage=storage)
-        trials, last = study.get_trials(), counted(study)
+        trials, last = study.get_trials(), counted_trials(study)
     states = Counter(STATES.get(trial.state, trial.state.name.lower()) for trial in last)
     return {
         "trials": len(last), **states, "gone_on_with": sum(RETRY_OF in trial.user_attrs for trial in trials),

@@ -15,8 +15,8 @@ from segmentation.errors import InputError
 from segmentation.fields import read_value
 from studies.config import ModelsConfig, TrainConfig, TuneConfig
 from studies.runs.models import trainings
-from studies.search import goals
-from studies.search import space as spaces
+from studies.search import objectives
+from studies.search.space import parse_space
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
 
@@ -89,11 +89,11 @@ def test_small_languages(door: Callable[[str], Door]) -> None:
             )
             assert found is None or len(found) > 1
         elif language == "search":
-            space = door(lambda: spaces.parse(text, TrainConfig(), grid=False), "search", typed=True)
+            space = door(lambda: parse_space(text, TrainConfig(), grid=False), "search", typed=True)
             for dimension in (space or {}).values():
                 assert all(dimension.holds(value) for value in dimension.values)
         else:
-            limit = door(lambda: goals.limit(TuneConfig(constraint=text)), "constraint", typed=True)
+            limit = door(lambda: objectives.read_constraint(TuneConfig(constraint=text)), "constraint", typed=True)
             assert limit is None or not math.isnan(limit.bound)
 
     one()

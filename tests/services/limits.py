@@ -34,10 +34,14 @@ from segmentation.metrics import METRICS
 from segmentation.system.processes import me
 from studies.config import StudyConfig, TrainConfig, TuneConfig
 from studies.runs.training import run_training
-from studies.search import space as spaces
-from studies.search.plan import EPOCHS, VALUES, plan
-from studies.search.samplers import SeededByTrial, build_pruner
-from studies.search.storage import WORKER, open_storage, reap
+from studies.search.budget import may_start
+from studies.search.plan import make_plan
+from studies.search.pruners import build_pruner
+from studies.search.retries import reap
+from studies.search.samplers import SeededByTrial
+from studies.search.space import suggest
+from studies.search.storage import open_storage
+from studies.search.trials import EPOCHS, VALUES, WORKER
 from studies.search.worker import Worker
 from tests.conftest import PROJECT, write_own_data
 from tests.services.stack import Stack, stack
@@ -145,10 +149,10 @@ def _requests(services: Stack) -> Counter[str]:
 def asked(others: int) -> dict[str, Any]:
     """Milliseconds that a worker waits for PostgreSQL, at the end of an epoch and between two trainings."""
     config = TuneConfig(epochs=50, n_trials=10**9, study_name=f"others {others}", storage="postgresql:///optuna")
-    wanted = plan(config)
+    wanted = make_plan(config)
     warnings.filterwarnings("ignore", "Heartbeat of storage")  # trials are asked for one by one, as nowhere else
     with open_storage(StudyConfig(storage=config.storage), heartbeat=config.heartbeat) as storage:
-        sampler, pruner = SeededByTrial(config.sampler, config.seed), build_pruner(config, len(wanted.goals))
+        sampler, pruner = SeededByTrial(config.sampler, config.seed), build_pruner(config, len(wanted.objectives))
         study = optuna.create_study(storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner)
         distributions: Any = {name: dimension.distribution() for name, dimension in wanted.space.items()}
         for number in range(others):
@@ -162,16 +166,16 @@ def asked(others: int) -> dict[str, Any]:
             )  # fmt: skip
         worker = Worker(study, wanted, parent="", role="search", max_failures=1)
         trial = study.ask()
-        spaces.suggest(trial, wanted.space)
+        suggest(trial, wanted.space)
         metrics = {f"val/{name}": 0.0 for name in METRICS}  # better than all others, so that it is never pruned
         epochs = iter(range(1, 50))
-        at_the_end_of_an_epoch = _median(lambda: worker._after(trial, next(epochs), metrics), 15)
+        at_the_end_of_an_epoch = _median(lambda: worker._report_epoch(trial, next(epochs), metrics), 15)
 
         def between() -> None:
             reap(study)
-            assert wanted.may_start(study)
+            assert may_start(study, wanted)
             next_trial = study.ask()
-            spaces.suggest(next_trial, wanted.space)
+            suggest(next_trial, wanted.space)
             study.tell(next_trial, 1.0)
 
         return {

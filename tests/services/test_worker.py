@@ -84,7 +84,7 @@ def test_a_worker_records_everything_on_the_volume_and_sends_it(stack: Stack, co
         cwd=container.project, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 done, 0 pruned, 0 failed" in done.stdout
+    assert "1 complete, 0 pruned, 0 failed" in done.stdout
     assert files(container.project) == before
     assert {"cache", "checkpoints", "unsent"} <= {file.name for file in container.kept.iterdir()}
     assert not list((container.kept / "unsent").iterdir()), "all was sent"

@@ -1,5 +1,6 @@
 """A user's trouble with MLflow and Optuna ends in one sentence that says what to do, never in a traceback."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,10 @@ def test_a_study_whose_run_is_gone(capsys: pytest.CaptureFixture[str], own_data:
 def test_a_study_of_other_directions(capsys: pytest.CaptureFixture[str], own_data: Path) -> None:
     study("upwards", "maximize").set_user_attr(READY, True)
     said = refused(capsys, "tune", *words(tiny(own_data, study_name="upwards")))
-    assert "study_name=upwards in storage=studies.journal is to maximize, but val/loss is to minimize" in said
+    assert (
+        "study_name=upwards in storage=studies.journal exists with the directions maximize, but val/loss needs minimize"
+        in said
+    )
 
 
 def ask_after_deleting(storage: BaseStorage) -> None:
@@ -112,7 +116,7 @@ def ask_after_deleting(storage: BaseStorage) -> None:
 def test_a_study_that_is_deleted_meanwhile(tmp_path: Path) -> None:
     for place in (str(tmp_path / "s.journal"), f"sqlite:///{tmp_path / 's.db'}"):
         with (
-            pytest.raises(InputError, match="the study was deleted meanwhile"),
+            pytest.raises(InputError, match=f"storage={re.escape(place)}: the study was deleted"),
             open_storage(StudyConfig(storage=place), heartbeat=60) as storage,
         ):
             ask_after_deleting(storage)
@@ -121,7 +125,7 @@ def test_a_study_that_is_deleted_meanwhile(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_file_that_is_no_journal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "letter.journal").write_text("Dear Sir,\nyours\n")
-    assert "letter.journal is no journal of studies" in refused(capsys, "status", "--storage", "letter.journal")
+    assert "storage=letter.journal is not a journal" in refused(capsys, "status", "--storage", "letter.journal")
 
 
 def test_only_errors_of_mlflow_and_optuna_are_explained() -> None:

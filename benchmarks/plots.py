@@ -1,9 +1,11 @@
-"""Records as pictures: how fast others are beside us, and how cost grows."""
+"""Plots of measurements: speed relative to other implementations, growth of cost, and cost of searches."""
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -13,24 +15,41 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from benchmarks.results import GROWTH, Record
 from benchmarks.tables import in_unit
-from segmentation.plots.style import BLUE, GREY, LABEL, LETTER, LINE, NOTE, ORANGE, blank, clean, foot, wrapped
+from segmentation.plots.style import (
+    BLUE,
+    GREY,
+    LABEL,
+    LETTER,
+    LINE,
+    NOTE,
+    ORANGE,
+    SERIES,
+    blank,
+    clean,
+    figure_with_axes,
+    foot,
+    head,
+    in_percent,
+    wrapped,
+)
 
 WIDTH = 7.5
-"""Inches: 900 pixels, which GitHub shows as they are."""
+"""Width in inches: 900 pixels, which GitHub shows without scaling."""
 NAMES = 2.2
-"""Inches for the names of cases."""
+"""Width of the names of cases, in inches."""
 HEAD, ROW, GAP = 0.36, 0.21, 0.12
-"""Inches that a stage's title and each contestant take, and those between cases."""
+"""Heights of a stage's title, of a contestant, and of the gap between cases, in inches."""
 BELOW = 0.75
-"""Inches for the axis and the legend."""
+"""Height of the axis and the legend, in inches."""
 PANELS, PANEL = 3, 2.1
-"""Plots side by side, and their height in inches."""
+"""Number of panels in a row, and their height in inches."""
 OUTLINE = (withStroke(linewidth=2.5, foreground="white"),)
+STROKES = ("-", "--", "-.", ":")
 TICKS = (*(10.0**-power for power in range(9, 0, -1)), 0.5, 1, 2, *(10.0**power for power in range(1, 10)))
 
 
 def speed(records: Mapping[str, Record]) -> Figure:
-    """Limits and peers of every case on one axis, on which we are 1 and faster is to the right."""
+    """Speed of limits and peers in every case, relative to this project; faster is to the right."""
     texts: list[tuple[float, str, bool]] = []
     rows: list[tuple[float, Record, Record]] = []
     depth = 0.0
@@ -41,12 +60,12 @@ def speed(records: Mapping[str, Record]) -> Figure:
             others = [each for each in case["contestants"] if each["role"] != "ours"]
             name = wrapped(case["name"].replace("`", ""), NAMES - 0.3, LABEL)
             texts.append((depth + 0.03, name, False))
-            rows += [(depth + (place + 0.5) * ROW, case, each) for place, each in enumerate(others)]
+            rows += [(depth + (index + 0.5) * ROW, case, each) for index, each in enumerate(others)]
             depth += max(len(others) * ROW, (name.count("\n") + 1) * LABEL * LINE) + GAP
     figure = blank(WIDTH, depth + BELOW)
     figure.set_layout_engine("none")
-    share = BELOW / (depth + BELOW)
-    axes = figure.add_axes((NAMES / WIDTH, share, 1 - (NAMES + 0.1) / WIDTH, 1 - share))
+    bottom = BELOW / (depth + BELOW)
+    axes = figure.add_axes((NAMES / WIDTH, bottom, 1 - (NAMES + 0.1) / WIDTH, 1 - bottom))
     ends = [1 / case["ratios"][each["name"]][end] for _, case, each in rows for end in ("low", "high")]
     axes.set(xscale="log", xlim=(min([0.6, *ends]) / 1.3, max([1.3, *ends]) * 2.2), ylim=(depth, 0))
     axes.axvline(1, color=BLUE, lw=1.6, zorder=1)
@@ -64,16 +83,16 @@ def speed(records: Mapping[str, Record]) -> Figure:
     axes.grid(axis="x", alpha=0.25)
     axes.set_xlabel("speed, this project = 1", fontsize=LABEL)
     keys = [
-        Line2D([], [], color=GREY, marker="o", ms=5.5, lw=2.2, label="limit: the least to be done"),
-        Line2D([], [], color=ORANGE, marker="o", ms=5.5, lw=2.2, label="another way to do it"),
-        Line2D([], [], color="black", marker="|", ms=9, mew=1.6, lw=0, label="our goal: the dot not right of it"),
+        Line2D([], [], color=GREY, marker="o", ms=5.5, lw=2.2, label="limit: only the necessary work"),
+        Line2D([], [], color=ORANGE, marker="o", ms=5.5, lw=2.2, label="other implementation"),
+        Line2D([], [], color="black", marker="|", ms=9, mew=1.6, lw=0, label="goal: dot at or left of the mark"),
     ]
     figure.legend(handles=keys, loc="lower center", ncols=len(keys), frameon=False, fontsize=LABEL)
     return figure
 
 
 def growth(record: Record) -> Figure:
-    """A small plot for each series: time against size, both logarithmic, with a dotted line of slope 1."""
+    """One panel per series: time over size, both logarithmic, with a dotted line of slope 1."""
     series = record["series"]
     lines = -(-len(series) // PANELS)
     figure = blank(WIDTH, PANEL * lines)
@@ -90,8 +109,45 @@ def growth(record: Record) -> Figure:
     return figure
 
 
+def fraction_reached(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    marks: Sequence[float],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    note: str | None = None,
+) -> Figure:
+    """Draw the fraction of searches that reached their goal, as steps over the cost, one line per method.
+
+    Args:
+        curves: by method, cost and fraction `(n,)`; the fraction, in [0, 1], holds from this cost on.
+        marks: costs at which to draw dotted lines.
+        title: title of the figure.
+        xlabel: cost, with its unit.
+        ylabel: meaning of the fraction.
+        note: small print below the plot.
+    """
+    figure, axes = figure_with_axes(6.8, 4.2)
+    handles: list[Artist] = []
+    for index, (name, (x, fraction)) in enumerate(curves.items()):
+        turn, colour = divmod(index, len(SERIES))
+        stroke = STROKES[(colour + turn) % len(STROKES)]
+        handles += axes.plot(
+            x, fraction, ls=stroke, lw=1.8, color=SERIES[colour], alpha=0.9, drawstyle="steps-post", label=name,
+            marker="o", ms=4, markevery=slice(-1, None),
+        )  # fmt: skip
+    for mark in marks:
+        axes.axvline(mark, color=GREY, ls=":", lw=1.2, zorder=1)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02), yticks=np.linspace(0, 1, 6))
+    in_percent(axes.yaxis)
+    axes.grid(alpha=0.25)
+    head(figure, title)
+    foot(figure, handles, note)
+    return figure
+
+
 def _mark(axes: Axes, y: float, case: Record, contestant: Record) -> None:
-    """Another contestant's speed with its range, our goal beside it, and its name where there is room."""
+    """Draw the speed of a contestant with its range, the goal, and its name on the side with space."""
     ratio = case["ratios"][contestant["name"]]
     value, low, high = (1 / ratio[end] for end in ("median", "high", "low"))
     colour = GREY if contestant["role"] == "limit" else ORANGE

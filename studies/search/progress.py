@@ -1,0 +1,90 @@
+"""Progress of a running study: a bar on terminals, and one line for each trial that ends."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Collection
+from types import TracebackType
+from typing import Self
+
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+from tqdm import tqdm
+
+from segmentation.system.processes import is_here
+from studies.search.budget import epochs_used, max_epochs
+from studies.search.plan import Plan
+from studies.search.space import describe_values
+from studies.search.summary import state_counts
+from studies.search.trials import REASON, RETRY_OF, STATES, WORKER, best_trial, counted_trials, in_state
+
+SECONDS_PER_TRIAL = 0.05
+"""Minimum pause between two calls of `on_trial_end`, for each trial of the study: writing the table costs as much."""
+
+
+class StudyProgress:
+    """Progress bar in epochs, on terminals only, and a printed line for each trial that ends."""
+
+    def __init__(
+        self, study: Study, plan: Plan, on_trial_end: Callable[[], None], workers: Collection[int] = ()
+    ) -> None:
+        """Start the bar.
+
+        Args:
+            study: the study to watch.
+            plan: its plan.
+            on_trial_end: called when trials of these workers have ended, at most every `SECONDS_PER_TRIAL` per trial.
+            workers: process IDs on this machine; by default this process.
+        """
+        self._study, self._plan, self._on_trial_end = study, plan, on_trial_end
+        self._workers, self._not_before = workers or (os.getpid(),), 0.0
+        self._printed = {trial.number for trial in in_state(counted_trials(study), *STATES)}
+        self._out = sys.stdout  # a trial redirects stdout while it trains
+        self._bar = tqdm(
+            total=max_epochs(study, plan), initial=epochs_used(study), unit=" epochs", file=sys.stderr, disable=None,
+            leave=False, bar_format="{percentage:3.0f}% {bar:20} {n}/{total} epochs, {remaining} left; {desc}",
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        self.update()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.update()
+        self._bar.close()
+
+    def update(self) -> None:
+        """Read the study, move the bar, and print the trials that have ended since the last call."""
+        new = [trial for trial in in_state(counted_trials(self._study), *STATES) if trial.number not in self._printed]
+        for trial in new:
+            self._printed.add(trial.number)
+            with tqdm.external_write_mode(self._out):
+                print(self._line(trial), file=self._out, flush=True)
+        if any(self._is_ours(trial) for trial in new) and time.monotonic() >= self._not_before:
+            self._on_trial_end()
+            self._not_before = time.monotonic() + SECONDS_PER_TRIAL * len(self._printed)
+        self._bar.total = max_epochs(self._study, self._plan)
+        self._bar.n = epochs_used(self._study)
+        self._bar.set_description_str(state_counts(self._study, self._plan))
+
+    def _is_ours(self, trial: FrozenTrial) -> bool:
+        worker = trial.user_attrs.get(WORKER)
+        return worker is not None and is_here(worker) and worker["pid"] in self._workers
+
+    def _line(self, trial: FrozenTrial) -> str:
+        resumed = f" (resumes trial {trial.user_attrs[RETRY_OF]})" if RETRY_OF in trial.user_attrs else ""
+        line = f"trial {trial.number}{resumed}, {describe_values(self._plan.values(trial))}: "
+        if trial.state != TrialState.COMPLETE:
+            reason = trial.user_attrs.get(REASON, "its worker died")
+            return line + (reason if trial.state == TrialState.PRUNED else f"failed: {reason}")
+        line += ", ".join(
+            f"{objective.metric} {value:.4f}"
+            for objective, value in zip(self._plan.objectives, trial.values, strict=True)
+        )
+        best = best_trial(self._study, self._plan.objectives[0])
+        is_best = len(self._plan.objectives) == 1 and best is not None and best.number == trial.number
+        violated = [constraint for constraint, violation in trial.constraints.items() if violation > 0]
+        return line + (f", violates {violated[0]}" if violated else "") + (", best so far" if is_best else "")
