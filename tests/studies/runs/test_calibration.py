@@ -14,6 +14,7 @@ import torch
 
 from segmentation.calibration.calibrators import METHODS
 from segmentation.calibration.fitting import Fit
+from segmentation.calibration.fitting import fit as fit_calibrator
 from segmentation.classes import Classes
 from segmentation.data import load_split
 from segmentation.data.batches import in_order
@@ -207,7 +208,7 @@ def test_intervals_of_changes_are_those_of_fitting_anew_and_scoring_anew() -> No
 
     def refit(chosen: np.ndarray) -> Fit:
         batch = fitting[0][chosen], images, fitting[1][chosen]
-        return fitting.fit("temperature", lambda: [batch], 3)
+        return fit_calibrator("temperature", lambda: [batch], 3)
 
     def at(temperature: float) -> torch.Tensor:
         return scored_split[0] / temperature
