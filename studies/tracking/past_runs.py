@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.system.processes import is_dead
-from studies.base.errors import FINAL, AwayError, in_our_words, unusable
+from studies.base.errors import FINAL, AwayError, raised_as_input_errors, unusable
 from studies.tracking.journal import journals
 from studies.tracking.queries import every_run, quoted
 from studies.tracking.runs import how_to_sync, process_of, processes_of, records_folder, wait_until_sent
@@ -52,19 +52,19 @@ def find_run(run_id: str) -> FoundRun | None:
         raise unusable(error) from error
 
 
-@in_our_words()
+@raised_as_input_errors()
 def runs_tagged(key: str, value: str) -> list[FoundRun]:
     """The runs of any experiment that have a tag of this value, newest first."""
     return _runs_where(f"tags.`{key}` = {quoted(value)}")
 
 
-@in_our_words()
+@raised_as_input_errors()
 def runs_under_way() -> list[FoundRun]:
     """The runs of any experiment that say that they are RUNNING, newest first."""
     return _runs_where("attributes.status = 'RUNNING'")
 
 
-@in_our_words()
+@raised_as_input_errors()
 def open_children(parent: str) -> list[str]:
     """The ids of the runs nested in a run that are still RUNNING."""
 
@@ -101,7 +101,7 @@ def stored_config(run_id: str) -> dict[str, Any]:
         raise InputError(f"run {run_id} has stored no configuration: it was stopped too early, begin anew") from error
 
 
-@in_our_words()
+@raised_as_input_errors()
 def logged_steps(run_id: str, metric: str) -> set[int]:
     """The epochs of which a run has a figure, as far as MLflow has been told."""
     if not wait_until_sent(run_id):
@@ -110,7 +110,7 @@ def logged_steps(run_id: str, metric: str) -> set[int]:
     return {point.step for point in found}
 
 
-@in_our_words()
+@raised_as_input_errors()
 def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, float]]:
     """The figures that a training run has logged, all or one, by name, for each of its epochs from the first."""
     client = mlflow.MlflowClient()

@@ -16,7 +16,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
-from studies.base.errors import is_final
+from studies.base.errors import is_final, reason
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
 
 MADE = "made"
@@ -41,7 +41,7 @@ def sender(run_id: str) -> Send:
             if why is None:
                 raise
             _raise_if_deleted(uri, run_id)
-            refused = RefusedError(f"MLflow {why} {_named(entry)} of run {run_id}: {error}")
+            refused = RefusedError(f"MLflow {why} {_named(entry)} of run {run_id}: {reason(error)}")
             refused.spoils = not _is_picture(entry)
             raise refused from error
 

@@ -17,7 +17,7 @@ from mlflow.utils.credentials import get_default_host_creds
 from segmentation.errors import InputError
 from segmentation.system import interruption
 from studies.base.errors import TLS, AwayError, is_away, unusable
-from studies.base.redaction import keep_apart, without_password
+from studies.base.redaction import move_credentials_to_environment, without_password
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def is_absent() -> bool:
 
 def check_store(patience: float = 0.0) -> None:
     """Raise an `InputError` where MLflow would retry for minutes, once nothing has answered for `patience` seconds."""
-    keep_apart()
+    move_credentials_to_environment()
     for key, value in REQUESTS.items():
         os.environ.setdefault(key, value)
     deadline = time.monotonic() + patience
