@@ -29,8 +29,8 @@ from studies.search.space import suggest
 from studies.search.storage import open_storage
 from studies.search.trials import REASON, RUN, counted_trials
 from studies.search.worker import Worker
-from studies.tracking import journal, runs, store
-from studies.tracking.journal import journals
+from studies.tracking import journal, store
+from studies.tracking.journal import unsent_journals
 from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT
 from tests.faults.outages import stopped_while_nothing_answers
@@ -57,7 +57,7 @@ def place(behind: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", behind.door.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(journal, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     return behind
 
 
@@ -80,7 +80,7 @@ def test_a_server_that_is_well_gets_all_and_is_where_to_look(place: Place) -> No
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.data.metrics["val/loss"]) == ("FINISHED", 1 / 12)
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/3.txt") == "epoch 3"
-    assert tracking.where_to_look(run_id).startswith(f"Look at it: {place.door.uri}/#/experiments/")
+    assert tracking.where_to_look(run_id).startswith(f"See the run: {place.door.uri}/#/experiments/")
 
 
 @pytest.mark.parametrize("fault", ["error", "slow", "lost answers"])
@@ -98,7 +98,7 @@ def test_all_points_and_files_arrive_once_and_in_order(fault: Fault, place: Plac
     assert steps(run_id) == POINTS
     for number in (1, 6, 12):
         assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/{number}.txt") == f"epoch {number}"
-    assert not journals(tracking.UNSENT)
+    assert not unsent_journals(tracking.UNSENT)
     assert not (tracking.UNSENT / run_id).exists()
 
 
@@ -118,17 +118,17 @@ def test_a_server_that_is_killed_and_comes_back_gets_all(place: Place) -> None:
 def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.5)
     place.door.fault = "no files"
     with tracking.tracked_run("outages", "no files", {}) as run_id:
         log_epochs(1, 12)
     assert steps(run_id) == POINTS
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     said = capsys.readouterr().err
-    assert f"12 record(s) of run {run_id} were not taken by MLflow. They are kept in unsent/{run_id}" in said
+    assert f"MLflow did not accept 12 record(s) of run {run_id}. They are kept in unsent/{run_id}" in said
     assert "mlproject.py sync" in said
     place.door.fault = "none"
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     assert tracking.send_unsent(Path("unsent") / run_id) == 0
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/12.txt") == "epoch 12"
 
@@ -142,13 +142,13 @@ def test_a_finished_training_whose_scores_have_not_arrived_is_not_reused_as_it_i
         dataset="folder", data_dir=str(own_data), resize=32, crop=32, device="cpu", epochs=1, batch_size=4,
         learning_rate=0.05, examples=1, log_model=False, plot_every=0, variants=f"{network}, {network} flip=0.5",
     )  # fmt: skip
-    monkeypatch.setattr(runs, "PATIENCE", 0.2)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.2)
     place.door.fault = "no files"
     trained = [run_training(each).run_id for each in trainings(config)]
     assert [mlflow.get_run(run_id).info.status for run_id in trained] == ["FINISHED"] * 2
     (tracking.UNSENT / trained[1]).rename(tracking.UNSENT.parent / "elsewhere")
     place.door.fault = "none"
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     capsys.readouterr()
     assert run_models(config) == trained
     said = capsys.readouterr().out
@@ -163,23 +163,23 @@ def test_a_finished_training_whose_scores_have_not_arrived_is_not_reused_as_it_i
 def test_a_server_that_never_comes_back_leaves_a_record_that_sync_uploads(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.5)
     with tracking.tracked_run("outages", "gone", {}) as run_id:
         log_epochs(1, 2)
         place.door.fault = "error"
         log_epochs(3, 12)
     place.door.fault = "none"
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     assert mlflow.get_run(run_id).info.status == "RUNNING"
     capsys.readouterr()
     assert mlproject.main(["doctor"]) == 1
     assert f"unsent/{run_id}" in capsys.readouterr().err
     assert mlproject.main(["sync"]) == 0
-    assert f"Run {run_id}: all is sent." in capsys.readouterr().out
+    assert f"Run {run_id}: all records are sent." in capsys.readouterr().out
     assert steps(run_id) == POINTS
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     assert mlproject.main(["sync"]) == 0
-    assert "Nothing waits" in capsys.readouterr().out
+    assert "No unsent records" in capsys.readouterr().out
 
 
 def test_what_the_server_refuses_fails_the_run_and_says_what(place: Place) -> None:
@@ -211,8 +211,7 @@ def test_a_trial_is_postponed_while_its_server_is_away(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """It is not lost, however often that happens, and no failure is counted."""
-    monkeypatch.setattr(store, "PATIENCE", 0.5)
-    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     config = TuneConfig(
         **tiny(own_data, epochs=1, n_trials=1, search="learning_rate", storage=str(tmp_path / "s.journal"))
@@ -269,16 +268,16 @@ def test_what_is_too_large_is_set_aside_and_all_else_arrives(place: Place, capsy
     assert there == {f"{number}.png" for number in range(1, 9)} - {"5.png"}
     folder = Path("unsent") / run_id
     said = capsys.readouterr().err
-    assert f"1 record(s) of run {run_id} were refused and set aside in {folder}" in said
-    assert not journals(tracking.UNSENT), "nothing waits to be sent"
-    assert tracking.where_to_look(run_id).startswith("Look at it: http")
+    assert f"MLflow refused 1 record(s) of run {run_id}. They are set aside in {folder}" in said
+    assert not unsent_journals(tracking.UNSENT), "nothing waits to be sent"
+    assert tracking.where_to_look(run_id).startswith("See the run: http")
     assert mlproject.main(["doctor"]) == 1
     listed = capsys.readouterr()
-    assert "Records that MLflow has not taken: of 0 run(s)." in listed.out
+    assert "Unsent records: of 0 run(s)" in listed.out
     assert f"set aside in {folder}: MLflow refuses artifacts epochs/5.png of run {run_id}: 413" in listed.err
     assert mlproject.main(["sync"]) == 0
     assert mlproject.main(["sync", "--again=True"]) == 1, "it is refused once more"
-    assert "not all was sent; nothing is lost" in capsys.readouterr().err
+    assert "some records were not sent" in capsys.readouterr().err
     place.door.fault = "none"
     assert mlproject.main(["sync", "--again=True"]) == 0
     assert "5.png" in {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, "epochs")}
@@ -323,7 +322,7 @@ def test_files_that_a_power_cut_has_damaged_are_set_aside_and_all_else_is_sent(
 TRAINING = """
 import sys
 from studies import tracking
-tracking.store.PATIENCE = tracking.runs.PATIENCE = 1.0
+tracking.store.RETRY_SECONDS = 1.0
 import mlproject
 sys.exit(mlproject.main(sys.argv[1:]))
 """
@@ -347,7 +346,7 @@ def test_a_training_ends_well_without_its_server_and_is_uploaded_with_its_model(
     assert training.returncode == 0, errors
     assert "Traceback" not in errors
     assert "record(s) of run" in errors
-    assert "Look at it when MLflow has taken it all" in said
+    assert "To see the run, send its records first" in said
     place.door.fault = "none"
     assert mlproject.main(["sync"]) == 0
     run = mlflow.get_run(run_id)

@@ -151,14 +151,10 @@ def test_only_errors_of_mlflow_and_optuna_are_explained() -> None:
     ],
 )
 def test_a_refusal_of_an_s3_server(code: str, final: bool, advice: str) -> None:
-    """Raised as boto3's `upload_file` does: the error that holds the code is only the context of another one."""
-    try:
-        try:
-            raise ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject")
-        except ClientError as error:
-            raise S3UploadFailedError(f"Failed to upload a to b/a: {error}")  # noqa: B904
-    except S3UploadFailedError as error:
-        assert s3_code(error) == code
-        assert is_final(error) is final
-        assert advice in reason(error)
-        assert "MLflow at" in str(explained(error))
+    """boto3's `upload_file` raises a second error, which holds the code only in its context."""
+    error = S3UploadFailedError(f"Failed to upload a to b/a: An error occurred ({code}) when calling PutObject")
+    error.__context__ = ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject")
+    assert s3_code(error) == code
+    assert is_final(error) is final
+    assert advice in reason(error)
+    assert "MLflow at" in str(explained(error))

@@ -65,7 +65,7 @@ def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
     assert mlproject.main(["doctor"]) == 1
     said = capsys.readouterr()
     assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
-    assert f"{about.parent} is damaged; it is made again" in said.out
+    assert f"{about.parent} was damaged" in said.out
 
 
 def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_again(
@@ -82,9 +82,9 @@ def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_aga
 
     doctor = ["doctor", "--cache_dir", config.cache_dir]
     assert mlproject.main([*doctor, "--close=False"]) == 1
-    assert f"the prepared pictures in {file.parent} are damaged: remove that folder" in capsys.readouterr().err
+    assert f"the prepared images in {file.parent} are damaged" in capsys.readouterr().err
     assert mlproject.main(doctor) == 0
-    assert f"{file.parent} is damaged; it is made again when it is needed" in capsys.readouterr().out
+    assert f"{file.parent} was damaged" in capsys.readouterr().out
     np.testing.assert_array_equal(load_split(config, "val").images, images)
     assert mlproject.main(doctor) == 0
     assert "1 split(s)" in capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_aga
 def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
     run_id, folder = left_by_a_dead_process({"what": "end", "status": "FINISHED", "time": 1})
     mlproject.main(["doctor"])
-    assert "it is closed" in capsys.readouterr().out
+    assert "its records were sent, it is FINISHED" in capsys.readouterr().out
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     assert not folder.exists()
 
@@ -113,7 +113,7 @@ def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
         said = capsys.readouterr()
         assert f"MLflow has refused 1 record(s) of run {run_id}, which are set aside in {folder}" in said.err
         assert "MLflow refuses tags kkk" in said.err
-        assert "of 0 run(s)" in said.out
+        assert "Unsent records: of 0 run(s)" in said.out
         assert mlflow.get_run(run_id).info.status == "KILLED"
 
 
@@ -158,12 +158,12 @@ def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
     assert status == "RUNNING"
     assert f"process {first.pid} on" in line
     assert f"process {left.pid} on" not in line
-    assert "of which one lives at least" in line
+    assert "at least one process is alive" in line
     first.kill()
     first.communicate()
     status, line = judged()
     assert status == "KILLED"
-    assert "which are dead" in line
+    assert "dead; closed as KILLED" in line
 
 
 def test_doctor_makes_no_store(
@@ -171,7 +171,7 @@ def test_doctor_makes_no_store(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'absent.db'}")
     assert mlproject.main(["doctor"]) == 0
-    assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} is not there." in capsys.readouterr().out
+    assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} does not exist." in capsys.readouterr().out
     assert not (tmp_path / "absent.db").exists()
 
 

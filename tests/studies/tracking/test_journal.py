@@ -119,9 +119,8 @@ def test_what_is_refused_is_set_aside_with_its_reason_and_its_files_and_can_be_s
     assert journal.wait(5)
     journal.close()
     assert store.taken == [({"number": number, "refuse": False}, str(number)) for number in (1, 3)]
-    assert journal.refusal is not None
     assert sorted(journal.refusals) == ["0 is refused", "2 is refused", "9 is refused"]
-    assert journals.journals(tmp_path) == [], "nothing waits"
+    assert journals.unsent_journals(tmp_path) == [], "nothing waits"
     kept = {each.entry["number"]: each for each in journals.refused(folder)}
     assert {number: (each.stream, each.why) for number, each in kept.items()} == {
         0: ("files", "0 is refused"), 2: ("files", "2 is refused"), 9: ("records", "9 is refused"),
@@ -219,7 +218,7 @@ def test_a_full_disk_is_told_and_what_was_added_before_is_intact(tmp_path: Path)
     size = (tmp_path / "run" / "records.jsonl").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
     try:
-        with pytest.raises(InputError, match="could not be kept in .*run: File too large; make room"):
+        with pytest.raises(InputError, match="records cannot be written to .*run: File too large"):
             journal.add("records", {"number": 1})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -245,7 +244,7 @@ def test_journals_of_living_processes_are_left_alone_and_those_that_are_sent_go(
         (tmp_path / name / OWNER).write_text(json.dumps(told))
         (tmp_path / name / "records.jsonl").write_text("{}\n{}\n{")
         (tmp_path / name / "records.sent").write_text("2" if name == "sent" else "1")
-    assert [folder.name for folder in journals.journals(tmp_path)] == ["damaged", "dead"]
+    assert [folder.name for folder in journals.unsent_journals(tmp_path)] == ["damaged", "dead"]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["damaged", "dead", "elsewhere", "mine"]
     open_journal.close()
 
@@ -257,10 +256,12 @@ def test_a_journal_belongs_to_one_at_a_time_and_another_gets_it_with_what_is_lef
     first.add("records", {"number": 1})
     with pytest.raises(ClaimedError):
         Journal(tmp_path / "run", store.send)
-    other = Journal(next(islice(journals.places(tmp_path, "run"), 1, None)), store.send)
+    other = Journal(next(islice(journals.journal_folders(tmp_path, "run"), 1, None)), store.send)
     other.add("records", {"number": 2})
     first.close()
-    assert [journals.run_of(folder) for folder in journals.journals(tmp_path)] == ["run"], "the other one is open"
+    assert [journals.run_of(folder) for folder in journals.unsent_journals(tmp_path)] == ["run"], (
+        "the other one is open"
+    )
     store.is_away.clear()
     again = Journal(tmp_path / "run", store.send)
     assert again.wait(5)
@@ -294,7 +295,7 @@ def send(entry, files):
     with open(taken, "a") as file:
         file.write(f"{entry['number']}\\n")
 for number in range(100):
-    for folder in islice(journal.places(place, "run"), 9):
+    for folder in islice(journal.journal_folders(place, "run"), 9):
         try:
             opened = journal.Journal(folder, send)
         except ClaimedError:

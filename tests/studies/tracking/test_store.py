@@ -10,7 +10,7 @@ def test_an_unusable_store_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file' / 'below' / 'm.db'}")
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(InputError, match=r"runs cannot be recorded in .*m.db: it cannot be written"),
+        pytest.raises(InputError, match=r"runs cannot be recorded in .*m.db: it is not writable"),
         tracking.tracked_run("e", "n", {}),
     ):
         pass

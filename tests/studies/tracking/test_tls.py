@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_connection_is_said_with_the_setting(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", doors.open)
-    with pytest.raises(InputError, match=f"answers, but no secure connection .*certificate verify failed.*{AUTHORITY}"):
+    with pytest.raises(InputError, match=f"secure connection fails.*certificate verify failed.*{AUTHORITY}"):
         tracking.check_store()
     assert mlproject.main(["evaluate", "--model_uri", "x"]) == 1
     assert AUTHORITY in capsys.readouterr().err

@@ -72,7 +72,7 @@ def test_what_is_left_of_the_process_that_was_at_the_run_last_is_sent_as_it_is(t
 
 
 def test_a_journal_of_no_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no run aaa; if it was deleted for good, remove"):
+    with pytest.raises(InputError, match="run aaa does not exist.*remove"):
         tracking.send_unsent(journal(tmp_path / "aaa", me()))
 
 
