@@ -145,7 +145,12 @@ def s3_code(error: BaseException | None) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error, without passwords, and what to do about it where that is known."""
+    """Return the first line of an error, without passwords, and what to do about it where that is known.
+
+    Optuna's error for a failed database says nothing about the cause, so that of the cause is returned.
+    """
+    if isinstance(error.__cause__, Exception) and type(error).__module__.startswith("optuna"):
+        return reason(error.__cause__)
     text = without_password(str(error)).strip()
     first = next(iter(text.splitlines()), "") or type(error).__name__
     searched = f"{getattr(error, 'error_code', '')} error code {http_status(error)} {text}".lower()

@@ -1,4 +1,4 @@
-"""What the faults have done, kept in `results/`, and the table of docs/reliability.md, which is made from it.
+"""What the faults have done, kept in `results/`, and the table of docs/resume.md, which is made from it.
 
     python -m tests.faults.results
 
@@ -15,7 +15,7 @@ from benchmarks.page import with_part
 from tests.conftest import PROJECT
 
 FOLDER = Path(__file__).parent / "results"
-PAGE = PROJECT / "docs" / "reliability.md"
+PAGE = PROJECT / "docs" / "resume.md"
 
 
 def tell(name: str, found: dict[str, Any]) -> int:

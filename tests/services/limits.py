@@ -5,7 +5,7 @@
 starts the services of compose.yaml without containers, lets trainings of two lengths record themselves there, and
 counts the requests and the processor time of each server: the difference of the two lengths is what an epoch costs.
 Then it times what a worker asks of PostgreSQL when 10, 100 and 1000 others are at work. What it finds is kept in
-`limits.json`, and written into docs/scaling.md.
+`limits.json`, and written into docs/scale.md.
 """
 
 import argparse
@@ -52,7 +52,7 @@ REQUEST = re.compile(r'"([A-Z]+) (?:/api/2\.0)?/(mlflow/[a-z-]+/[a-z-]+|mlflow-a
 LENGTHS = 3, 43
 """Epochs."""
 SERVERS = {"mlflow": "the MLflow server", "objects": "the object store", "postgres": "PostgreSQL, for MLflow"}
-KEPT, PAGE = Path(__file__).parent / "limits.json", PROJECT / "docs" / "scaling.md"
+KEPT, PAGE = Path(__file__).parent / "limits.json", PROJECT / "docs" / "scale.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def page() -> str:
-    """docs/scaling.md with the tables of what is kept."""
+    """docs/scale.md with the tables of what is kept."""
     found = json.loads(KEPT.read_text())
     without, with_model = found["trainings"]
     requests = [str(sum(each["requests_a_training"].values())) for each in (without, with_model)]

@@ -60,8 +60,8 @@ class Stack:
 
 
 def env_file(place: Path) -> dict[str, str]:
-    """The variables of the .env that the command in docs/scaling.md writes."""
-    page = (PROJECT / "docs/scaling.md").read_text()
+    """The variables of the .env that the command in docs/scale.md writes."""
+    page = (PROJECT / "docs/scale.md").read_text()
     (command,) = re.findall(r"^ *\(umask 077\n.*?^ *\)$", page, re.DOTALL | re.MULTILINE)
     subprocess.run(["sh", "-ec", command], cwd=place, check=True)
     assert (place / ".env").stat().st_mode & 0o077 == 0
