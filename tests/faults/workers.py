@@ -2,12 +2,11 @@
 
     python -m tests.faults.workers --workers 8 --minutes 4
 
-starts the services of compose.yaml without containers, and workers as processes of their own, on machines that differ
-in their host names (Linux, as root; otherwise all are on this one). At random moments one is killed by SIGKILL, and
-another takes its place, or one is stopped for longer than it takes to be taken for dead, and then goes on. When the
-time is over the workers finish the study, and `sync` sends what killed ones had still to record. Then everything is
-looked at: Optuna's trials, MLflow's runs, checkpoints, and the object store. Prints one line of JSON; ends with 1 if
-anything is not as it should be.
+starts the services of compose.yaml without containers, and workers as processes on machines that differ in their host
+names (on Linux as root; otherwise all run on this one). At random moments a worker is killed by SIGKILL and replaced, or
+suspended until it is presumed dead, and continued. At the end the workers finish the study, and `sync` sends the records
+of killed ones. Then Optuna's trials, MLflow's runs, the checkpoints and the object store are checked. Prints one line of
+JSON; exits with 1 if anything is wrong.
 """
 
 import argparse

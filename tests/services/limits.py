@@ -4,8 +4,8 @@
 
 starts the services of compose.yaml without containers, and trains runs of two lengths there. It counts the requests and
 the CPU time of each server; the difference between the lengths is the cost of an epoch. Then it times a worker's
-requests to PostgreSQL while 10, 100 and 1000 other workers are active. The results are kept in `limits.json` and written
-into docs/scale.md.
+requests to PostgreSQL while 10, 100 and 1000 other workers are active. The results are kept in `limits.json` and
+written into docs/scale.md.
 """
 
 import argparse
