@@ -2,8 +2,8 @@
 
     python -m tests.faults.kills --times 50
 
-starts the same `train` command with `resume=auto`, kills it by SIGKILL, and restarts it until it has been killed that often
-and has finished. Then the metrics of every epoch (each must exist once), the weights, the files and the statuses
+starts the same `train` command with `resume=auto`, kills it by SIGKILL, and restarts it until it has been killed that
+often and has finished. Then the metrics of every epoch (each must exist once), the weights, the files and the statuses
 of the runs are compared with those of a run that was left alone. Prints one line of JSON; exits with 1 if anything
 differs.
 """

@@ -3,10 +3,10 @@
     python -m tests.faults.workers --workers 8 --minutes 4
 
 starts the services of compose.yaml without containers, and workers as processes on machines that differ in their host
-names (on Linux as root; otherwise all run on this one). At random moments a worker is killed by SIGKILL and replaced, or
-suspended until it is presumed dead, and continued. At the end the workers finish the study, and `sync` sends the records
-of killed ones. Then Optuna's trials, MLflow's runs, the checkpoints and the object store are checked. Prints one line of
-JSON; exits with 1 if anything is wrong.
+names (on Linux as root; otherwise all run on this one). At random moments a worker is killed by SIGKILL and replaced,
+or suspended until it is presumed dead, and continued. At the end the workers finish the study, and `sync` sends the
+records of killed ones. Then Optuna's trials, MLflow's runs, the checkpoints and the object store are checked. Prints
+one line of JSON; exits with 1 if anything is wrong.
 """
 
 import argparse

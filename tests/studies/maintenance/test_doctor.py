@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,37 +118,41 @@ def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
         assert mlflow.get_run(run_id).info.status == "KILLED"
 
 
-JOINS = """
-import sys
+WORKERS = """
+import os, sys, time
+from pathlib import Path
 from studies import tracking
-with tracking.tracked_run("doctor", "shared", {"kind": "tune"}, sys.argv[1], shared=True, others=lambda: True):
-    print("joined", flush=True)
-    sys.stdin.read()
+for name in ("first", "left", "last"):
+    if os.fork() == 0:
+        os.chdir(name)
+        with tracking.tracked_run("doctor", "shared", {"kind": "tune"}, sys.argv[1], shared=True, others=lambda: True):
+            print(name, os.getpid(), flush=True)
+            while not Path("leave").exists():
+                time.sleep(0.05)
+        os._exit(0)
+for _ in range(3):
+    print("ended", os.wait()[0], flush=True)
 """
+"""Starts three workers of a study as forks of one process, which imports torch once."""
 
 
 def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run_id = tracking.create_run("doctor", "shared", {"kind": "tune"})
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    workers = []
     for name in ("first", "left", "last"):
         (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", JOINS, run_id]
-        workers.append(
-            subprocess.Popen(
-                command, cwd=tmp_path / name, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )  # fmt: skip
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "joined\n"
-    first, left, last = workers
-    left.communicate()
-    assert left.returncode == 0
-    last.kill()
-    last.communicate()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WORKERS, run_id], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    lines = parent.stdout
+    pids = {name: int(pid) for name, pid in (lines.readline().split() for _ in range(3))}
+    (tmp_path / "left" / "leave").touch()
+    assert lines.readline() == f"ended {pids['left']}\n"
+    os.kill(pids["last"], signal.SIGKILL)
+    assert lines.readline() == f"ended {pids['last']}\n"
 
     def judged() -> tuple[str, str]:
         mlproject.main(["doctor"])
@@ -156,11 +161,11 @@ def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
 
     status, line = judged()
     assert status == "RUNNING"
-    assert f"process {first.pid} on" in line
-    assert f"process {left.pid} on" not in line
+    assert f"process {pids['first']} on" in line
+    assert f"process {pids['left']} on" not in line
     assert "at least one process is alive" in line
-    first.kill()
-    first.communicate()
+    os.kill(pids["first"], signal.SIGKILL)
+    parent.communicate()
     status, line = judged()
     assert status == "KILLED"
     assert "dead; closed as KILLED" in line
