@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 import mlproject
+from segmentation.errors import InputError
+from studies import tracking
 from studies.config import TrainConfig
 from studies.runs.training import run_training
 from tests.services.stack import Stack
@@ -137,6 +139,26 @@ def test_a_training_arrives_with_its_files_in_the_object_store(stack: Stack, own
     kept = json.loads(stored[place].get()["Body"].read())
     assert kept["learning_rate"] == config.learning_rate
     assert mlflow.artifacts.load_dict(f"runs:/{run_id}/config.json") == kept
+
+
+def test_a_bucket_that_does_not_exist_sets_the_file_aside_with_advice(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client that writes to S3 itself, without an MLflow server in between."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", stack.objects)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.variables["S3_ACCESS_KEY"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.variables["S3_SECRET_KEY"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    mlflow.MlflowClient().create_experiment("no bucket", artifact_location="s3://missing-bucket/files")
+    with (
+        pytest.raises(InputError, match="NoSuchBucket.*Create the bucket"),
+        tracking.tracked_run("no bucket", "n", {}) as run_id,
+    ):
+        tracking.log_text("text", "a.txt")
+    assert mlflow.get_run(run_id).info.status == "FAILED"
+    assert f"MLflow refused 1 record(s) of run {run_id}" in capsys.readouterr().err
+    assert mlproject.main(["doctor"]) == 1
+    assert "Create the bucket" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
