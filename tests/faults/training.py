@@ -1,4 +1,4 @@
-"""A real training in a folder of its own, and the comparison of two that should have ended alike."""
+"""A real training run in its own folder, and the comparison of two runs that should be equal."""
 
 import os
 import re
@@ -18,18 +18,18 @@ SMALL = {
     "examples": 0, "plot_every": 3, "momentum": 0.9, "flip": 0.5, "learning_rate": 0.02,
 }  # fmt: skip
 IMAGES = 24, 4
-"""For training and validation."""
+"""Number of training and of validation images."""
 MEASURED_TIMES = ("epoch_seconds", "images_per_second", "system/")
-"""Figures, by how they begin, that no two runs share."""
+"""Prefixes of metrics that differ between runs."""
 
 
 def words(**fields: Any) -> list[str]:
-    """`train` and its fields, the small ones unless others are given."""
+    """Return the arguments of `train`; fields that are not given have the values of `SMALL`."""
     return ["train", *(f"--{name}={value}" for name, value in (SMALL | fields).items())]
 
 
 class Training:
-    """The command, in a folder of its own."""
+    """A `train` command in its own folder."""
 
     def __init__(self, place: Path, epochs: int, uri: str | None = None, **more: Any) -> None:
         place.mkdir(parents=True)
@@ -41,7 +41,7 @@ class Training:
         }  # fmt: skip
 
     def start(self, *more: str) -> "subprocess.Popen[str]":
-        """Begin, or go on."""
+        """Start or resume the run."""
         command = [sys.executable, str(PROJECT / "mlproject.py"), *words(**self.fields)]
         with (self.place / "said").open("a") as said:
             return subprocess.Popen([*command, *more], cwd=self.place, env=self.environment, stdout=said, stderr=said)

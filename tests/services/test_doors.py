@@ -1,4 +1,4 @@
-"""Who is let in where: the servers of compose.yaml, real ones, asked by those who may and those who may not."""
+"""Access control of the servers of compose.yaml: who may read and write what."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ WRITING = (
 
 
 class Answer:
-    """What a server says to one request."""
+    """A server's response to one request."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ def test_nobody_reads_or_writes_without_a_right_password(
     assert "stranger" not in names
 
 
-def test_whoever_has_the_password_comes_in(stack: Stack, admin: tuple[str, str]) -> None:
+def test_the_right_password_is_accepted(stack: Stack, admin: tuple[str, str]) -> None:
     for path in READING:
         assert Answer(stack, "GET", path, user=admin).status == 200, path
 
@@ -162,7 +162,7 @@ def test_a_bucket_that_does_not_exist_sets_the_file_aside_with_advice(
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])
-def test_a_training_without_the_right_password_says_so(
+def test_a_wrong_password_of_mlflow_is_an_error_with_advice(
     stack: Stack,
     own_data: Path,
     password: str | None,
@@ -188,7 +188,7 @@ def test_a_training_without_the_right_password_says_so(
         assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in printed, arguments
 
 
-def test_a_wrong_password_of_the_studies_database_says_so(
+def test_a_wrong_password_of_the_studies_database_is_an_error_with_advice(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "surely not this")

@@ -1,4 +1,4 @@
-"""No password that a study is given is left anywhere: not printed, not recorded, not in a file."""
+"""The passwords of a study are printed, recorded and stored nowhere; a changed one ends the worker with advice."""
 
 import subprocess
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def run(command: list[str], words: list[str], env: Mapping[str, str], place: Pat
 
 
 def recorded(stack: Stack, database: str) -> str:
-    """All that a database holds."""
+    """Return the dump of a database."""
     dump = Path(stack.postgres.psql).with_name("pg_dump")
     env = {"PGPASSWORD": stack.variables["POSTGRES_PASSWORD"]}
     words = [str(dump), "-h", "127.0.0.1", "-p", str(stack.postgres.port), "-U", "postgres", database]

@@ -1,4 +1,4 @@
-"""Names are checked before anything starts, by MLflow's own rules; those that it takes can be found again."""
+"""Names are checked before a run starts, by MLflow's rules, and any accepted name can be searched for."""
 
 import pytest
 from mlflow import MlflowClient

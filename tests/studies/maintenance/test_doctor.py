@@ -20,7 +20,7 @@ from tests.conftest import PROJECT
 
 
 def left_by_a_dead_process(record: dict[str, Any]) -> tuple[str, Path]:
-    """A run that looks alive, and the journal of its process, with one record."""
+    """Return a RUNNING run and the journal of its dead process, with one record."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         dead = json.dumps(me() | {"pid": process.pid})
     run_id = tracking.create_run("doctor", "left", {"kind": "train"})
@@ -49,7 +49,7 @@ def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.C
     said = capsys.readouterr().out
     states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
     assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
-    assert f"--resume {ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
+    assert f"--resume {ids['dead']}" in said, "it had finished no epoch, and can start again in its run"
     assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
     for run_id in ids.values():
         mlflow.MlflowClient().set_terminated(run_id)
@@ -69,7 +69,7 @@ def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
     assert f"{about.parent} was damaged" in said.out
 
 
-def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_again(
+def test_doctor_finds_damage_that_opening_a_cache_does_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = DataConfig(dataset="shapes", resize=16, crop=16, cache_dir=str(tmp_path / "kept"))
@@ -94,10 +94,10 @@ def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_aga
     other.mkdir(parents=True)
     (other / "about.json").write_text('{"format": 2}')
     assert mlproject.main(doctor) == 0
-    assert "1 split(s)" in capsys.readouterr().out, "what another version has written is nobody's damage"
+    assert "1 split(s)" in capsys.readouterr().out, "a cache of another version is not damaged"
 
 
-def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_sends_the_records_of_a_dead_run_before_it_closes_it(capsys: pytest.CaptureFixture[str]) -> None:
     run_id, folder = left_by_a_dead_process({"what": "end", "status": "FINISHED", "time": 1})
     mlproject.main(["doctor"])
     assert "its records were sent, it is FINISHED" in capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
     assert "dead; closed as KILLED" in line
 
 
-def test_doctor_makes_no_store(
+def test_doctor_creates_no_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'absent.db'}")
@@ -181,9 +181,7 @@ def test_doctor_makes_no_store(
 
 
 @pytest.mark.parametrize("command", ["doctor", "sync"])
-def test_the_run_that_mlflow_opens_for_what_records_nothing_is_named(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_run_that_mlflow_opens_for_doctor_and_sync_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = mlflow.MlflowClient()
     opened = client.create_run(client.create_experiment(f"for {command}"), run_name="ugly-slug-7").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", opened)

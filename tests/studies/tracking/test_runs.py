@@ -15,7 +15,7 @@ from tests.conftest import last_run
 ANOTHER = json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0})
 
 
-def test_a_failing_run_says_why_and_the_error_goes_on() -> None:
+def test_a_failing_run_has_the_reason_and_raises_the_error() -> None:
     with pytest.raises(ZeroDivisionError), tracking.tracked_run("e", "n", {"a": "b"}) as run_id:
         _ = 1 / 0
     run = mlflow.get_run(run_id)
@@ -32,7 +32,7 @@ def test_an_interrupted_run_is_killed() -> None:
 
 
 @pytest.mark.parametrize("opened_by", ["us", "mlflow run", "the caller"])
-def test_a_run_whose_records_have_no_place_does_not_stay_open(
+def test_a_run_whose_journal_cannot_be_written_does_not_stay_running(
     opened_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "unsent").write_text("a file where the folder should be")
@@ -68,7 +68,7 @@ def test_the_run_that_mlflow_opened_is_used_and_its_raw_params_stay(monkeypatch:
     assert json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/config.json"))["learning_rate"] == 0.001
 
 
-def test_a_long_error_is_cut_without_baring_half_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_error_is_cut_without_showing_a_part_of_a_password(capsys: pytest.CaptureFixture[str]) -> None:
     journal = run_journals.open_journal("0" * 32, lambda entry, files: None)
     journal._senders["records"]._report(f"{'x' * 130} http://me:Xq7-hunter2-and-much-more@host refused")
     journal.close()
@@ -77,7 +77,7 @@ def test_a_long_error_is_cut_without_baring_half_a_password(capsys: pytest.Captu
     assert "Xq7" not in printed
 
 
-def test_who_was_taken_for_dead_adds_nothing_to_a_run_that_another_process_has_gone_on_with(
+def test_a_process_that_was_presumed_dead_logs_nothing_to_a_run_that_another_has_resumed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runs, "OWNER_CHECK_SECONDS", 0.0)
@@ -98,7 +98,7 @@ def test_who_was_taken_for_dead_adds_nothing_to_a_run_that_another_process_has_g
     assert (run.info.status, "status_reason" in run.data.tags) == ("RUNNING", False)
 
 
-def test_processes_share_a_run_that_is_meant_to_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_a_shared_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "OWNER_CHECK_SECONDS", 0.0)
     with tracking.tracked_run("e", "n", {}, shared=True) as run_id:
         mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, ANOTHER)
@@ -107,7 +107,7 @@ def test_processes_share_a_run_that_is_meant_to_be_shared(monkeypatch: pytest.Mo
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"val/loss": 0.5})
 
 
-def test_a_training_whose_run_is_deleted_ends_and_its_records_are_kept_until_the_run_is_restored(
+def test_the_records_of_a_deleted_run_are_kept_until_it_is_restored(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     client, run_ids = mlflow.MlflowClient(), []
