@@ -112,7 +112,7 @@ def stopped_while_nothing_answers(training: Training, door: Door, *command: str)
         why = run.data.tags.get("status_reason")
         if (run.info.status, why) != ("KILLED", "killed by SIGTERM"):
             wrong.append(f"run {run.info.run_name} is {run.info.status}: {why}")
-    epochs = {step for run in ours for step, _ in training.figures(run.info.run_id).get("val/loss", [])}
+    epochs = {step for run in ours for step, _ in training.metrics(run.info.run_id).get("val/loss", [])}
     if epochs != set(range(1, len(epochs) + 1)) or len(epochs) < training.epochs_done():
         wrong.append(f"epochs are {sorted(epochs)}")
     return wrong

@@ -250,9 +250,7 @@ def test_a_trial_is_postponed_while_its_server_is_away(
     tracking.end_run(parent, "FINISHED")
 
 
-def test_a_file_that_is_too_large_is_set_aside_and_all_else_arrives(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_too_large_is_set_aside(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """A proxy's limit. The run lacks only an image; `sync` sends it when the limit is raised."""
     place.door.fault, place.door.too_large = "too large", "5.png"
     with tracking.tracked_run("outages", "too large", {}) as run_id:
