@@ -10,7 +10,7 @@ from segmentation.errors import InputError, one_of
 from segmentation.fields import choices
 from segmentation.system import interruption
 from segmentation.system.runtime import check_system, prepare_process
-from studies.base.redaction import keep_apart, refuse_passwords, without_password
+from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
 from studies.config import TrainConfig
 from studies.entry_points import NAMES, entry_point
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if arguments else 2
-    keep_apart()
+    move_credentials_to_environment()
     try:
         check_system()
         refuse_passwords(arguments)

@@ -138,7 +138,7 @@ def _group(config: TrainingConfig) -> ProcessGroup:
         if missing:
             raise InputError(
                 f"WORLD_SIZE={os.environ['WORLD_SIZE']} is set without {listed(missing)}: start the command with "
-                f"torchrun, which sets all of them; docs/scaling.md shows how to set them under Slurm"
+                f"torchrun, which sets all of them; docs/scale.md shows how to set them under Slurm"
             )
         group = ProcessGroup(*(int(os.environ[each]) for each in ("RANK", "WORLD_SIZE", *LAUNCHER_VARIABLES[1:3])))
         if config.processes not in (1, group.local_size):

@@ -1,1 +1,1 @@
-"""What all parts of `studies` need and MLflow does not know: commands to print, redaction, errors, Markdown."""
+"""What all of `studies` uses: errors, redaction, tables, commands to print. Nothing here writes to MLflow."""

@@ -1,6 +1,7 @@
-"""A copy of the project that `mlflow run` fetched for one run from a git address or a zip file: what it writes is lost.
+"""Detect the temporary project copy that `mlflow run` makes of a git address or a zip file.
 
-MLflow makes such a copy in a new folder below the system's temporary one, and runs the command there.
+MLflow unpacks or clones the project into a new folder below the system's temporary folder and runs the command there.
+Files written into that folder are lost after the run.
 """
 
 import os
@@ -12,31 +13,31 @@ from typing import Any
 
 import psutil
 
-KEPT = ("checkpoint_dir", "records", "output", "storage")
-"""Fields that say where something is kept that is needed after the run."""
+OUTPUT_FIELDS = ("checkpoint_dir", "records", "output", "storage")
+"""Fields that name files or folders that are needed after the run."""
 
 
 def warning(config: Any) -> str | None:
-    """What to tell before a command that would write into such a copy, with the fields to give; None elsewhere."""
+    """Return a warning if the command would write into a temporary copy, with the fields to set; otherwise None."""
     here = Path.cwd()
     if "MLFLOW_RUN_ID" not in os.environ or not is_copy(here):
         return None
-    left = {
-        field.name: absolute
+    paths = {
+        field.name: path
         for field in fields(config)
-        if field.name in KEPT and (absolute := elsewhere(getattr(config, field.name), _caller(here)))
+        if field.name in OUTPUT_FIELDS and (path := absolute_path(getattr(config, field.name), _caller(here)))
     }
-    if not left:
+    if not paths:
         return None
-    given = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in left.items())
+    options = " ".join(f"-P {name}={shlex.quote(value)}" for name, value in paths.items())
     return (
-        f"Warning: `mlflow run` made the copy {here} of the project for this run alone. What is kept in it "
-        f"({', '.join(left)}) will be out of reach: nothing resumes from there. Give absolute paths:\n  {given}"
+        f"Warning: {here} is a temporary copy of the project that `mlflow run` made for this run. Files written there "
+        f"({', '.join(paths)}) are lost afterwards, and no run can resume from them. Set absolute paths:\n  {options}"
     )
 
 
 def is_copy(folder: Path) -> bool:
-    """Whether a folder lies in one that Python's `mkdtemp` has made, as MLflow's copies do."""
+    """Return whether a folder lies in one made by Python's `mkdtemp`, as MLflow's copies do."""
     temporary = Path(tempfile.gettempdir()).resolve()
     folder = folder.resolve()
     if not folder.is_relative_to(temporary) or folder == temporary:
@@ -44,8 +45,8 @@ def is_copy(folder: Path) -> bool:
     return folder.relative_to(temporary).parts[0].startswith(tempfile.gettempprefix())
 
 
-def elsewhere(value: str | None, folder: Path) -> str | None:
-    """A relative path, or the address of a file by one, as an absolute one below a folder; None for all else."""
+def absolute_path(value: str | None, folder: Path) -> str | None:
+    """Return a relative path, or a sqlite address with one, as an absolute one below `folder`; otherwise None."""
     if value is None:
         return None
     scheme = "sqlite:///" if value.startswith("sqlite:///") else ""
@@ -56,7 +57,7 @@ def elsewhere(value: str | None, folder: Path) -> str | None:
 
 
 def _caller(here: Path) -> Path:
-    """Where `mlflow run` was called: the folder of the nearest process above this one that is not here."""
+    """Return the folder where `mlflow run` was called: that of the nearest parent process outside `here`."""
     for process in psutil.Process().parents():
         try:
             folder = Path(process.cwd())

@@ -1,54 +1,65 @@
-"""Errors of MLflow, of Optuna and of their databases as an `InputError` that says what to do.
+"""Convert errors of MLflow, Optuna, databases and S3 into an `InputError` that says what to do.
 
-Every command goes through `explained` before it ends, so that a user's trouble never shows as a traceback.
+Every command passes its errors to `explained`, so that a user's mistake never shows as a traceback.
 """
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
+import requests
+from mlflow.exceptions import MlflowException, RestException
 
 from segmentation.errors import InputError
 from studies.base.redaction import without_password
 
 FINAL = ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_DOES_NOT_EXIST")
-"""MLflow's answers that asking again does not change."""
-TRY_AGAIN = (401, 403, 408, 425, 429)
-"""Answers of HTTP from 400 to 499 that asking again may change: a password is corrected, a limit on requests passes."""
-STATUS_IN_WORDS = re.compile(r"failed with error code (\d{3})\b")
-"""How MLflow says the answer of a server, or of a proxy before it, that says nothing else."""
-SERVER = {"mlflow", "requests", "urllib3"}
-"""Packages whose errors come from the tracking server, the registry or the store of files."""
+"""MLflow's error codes that a retry cannot change."""
+FINAL_S3 = ("AccessDenied", "EntityTooLarge", "NoSuchBucket")
+"""S3's error codes that a retry cannot change."""
+RETRIED_STATUS = (401, 403, 408, 425, 429)
+"""HTTP statuses from 400 to 499 that a retry may change: a password is corrected, a rate limit ends."""
+STATUS_IN_TEXT = re.compile(r"failed with error code (\d{3})\b")
+"""How MLflow words a server's or a proxy's response that is not JSON."""
+SERVER = {"mlflow", "requests", "urllib3", "boto3", "botocore"}
+"""Packages whose errors concern the tracking server, the model registry or the artifact store."""
 DATABASE = {"optuna", "sqlalchemy", "psycopg"}
-"""Packages whose errors come from where studies are kept."""
+"""Packages whose errors concern the storage of studies."""
 TLS = (
-    "name the file with the authority that signed the server's certificate in MLFLOW_TRACKING_SERVER_CERT_PATH; "
+    "set MLFLOW_TRACKING_SERVER_CERT_PATH to the certificate of the authority that signed the server's; "
     "MLFLOW_TRACKING_INSECURE_TLS=true accepts any certificate"
 )
+RESTORE = "Restore it with `mlflow experiments restore` or `mlflow runs restore`, or name another experiment"
+S3_KEY = "Check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 WHAT_TO_DO = (
-    ("error code 401", "Give user and password in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
-    ("error code 403", "This account may not do that: ask whoever runs the server, or take another experiment"),
-    ("certificate verify failed", f"To trust it, {TLS}"),
-    ("current state is deleted", "Restore it with `mlflow experiments restore` or `mlflow runs restore`, or name "
-     "another experiment"),
-    ("must be in the 'active' state", "Restore it with `mlflow experiments restore` or `mlflow runs restore`, or name "
-     "another experiment"),
-    ("resource_does_not_exist", "It may have been deleted for good: look for its ID in the UI, check "
-     "MLFLOW_TRACKING_URI; what it belonged to, a study say, is begun anew under another name"),
-    ("password authentication failed", "Give the right password in PGPASSWORD or ~/.pgpass"),
-    ("no password supplied", "Give the password in PGPASSWORD or ~/.pgpass"),
+    ("error code 401", "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+    ("error code 403", "This account lacks the permission: ask the server's administrator, or use another experiment"),
+    ("error code 413", "The record or file exceeds the size limit of the server or its proxy: raise that limit"),
+    ("certificate verify failed", f"To trust the server, {TLS}"),
+    ("current state is deleted", RESTORE),
+    ("must be in the 'active' state", RESTORE),
+    ("resource_does_not_exist", "It may have been deleted permanently: look for its ID in the UI, and check "
+     "MLFLOW_TRACKING_URI. To start again, use another name, such as another study_name"),
+    ("password authentication failed", "Set the right password in PGPASSWORD or ~/.pgpass"),
+    ("no password supplied", "Set the password in PGPASSWORD or ~/.pgpass"),
+    ("(accessdenied)", "The S3 key may not write there: allow s3:PutObject for this bucket, or use another key"),
+    ("(nosuchbucket)", "Create the bucket, or correct the artifact location of the experiment or the server"),
+    ("(entitytoolarge)", "The file exceeds the limit of the S3 server: raise that limit"),
+    ("(invalidaccesskeyid)", S3_KEY),
+    ("(signaturedoesnotmatch)", S3_KEY),
 )  # fmt: skip
-"""What to do for an error in which these words stand, in lower case; the first that fits."""
+"""Advice for an error whose text, in lower case, contains these words; the first match counts."""
 
 
 class AwayError(InputError):
-    """MLflow does not answer, or answers with errors of its own: the same may be done later."""
+    """MLflow does not answer, or answers with a server error: a retry may succeed."""
 
 
 def explained(error: BaseException) -> InputError | None:
-    """The error as an `InputError`; None if it comes neither from MLflow nor from Optuna nor from a database."""
+    """Return the error as an `InputError`; None if it comes neither from MLflow, Optuna, a database nor S3."""
     if isinstance(error, InputError):
         return error
     packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
@@ -60,52 +71,88 @@ def explained(error: BaseException) -> InputError | None:
 
 
 @contextmanager
-def in_our_words() -> Iterator[None]:
-    """Raise what MLflow, Optuna or a database raises inside as an `InputError`."""
+def raised_as_input_errors() -> Iterator[None]:
+    """Raise errors of MLflow, Optuna, databases and S3 as `InputError`."""
     try:
         yield
     except Exception as error:
-        ours = explained(error)
-        if ours is None or ours is error:
+        converted = explained(error)
+        if converted is None or converted is error:
             raise
-        raise ours from error
+        raise converted from error
 
 
 def unusable(error: BaseException) -> InputError:
-    """What to report of an error of MLflow, without passwords; an `AwayError` if it may pass."""
-    told = f"MLflow at {without_password(mlflow.get_tracking_uri())} cannot be used: {reason(error)}"
-    return AwayError(told) if isinstance(error, MlflowException) and is_away(error) else InputError(told)
+    """Return what to report of MLflow's error, without passwords; an `AwayError` if a retry may succeed."""
+    message = f"MLflow at {without_password(mlflow.get_tracking_uri())} cannot be used: {reason(error)}"
+    return AwayError(message) if isinstance(error, MlflowException) and is_away(error) else InputError(message)
 
 
 def is_away(error: Exception) -> bool:
-    """Whether MLflow may answer the same request later; not where it refuses it, or the password is wrong."""
+    """Return whether a retry may succeed without the user's action: not for a refusal or a wrong password."""
     return not is_final(error) and http_status(error) not in (401, 403)
 
 
+def is_final(error: Exception) -> bool:
+    """Return whether a retry cannot change the response."""
+    code = s3_code(error)
+    if code is not None:
+        return code in FINAL_S3
+    status = http_status(error)
+    if status is not None:
+        return 400 <= status < 500 and status not in RETRIED_STATUS
+    return isinstance(error, MlflowException) and error.error_code in FINAL
+
+
 def http_status(error: BaseException | None) -> int | None:
-    """The status that a server has answered with, as far as an error says it."""
+    """Return the HTTP status of the server's response; None if the error does not contain it."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(status, int):
             return status
-        if isinstance(error, MlflowException) and (said := STATUS_IN_WORDS.search(str(error))):
-            return int(said[1])
+        if isinstance(error, RestException) and "error_code" not in error.json:
+            return _status_in_traceback(error)
+        if isinstance(error, MlflowException) and (found := STATUS_IN_TEXT.search(str(error))):
+            return int(found[1])
         error = error.__cause__
     return None
 
 
-def is_final(error: Exception) -> bool:
-    """Whether asking MLflow again cannot change its answer."""
-    status = http_status(error)
-    if status is not None:
-        return 400 <= status < 500 and status not in TRY_AGAIN
-    return isinstance(error, MlflowException) and error.error_code in FINAL
+def _status_in_traceback(error: BaseException) -> int | None:
+    """Return the status of the response that the failed function held.
+
+    MLflow drops the status of a response with a JSON body. A body without MLflow's `error_code` comes from a proxy, so
+    the status alone says whether a retry can help.
+    """
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, requests.Response):
+                return value.status_code
+    return None
+
+
+def s3_code(error: BaseException | None) -> str | None:
+    """Return the error code of an S3 server, such as `AccessDenied`; None for another error.
+
+    boto3 raises `S3UploadFailedError` while it handles the error that holds the code, without naming it as the cause.
+    """
+    while error is not None:
+        response: Any = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", "")) or None
+        error = error.__cause__ or (error.__context__ if type(error).__module__.startswith("boto3") else None)
+    return None
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, without passwords, and what to do about it where that is known."""
+    """Return the first line of an error, without passwords, and what to do about it where that is known.
+
+    Optuna's error for a failed database says nothing about the cause, so that of the cause is returned.
+    """
+    if isinstance(error.__cause__, Exception) and type(error).__module__.startswith("optuna"):
+        return reason(error.__cause__)
     text = without_password(str(error)).strip()
     first = next(iter(text.splitlines()), "") or type(error).__name__
-    whole = f"{getattr(error, 'error_code', '')} {text}".lower()
-    advice = next((advice for words, advice in WHAT_TO_DO if words in whole), None)
+    searched = f"{getattr(error, 'error_code', '')} error code {http_status(error)} {text}".lower()
+    advice = next((advice for words, advice in WHAT_TO_DO if words in searched), None)
     return first if advice is None else f"{first.rstrip('. ')}. {advice}"

@@ -1,11 +1,11 @@
-"""The original report's figures, to stand beside ours where the data are the same."""
+"""Results of the original report, for comparison with runs on the same data."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class GridCell(NamedTuple):
-    """One training of its grid: FCN-ResNet-50 from scratch, VOC 2007, 50 epochs, batch 64, sgd with momentum 0.9."""
+    """One run of its grid: FCN-ResNet-50 from scratch, VOC 2007, 50 epochs, batch size 64, SGD with momentum 0.9."""
 
     weight_decay: float
     learning_rate: float
@@ -15,16 +15,16 @@ class GridCell(NamedTuple):
 
 
 class PublishedModel(NamedTuple):
-    """One of its four models, trained like the grid's."""
+    """One of its four models, trained with the grid's protocol."""
 
     model: str
     pretrained: bool
-    """Whether it was fine-tuned from pretrained weights, rather than trained from scratch."""
+    """True if fine-tuned from pretrained weights, false if trained from scratch."""
     ece: float
 
 
 PROTOCOL = ("voc2007", "val", [128, 128])
-"""Data set, split and size in pixels that all its figures are of."""
+"""Data set, split and image size in pixels of all its results."""
 GRID_DATASET, GRID_MODEL = "voc2007", "fcn_resnet50"
 GRID = (
     GridCell(0.0, 0.01, 0.098, 0.679, 0.817),
@@ -47,7 +47,7 @@ GRID = (
 
 
 def grid_cell(learning_rate: float, weight_decay: float) -> GridCell | None:
-    """The report's figures for one setting; None if it has not tried it."""
+    """Return the report's results for one setting; None if the grid lacks it."""
     cells = {(cell.learning_rate, cell.weight_decay): cell for cell in GRID}
     return cells.get((learning_rate, weight_decay))
 
@@ -58,13 +58,13 @@ MODELS = (
     PublishedModel("fcn_resnet101", False, 0.0741),
     PublishedModel("fcn_resnet101", True, 0.0685),
 )
-"""Trained on VOC 2007 and scored on its validation images, in 10 bins."""
+"""Trained on VOC 2007 and scored on its validation split, with 10 bins."""
 TRAINING_IMAGES, VALIDATION_IMAGES = 209, 213
 FINAL_ACCURACY = 0.817
-"""Share of the pixels of the validation images that its ResNet-50, trained from scratch, has right."""
+"""Pixel accuracy on the validation split of its FCN-ResNet-50 trained from scratch."""
 
 
 def trained_like(config: Mapping[str, Any]) -> PublishedModel | None:
-    """The report's model of the same network and kind of starting weights."""
-    here = config.get("model"), config.get("weights", "none") != "none"
-    return next((each for each in MODELS if (each.model, each.pretrained) == here), None)
+    """Return the report's model of the same architecture and kind of starting weights; None if there is none."""
+    wanted = config.get("model"), config.get("weights", "none") != "none"
+    return next((each for each in MODELS if (each.model, each.pretrained) == wanted), None)

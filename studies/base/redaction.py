@@ -1,4 +1,4 @@
-"""Passwords kept out of all that is printed, logged and recorded."""
+"""Remove passwords from everything that is printed, logged and recorded."""
 
 import os
 import re
@@ -9,62 +9,61 @@ from urllib.parse import unquote, urlsplit
 from segmentation.errors import InputError
 
 HIDDEN = "***"
-"""Stands where a password stood."""
+"""Replaces a password."""
 ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_ARTIFACT_URI", "MLFLOW_BACKEND_STORE_URI")
-"""Variables of the environment that may hold a password among other things."""
+"""Environment variables that may contain a password as a part."""
 PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD", "AWS_SECRET_ACCESS_KEY",
              "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_CONNECTION_STRING")  # fmt: skip
-"""Variables that hold nothing else."""
+"""Environment variables that are a password."""
 SHORTEST = 4
-"""Characters of a password of the environment that is redacted; a shorter one is found by chance."""
+"""Passwords with fewer characters are not searched for: ordinary text contains them by chance."""
 
 WORDS = "(?:[a-z_]*(?:password|passwd|passphrase|secret|token|api_?key|access_?key|signature)|pwd|sig)"
 IN_ADDRESS = re.compile(
-    r"""(?P<kept>\b[a-z][a-z0-9+.-]*://[^\s/?\#@:]*:)  # scheme://user:
-        (?: \S* | (?!\d+(?:[/?\#\s]|$)) [^@\n]* )@""",  # all up to the last @, whatever it is; no port and then text
+    r"""(?P<before>\b[a-z][a-z0-9+.-]*://[^\s/?\#@:]*:)  # scheme://user:
+        (?: \S* | (?!\d+(?:[/?\#\s]|$)) [^@\n]* )@""",  # everything up to the last @, unless it is a port
     re.IGNORECASE | re.VERBOSE,
 )
-AS_USER = re.compile(r"(?P<kept>\bhttps?://)[^\s/?#@:]{16,}@", re.IGNORECASE)
+AS_USER = re.compile(r"(?P<before>\bhttps?://)[^\s/?#@:]{16,}@", re.IGNORECASE)
 AS_VALUE = re.compile(
-    rf"(?P<kept>\b{WORDS}\s*=\s*)(?!{re.escape(HIDDEN)})(?:'[^']*'|\"[^\"]*\"|[^\s&;,]+)", re.IGNORECASE
+    rf"(?P<before>\b{WORDS}\s*=\s*)(?!{re.escape(HIDDEN)})(?:'[^']*'|\"[^\"]*\"|[^\s&;,]+)", re.IGNORECASE
 )
 
 
 def without_password(text: str) -> str:
-    """A text in which `***` stands for every password.
+    """Replace every password in a text by `***`.
 
-    These are what stands before the `@` of an address, as in `http://user:password@host`, a token in the user's place,
-    values called `password`, `token`, `secret` and the like, as in `?password=...`, and, wherever they stand, the
-    passwords in the environment that MLflow and PostgreSQL read. Of these only whole values are redacted, never a part
-    of a word or an address's scheme: a password may be an everyday word. For messages, errors and tags; structured data
-    goes through `without_spelled_password`.
+    Replaced are: what precedes the `@` of an address (`http://user:password@host`), a token in the place of the user,
+    values of `password=`, `token=`, `secret=` and the like, and the passwords that MLflow and PostgreSQL read from the
+    environment. The latter are replaced as whole words only, and never as the scheme of an address, since a password
+    may be an ordinary word. Use it for messages, errors and tags; use `redacted` for structured data.
     """
-    for password in sorted(_of_environment(), key=len, reverse=True):
+    for password in sorted(_environment_passwords(), key=len, reverse=True):
         text = re.sub(_as_whole(password), HIDDEN, text)
-    return without_spelled_password(text)
+    return without_password_syntax(text)
 
 
-def without_spelled_password(text: str) -> str:
-    """A text in which `***` stands for what its spelling shows to be a password, whatever the environment holds.
+def without_password_syntax(text: str) -> str:
+    """Replace the passwords that the syntax of a text reveals by `***`, without looking at the environment.
 
-    For values that mean something else when they happen to equal a password, such as `split=test` or a user's name.
+    For values that may equal a password by chance, such as `split=test` or a user name.
     """
-    text = IN_ADDRESS.sub(rf"\g<kept>{HIDDEN}@", text)
-    text = AS_USER.sub(rf"\g<kept>{HIDDEN}@", text)
-    return AS_VALUE.sub(rf"\g<kept>{HIDDEN}", text)
+    text = IN_ADDRESS.sub(rf"\g<before>{HIDDEN}@", text)
+    text = AS_USER.sub(rf"\g<before>{HIDDEN}@", text)
+    return AS_VALUE.sub(rf"\g<before>{HIDDEN}", text)
 
 
 def _as_whole(password: str) -> str:
-    """A pattern that finds a password where it is no part of a word or of an address's scheme."""
+    """Return a pattern for a password as a whole word that is not the scheme of an address."""
     before = r"(?<!\w)" if re.match(r"\w", password) else ""
     after = r"(?!\w)" if re.search(r"\w$", password) else ""
     return rf"{before}{re.escape(password)}{after}(?![\w+.-]*://)"
 
 
 def redacted(content: Any) -> Any:
-    """JSON content with the passwords that spelling shows taken out of its texts, and nothing else changed."""
+    """Return JSON content with the passwords that syntax reveals replaced in its texts."""
     if isinstance(content, str):
-        return without_spelled_password(content)
+        return without_password_syntax(content)
     if isinstance(content, Mapping):
         return {name: redacted(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
@@ -73,44 +72,44 @@ def redacted(content: Any) -> Any:
 
 
 def hidden(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by name, without the passwords in texts among them."""
+    """Return the values by name, with the passwords in texts replaced."""
     return {name: without_password(value) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def refuse_passwords(arguments: Sequence[str]) -> None:
-    """Raise an `InputError` for a command line that holds a password, before any of it is recorded."""
+    """Raise an `InputError` for a command line with a password, before it is recorded."""
     name = "the command line"
     for argument in arguments:
         flag, _, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         name = flag.removeprefix("--") or name
-        if without_spelled_password(value) != value:
+        if without_password_syntax(value) != value:
             raise InputError(
-                f"{name} holds a password, and MLflow shows parameters to everybody; take it out, and give it in the "
-                f"environment: PGPASSWORD or ~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow. If "
-                f"`mlflow run` was given it, MLflow has recorded it by now: change that password"
+                f"{name} holds a password, and MLflow shows parameters to everybody. Remove it, and set it in the "
+                f"environment: PGPASSWORD or ~/.pgpass for PostgreSQL, MLFLOW_TRACKING_PASSWORD for MLflow. If you "
+                f"used `mlflow run`, MLflow has recorded the password already: change it"
             )
 
 
-def keep_apart() -> None:
-    """Take user and password out of MLflow's addresses and put them where MLflow reads them, too.
+def move_credentials_to_environment() -> None:
+    """Move user and password from MLflow's addresses to the variables that MLflow reads them from.
 
-    Otherwise MLflow's own messages would show them.
+    MLflow prints addresses in its own messages.
     """
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         address = os.environ.get(name, "")
-        apart = separated(address)
-        if apart is None:
+        parts = split_credentials(address)
+        if parts is None:
             continue
-        bare, user, password = apart
-        given = os.environ.get("MLFLOW_TRACKING_USERNAME", user), os.environ.get("MLFLOW_TRACKING_PASSWORD", password)
-        if given == (user, password):
+        bare, user, password = parts
+        current = os.environ.get("MLFLOW_TRACKING_USERNAME", user), os.environ.get("MLFLOW_TRACKING_PASSWORD", password)
+        if current == (user, password):
             os.environ.update({
                 name: bare, "MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password,
             })  # fmt: skip
 
 
-def separated(address: str) -> tuple[str, str, str] | None:
-    """An HTTP address without user and password, and these two; None where there is no password in it."""
+def split_credentials(address: str) -> tuple[str, str, str] | None:
+    """Split an HTTP address into the bare address, user and password; None for an address without a password."""
     if not address.lower().startswith(("http://", "https://")):
         return None
     try:
@@ -124,7 +123,8 @@ def separated(address: str) -> tuple[str, str, str] | None:
     return bare, unquote(user or ""), unquote(password)
 
 
-def _of_environment() -> set[str]:
+def _environment_passwords() -> set[str]:
+    """Return the passwords in the environment, also as they are quoted in an address."""
     found = {os.environ.get(name, "") for name in PASSWORDS}
     for name in ADDRESSES:
         for password in re.findall(r"://[^\s/?#@:]*:(.*)@", os.environ.get(name, "")):

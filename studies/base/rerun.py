@@ -1,67 +1,57 @@
-"""The command that makes a run again, from the configuration it has stored."""
+"""Build the command that repeats a run, from the configuration that the run has logged."""
 
 import shlex
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 from segmentation.config import RECIPES, derived
-from studies.config import (
-    CalibrateConfig,
-    CompareConfig,
-    EvaluateConfig,
-    ModelsConfig,
-    PredictConfig,
-    ReportConfig,
-    SyncConfig,
-    TrainConfig,
-    TuneConfig,
-)
+from studies import config
 
-CONFIGS: Mapping[str, type] = {
-    "train": TrainConfig, "evaluate": EvaluateConfig, "compare": CompareConfig, "calibrate": CalibrateConfig,
-    "predict": PredictConfig, "models": ModelsConfig, "tune": TuneConfig, "report": ReportConfig,
-    "sync": SyncConfig,
-}  # fmt: skip
-"""What configures each entry point that is printed for the user to type; a run's tag `kind` is the one that made it."""
 RUN = "mlflow run . --env-manager local"
-"""What every command begins with; without the manager, MLflow looks for conda."""
+"""Start of every `mlflow run` command; without this manager MLflow looks for conda."""
 NAMES = ("run_name", "experiment")
-"""Fields that say only where a run is found."""
+"""Fields that only say where a run is found."""
 
 
 def command(kind: str, values: Mapping[str, Any], always: Collection[str] = ()) -> str:
-    """What to type for a run with these values: those that are not the entry point's defaults, and `always` some.
+    """Return the `mlflow run` command for a configuration. It holds the values that differ from the defaults.
 
     Args:
-        kind: the entry point.
-        values: the configuration by field; a field that is missing has its default.
-        always: fields to give in any case.
+        kind: the entry point; a run's tag `kind` holds it.
+        values: the configuration by field; a missing field has its default.
+        always: fields to include even at their default.
     """
-    return " ".join([f"{RUN} -e {kind}", *(f"-P {name}={text}" for name, text in _given(kind, values, always))])
+    return " ".join([f"{RUN} -e {kind}", *(f"-P {name}={text}" for name, text in _options(kind, values, always))])
 
 
 def here(kind: str, values: Mapping[str, Any] | None = None) -> str:
-    """What to type in this folder: by `mlflow run` if it is the project's own, by the project's command line if not."""
+    """Return the command for the current folder: `mlflow run` in the project's folder, `mlproject.py` elsewhere."""
     values = values or {}
     if Path("MLproject").is_file():
         return command(kind, values)
-    door = Path(__file__).resolve().parents[2] / "mlproject.py"
-    typed = "mlproject" if Path(sys.argv[0]).name == "mlproject" else f"python {shlex.quote(str(door))}"
-    return " ".join([f"{typed} {kind}", *(f"--{name} {text}" for name, text in _given(kind, values, ()))])
+    script = Path(__file__).resolve().parents[2] / "mlproject.py"
+    program = "mlproject" if Path(sys.argv[0]).name == "mlproject" else f"python {shlex.quote(str(script))}"
+    return " ".join([f"{program} {kind}", *(f"--{name} {text}" for name, text in _options(kind, values, ()))])
 
 
-def _given(kind: str, values: Mapping[str, Any], always: Collection[str]) -> list[tuple[str, str]]:
-    """The fields to type, each with its value as a shell takes it."""
-    follows = {}
+def _options(kind: str, values: Mapping[str, Any], always: Collection[str]) -> list[tuple[str, str]]:
+    """Return the fields to type, each with its value quoted for a shell."""
+    defaults = {}
     if kind == "train" and values.get("recipe", "none") in RECIPES:
-        follows = derived(values.get("recipe", "none"), values.get("weights", "none"))
+        defaults = derived(values.get("recipe", "none"), values.get("weights", "none"))
     return [
         (field.name, shlex.quote(str(values[field.name])))
-        for field in (fields(CONFIGS[kind]) if kind in CONFIGS else ())
+        for field in _fields(kind)
         if field.name in values
         and (field.name not in NAMES or kind == "report")
-        and (field.name in always or values[field.name] != follows.get(field.name, field.default))
+        and (field.name in always or values[field.name] != defaults.get(field.name, field.default))
     ]
+
+
+def _fields(kind: str) -> tuple[Field[Any], ...]:
+    """Return the fields of an entry point: those of `NAMEConfig` in `studies/config.py`; none for another name."""
+    found = getattr(config, f"{kind.capitalize()}Config", None)
+    return () if found is None else fields(found)

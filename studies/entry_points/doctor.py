@@ -1,4 +1,4 @@
-"""Find and close what killed processes left behind."""
+"""Close the runs of killed processes, and find damaged files and unsent records."""
 
 from segmentation.system.runtime import importing
 from studies.config import DoctorConfig as Config

@@ -9,5 +9,5 @@ __all__ = ["Config", "run"]
 def run(config: Config) -> None:
     """Run the entry point."""
     with importing():
-        from studies.maintenance.doctor import send_records
+        from studies.maintenance.sync import send_records
     send_records(config)

@@ -1,1 +1,1 @@
-"""What killed processes left behind: found, closed, sent."""
+"""Clean up after processes that were killed: close their runs, check files, send their records."""

@@ -1,4 +1,4 @@
-"""What dead processes have left behind: runs that look alive, damaged files, records that were not sent."""
+"""Find what killed processes have left: runs that are still RUNNING, damaged files, unsent records."""
 
 import os
 from collections.abc import Iterator
@@ -10,79 +10,79 @@ from segmentation.system.progress import progress
 from segmentation.training import checkpoints
 from studies import tracking
 from studies.base.rerun import here
-from studies.config import DoctorConfig, StatusConfig, SyncConfig
+from studies.config import DoctorConfig, StatusConfig
 from studies.runs.resume import can_go_on
 from studies.search.storage import is_missing, open_storage
 from studies.tracking import FoundRun
-from studies.tracking.journal import all_journals, journals, refused, run_of
-from studies.tracking.ownership import is_left
+from studies.tracking.journal import all_journals, run_of, unsent_journals
 
 CHECKPOINTS = ("best.pt", "last.pt")
 
 
 def examine(config: DoctorConfig) -> None:
-    """Print all that is found, and close the runs whose process is dead.
+    """Print what was found, and close the runs whose processes are dead.
 
     Raises:
-        InputError: something was found that only the user can mend.
+        InputError: there are problems that the user must fix.
     """
     tracking.keep_records_in(config.records)
-    ills = [*_runs(config), *_studies(config), *_checkpoints(config), *_caches(config), *_records(config)]
-    if ills:
-        raise InputError(f"{len(ills)} thing(s) to mend:\n" + "\n".join(f"  {ill}" for ill in ills))
-    print("All is well.")
+    problems = [*_runs(config), *_studies(config), *_checkpoints(config), *_caches(config), *_records(config)]
+    if problems:
+        raise InputError(f"{len(problems)} problem(s) to fix:\n" + "\n".join(f"  {each}" for each in problems))
+    print("No problems found. `status` shows the studies, `make ui` the runs.")
 
 
 def _runs(config: DoctorConfig) -> Iterator[str]:
     try:
         tracking.check_store()
         if tracking.is_absent():
-            print(f"Runs: none yet, {tracking.address()} is not there.")
+            print(f"Runs: none yet, {tracking.address()} does not exist.")
             return
         found = [run for run in tracking.runs_under_way() if run.run_id != os.environ.get("MLFLOW_RUN_ID")]
     except InputError as error:
         yield str(error)
         return
-    print(f"Runs: {len(found)} said to be under way, in {tracking.address()}.")
+    print(f"Runs: {len(found)} RUNNING in {tracking.address()}.")
     for run in found:
         known = [f"process {each.get('pid', '?')} on {each.get('host', '?')}" for each in run.processes]
-        where = listed(known) or "an unknown process"
-        print(f"  {run.run_id}, {run.kind or 'run'} {run.name}: {where}", end="")
+        print(f"  {run.kind or 'run'} {run.name} ({run.run_id}), {listed(known) or 'unknown process'}: ", end="")
         is_dead = run.is_dead()
         if is_dead is None:
-            print(", which cannot be seen from here.")
+            print("cannot be checked from this machine.")
         elif not is_dead:
-            print(", which lives." if len(known) == 1 else ", of which one lives at least.")
+            print("alive." if len(known) == 1 else "at least one process is alive.")
+        elif config.close:
+            print(f"dead; {_close(run, config)}")
         else:
-            said = _closed(run, config) if config.close else f"; {_how_to_go_on(run, config)}"
-            print(f", which {'are' if len(known) > 1 else 'is'} dead{said}")
+            print(f"dead; {_next_step(run, config)}")
 
 
-def _closed(run: FoundRun, config: DoctorConfig) -> str:
-    """What has become of a dead run, once what it had still to record is sent: its end may be among that."""
+def _close(run: FoundRun, config: DoctorConfig) -> str:
+    """Send the unsent records of a dead run, which may hold its end, and close it; return what was done."""
     try:
-        waiting = sum(tracking.send_unsent(folder) for folder in journals(Path(config.records), run.run_id))
+        unsent = sum(tracking.send_unsent(folder) for folder in unsent_journals(Path(config.records), run.run_id))
     except InputError as error:
-        return f"; it stays as it is, since {error}"
-    if waiting:
-        return f"; it stays as it is, since MLflow has not taken {waiting} record(s) of it"
-    now = tracking.find_run(run.run_id)
-    if now is not None and now.status != "RUNNING":
-        return "; what it still had to record was sent, and it is closed."
-    goes_on = _how_to_go_on(run, config)
-    tracking.end_run(run.run_id, "KILLED", f"its process died; {goes_on.splitlines()[0].rstrip(':')}")
-    return f": now KILLED; {goes_on}"
+        return f"not closed: {error}"
+    if unsent:
+        return f"not closed: MLflow did not accept {unsent} of its records."
+    current = tracking.find_run(run.run_id)
+    if current is not None and current.status != "RUNNING":
+        return f"its records were sent, it is {current.status}."
+    next_step = _next_step(run, config)
+    tracking.end_run(run.run_id, "KILLED", f"its process died. {next_step.splitlines()[0].rstrip(':')}")
+    return f"closed as KILLED. {next_step}"
 
 
-def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:
+def _next_step(run: FoundRun, config: DoctorConfig) -> str:
+    """Return how to continue a dead run."""
     if run.study or run.kind in ("tune", "models"):
-        return "the same command goes on from there."
+        return "The same command resumes it."
     if run.kind != "train":
-        return "it can be made again."
+        return "Run its command again."
     if not can_go_on(run, Path(config.checkpoint_dir)):
-        return f"its checkpoint is not in {config.checkpoint_dir}, so it cannot go on."
-    told = here("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
-    return f"it can go on:\n    {told}"
+        return f"It cannot be resumed: its checkpoint is not in {config.checkpoint_dir}."
+    command = here("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
+    return f"Resume it:\n    {command}"
 
 
 def _studies(config: DoctorConfig) -> Iterator[str]:
@@ -96,23 +96,23 @@ def _studies(config: DoctorConfig) -> Iterator[str]:
 
 
 def _checkpoints(config: DoctorConfig) -> Iterator[str]:
-    place = Path(config.checkpoint_dir)
-    files = sorted(file for name in CHECKPOINTS for file in place.glob(f"*/{name}"))
+    folder = Path(config.checkpoint_dir)
+    files = sorted(file for name in CHECKPOINTS for file in folder.glob(f"*/{name}"))
     damaged = []
     with progress("reading checkpoints", len(files)) as bar:
         for file in files:
             try:
                 checkpoints.load(file)
             except InputError as error:
-                damaged.append(f"{error}: put another copy in its place, or remove it and begin that training anew")
+                damaged.append(f"{error}: replace it by a copy, or remove it and start that run again")
             bar.update(1)
-    print(f"Checkpoints: {len(files)} in {place}, {len(damaged)} of them damaged.")
+    print(f"Checkpoints: {len(files)} in {folder}, {len(damaged)} damaged.")
     yield from damaged
 
 
 def _caches(config: DoctorConfig) -> Iterator[str]:
-    place = cache.root(config.cache_dir)
-    folders = sorted(about.parent for about in place.glob("*/*/about.json"))
+    root = cache.root(config.cache_dir)
+    folders = sorted(about.parent for about in root.glob("*/*/about.json"))
     folders = [folder for folder in folders if not cache.is_of_another_version(folder)]
     damaged = []
     with progress("reading prepared images", len(folders)) as bar:
@@ -120,66 +120,21 @@ def _caches(config: DoctorConfig) -> Iterator[str]:
             if cache.verified_about(folder) is None:
                 damaged.append(folder)
             bar.update(1)
-    print(f"Prepared pictures: {len(folders)} split(s) in {place}, {len(damaged)} of them damaged.")
+    print(f"Prepared images: {len(folders)} split(s) in {root}, {len(damaged)} damaged.")
     for folder in damaged:
         if not config.close:
-            yield f"the prepared pictures in {folder} are damaged: remove that folder, or let doctor do so: close=true"
+            yield f"the prepared images in {folder} are damaged: remove that folder, or run doctor with close=true"
             continue
         cache.discard(folder)
-        print(f"  {folder} is damaged; it is made again when it is needed.")
+        print(f"  {folder} was damaged and is removed; the next run prepares it again.")
 
 
 def _records(config: DoctorConfig) -> Iterator[str]:
-    left = journals(Path(config.records))
-    print(f"Records that MLflow has not taken: of {len(left)} run(s).")
-    for folder in all_journals(Path(config.records)):
-        yield from _set_aside(folder)
-    for folder in left:
-        told = f"run {run_of(folder)} has records in {folder} that MLflow has not taken; to send them"
-        yield f"{told}: {tracking.how_to_sync()}"
-
-
-def _set_aside(folder: Path) -> Iterator[str]:
-    """What MLflow has refused of a run, in one line, if anything."""
-    found = refused(folder)
-    if found:
-        again = tracking.how_to_sync(again=True)
-        yield (
-            f"MLflow has refused {len(found)} record(s) of run {run_of(folder)}, which are set aside in {folder}: "
-            f"{listed((each.why for each in found), 3)}. Fix the reason and send them by `{again}`, or remove that "
-            f"folder if they are not needed"
-        )
-
-
-def send_records(config: SyncConfig) -> None:
-    """Send what MLflow has not taken while runs were under way.
-
-    Raises:
-        InputError: it cannot be sent, or only in part.
-    """
-    tracking.keep_records_in(config.records)
-    place = Path(config.records)
-    everything = all_journals(place, config.run_id)
-    if config.run_id is not None and not everything:
-        raise InputError(f"run_id={config.run_id}: nothing of that run waits in {place}")
-    found = everything if config.run_id is not None else journals(place)
-    if config.again:
-        found = sorted({*found, *(folder for folder in everything if refused(folder) and is_left(folder))})
-    failed = []
-    for folder in found:
-        try:
-            left = tracking.send_unsent(folder, config.again)
-        except InputError as error:
-            failed.append(f"{folder}: {error}")
-            continue
-        if left:
-            failed.append(f"{folder}: MLflow has not taken {left} record(s)")
-        elif refused(folder):
-            failed += _set_aside(folder)
-        else:
-            print(f"Run {run_of(folder)}: all is sent.")
-            print(tracking.where_to_look(run_of(folder)))
-    if failed:
-        raise InputError("not all was sent; nothing is lost:\n" + "\n".join(f"  {each}" for each in failed))
-    if not found:
-        print(f"Nothing waits in {place}.")
+    folder = Path(config.records)
+    unsent = unsent_journals(folder)
+    print(f"Unsent records: of {len(unsent)} run(s) in {folder}.")
+    for journal in all_journals(folder):
+        if message := tracking.refused_summary(journal):
+            yield message
+    for journal in unsent:
+        yield f"MLflow has not accepted all records of run {run_of(journal)}, in {journal}: {tracking.sync_command()}"

@@ -10,8 +10,8 @@ from segmentation.data import Split
 from segmentation.models.segmenter import Segmenter
 from studies.models.flavor import save_model
 from studies.models.loading import version_uri
-from studies.tracking.runs import journal_of, now, wait_until_sent
-from studies.tracking.sending import MODEL
+from studies.tracking.run_journals import journal_of, wait_until_sent
+from studies.tracking.sending import MODEL, now
 
 
 def log_model(

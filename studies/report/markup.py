@@ -5,7 +5,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from studies.base.markdown import escaped, table
+from studies.base.markdown import escaped
+from studies.base.tables import table
 
 NO_BREAK = "\u00a0"
 WIDE = 2.2

@@ -23,7 +23,8 @@ from segmentation.scoring.bootstrap import Interval, interval
 from segmentation.scoring.evaluate import evaluating
 from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
-from studies.base.markdown import escaped, table
+from studies.base.markdown import escaped
+from studies.base.tables import table
 from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.logging import log_model

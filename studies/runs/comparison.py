@@ -1,7 +1,5 @@
 """A comparison of runs as one MLflow run: table, sentences, and pictures with all of them."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +10,8 @@ from segmentation.errors import InputError
 from segmentation.metrics import COMPARED, METRICS
 from studies import tracking
 from studies.base import original_report as published
-from studies.base.markdown import code, escaped, table
+from studies.base.markdown import code, escaped
+from studies.base.tables import csv_text, table
 from studies.config import CompareConfig
 from studies.scores.comparison import (
     Contestant,
@@ -171,18 +170,17 @@ def beside_published(contestants: Sequence[Contestant]) -> Iterator[str]:
 
 
 def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"])
+    header = ["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"]
+    rows: list[list[object]] = []
     for each in contestants:
         for metric in METRICS:
             ends = each.interval(metric)
-            writer.writerow(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
+            rows.append(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
     for pair in pairs:
         ids = pair.first.stored.run_id, pair.second.stored.run_id
         for metric, found in pair.differences.items():
-            writer.writerow(["difference", *ids, metric, found.value, *found.interval, found.p_value])
-    return text.getvalue()
+            rows.append(["difference", *ids, metric, found.value, *found.interval, found.p_value])
+    return csv_text(header, rows)
 
 
 def _record(

@@ -17,7 +17,8 @@ from segmentation.prediction.outputs import TABLE, PredictedFolder, output_names
 from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
-from studies.base.markdown import code, escaped, table
+from studies.base.markdown import code, escaped
+from studies.base.tables import table
 from studies.config import PredictConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel

@@ -1,9 +1,7 @@
 """What a run shows of a scored split: reliability, examples, confusion, and the numbers behind each picture."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +23,8 @@ from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 from studies import tracking
-from studies.base.markdown import escaped, table
+from studies.base.markdown import escaped
+from studies.base.tables import csv_text, table
 
 WORST = 3
 """Images shown for their high ECE."""
@@ -324,15 +323,9 @@ def _images_csv(scores: Scores, names: Sequence[str], order: np.ndarray) -> str:
             columns.append([names[place], pixels, f"{errors[place]:.6f}" if pixels else "", *shares])
             place += 1
     header = ["image", "pixels", "ece", "pixel_accuracy", "confidence", "accuracy_minus_confidence", "loss"]
-    return _csv([header, *(columns[index] for index in order)])
+    return csv_text(header, (columns[index] for index in order))
 
 
 def _confusion_csv(scores: Scores) -> str:
     counts = zip(scores.labels.names, scores.confusion.counts.tolist(), strict=True)
-    return _csv([["true class \\ predicted class", *scores.labels.names], *([name, *row] for name, row in counts)])
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(rows)
-    return text.getvalue()
+    return csv_text(["true class \\ predicted class", *scores.labels.names], ([name, *row] for name, row in counts))

@@ -1,7 +1,5 @@
 """Logs a study into its MLflow run: description, table of trials, plots, metrics and tags."""
 
-import csv
-import io
 from collections.abc import Iterator
 
 from optuna import Study
@@ -10,7 +8,8 @@ from optuna.trial import TrialState
 from segmentation.metrics import HEADLINE, METRICS, ON_TRAIN
 from studies import tracking
 from studies.base import original_report
-from studies.base.markdown import code, escaped, table
+from studies.base.markdown import code, escaped
+from studies.base.tables import csv_text, table
 from studies.search.budget import epochs_used
 from studies.search.plan import Plan
 from studies.search.space import format_value
@@ -105,18 +104,17 @@ def _markdown_table(study: Study, plan: Plan) -> Iterator[str]:
 
 
 def _csv_table(study: Study, plan: Plan) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     val_metrics = [f"val/{name}" for name in METRICS]
     columns = [*(f"train/{name}" for name in ON_TRAIN), *val_metrics, "val/ece_low", "val/ece_high"]
     columns += [column for column in _columns(plan) if column not in columns]
-    writer.writerow(["trial", "state", "reason", *plan.space, "epoch", "epochs", *columns, "run_id"])
+    header = ["trial", "state", "reason", *plan.space, "epoch", "epochs", *columns, "run_id"]
+    rows = []
     for trial in counted_trials(study):
         values, metrics = plan.values(trial), trial.user_attrs.get(METRICS_KEPT, {})
-        writer.writerow([
+        rows.append([
             trial.number, trial.state.name.lower(), trial.user_attrs.get(REASON, ""),
             *(values.get(name, "") for name in plan.space), metrics.get("epoch", ""),
             trial.user_attrs.get(EPOCHS, 0), *(metrics.get(column, "") for column in columns),
             trial.user_attrs.get(RUN, ""),
         ])  # fmt: skip
-    return text.getvalue()
+    return csv_text(header, rows, line_end="\n")

@@ -1,4 +1,4 @@
-"""The tracked experiment: MLflow runs that tell the truth, and what is logged in them. Nobody else writes to MLflow."""
+"""MLflow runs: open and close them, log to them, and find them. Only this package writes to MLflow."""
 
 from studies.base.errors import AwayError
 from studies.tracking.log import (
@@ -16,7 +16,7 @@ from studies.tracking.log import (
     log_tags,
     log_text,
 )
-from studies.tracking.past_runs import (
+from studies.tracking.queries import (
     FoundRun,
     find_run,
     logged_epochs,
@@ -27,24 +27,19 @@ from studies.tracking.past_runs import (
     stored_config,
     where_to_look,
 )
+from studies.tracking.run_journals import UNSENT, keep_records_in, sync_command, wait_until_sent
+from studies.tracking.run_tags import PROCESS, describe_run, tag_reason
 from studies.tracking.runs import (
-    PROCESS,
-    UNSENT,
     Stopped,
     create_run,
-    describe_run,
     end_run,
-    how_to_sync,
     joined,
-    keep_records_in,
     leave_run,
     reopen_run,
-    tag_reason,
     tracked_run,
-    wait_until_sent,
 )
 from studies.tracking.store import address, answers, check_store, is_absent
-from studies.tracking.unsent import has_arrived, send_unsent
+from studies.tracking.unsent import has_arrived, refused_summary, send_unsent
 
 __all__ = [
     "PROCESS",
@@ -61,7 +56,6 @@ __all__ = [
     "end_run",
     "find_run",
     "has_arrived",
-    "how_to_sync",
     "is_absent",
     "joined",
     "keep_records_in",
@@ -81,11 +75,13 @@ __all__ = [
     "logged_epochs",
     "logged_steps",
     "open_children",
+    "refused_summary",
     "reopen_run",
     "runs_tagged",
     "runs_under_way",
     "send_unsent",
     "stored_config",
+    "sync_command",
     "tag_reason",
     "tracked_run",
     "wait_until_sent",

@@ -1,4 +1,4 @@
-"""Whether the files of a run or a model are where MLflow recorded them: a moved `mlruns` folder is not."""
+"""Find out whether the artifact folder of a run or a model exists where MLflow recorded it."""
 
 import re
 from pathlib import Path
@@ -10,36 +10,36 @@ from mlflow.exceptions import MlflowException
 
 
 def missing_files(uri: str) -> str | None:
-    """What to report where the folder that MLflow recorded for something is not there; None where it is.
+    """Return a message if the recorded artifact folder does not exist, for example because it was moved; else None.
 
     Args:
         uri: `runs:/ID` with or without a path, or `models:/...`.
     """
     try:
-        places = [place for place in map(_folder, _locations(uri)) if place is not None]
+        folders = [folder for folder in map(_folder, _locations(uri)) if folder is not None]
     except MlflowException:
         return None
-    if not places or any(place.is_dir() for place in places):
+    if not folders or any(folder.is_dir() for folder in folders):
         return None
-    gone = places[0]
-    while not gone.parent.is_dir():
-        gone = gone.parent
-    if len(places) == 1 and gone.name == _experiment_id(uri):
-        return None  # MLflow makes an experiment's folder for its first file, and this run may never have had one
+    missing = folders[0]
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    if len(folders) == 1 and missing.name == _experiment_id(uri):
+        return None  # MLflow makes an experiment's folder for its first file, and this run may have logged none
     return (
-        f"its files should be in {places[0]}, as MLflow recorded, but {gone} is not there: if that folder was moved, "
-        f"move it back, or leave a link to it there; if it was removed, they are lost"
+        f"its files should be in {folders[0]}, as MLflow recorded, but {missing} does not exist. If that folder was "
+        f"moved, move it back or put a link to it there; if it was removed, the files are lost"
     )
 
 
 def _experiment_id(uri: str) -> str | None:
-    """The experiment of a run; None for a model."""
+    """Return the experiment of a run; None for a model."""
     found = re.match("runs:/([0-9a-f]{32})", uri)
     return str(mlflow.get_run(found[1]).info.experiment_id) if found else None
 
 
 def _locations(uri: str) -> list[str]:
-    """The addresses at which the files may be."""
+    """Return the addresses where the files may be."""
     client = mlflow.MlflowClient()
     if found := re.match("runs:/([0-9a-f]{32})", uri):
         run = client.get_run(found[1])
@@ -53,7 +53,7 @@ def _locations(uri: str) -> list[str]:
 
 
 def _folder(location: str) -> Path | None:
-    """The folder on this machine; None for an address that is elsewhere."""
+    """Return the folder on this machine; None for a remote address."""
     parts = urlsplit(location)
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))

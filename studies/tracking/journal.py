@@ -1,10 +1,10 @@
 """Append-only journal of everything a run logs. Entries stay on disk until the tracking server has accepted them.
 
-A journal belongs to one process; another one that logs to the same run meanwhile has a journal of its own. It is a
-folder with two streams, `records` and `files`, each a file of JSON lines and a count of those that were sent. A thread
-for each stream sends its entries in order, again and again until they are accepted; so a store of files that fails does
-not hold up the metrics. An entry may be sent twice if a process is killed, never out of order. An entry that will never
-be accepted is set aside in the folder with the reason, and the next one is sent.
+Each process that logs to a run has its own journal. A journal is a folder with two streams, `records` and `files`: each
+is a file of JSON lines and the number of lines that were sent. One thread per stream sends its entries in order and
+retries each until it is accepted, so a failing artifact store does not delay the metrics. If a process is killed, an
+entry may be sent twice, but never out of order. An entry that will never be accepted is set aside in the folder with
+the reason, and the next one is sent.
 """
 
 import json
@@ -24,145 +24,140 @@ from studies.tracking.ownership import OWNER, Claim, ClaimedError, is_left
 
 Entry = dict[str, Any]
 Send = Callable[[Entry, Path], None]
-"""Sends an entry, whose files lie in the given folder."""
+"""Sends an entry; its files are in the given folder."""
 Stream = Literal["records", "files"]
 STREAMS: tuple[Stream, ...] = "records", "files"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
-"""Seconds between two attempts: each pause is twice the one before."""
+"""Seconds between two attempts: each pause is twice the previous one, up to the longest."""
 REFUSED = "refused"
-"""Name of the file and of the folder that hold what was set aside."""
+"""Name of the file and of the folder with the refused entries."""
 
 
 class RefusedError(Exception):
-    """An entry will never be accepted; the message says why."""
+    """An entry will never be accepted; the message is the reason."""
 
-    spoils = True
-    """Whether the run is not what it should be without the entry."""
+    is_essential = True
+    """Whether the run is incomplete without the entry."""
 
 
 class LostRunError(Exception):
-    """The run accepts nothing from this process any more; the message says why."""
+    """The run accepts no more entries from this process; the message is the reason."""
 
     def __init__(self, why: str, keep: bool) -> None:
-        """Describe it.
+        """Make the error.
 
         Args:
             why: the reason, and what to do.
-            keep: whether the entries are of use later.
+            keep: whether to keep the entries, because they can be sent later.
         """
         super().__init__(why)
         self.keep = keep
 
 
 class Refused(NamedTuple):
-    """An entry that was set aside."""
+    """An entry that MLflow refused and that was set aside."""
 
     stream: Stream
     entry: Entry
     why: str
     files: Path
-    """Folder of its files; there is none if it has none."""
+    """Folder of its files; it exists only if there are files."""
 
 
 class Journal:
     """The journal of one run."""
 
     def __init__(
-        self, folder: Path, send: Send, tell: Callable[[str], None] = lambda _: None, again: bool = False
+        self, folder: Path, send: Send, report: Callable[[str], None] = lambda _: None, again: bool = False
     ) -> None:
-        """Open a journal, with what is still unsent in it.
+        """Open a journal and start to send its unsent entries.
 
         Args:
-            folder: made if it is not there; it vanishes when all is sent.
-            send: raises `RefusedError` for an entry that will never be accepted, `LostRunError` when none will be any
-                more, and anything else for one that is to be sent again later.
-            tell: called when an entry is not accepted, and when entries are accepted again.
-            again: whether to send once more what was set aside before.
+            folder: created if missing, and removed once everything is sent.
+            send: raises `RefusedError` if the entry will never be accepted, `LostRunError` if no entry will be accepted
+                any more, and any other exception if the entry is to be retried.
+            report: called with the reason when an entry is not accepted, and with "" when entries are accepted again.
+            again: whether to send the refused entries again.
 
         Raises:
             ClaimedError: another process has it open.
-            InputError: it cannot be written.
+            InputError: the folder cannot be written.
         """
         self.folder = folder
         self.lost: str | None = None
-        """Why the run accepts nothing any more."""
+        """Why the run accepts no more entries."""
         self.refusals: list[str] = []
-        """Why entries were set aside, one after the other, since the journal was opened."""
-        self.spoiled: str | None = None
-        """Why the first entry was refused without which the run is not what it should be."""
+        """Why entries were set aside since the journal was opened, in order."""
+        self.incomplete: str | None = None
+        """Why the first essential entry was refused, without which the run is incomplete."""
         self._setting_aside = threading.Lock()
         with _writable(folder):
             self._claim = Claim(folder)
-            self._senders = {name: _Sender(folder, name, send, tell, self._set_aside, self._lose) for name in STREAMS}
+            self._senders = {name: _Sender(folder, name, send, report, self._set_aside, self._lose) for name in STREAMS}
             if again:
                 self._add_refused()
 
     def add(self, stream: Stream, entry: Entry, fill: Callable[[Path], None] | None = None) -> None:
-        """Put an entry at the end of a stream.
+        """Append an entry to a stream.
 
         Args:
             stream: its entries are sent in order.
-            entry: what JSON can hold.
+            entry: JSON content.
             fill: writes the entry's files into a folder.
 
         Raises:
-            InputError: it cannot be written here.
+            InputError: the journal cannot be written.
         """
         with _writable(self.folder):
             self._senders[stream].add(entry, fill)
 
-    @property
-    def refusal(self) -> str | None:
-        """Why the first entry was set aside, if any was."""
-        return next(iter(self.refusals), None)
-
-    def wait(self, patience: float, streams: tuple[Stream, ...] = STREAMS, at_most: float = float("inf")) -> bool:
-        """Wait until everything is sent; returns whether it is.
+    def wait(self, seconds: float, streams: tuple[Stream, ...] = STREAMS, at_most: float = float("inf")) -> bool:
+        """Wait until everything is sent; return whether it is.
 
         Args:
-            patience: seconds to wait after an entry was turned away.
-            streams: what to wait for.
-            at_most: seconds to wait in any case, also for a server that does not answer at all. A process that was
-                signalled to stop does not wait beyond its deadline.
+            seconds: how long to wait after an attempt has failed. Without a failure there is no limit.
+            streams: the streams to wait for.
+            at_most: limit even if the server does not respond at all. A process that was told to stop does not wait
+                beyond its deadline either.
         """
-        began = time.monotonic()
-        sent = [self._senders[name].wait(began, patience, began + at_most) for name in streams]
+        start = time.monotonic()
+        sent = [self._senders[name].wait(start, seconds, start + at_most) for name in streams]
         return all(sent)
 
     def unsent(self) -> int:
-        """How many entries wait."""
+        """Return the number of unsent entries."""
         return sum(len(sender) for sender in self._senders.values())
 
     def close(self) -> None:
-        """Stop sending; what is unsent or set aside stays in the folder, which is removed if there is nothing."""
+        """Stop sending. The folder is removed, unless it holds unsent or refused entries."""
         for sender in self._senders.values():
             sender.stop()
         for sender in self._senders.values():
             sender.join()
         if self.unsent() or refused(self.folder):
-            self._claim.let_go()
+            self._claim.release()
         else:
             self._claim.remove()
 
     def _set_aside(self, stream: Stream, entry: Entry, files: Path, error: RefusedError) -> None:
-        """Keep an entry and its files apart from those to send."""
+        """Move an entry and its files to the refused ones."""
         with self._setting_aside:
-            kept = self.folder / f"{REFUSED}.d" / f"{time.time_ns()}"
+            target = self.folder / f"{REFUSED}.d" / f"{time.time_ns()}"
             if files.is_dir():
-                kept.parent.mkdir(exist_ok=True)
-                files.rename(kept)
-            line = {"stream": stream, "entry": entry, "why": str(error), "files": kept.name}
+                target.parent.mkdir(exist_ok=True)
+                files.rename(target)
+            line = {"stream": stream, "entry": entry, "why": str(error), "files": target.name}
             with (self.folder / f"{REFUSED}.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
             self.refusals.append(str(error))
-            if error.spoils:
-                self.spoiled = self.spoiled or str(error)
+            if error.is_essential:
+                self.incomplete = self.incomplete or str(error)
 
     def _add_refused(self) -> None:
-        """Put what was set aside at the end of its stream."""
+        """Append the refused entries to their streams."""
         for each in refused(self.folder):
             files = each.files
-            fill = (lambda folder, files=files: _moved(files, folder)) if files.is_dir() else None
+            fill = (lambda folder, files=files: _move(files, folder)) if files.is_dir() else None
             self._senders[each.stream].add(each.entry, fill)
         (self.folder / f"{REFUSED}.jsonl").unlink(missing_ok=True)
 
@@ -170,64 +165,65 @@ class Journal:
         self.lost = self.lost or str(error)
 
 
-def _moved(source: Path, target: Path) -> None:
+def _move(source: Path, target: Path) -> None:
     for each in source.iterdir():
         each.rename(target / each.name)
     source.rmdir()
 
 
-def places(place: Path, run_id: str) -> Iterator[Path]:
-    """Where a run's journals may be, one for each process that has it open."""
-    return (place / (f"{run_id}.{number}" if number else run_id) for number in count())
+def journal_folders(parent: Path, run_id: str) -> Iterator[Path]:
+    """Yield the possible folders of a run's journals without end: `ID`, `ID.1`, and so on, one for each process."""
+    return (parent / (f"{run_id}.{number}" if number else run_id) for number in count())
 
 
 def run_of(folder: Path) -> str:
-    """The id of the run whose journal a folder is."""
+    """Return the ID of the run that a journal's folder belongs to."""
     return folder.name.partition(".")[0]
 
 
-def all_journals(place: Path, run_id: str | None = None) -> list[Path]:
-    """The journals in a folder, all or a run's, also those that somebody has open."""
-    return sorted(file.parent for file in place.glob(f"*/{OWNER}") if run_id in (None, run_of(file.parent)))
+def all_journals(parent: Path, run_id: str | None = None) -> list[Path]:
+    """Return the folders of all journals, or of one run's, including those that a process has open."""
+    return sorted(file.parent for file in parent.glob(f"*/{OWNER}") if run_id in (None, run_of(file.parent)))
 
 
-def journals(place: Path, run_id: str | None = None) -> list[Path]:
-    """The journals in a folder, all or a run's, that hold something to send, and that nobody has open.
+def unsent_journals(parent: Path, run_id: str | None = None) -> list[Path]:
+    """Return the folders of journals with unsent entries that no process has open: all, or one run's.
 
-    One of another machine may be open there, and is left out. Those of which all is sent are removed: a process that
-    was killed in its last moment leaves such.
+    Journals of other machines are left out, since they may be open there. A journal whose entries are all sent is
+    removed: a process that is killed at its end leaves one.
     """
-    left = [folder for folder in all_journals(place, run_id) if is_left(folder)]
-    waiting = []
-    for folder in left:
+    unsent = []
+    for folder in all_journals(parent, run_id):
+        if not is_left(folder):
+            continue
         if any(len(_whole_lines(folder, name)) > _sent(folder, name) for name in STREAMS):
-            waiting.append(folder)
+            unsent.append(folder)
         elif not refused(folder):
             with suppress(ClaimedError):
                 Claim(folder).remove()
-    return waiting
+    return unsent
 
 
 def refused(folder: Path) -> list[Refused]:
-    """What was set aside in a journal's folder, in that order."""
+    """Return the refused entries in a journal's folder, in the order of their refusal."""
     found = []
     for line in _whole_lines(folder, REFUSED):
         with suppress(ValueError, KeyError, TypeError):
-            told = json.loads(line)
-            files = folder / f"{REFUSED}.d" / str(told["files"])
-            found.append(Refused(told["stream"], told["entry"], told["why"], files))
+            content = json.loads(line)
+            files = folder / f"{REFUSED}.d" / str(content["files"])
+            found.append(Refused(content["stream"], content["entry"], content["why"], files))
     return found
 
 
 def _whole_lines(folder: Path, name: str) -> list[bytes]:
-    """The entries of a stream; the last line, which may be torn, only if it ends."""
+    """Return the lines of a stream, without an incomplete last line, which a killed process leaves."""
     file = folder / f"{name}.jsonl"
     lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
     return [line for line in lines if line.endswith(b"\n")]
 
 
 def _sent(folder: Path, name: Stream) -> int:
-    """How many entries of a stream are sent."""
+    """Return the number of entries of a stream that were sent."""
     file = folder / f"{name}.sent"
     return int(file.read_text() or 0) if file.is_file() else 0
 
@@ -240,15 +236,15 @@ class _Sender:
         folder: Path,
         name: Stream,
         send: Send,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         set_aside: Callable[[Stream, Entry, Path, RefusedError], None],
         lose: Callable[[LostRunError], None],
     ) -> None:
         self._name: Stream = name
         self._payloads, self._count_file = folder / f"{name}.d", folder / f"{name}.sent"
-        self._send, self._tell, self._set_aside, self._lose = send, tell, set_aside, lose
-        self._turned_away: float | None = None
-        self._has_ended = False
+        self._send, self._report, self._set_aside, self._lose = send, report, set_aside, lose
+        self._failed_at: float | None = None
+        self._is_lost = False
         self._changed, self._stopping = threading.Condition(), threading.Event()
         self._thread: threading.Thread | None = None
         whole = _whole_lines(folder, name)
@@ -274,10 +270,10 @@ class _Sender:
                 fill(payload)
             try:
                 left = memoryview(line)
-                while left:  # a disk that is nearly full takes a part
+                while left:  # a disk that is nearly full writes a part
                     left = left[self._file.write(left) :]
             except OSError:
-                self._file.truncate(self._size)  # nothing may follow half a line
+                self._file.truncate(self._size)  # no entry may follow an incomplete line
                 raise
             self._size += len(line)
             with self._changed:
@@ -286,12 +282,12 @@ class _Sender:
                 self._changed.notify_all()
             self._start()
 
-    def wait(self, began: float, patience: float, until: float) -> bool:
+    def wait(self, start: float, seconds: float, until: float) -> bool:
         with self._changed:
             while self._waiting:
-                since, left = self._turned_away, min(until - time.monotonic(), interruption.seconds_left())
-                is_over = since is not None and time.monotonic() >= max(since, began) + patience
-                if self._has_ended or is_over or left <= 0:
+                failed_at, left = self._failed_at, min(until - time.monotonic(), interruption.seconds_left())
+                is_over = failed_at is not None and time.monotonic() >= max(failed_at, start) + seconds
+                if self._is_lost or is_over or left <= 0:
                     return False
                 self._changed.wait(min(0.2, left))
         return True
@@ -302,7 +298,7 @@ class _Sender:
             self._changed.notify_all()
 
     def join(self) -> None:
-        if self._thread is not None:  # it may be in the middle of a request that nobody answers
+        if self._thread is not None:  # it may be waiting for a response that never comes
             self._thread.join(min(1.0, 0.1 + interruption.seconds_left()))
         self._file.close()
 
@@ -324,25 +320,25 @@ class _Sender:
             except LostRunError as error:
                 self._lose(error)
                 if error.keep:
-                    self._has_ended = True
+                    self._is_lost = True
                     return
             except Exception as error:
-                if not self._was_set_aside(number, entry, error):
-                    if self._turned_away is None:
-                        self._turned_away = time.monotonic()
-                        self._tell(_first_line(error))
+                if not self._is_set_aside(number, entry, error):
+                    if self._failed_at is None:
+                        self._failed_at = time.monotonic()
+                        self._report(_first_line(error))
                     if self._stopping.wait(pause):
                         return
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
-            if self._turned_away is not None:
-                self._turned_away = None
-                self._tell("")
+            if self._failed_at is not None:
+                self._failed_at = None
+                self._report("")
             pause = FIRST_PAUSE
-            self._has_sent(number)
+            self._mark_sent(number)
 
-    def _was_set_aside(self, number: int, entry: Entry, error: Exception) -> bool:
-        """Set an entry aside that will never be accepted; false for another error, and where the disk is full."""
+    def _is_set_aside(self, number: int, entry: Entry, error: Exception) -> bool:
+        """Set a refused entry aside; return false for another error, and if the disk is full."""
         if not isinstance(error, RefusedError) or self._stopping.is_set():
             return False
         try:
@@ -351,10 +347,10 @@ class _Sender:
             return False
         return True
 
-    def _has_sent(self, number: int) -> None:
+    def _mark_sent(self, number: int) -> None:
         if self._stopping.is_set():
-            return  # another process may have the journal by now; it sends this once more
-        with suppress(OSError):  # a full disk: nothing is lost, though another process would send this once more
+            return  # another process may have claimed the journal; it sends this entry again
+        with suppress(OSError):  # a full disk: nothing is lost, but another process may send the entry again
             temporary = self._count_file.with_suffix(".new")
             temporary.write_text(str(number + 1))
             temporary.replace(self._count_file)
@@ -369,13 +365,13 @@ class _Sender:
 
 @contextmanager
 def _writable(folder: Path) -> Iterator[None]:
-    """Turn a disk that is full, or a folder that cannot be written, into an `InputError`."""
+    """Raise an `InputError` if the disk is full or the folder is not writable."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"what is to be recorded could not be kept in {folder}: {error.strerror or error}; make room there, or go "
-            f"to another folder. What was recorded before is safe, and so are the checkpoints"
+            f"records cannot be written to {folder}: {error.strerror or error}. Free disk space, or change the field "
+            f"`records`. Earlier records and the checkpoints are intact"
         ) from error
 
 

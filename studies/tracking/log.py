@@ -1,4 +1,4 @@
-"""What is logged in a run: figures, settings, pictures, files, models; by way of its journal."""
+"""Log metrics, parameters, plots, files and models of a run, through its journal."""
 
 import json
 import shutil
@@ -17,23 +17,24 @@ from segmentation import plots
 from segmentation.data import Split
 from studies.base.redaction import hidden, redacted, without_password
 from studies.tracking.journal import Entry
-from studies.tracking.runs import journal_of, metrics_entry, now, open_run
-from studies.tracking.store import patiently
+from studies.tracking.run_journals import journal_of, open_run
+from studies.tracking.sending import metrics_entry, now
+from studies.tracking.store import with_retries
 
 NOTE_LENGTH = 7900
-"""Characters that fit into a tag."""
+"""Characters that a tag can hold."""
 NOTE_WIDTH = 560
-"""Pixels; wider pictures push aside what the UI shows beside a description."""
+"""Width of an image in pixels; wider ones displace the right column of the run's page."""
 
 
 def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
-    """Log the resolved configuration as params and as `config.json`, without the fields that are to be left out.
+    """Log the resolved configuration as params and as `config.json`, without the fields in `leave_out`.
 
-    `mlflow run` has already logged the parameters it was given, as they were typed; those cannot be logged again.
+    `mlflow run` has already logged the parameters that were typed, as raw text. MLflow refuses a second value for them.
     """
     run_id = open_run()
     values = redacted({name: value for name, value in asdict(config).items() if name not in leave_out})
-    logged = patiently(lambda: mlflow.MlflowClient().get_run(run_id)).data.params
+    logged = with_retries(lambda: mlflow.MlflowClient().get_run(run_id)).data.params
     _record({"what": "params", "values": {name: str(value) for name, value in values.items() if name not in logged}})
     log_json(values, "config.json")
 
@@ -48,12 +49,12 @@ def log_split(split: Split, context: str) -> None:
 
 
 def _dataset(split: Split) -> dict[str, str]:
-    """How MLflow tells data sets apart."""
+    """Return what identifies a data set in MLflow."""
     return {"name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16]}
 
 
 def log_model_input(model_id: str | None) -> None:
-    """Log a logged model as an input of the run, so that its page lists the run; None logs nothing."""
+    """Log a model as an input of the run, so that the model's page lists the run; None logs nothing."""
     if model_id is not None:
         _record({"what": "model_input", "model_id": model_id})
 
@@ -61,13 +62,13 @@ def log_model_input(model_id: str | None) -> None:
 def log_metrics(
     metrics: Mapping[str, float], step: int | None = None, model_id: str | None = None, split: Split | None = None
 ) -> None:
-    """Log metrics of one moment; one that is not a number, such as the IoU of an absent class, is left out.
+    """Log metrics with the same time and step. NaN, such as the IoU of an absent class, is left out.
 
     Args:
         metrics: by name.
-        step: an epoch, if they are of one.
-        model_id: the logged model that was measured; its page then shows them, too.
-        split: what it was measured on, see `log_split`.
+        step: the epoch, if any.
+        model_id: the logged model that was scored; its page then shows the metrics, too.
+        split: the data it was scored on, see `log_split`.
     """
     entry = metrics_entry(metrics, step)
     if model_id is not None:
@@ -78,53 +79,53 @@ def log_metrics(
 
 
 def log_tags(tags: Mapping[str, str]) -> None:
-    """Set tags of the current run."""
+    """Set tags of the open run."""
     _record({"what": "tags", "values": hidden(tags)})
 
 
-def log_note(said: str, pictures: Sequence[Image.Image] = (), details: str = "", run_id: str | None = None) -> None:
-    """Set the description that the UI shows on a run's page; lines for which MLflow has no room are left out.
+def log_note(summary: str, images: Sequence[Image.Image] = (), details: str = "", run_id: str | None = None) -> None:
+    """Set the description on a run's page. Lines beyond MLflow's limit are left out.
 
     Args:
-        said: Markdown; the UI shows its first lines at once, all else on a click.
-        pictures: shown below it, made as narrow as the page needs them.
-        details: Markdown below the pictures.
-        run_id: the run; None is the one that is open here.
+        summary: Markdown. The UI shows its first lines, and the rest on a click.
+        images: shown below it, reduced to the width of the page.
+        details: Markdown below the images.
+        run_id: the run; None is the open one.
     """
     run_id, shown = run_id or open_run(), []
-    for place, picture in enumerate(pictures):
-        path = f"description/{place}.png"
-        image = picture.convert("RGB")  # a copy
+    for index, original in enumerate(images):
+        path = f"description/{index}.png"
+        image = original.convert("RGB")  # a copy
         image.thumbnail((NOTE_WIDTH, 2 * NOTE_WIDTH), Image.Resampling.LANCZOS)
-        _keep(path, image.save, run_id)
-        # relative, so that it holds wherever the UI is served
+        _log_artifact(path, image.save, run_id)
+        # relative, so that it works at every address of the UI
         shown.append(f"![{path}](get-artifact?path={path}&run_uuid={run_id})\n")
-    kept, room = [], NOTE_LENGTH
-    for line in "\n".join([said, "", *shown, details]).strip().splitlines():
+    lines, room = [], NOTE_LENGTH
+    for line in "\n".join([summary, "", *shown, details]).strip().splitlines():
         line = _spaced(line)
         room -= len(line) + 1
         if room < 0:
-            kept.append("…")
+            lines.append("…")
             break
-        kept.append(line)
-    _record({"what": "tags", "values": {"mlflow.note.content": without_password("\n".join(kept))}}, run_id)
+        lines.append(line)
+    _record({"what": "tags", "values": {"mlflow.note.content": without_password("\n".join(lines))}}, run_id)
 
 
 def _spaced(line: str) -> str:
-    """A row of a table with a space after each cell: the UI leaves none, and trims those it knows as spaces."""
+    """Return a table row with a gap after each cell: the UI draws none, and trims ordinary spaces."""
     is_row = line.startswith("|") and set(line) - set("|- ")
     return line.replace(" | ", "\u2003\u200b | ") if is_row else line
 
 
 def log_figure(figure: Figure, path: str) -> Image.Image:
-    """Log a picture as an artifact; returns it as drawn, since drawing takes long."""
+    """Log a plot as an artifact; return it as an image, since drawing is slow."""
     image = Image.fromarray(plots.pixels(figure))
-    _keep(path, image.save)
+    _log_artifact(path, image.save)
     return image
 
 
 def log_figure_at(figure: Figure, key: str, step: int) -> None:
-    """Log a picture of one epoch, for the UI's image stepper."""
+    """Log a plot of one epoch, for the UI's image slider."""
     image = Image.fromarray(plots.pixels(figure))
     with journal_of() as journal:
         entry = {"what": "image", "key": key, "step": step, "time": now()}
@@ -132,33 +133,33 @@ def log_figure_at(figure: Figure, key: str, step: int) -> None:
 
 
 def log_json(content: Any, path: str) -> None:
-    """Log an object as a JSON artifact; NaN becomes null."""
+    """Log a JSON artifact; NaN becomes null."""
     text = json.dumps(json.loads(json.dumps(redacted(content)), parse_constant=lambda _: None), indent=1)
     log_table(text, path)
 
 
 def log_text(text: str, path: str, run_id: str | None = None) -> None:
-    """Log what is printed for people, such as a log, as a text artifact of the run that is open here, or of another."""
+    """Log printed text, such as a log, as an artifact of the open run or of another one."""
     log_table(without_password(text), path, run_id)
 
 
 def log_table(text: str, path: str, run_id: str | None = None) -> None:
-    """Log a structured text, such as a CSV or Markdown table, as it is; its values may equal a password by chance."""
-    _keep(path, lambda file: file.write_text(text, encoding="utf-8"), run_id)
+    """Log structured text, such as a CSV or Markdown table, unchanged: its values may equal a password by chance."""
+    _log_artifact(path, lambda file: file.write_text(text, encoding="utf-8"), run_id)
 
 
 def log_folder(folder: str | Path, path: str) -> None:
-    """Log a folder with all that is in it as the artifact folder `path`."""
-    _keep(path, lambda there: shutil.copytree(folder, there, copy_function=_linked))
+    """Log a folder with its content as the artifact folder `path`."""
+    _log_artifact(path, lambda target: shutil.copytree(folder, target, copy_function=_linked))
 
 
 @contextmanager
 def artifact_file(path: str) -> Iterator[Path]:
-    """A file to write, logged as the artifact `path` afterwards."""
+    """Yield a path to write a file to. The file is logged as the artifact `path` when the context ends."""
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / Path(path).name
         yield file
-        _keep(path, lambda there: shutil.move(file, there))
+        _log_artifact(path, lambda target: shutil.move(file, target))
 
 
 def _record(entry: Entry, run_id: str | None = None) -> None:
@@ -166,8 +167,8 @@ def _record(entry: Entry, run_id: str | None = None) -> None:
         journal.add("records", entry)
 
 
-def _keep(path: str, write: Callable[[Path], object], run_id: str | None = None) -> None:
-    """Log what `write` writes to the path it is given as the artifact `path`."""
+def _log_artifact(path: str, write: Callable[[Path], object], run_id: str | None = None) -> None:
+    """Log the file or folder that `write` writes to its argument as the artifact `path`."""
 
     def fill(folder: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def _keep(path: str, write: Callable[[Path], object], run_id: str | None = None)
 
 
 def _linked(source: str, target: str) -> None:
-    """A second name for a file, or a copy where there cannot be one."""
+    """Create a hard link, or a copy where the file system allows no link."""
     try:
         Path(target).hardlink_to(source)
     except OSError:

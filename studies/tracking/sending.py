@@ -1,58 +1,57 @@
-"""How the entries of a journal become MLflow's: what each holds, and what MLflow will never take."""
+"""Send the entries of a journal to MLflow: what each kind of entry holds, and which errors are final."""
 
 import json
 import re
 import shutil
+import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelInput, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from mlflow.models.model import MLMODEL_FILE_NAME
 from PIL import Image
 
-from studies.base.errors import is_final
+from studies.base.errors import is_final, reason
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
 
 MADE = "made"
-"""Tag of a registered model's version: when the model was made, in ms of Unix time; it may be registered long after."""
-PICTURE = ".png"
+"""Tag of a registered model's version: when the model was made, in ms of Unix time. It may be registered much later."""
+IMAGE = ".png"
 MODEL = "model"
-"""Where an entry's files hold a saved model, and what it is called."""
+"""Name of the logged model, and of its folder among an entry's files."""
 
 
 def sender(run_id: str) -> Send:
-    """What sends the entries of a run's journal to the tracking store that is set now."""
+    """Return a function that sends the entries of a run's journal to the current tracking store."""
     uri = mlflow.get_tracking_uri()
 
     def send(entry: Entry, files: Path) -> None:
         try:
             _SENDERS[entry["what"]](mlflow.MlflowClient(uri), run_id, entry, files)
         except RefusedError as error:
-            error.spoils = not _is_picture(entry)
+            error.is_essential = not _is_image(entry)
             raise
         except Exception as error:
-            why = _why_never(error, files)
-            if why is None:
+            verb = _final_verb(error, files)
+            if verb is None:
                 raise
             _raise_if_deleted(uri, run_id)
-            refused = RefusedError(f"MLflow {why} {_named(entry)} of run {run_id}: {error}")
-            refused.spoils = not _is_picture(entry)
+            refused = RefusedError(f"MLflow {verb} {_named(entry)} of run {run_id}: {reason(error)}")
+            refused.is_essential = not _is_image(entry)
             raise refused from error
 
     return send
 
 
-def _why_never(error: Exception, files: Path) -> str | None:
-    """What to say of an error that sending the same entry again cannot change; None for any other error."""
+def _final_verb(error: Exception, files: Path) -> str | None:
+    """Return what MLflow does with the entry, if a retry cannot change the error; None for any other error."""
     if isinstance(error, (KeyError, TypeError)) or (isinstance(error, ValueError) and not isinstance(error, OSError)):
-        return "cannot take"
-    if isinstance(error, OSError) and isinstance(error.filename, (str, Path)):  # requests' errors have no such name
+        return "cannot store"
+    if isinstance(error, OSError) and isinstance(error.filename, (str, Path)):  # errors of `requests` have no file name
         return "cannot send" if Path(error.filename).resolve().is_relative_to(files.resolve()) else None
     if is_final(error):
         return "refuses"
@@ -60,24 +59,24 @@ def _why_never(error: Exception, files: Path) -> str | None:
 
 
 def _raise_if_deleted(uri: str, run_id: str) -> None:
-    """Raise a `LostRunError` if the run was deleted: that explains a refusal, and all that will follow."""
+    """Raise a `LostRunError` if the run was deleted: then MLflow refuses every entry."""
     try:
         run = mlflow.MlflowClient(uri).get_run(run_id)
     except Exception as error:
         if isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise LostRunError(f"run {run_id} is not in MLflow any more", keep=True) from error
+            raise LostRunError(f"run {run_id} no longer exists in MLflow", keep=True) from error
         return
     if run.info.lifecycle_stage != "active":
         raise LostRunError(deleted(run_id), keep=True)
 
 
 def deleted(run_id: str) -> str:
-    """What to say of a run that was deleted but can be restored."""
-    return f"run {run_id} was deleted; restore it with `mlflow runs restore --run-id {run_id}`"
+    """Return the message about a deleted run that can be restored."""
+    return f"run {run_id} was deleted: restore it with `mlflow runs restore --run-id {run_id}`"
 
 
-def _is_picture(entry: Entry) -> bool:
-    return entry["what"] == "image" or str(entry.get("path", "")).endswith(PICTURE)
+def _is_image(entry: Entry) -> bool:
+    return entry["what"] == "image" or str(entry.get("path", "")).endswith(IMAGE)
 
 
 def _named(entry: Entry) -> str:
@@ -94,32 +93,32 @@ def _tags(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> No
 
 
 def _untag(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
-    there = client.get_run(run_id).data.tags
+    tags = client.get_run(run_id).data.tags
     for name in entry["values"]:
-        if name in there:
+        if name in tags:
             client.delete_tag(run_id, name)
 
 
 def _metrics(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
-    """Of one moment, so that what is sent twice is there once: MLflow keeps equal points once."""
-    about = {"model_id": entry["model_id"], "run_id": run_id} if "model_id" in entry else {}
-    about |= {f"dataset_{name}": value for name, value in entry.get("dataset", {}).items()}
-    metrics = [Metric(name, value, entry["time"], entry["step"], **about) for name, value in entry["values"].items()]
+    """Log metrics with the time of the entry: MLflow stores equal points once, so a repeated entry adds none."""
+    links = {"model_id": entry["model_id"], "run_id": run_id} if "model_id" in entry else {}
+    links |= {f"dataset_{name}": value for name, value in entry.get("dataset", {}).items()}
+    metrics = [Metric(name, value, entry["time"], entry["step"], **links) for name, value in entry["values"].items()]
     client.log_batch(run_id, metrics=metrics)
 
 
 def _input(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
     tag = InputTag("mlflow.data.context", entry["context"])
-    source = CodeDatasetSource(tags={"mlflow.source.name": entry["location"]})
+    source = json.dumps({"tags": {"mlflow.source.name": entry["location"]}})  # the form of MLflow's "code" sources
     dataset = Dataset(
-        name=entry["name"], digest=entry["digest"], source_type="code", source=source.to_json(),
+        name=entry["name"], digest=entry["digest"], source_type="code", source=source,
         profile=json.dumps(entry["profile"]),
     )  # fmt: skip
     client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 
 def _model_input(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
-    """Once, if it has to be sent again."""
+    """Log a model as an input, unless it is one already."""
     inputs = client.get_run(run_id).inputs
     if entry["model_id"] not in [each.model_id for each in (inputs.model_inputs if inputs else [])]:
         client.log_inputs(run_id, models=[LoggedModelInput(entry["model_id"])])
@@ -142,13 +141,13 @@ def _image(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
         with Image.open(files / "image.png") as opened:
             opened.load()
             image = opened.copy()
-    except (OSError, SyntaxError, ValueError) as error:  # cut off by a power cut, say
+    except (OSError, SyntaxError, ValueError) as error:  # for example after a power failure
         raise RefusedError(f"{_named(entry)} of run {run_id} cannot be sent: its file is damaged: {error}") from error
     client.log_image(run_id, image, key=entry["key"], step=entry["step"], timestamp=entry["time"], synchronous=True)
 
 
 def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
-    """Log a saved model, under the same id if it has to be sent again."""
+    """Log a saved model, under the same ID if the entry is sent again."""
     try:
         Model.load(str(files / MODEL))
         broken = [file.name for file in files.rglob("*.pt2") if not zipfile.is_zipfile(file)]
@@ -159,7 +158,7 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
     run, known = client.get_run(run_id), files / "model_id"
     outputs = [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]
     model_id = known.read_text() if known.is_file() else None
-    for other in outputs:  # what was sent before the process was killed, and is sent again
+    for other in outputs:  # it may have been sent before the process was killed
         logged = client.get_logged_model(other)
         if (logged.name, logged.status) == (MODEL, LoggedModelStatus.READY):
             model_id = logged.model_id
@@ -173,23 +172,25 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
         Model.log(
             None,
             name=MODEL,
-            flavor=_Saved,
+            flavor=_SavedModel,
             model_id=model_id,
-            run_id=None if model_id in outputs else run_id,  # MLflow refuses to tie a model to a run twice
+            run_id=None if model_id in outputs else run_id,  # MLflow refuses to link a model to a run twice
             metadata=entry["metadata"],
             folder=files / MODEL,
             made_in=run_id,
-            validate_serving_input=False,  # loading it once more takes seconds, and a test serves such models
+            validate_serving_input=False,  # it would load the model again, which takes seconds
         )
     if entry["register_as"] is not None:
-        made = entry.get("time", run.info.start_time)  # entries of earlier versions do not say
+        made = entry.get("time", run.info.start_time)  # missing in entries of earlier versions
         _register(client, run_id, entry["register_as"], entry["alias"], model_id, made)
 
 
 def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, model_id: str, made: int) -> None:
-    """Register a model, and let the alias point to it unless it points to one that was made later."""
-    there = client.search_model_versions(f"run_id='{run_id}'")  # a name with a quote would break the condition
-    version = next((each for each in there if (each.name, each.model_id) == (name, model_id)), None)
+    """Register a model, and set the alias to it unless the alias points to a model that was made later."""
+    versions = client.search_model_versions(
+        f"run_id='{run_id}'"
+    )  # not by name: a quote in it would break the condition
+    version = next((each for each in versions if (each.name, each.model_id) == (name, model_id)), None)
     if version is None:
         version = mlflow.register_model(f"models:/{model_id}", name, tags={MADE: str(made)})
     current = client.get_registered_model(name).aliases.get(alias)
@@ -200,18 +201,18 @@ def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, m
     client.set_registered_model_alias(name, alias, str(version.version))
 
 
-class _Saved:
-    """A flavor for `Model.log` that takes a model from where it was saved."""
+class _SavedModel:
+    """A flavor for `Model.log` that copies a saved model."""
 
     @staticmethod
     def save_model(path: str, mlflow_model: Model, folder: Path, made_in: str, **_: Any) -> None:
-        """Copy it, and put what is saved of it into `mlflow_model`."""
+        """Copy the folder, and its metadata into `mlflow_model`."""
         shutil.copytree(folder, path)
         saved = Model.load(str(folder))
         for name in ("flavors", "signature", "saved_input_example_info"):
             setattr(mlflow_model, name, getattr(saved, name))
         mlflow_model.run_id = made_in
-        mlflow_model.save(str(Path(path) / MLMODEL_FILE_NAME))
+        mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
 _SENDERS: Mapping[str, Callable[[mlflow.MlflowClient, str, Entry, Path], None]] = {
@@ -222,5 +223,16 @@ _SENDERS: Mapping[str, Callable[[mlflow.MlflowClient, str, Entry, Path], None]] 
 
 
 def allowed(name: str) -> str:
-    """A metric's name with `_` for every character that MLflow allows in none, as the bracket in `lane (left)`."""
+    """Return a metric's name with `_` for each character that MLflow forbids, such as the brackets in `lane (left)`."""
     return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def metrics_entry(metrics: Mapping[str, float], step: int | None) -> Entry:
+    """Return metrics as an entry of a journal, with the current time; NaN values are left out."""
+    values = {allowed(name): float(value) for name, value in metrics.items() if value == value}
+    return {"what": "metrics", "values": values, "step": step or 0, "time": now()}
+
+
+def now() -> int:
+    """Return the current Unix time in milliseconds."""
+    return time.time_ns() // 10**6

@@ -1,4 +1,4 @@
-"""The place where runs are recorded: whether it can be used, and calls that outlast its short absences."""
+"""The tracking store: check that it can be used, and call it with retries or a timeout."""
 
 import os
 import threading
@@ -17,38 +17,41 @@ from mlflow.utils.credentials import get_default_host_creds
 from segmentation.errors import InputError
 from segmentation.system import interruption
 from studies.base.errors import TLS, AwayError, is_away, unusable
-from studies.base.redaction import keep_apart, without_password
+from studies.base.redaction import move_credentials_to_environment, without_password
 
 T = TypeVar("T")
 
 SQLITE = "sqlite:///"
-PATIENCE = 60.0
-"""Seconds without any answer after which MLflow is no longer waited for."""
+RETRY_SECONDS = 60.0
+"""MLflow is retried for this long before a caller gives up."""
 REQUESTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # fmt: skip
-"""MLflow's own patience, unless the user has set it: 7 attempts of 120 s each, before our journal may try again; and no
-lines of its own among ours."""
+"""Settings of MLflow unless the user has set them. By default MLflow makes 7 attempts of 120 s each, before our journal
+can retry, and prints lines among ours."""
 PROBE_SECONDS = 10.0
-"""How long an answer may take of a server that is asked whether it is there."""
+"""Timeout of the request that checks whether the server answers."""
 
 
 def address() -> str:
-    """Where runs are recorded."""
+    """Return the address of the tracking store, without passwords."""
     return without_password(mlflow.get_tracking_uri())
 
 
 def is_absent() -> bool:
-    """Whether nothing was recorded yet: the store is a file that is not there."""
+    """Return whether the store is a file that does not exist yet, so that nothing is recorded."""
     uri = mlflow.get_tracking_uri()
     return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
 
 
-def check_store(patience: float = 0.0) -> None:
-    """Raise an `InputError` where MLflow would retry for minutes, once nothing has answered for `patience` seconds."""
-    keep_apart()
+def check_store(seconds: float = 0.0) -> None:
+    """Raise an `InputError` if the store cannot be used, after retrying for `seconds`.
+
+    Without this check MLflow would retry for minutes.
+    """
+    move_credentials_to_environment()
     for key, value in REQUESTS.items():
         os.environ.setdefault(key, value)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + seconds
     while True:
         try:
             _check_store()
@@ -66,33 +69,33 @@ def _check_store() -> None:
         file = Path(uri.removeprefix(SQLITE))
         if not os.access(file if file.exists() else file.parent, os.W_OK):
             raise InputError(
-                f"runs cannot be recorded in {file}: it cannot be written. Go to a folder that can be, or set "
+                f"runs cannot be recorded in {file}: it is not writable. Change to a writable folder, or set "
                 f"MLFLOW_TRACKING_URI"
             )
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        settings = get_default_host_creds(uri)  # certificates, as MLflow's own requests use them
+        settings = get_default_host_creds(uri)  # the certificates that MLflow's requests use
         health = f"{uri.rstrip('/')}/health"
-        # whatever answers will do; whether it lets us in, MLflow will say
+        # any status will do: MLflow reports a missing permission
         requests.get(health, timeout=5, verify=settings.verify, cert=settings.client_cert_path).close()
     except requests.exceptions.SSLError as error:
         raise InputError(
-            f"the MLflow server at {without_password(uri)} answers, but no secure connection to it can be made "
-            f"({_last_reason(error)}): {TLS}; a server that asks for a certificate gets that of "
+            f"the MLflow server at {without_password(uri)} answers, but a secure connection fails "
+            f"({_last_reason(error)}): {TLS}. For a server that asks for a certificate, set "
             f"MLFLOW_TRACKING_CLIENT_CERT_PATH"
         ) from error
-    except MlflowException as error:  # settings that exclude each other
+    except MlflowException as error:  # conflicting TLS settings
         raise unusable(error) from error
     except (OSError, ValueError) as error:
         raise AwayError(
-            f"no MLflow server answers at {without_password(uri)} ({_last_reason(error)}): start it, or "
-            f"set MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
+            f"no MLflow server answers at {without_password(uri)} ({_last_reason(error)}): start it, set "
+            f"MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
         ) from error
 
 
 def _last_reason(error: BaseException) -> str:
-    """What is behind an error of `requests`, which wraps it in several others."""
+    """Return the innermost error of an error of `requests`, which wraps it in several others."""
     while inner := next((part for part in (*error.args, getattr(error, "reason", None)) if _is_error(part)), None):
         error = inner
     return without_password(str(error))
@@ -102,17 +105,17 @@ def _is_error(part: object) -> bool:
     return isinstance(part, BaseException)
 
 
-def patiently(call: Callable[[], T]) -> T:
-    """What MLflow answers, asked again for a while when it does not; only until its deadline if the process stops.
+def with_retries(call: Callable[[], T]) -> T:
+    """Return the result of a call to MLflow, retried for `RETRY_SECONDS`; less if this process was told to stop.
 
     Raises:
-        AwayError: it has not answered.
-        MlflowException: it has refused.
+        AwayError: MLflow does not answer.
+        MlflowException: MLflow refuses the call.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
-            return promptly(call, interruption.seconds_left()) if interruption.is_stopping() else call()
+            return with_timeout(call, interruption.seconds_left()) if interruption.is_stopping() else call()
         except MlflowException as error:
             if not is_away(error):
                 raise
@@ -121,40 +124,40 @@ def patiently(call: Callable[[], T]) -> T:
             time.sleep(1)
 
 
-def promptly(call: Callable[[], T], seconds: float) -> T:
-    """What MLflow answers within some seconds.
+def with_timeout(call: Callable[[], T], seconds: float) -> T:
+    """Return the result of a call to MLflow.
 
     Raises:
-        MlflowException: it has not answered, or with an error.
+        MlflowException: no response within `seconds`, or an error.
     """
-    answers: list[T] = []
+    results: list[T] = []
     errors: list[BaseException] = []
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            answers.append(call())
+            results.append(call())
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=ask, daemon=True)  # a request that hangs cannot be cancelled, only left
+    thread = threading.Thread(target=run, daemon=True)  # a request that hangs cannot be cancelled, only abandoned
     thread.start()
     thread.join(seconds)
     if errors:
         raise errors[0]
-    if not answers:
-        raise MlflowException(f"no answer within {seconds:.0f} s", TEMPORARILY_UNAVAILABLE)
-    return answers[0]
+    if not results:
+        raise MlflowException(f"no response within {seconds:.0f} s", TEMPORARILY_UNAVAILABLE)
+    return results[0]
 
 
 def answers() -> bool:
-    """Whether MLflow can be used now.
+    """Return whether MLflow answers now.
 
     Raises:
-        InputError: it answers, but not to us.
+        InputError: it answers, but refuses this user.
     """
     try:
         check_store()
-        promptly(lambda: mlflow.MlflowClient().search_experiments(max_results=1), PROBE_SECONDS)
+        with_timeout(lambda: mlflow.MlflowClient().search_experiments(max_results=1), PROBE_SECONDS)
     except AwayError:
         return False
     except MlflowException as error:
@@ -165,22 +168,22 @@ def answers() -> bool:
 
 
 def experiment_id(name: str) -> str:
-    """The experiment's id, made if there is none; without MLflow's process-wide "active experiment".
+    """Return the ID of an experiment, created if missing; MLflow's process-wide "active experiment" is not changed.
 
     Raises:
-        InputError: it was deleted, or cannot be made.
+        InputError: it was deleted, or cannot be created.
     """
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        with suppress(MlflowException):  # another process may have been faster
+        with suppress(MlflowException):  # another process may have created it since
             return client.create_experiment(name)
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        raise InputError(f"MLflow can make no experiment called {name!r}")
+        raise InputError(f"experiment={name!r}: MLflow cannot create it")
     if experiment.lifecycle_stage != "active":
         raise InputError(
-            f"experiment={name!r} was deleted; restore it with `mlflow experiments restore --experiment-id "
+            f"experiment={name!r} was deleted: restore it with `mlflow experiments restore --experiment-id "
             f"{experiment.experiment_id}`, or name another one"
         )
     return str(experiment.experiment_id)

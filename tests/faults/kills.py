@@ -1,11 +1,11 @@
-"""A training that is killed again and again, at random moments: does it end with the figures of one that was not?
+"""Kill a training run again and again at random moments, and compare it with an uninterrupted one.
 
     python -m tests.faults.kills --times 50
 
-starts the same `train` command with `resume=auto`, kills it by SIGKILL, and starts it again, until it has been killed
-so many times and has finished. Then everything is compared with a training that was left alone: all figures of all
-epochs, which must be there once each, the weights, the files, and the states of the runs. Prints one line of JSON; ends
-with 1 if anything is not as it should be.
+starts the same `train` command with `resume=auto`, kills it by SIGKILL, and restarts it until it has been killed that
+often and has finished. Then the metrics of every epoch (each must exist once), the weights, the files and the statuses
+of the runs are compared with those of a run that was left alone. Prints one line of JSON; exits with 1 if anything
+differs.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import PROJECT
-from tests.faults.results import tell
+from tests.faults.results import report
 from tests.faults.training import Training, differences
 
 
 def kills(times: int, place: Path, seed: int = 0, epochs: int = 40, **more: Any) -> dict[str, Any]:
-    """Kill and compare.
+    """Kill runs and compare them.
 
     Returns:
-        What was done and what was found, by name; `wrong` lists what should not be, and is empty.
+        The result by name; `wrong` lists all differences.
     """
     alone = Training(place / "alone", epochs, **more)
     began = time.monotonic()
@@ -61,26 +61,26 @@ def kills(times: int, place: Path, seed: int = 0, epochs: int = 40, **more: Any)
             break
         wrong += [f"training {trainings}: {each}" for each in _compare(alone, training)]
     rows = [
-        {"what": f"training killed by SIGKILL {moment}", "times": count, "wrong": "; ".join(wrong)}
+        {"what": f"run killed by SIGKILL {moment}", "times": count, "wrong": "; ".join(wrong)}
         for moment, count in moments.most_common()
     ]
     return {"rows": rows, "trainings": trainings, "wrong": wrong}
 
 
 def _is_finished(training: Training) -> bool:
-    """Whether it was killed in its last moment, when its run had ended."""
+    """Return whether it was killed after its run had ended."""
     return "\nCheckpoints: " in training.said() and any(run.info.status == "FINISHED" for run in training.runs())
 
 
 def _moment(training: Training) -> str:
-    """What the training was at, as far as it left a trace."""
+    """Return what the run was doing, as far as its files show."""
     if list(training.place.glob("checkpoints/*/.*")):
         return "while it wrote a checkpoint"
     if list(training.place.glob("cache/mlproject/*/.building*")):
-        return "while it prepared pictures"
+        return "while it prepared images"
     if list(training.place.glob("unsent/*")):
-        return "at a random moment of a run"
-    return "before its run was open"
+        return "at a random moment"
+    return "before it had opened its run"
 
 
 def _compare(alone: Training, killed: Training) -> list[str]:
@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
-        return tell("kills", kills(asked.times, Path(place), asked.seed))
+        return report("kills", kills(asked.times, Path(place), asked.seed))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""A training whose tracking server is away, in every way, for a minute: are all its figures there afterwards, once?
+"""Disturb the tracking server of a training run in several ways, and check that every metric arrives exactly once.
 
     python -m tests.faults.outages --seconds 60
 
-trains once with a server that is well, and once with each fault: the server killed and started again, answers with
-500, slow answers, no answers at all, answers that are lost on their way back, no place for files. Then all figures are
-compared. At last a training is told to stop while the server answers nothing: it must end at once, and `sync` must send
-what it has recorded.
+trains once undisturbed and once with each fault: the server killed and restarted, status 500, slow responses, no
+responses, lost responses, a failing artifact store. Then all metrics are compared. At last a run receives SIGTERM while
+the server does not respond: it must exit soon, and `sync` must send its records.
 """
 
 import argparse
@@ -17,17 +16,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.results import tell
+from tests.faults.results import report
 from tests.faults.server import Door, Server
 from tests.faults.training import Training, differences
 
 FAULTS = {
-    "killed": "the tracking server is killed, and comes back after {} s",
-    "error": "every request gets a 500, for {} s",
-    "hang": "the server takes every request and answers none, for {} s",
-    "slow": "every request takes a second, for {} s",
-    "lost answers": "every request is carried out, but its answer is lost, for {} s",
-    "no files": "the store of files fails, for {} s",
+    "killed": "tracking server killed and restarted after {} s",
+    "error": "every request answered with status 500 for {} s",
+    "hang": "no request answered for {} s",
+    "slow": "every request delayed by 1 s for {} s",
+    "lost answers": "every request executed but its response lost for {} s",
+    "no files": "artifact store failing for {} s",
 }
 
 STOPPED_WITHIN = 8.0
@@ -35,7 +34,7 @@ STOPPED_WITHIN = 8.0
 
 
 def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
-    """Train with every fault and compare.
+    """Train with each fault and compare the results.
 
     Args:
         seconds: how long each fault lasts; it begins after the second epoch.
@@ -66,24 +65,24 @@ def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
             found = [] if ended == 0 else [f"ended with {ended}: {training.said()[-500:]}"]
             found += differences(alone, training)
             if not meanwhile:
-                found.append("no epoch was finished meanwhile")
+                found.append("no epoch was finished during the fault")
             wrong += [f"{fault}: {each}" for each in found]
             rows.append({"what": what.format(f"{seconds:g}"), "times": 1, "wrong": "; ".join(found)})
         training = Training(place / "stopped", epochs, door.uri)
         found = stopped_while_nothing_answers(training, door)
         wrong += [f"stopped: {each}" for each in found]
-        what = f"SIGTERM while the server answers nothing: ends within {STOPPED_WITHIN:g} s, and `sync` sends the rest"
+        what = f"SIGTERM while the server does not respond: exit within {STOPPED_WITHIN:g} s, and `sync` sends the rest"
         rows.append({"what": what, "times": 1, "wrong": "; ".join(found)})
     return {"rows": rows, "wrong": wrong}
 
 
 def stopped_while_nothing_answers(training: Training, door: Door, *command: str) -> list[str]:
-    """Tell a training to stop while a request hangs; returns what is not as it should be.
+    """Send SIGTERM to a run while a request hangs; return what went wrong.
 
     Args:
         training: not yet started.
-        door: to its server.
-        command: another one than the training's own, which prints its epochs as well or into its study.
+        door: the proxy of its server.
+        command: another command than the run's own.
     """
     before = {run.info.run_id for run in training.runs()}
     process = training.start_command(*command) if command else training.start()
@@ -113,7 +112,7 @@ def stopped_while_nothing_answers(training: Training, door: Door, *command: str)
         why = run.data.tags.get("status_reason")
         if (run.info.status, why) != ("KILLED", "killed by SIGTERM"):
             wrong.append(f"run {run.info.run_name} is {run.info.status}: {why}")
-    epochs = {step for run in ours for step, _ in training.figures(run.info.run_id).get("val/loss", [])}
+    epochs = {step for run in ours for step, _ in training.metrics(run.info.run_id).get("val/loss", [])}
     if epochs != set(range(1, len(epochs) + 1)) or len(epochs) < training.epochs_done():
         wrong.append(f"epochs are {sorted(epochs)}")
     return wrong
@@ -125,7 +124,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=200)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="outages-") as place:
-        return tell("outages", outages(asked.seconds, asked.epochs, Path(place)))
+        return report("outages", outages(asked.seconds, asked.epochs, Path(place)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real MLflow server on loopback that can be stopped and started, and a door before it that fails as it is told."""
+"""A real MLflow server on loopback that can be stopped and started, and a faulty proxy in front of it."""
 
 import http.client
 import os
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
-DROPPED = ("host", "transfer-encoding")  # requests sends an empty file as chunks: there is none
+DROPPED = ("host", "transfer-encoding")  # `requests` sends an empty file as chunks
 
 Fault = Literal["none", "error", "slow", "no files", "lost answers", "hang", "too large"]
 
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 class Server:
-    """MLflow's own, with everything in one folder."""
+    """An MLflow server with everything in one folder."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.port = place, free_port()
@@ -40,7 +40,7 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server and wait until it answers."""
         self.place.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
@@ -61,7 +61,7 @@ class Server:
         raise AssertionError("the server does not answer")
 
     def stop(self) -> None:
-        """End it as a machine does that loses power."""
+        """Kill the server, as a power failure does."""
         if self._process is not None:
             os.killpg(self._process.pid, 9)
             self._process.wait(20)
@@ -69,12 +69,12 @@ class Server:
 
 
 class Door:
-    """Passes requests on to a server, or does to them what `fault` says."""
+    """A proxy that forwards requests to a server, or disturbs them as `fault` says."""
 
     def __init__(self, server: Server, tls: ssl.SSLContext | None = None) -> None:
         self.fault: Fault = "none"
         self.too_large = ""
-        """Part of the address of files that are refused as too large."""
+        """Part of the path of files that are refused as too large."""
         self.turned_away = 0
         door = self
 

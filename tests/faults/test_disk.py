@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint is written: the last good state is intact, and the training can go on."""
+"""The disk is full while a checkpoint is written: the last checkpoint is intact, and the run can be resumed."""
 
 import resource
 import subprocess
@@ -13,7 +13,7 @@ from tests.faults.training import words
 
 
 def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(own_data: Path) -> None:
-    """No file may grow beyond 16 MB any more, as if there were no room: a checkpoint has 25."""
+    """Files are limited to 16 MB, as if the disk were full: a checkpoint has 25 MB."""
     with subprocess.Popen(
         [sys.executable, str(PROJECT / "mlproject.py"), *words(data_dir=own_data, epochs=500, log_model=False)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,4 +1,4 @@
-"""The tracking server stops, answers with errors, is slow, loses answers, or takes no files: all arrives, once."""
+"""The tracking server stops, fails, is slow, loses responses or accepts no files: every record arrives once."""
 
 import json
 import os
@@ -29,8 +29,8 @@ from studies.search.space import suggest
 from studies.search.storage import open_storage
 from studies.search.trials import REASON, RUN, counted_trials
 from studies.search.worker import Worker
-from studies.tracking import journal, runs, store
-from studies.tracking.journal import journals
+from studies.tracking import journal, store
+from studies.tracking.journal import unsent_journals
 from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT
 from tests.faults.outages import stopped_while_nothing_answers
@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server and the door to it."""
+    """A server and the proxy in front of it."""
     with Server(tmp_path_factory.mktemp("server")) as server, Door(server) as door:
         yield Place(server, door)
 
@@ -57,7 +57,7 @@ def place(behind: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", behind.door.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(journal, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     return behind
 
 
@@ -74,13 +74,13 @@ def log_epochs(first: int, last: int) -> None:
         tracking.log_text(f"epoch {number}", f"epochs/{number}.txt")
 
 
-def test_a_server_that_is_well_gets_all_and_is_where_to_look(place: Place) -> None:
+def test_an_undisturbed_server_gets_everything(place: Place) -> None:
     with tracking.tracked_run("outages", "none", {}) as run_id:
         log_epochs(1, 12)
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.data.metrics["val/loss"]) == ("FINISHED", 1 / 12)
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/3.txt") == "epoch 3"
-    assert tracking.where_to_look(run_id).startswith(f"Look at it: {place.door.uri}/#/experiments/")
+    assert tracking.where_to_look(run_id).startswith(f"See the run: {place.door.uri}/#/experiments/")
 
 
 @pytest.mark.parametrize("fault", ["error", "slow", "lost answers"])
@@ -98,57 +98,57 @@ def test_all_points_and_files_arrive_once_and_in_order(fault: Fault, place: Plac
     assert steps(run_id) == POINTS
     for number in (1, 6, 12):
         assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/{number}.txt") == f"epoch {number}"
-    assert not journals(tracking.UNSENT)
+    assert not unsent_journals(tracking.UNSENT)
     assert not (tracking.UNSENT / run_id).exists()
 
 
-def test_a_server_that_is_killed_and_comes_back_gets_all(place: Place) -> None:
+def test_a_restarted_server_gets_everything(place: Place) -> None:
     with tracking.tracked_run("outages", "killed", {}) as run_id:
         log_epochs(1, 4)
         place.server.stop()
         began = time.monotonic()
         log_epochs(5, 8)
-        assert time.monotonic() - began < 5, "who trains does not wait"
+        assert time.monotonic() - began < 5, "training does not wait"
         place.server.start()
         log_epochs(9, 12)
     assert steps(run_id) == POINTS
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def test_a_store_of_files_that_fails_alone_does_not_hold_up_the_figures(
+def test_a_failing_artifact_store_does_not_delay_metrics(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.5)
     place.door.fault = "no files"
     with tracking.tracked_run("outages", "no files", {}) as run_id:
         log_epochs(1, 12)
     assert steps(run_id) == POINTS
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     said = capsys.readouterr().err
-    assert f"12 record(s) of run {run_id} were not taken by MLflow. They are kept in unsent/{run_id}" in said
+    assert f"MLflow did not accept 12 record(s) of run {run_id}. They are kept in unsent/{run_id}" in said
     assert "mlproject.py sync" in said
     place.door.fault = "none"
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     assert tracking.send_unsent(Path("unsent") / run_id) == 0
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/12.txt") == "epoch 12"
 
 
-def test_a_finished_training_whose_scores_have_not_arrived_is_not_reused_as_it_is(
+def test_a_finished_run_whose_scores_have_not_arrived_is_completed_before_reuse(
     place: Place, own_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What waits here is sent; what waits elsewhere is made again from the checkpoint, in the same run."""
+    """Unsent records in this folder are sent; others are made again from the checkpoint, in the same run."""
     network = "lraspp_mobilenet_v3_large"
     config = ModelsConfig(
         dataset="folder", data_dir=str(own_data), resize=32, crop=32, device="cpu", epochs=1, batch_size=4,
         learning_rate=0.05, examples=1, log_model=False, plot_every=0, variants=f"{network}, {network} flip=0.5",
     )  # fmt: skip
-    monkeypatch.setattr(runs, "PATIENCE", 0.2)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.2)
     place.door.fault = "no files"
     trained = [run_training(each).run_id for each in trainings(config)]
     assert [mlflow.get_run(run_id).info.status for run_id in trained] == ["FINISHED"] * 2
     (tracking.UNSENT / trained[1]).rename(tracking.UNSENT.parent / "elsewhere")
     place.door.fault = "none"
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     capsys.readouterr()
     assert run_models(config) == trained
     said = capsys.readouterr().out
@@ -160,29 +160,29 @@ def test_a_finished_training_whose_scores_have_not_arrived_is_not_reused_as_it_i
     assert capsys.readouterr().out.count("Trained already") == 2
 
 
-def test_a_server_that_never_comes_back_leaves_a_record_that_sync_uploads(
+def test_sync_sends_the_records_of_a_run_whose_server_stayed_away(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.5)
     with tracking.tracked_run("outages", "gone", {}) as run_id:
         log_epochs(1, 2)
         place.door.fault = "error"
         log_epochs(3, 12)
     place.door.fault = "none"
-    monkeypatch.setattr(runs, "PATIENCE", 20.0)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
     assert mlflow.get_run(run_id).info.status == "RUNNING"
     capsys.readouterr()
     assert mlproject.main(["doctor"]) == 1
     assert f"unsent/{run_id}" in capsys.readouterr().err
     assert mlproject.main(["sync"]) == 0
-    assert f"Run {run_id}: all is sent." in capsys.readouterr().out
+    assert f"Run {run_id}: all records are sent." in capsys.readouterr().out
     assert steps(run_id) == POINTS
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     assert mlproject.main(["sync"]) == 0
-    assert "Nothing waits" in capsys.readouterr().out
+    assert "No unsent records" in capsys.readouterr().out
 
 
-def test_what_the_server_refuses_fails_the_run_and_says_what(place: Place) -> None:
+def test_a_refused_record_fails_the_run_with_the_reason(place: Place) -> None:
     with (
         pytest.raises(InputError, match="MLflow refuses tags .* of run"),
         tracking.tracked_run("outages", "refused", {}) as run_id,
@@ -194,10 +194,8 @@ def test_what_the_server_refuses_fails_the_run_and_says_what(place: Place) -> No
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
-def test_a_process_that_is_told_to_stop_ends_soon_though_its_server_hangs(
-    command: str, place: Place, tmp_path: Path
-) -> None:
-    """A request waits for its answer meanwhile. Docker kills after 10 s."""
+def test_a_stopped_process_ends_soon_even_if_its_server_hangs(command: str, place: Place, tmp_path: Path) -> None:
+    """A request waits for its response meanwhile. Docker kills after 10 s."""
     training = Training(tmp_path / "stopped", 500, place.door.uri, plot_every=0, log_model=False)
     fields = tiny(training.fields["data_dir"], epochs=500, n_trials=1, search="learning_rate", pruner="none")
     words = [f"--{name}={value}" for name, value in fields.items()]
@@ -211,8 +209,7 @@ def test_a_trial_is_postponed_while_its_server_is_away(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """It is not lost, however often that happens, and no failure is counted."""
-    monkeypatch.setattr(store, "PATIENCE", 0.5)
-    monkeypatch.setattr(runs, "PATIENCE", 0.5)
+    monkeypatch.setattr(store, "RETRY_SECONDS", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     config = TuneConfig(
         **tiny(own_data, epochs=1, n_trials=1, search="learning_rate", storage=str(tmp_path / "s.journal"))
@@ -253,8 +250,8 @@ def test_a_trial_is_postponed_while_its_server_is_away(
     tracking.end_run(parent, "FINISHED")
 
 
-def test_what_is_too_large_is_set_aside_and_all_else_arrives(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    """A proxy's limit. The run has what it promises but for a picture; `sync` sends that when the limit is raised."""
+def test_a_file_that_is_too_large_is_set_aside(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """A proxy's limit. The run lacks only an image; `sync` sends it when the limit is raised."""
     place.door.fault, place.door.too_large = "too large", "5.png"
     with tracking.tracked_run("outages", "too large", {}) as run_id:
         for number in range(1, 9):
@@ -262,23 +259,23 @@ def test_what_is_too_large_is_set_aside_and_all_else_arrives(place: Place, capsy
             axes.plot([number])
             tracking.log_figure(figure, f"epochs/{number}.png")
             plt.close(figure)
-    assert place.door.turned_away == 1, "it is not sent again"
+    assert place.door.turned_away == 1, "it is not retried"
     run = mlflow.get_run(run_id)
     assert run.info.status == "FINISHED"
     there = {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, "epochs")}
     assert there == {f"{number}.png" for number in range(1, 9)} - {"5.png"}
     folder = Path("unsent") / run_id
     said = capsys.readouterr().err
-    assert f"1 record(s) of run {run_id} were refused and set aside in {folder}" in said
-    assert not journals(tracking.UNSENT), "nothing waits to be sent"
-    assert tracking.where_to_look(run_id).startswith("Look at it: http")
+    assert f"MLflow refused 1 record(s) of run {run_id}. They are set aside in {folder}" in said
+    assert not unsent_journals(tracking.UNSENT), "nothing is unsent"
+    assert tracking.where_to_look(run_id).startswith("See the run: http")
     assert mlproject.main(["doctor"]) == 1
     listed = capsys.readouterr()
-    assert "Records that MLflow has not taken: of 0 run(s)." in listed.out
+    assert "Unsent records: of 0 run(s)" in listed.out
     assert f"set aside in {folder}: MLflow refuses artifacts epochs/5.png of run {run_id}: 413" in listed.err
     assert mlproject.main(["sync"]) == 0
-    assert mlproject.main(["sync", "--again=True"]) == 1, "it is refused once more"
-    assert "not all was sent; nothing is lost" in capsys.readouterr().err
+    assert mlproject.main(["sync", "--again=True"]) == 1, "it is refused again"
+    assert "some records were not sent" in capsys.readouterr().err
     place.door.fault = "none"
     assert mlproject.main(["sync", "--again=True"]) == 0
     assert "5.png" in {Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, "epochs")}
@@ -286,7 +283,7 @@ def test_what_is_too_large_is_set_aside_and_all_else_arrives(place: Place, capsy
 
 
 @pytest.mark.parametrize("kind", ["image", "artifact", "model"])
-def test_files_that_a_power_cut_has_damaged_are_set_aside_and_all_else_is_sent(
+def test_damaged_files_are_set_aside_and_all_else_is_sent(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = tracking.create_run("outages", kind, {})
@@ -323,13 +320,13 @@ def test_files_that_a_power_cut_has_damaged_are_set_aside_and_all_else_is_sent(
 TRAINING = """
 import sys
 from studies import tracking
-tracking.store.PATIENCE = tracking.runs.PATIENCE = 1.0
+tracking.store.RETRY_SECONDS = 1.0
 import mlproject
 sys.exit(mlproject.main(sys.argv[1:]))
 """
 
 
-def test_a_training_ends_well_without_its_server_and_is_uploaded_with_its_model(
+def test_a_run_ends_without_its_server_and_is_sent_later_with_its_model(
     place: Place, own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = words(data_dir=own_data, epochs=2, examples=1, register_as="synced", plot_every=1)
@@ -347,7 +344,7 @@ def test_a_training_ends_well_without_its_server_and_is_uploaded_with_its_model(
     assert training.returncode == 0, errors
     assert "Traceback" not in errors
     assert "record(s) of run" in errors
-    assert "Look at it when MLflow has taken it all" in said
+    assert "To see the run, send its records first" in said
     place.door.fault = "none"
     assert mlproject.main(["sync"]) == 0
     run = mlflow.get_run(run_id)

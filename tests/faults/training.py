@@ -1,4 +1,4 @@
-"""A real training in a folder of its own, and the comparison of two that should have ended alike."""
+"""A real training run in its own folder, and the comparison of two runs that should be equal."""
 
 import os
 import re
@@ -18,18 +18,18 @@ SMALL = {
     "examples": 0, "plot_every": 3, "momentum": 0.9, "flip": 0.5, "learning_rate": 0.02,
 }  # fmt: skip
 IMAGES = 24, 4
-"""For training and validation."""
+"""Number of training and of validation images."""
 MEASURED_TIMES = ("epoch_seconds", "images_per_second", "system/")
-"""Figures, by how they begin, that no two runs share."""
+"""Prefixes of metrics that differ between runs."""
 
 
 def words(**fields: Any) -> list[str]:
-    """`train` and its fields, the small ones unless others are given."""
+    """Return the arguments of `train`; fields that are not given have the values of `SMALL`."""
     return ["train", *(f"--{name}={value}" for name, value in (SMALL | fields).items())]
 
 
 class Training:
-    """The command, in a folder of its own."""
+    """A `train` command in its own folder."""
 
     def __init__(self, place: Path, epochs: int, uri: str | None = None, **more: Any) -> None:
         place.mkdir(parents=True)
@@ -41,7 +41,7 @@ class Training:
         }  # fmt: skip
 
     def start(self, *more: str) -> "subprocess.Popen[str]":
-        """Begin, or go on."""
+        """Start or resume the run."""
         command = [sys.executable, str(PROJECT / "mlproject.py"), *words(**self.fields)]
         with (self.place / "said").open("a") as said:
             return subprocess.Popen([*command, *more], cwd=self.place, env=self.environment, stdout=said, stderr=said)
@@ -55,24 +55,24 @@ class Training:
             )  # fmt: skip
 
     def has_an_epoch(self) -> bool:
-        """Whether an epoch is finished: its checkpoint is there."""
+        """Return whether an epoch is finished, so that its checkpoint exists."""
         return any(self.place.glob("checkpoints/*/last.pt"))
 
     def said(self) -> str:
-        """All that was printed so far."""
+        """Return everything that was printed so far."""
         return (self.place / "said").read_text()
 
     def epochs_done(self) -> int:
-        """How many epochs were finished, those that were done twice counted twice."""
+        """Return the number of finished epochs; a repeated epoch counts twice."""
         return len(re.findall(r"^epoch \d+/", self.said(), re.MULTILINE))
 
     def runs(self) -> list[Any]:
-        """Every run of the folder."""
+        """Return the runs of this folder's store."""
         client = mlflow.MlflowClient(self.uri)
         return client.search_runs([each.experiment_id for each in client.search_experiments()])
 
-    def figures(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        """Step and value of every figure of a run that does not tell the time."""
+    def metrics(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Return step and value of every metric of a run, except measured times."""
         client = mlflow.MlflowClient(self.uri)
         names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(MEASURED_TIMES)]
         return {
@@ -80,11 +80,11 @@ class Training:
         }
 
     def run_id(self) -> str:
-        """The run that was worked on last."""
+        """Return the ID of the last run."""
         return re.findall("^Run ([0-9a-f]{32}):", self.said(), re.MULTILINE)[-1]
 
     def artifacts(self, run_id: str) -> set[str]:
-        """Paths of all files of a run, but for pictures of epochs, whose names tell the time."""
+        """Return the paths of all files of a run, except images of epochs, whose names contain the time."""
         client, files, folders = mlflow.MlflowClient(self.uri), set(), [""]
         while folders:
             for each in client.list_artifacts(run_id, folders.pop() or None):
@@ -101,10 +101,10 @@ def differences(alone: Training, other: Training) -> list[str]:
         wrong.append(f"the run is {run.info.status}")
     if len(run.outputs.model_outputs) != other.fields.get("log_model", True):
         wrong.append(f"the run has {len(run.outputs.model_outputs)} models")
-    ours, theirs = other.figures(found), alone.figures(expected)
+    ours, theirs = other.metrics(found), alone.metrics(expected)
     if ours != theirs:
         differ = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        wrong.append(f"figures differ: {differ[:5]}: {ours.get(differ[0])} instead of {theirs.get(differ[0])}")
+        wrong.append(f"metrics differ: {differ[:5]}: {ours.get(differ[0])} instead of {theirs.get(differ[0])}")
     if other.artifacts(found) != alone.artifacts(expected):
         wrong.append(f"artifacts differ: {sorted(other.artifacts(found) ^ alone.artifacts(expected))[:5]}")
     for name in ("best.pt", "last.pt"):

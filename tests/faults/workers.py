@@ -1,13 +1,12 @@
-"""A study on several machines whose workers are killed and frozen at random: what is lost, or done twice?
+"""Kill and suspend workers of a study on several machines at random, and check that nothing is lost or done twice.
 
     python -m tests.faults.workers --workers 8 --minutes 4
 
-starts the services of compose.yaml without containers, and workers as processes of their own, on machines that differ
-in their host names (Linux, as root; otherwise all are on this one). At random moments one is killed by SIGKILL, and
-another takes its place, or one is stopped for longer than it takes to be taken for dead, and then goes on. When the
-time is over the workers finish the study, and `sync` sends what killed ones had still to record. Then everything is
-looked at: Optuna's trials, MLflow's runs, checkpoints, and the object store. Prints one line of JSON; ends with 1 if
-anything is not as it should be.
+starts the services of compose.yaml without containers, and workers as processes on machines that differ in their host
+names (on Linux as root; otherwise all run on this one). At random moments a worker is killed by SIGKILL and replaced,
+or suspended until it is presumed dead, and continued. At the end the workers finish the study, and `sync` sends the
+records of killed ones. Then Optuna's trials, MLflow's runs, the checkpoints and the object store are checked. Prints
+one line of JSON; exits with 1 if anything is wrong.
 """
 
 import argparse
@@ -36,7 +35,7 @@ from studies.config import StudyConfig
 from studies.search.storage import open_storage
 from studies.search.trials import IDLE, RETRY_OF, RUN, STATES, counted_trials
 from tests.conftest import write_own_data
-from tests.faults.results import tell
+from tests.faults.results import report
 from tests.services.compose import Service
 from tests.services.stack import Stack, stack
 from tests.studies.search.conftest import tiny
@@ -44,31 +43,31 @@ from tests.studies.search.conftest import tiny
 NAME, EPOCHS = "killed", 6
 MACHINES = 4
 HEARTBEAT = 5
-"""Seconds; a worker that is silent for twice as long is taken for dead."""
+"""Seconds; a worker that is silent for twice as long is presumed dead."""
 FROZEN = 4 * HEARTBEAT
 """Seconds."""
 PAUSE = 2.0, 8.0
 """Seconds between two faults, from and to."""
 FREEZES = 0.25
-"""Share of the faults that only stop a worker for a while."""
+"""Fraction of the faults that only suspend a worker."""
 ENDING = 600
-"""Seconds that the workers have for the rest of the study when nobody disturbs them any more."""
+"""Seconds that the undisturbed workers have for the rest of the study."""
 SERVED = re.compile("PG|MLFLOW")
 STATUS = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED"}
 
 
 @dataclass
 class Crew:
-    """The workers that are meant to be at work."""
+    """The workers of the study."""
 
     service: Service
     place: Path
     fields: dict[str, Any]
     processes: dict[subprocess.Popen[bytes], Path] = field(default_factory=dict)
-    """Those that live, each with its log."""
+    """Living workers, each with its log."""
     started: int = 0
     died: list[str] = field(default_factory=list)
-    """What workers said that ended by themselves and should not have."""
+    """Messages of workers that ended although they should not have."""
 
     def start(self) -> None:
         """Start one more worker, on the machine whose turn it is."""
@@ -81,7 +80,7 @@ class Crew:
             self.processes[self._begun(machine, ["tune", *words], out)] = log
 
     def send_what_is_left(self) -> list[str]:
-        """Do what a user does whose machine was killed: `sync`, on each that has something to send."""
+        """Run `sync` on each machine with unsent records."""
         machines = sorted({folder.parts[-3] for folder in self.place.glob("machine-*/unsent/*")})
         for machine in machines:
             log = self.place / f"sync-{machine}.log"
@@ -97,7 +96,7 @@ class Crew:
         return subprocess.Popen(command, stdout=out, stderr=out, cwd=self.place / machine, env=self.service.environment)
 
     def look(self) -> bool:
-        """Sort out those that have ended; returns whether one has ended because all is done."""
+        """Remove workers that have ended; return whether one has ended because the study is done."""
         done = False
         for process in [each for each in self.processes if each.poll() is not None]:
             log = self.processes.pop(process)
@@ -109,7 +108,7 @@ class Crew:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do it; returns 1 if anything was lost, twice or wrong."""
+    """Run the drill; return 1 if anything was lost, done twice or wrong."""
     options = _options(arguments)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder, stack(options.servers) as services:
         place = Path(folder)
@@ -138,19 +137,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copytree(place, options.keep, dirs_exist_ok=True)
     wrong = ", ".join(f"{name}: {len(value)}" for name, value in found.items() if isinstance(value, list) and value)
     rows = [
-        {"what": f"one of {options.workers} workers of a study on {MACHINES} machines is killed",
+        {"what": f"one of {options.workers} workers of a study on {MACHINES} machines killed",
          "times": happened["kills"], "wrong": wrong},
-        {"what": f"one is stopped for {FROZEN} s, taken for dead, and goes on", "times": happened["freezes"],
+        {"what": f"one suspended for {FROZEN} s, presumed dead, and continued", "times": happened["freezes"],
          "wrong": wrong},
     ]  # fmt: skip
-    return tell("workers", {"rows": rows, **happened, **found, "wrong": wrong})
+    return report("workers", {"rows": rows, **happened, **found, "wrong": wrong})
 
 
 def _disturb(crew: Crew, workers: int, seconds: float, dice: random.Random) -> dict[str, Any]:
-    """Kill and freeze workers for so long, or until the study is done, keeping their number."""
+    """Kill and suspend workers for some seconds, or until the study is done, and replace them."""
     kills = freezes = 0
     frozen: dict[subprocess.Popen[bytes], float] = {}
-    until, next_fault = time.monotonic() + seconds, time.monotonic() + 30  # they take long to start
+    until, next_fault = time.monotonic() + seconds, time.monotonic() + 30  # workers start slowly
     done = False
     while time.monotonic() < until and not done:
         done = crew.look()
@@ -177,17 +176,17 @@ def _disturb(crew: Crew, workers: int, seconds: float, dice: random.Random) -> d
 
 
 def _finish(crew: Crew) -> None:
-    """Let the workers do what is left."""
+    """Let the workers finish the study."""
     until = time.monotonic() + ENDING
     while crew.processes:
-        assert time.monotonic() < until, "the workers do not come to an end"
+        assert time.monotonic() < until, "the workers do not end"
         if crew.look():
-            until = min(until, time.monotonic() + 300)  # each draws what it has seen, all at once
+            until = min(until, time.monotonic() + 300)  # each draws its plots at the same time
         time.sleep(0.2)
 
 
 def _found(services: Stack, place: Path, wanted: int) -> dict[str, Any]:
-    """What there is in the end; whatever is in a list should not be."""
+    """Return the final state; every list in it should be empty."""
     with open_storage(StudyConfig(storage="postgresql:///optuna"), heartbeat=60) as storage:
         study = load_study(study_name=NAME, storage=storage)
         trials, last = study.get_trials(), counted_trials(study)
@@ -206,13 +205,13 @@ def _lost(last: Sequence[FrozenTrial], wanted: int) -> list[str]:
 
 
 def _twice(trials: Sequence[FrozenTrial]) -> list[str]:
-    """Settings that more than one trial came to an end with: none is drawn twice by chance."""
+    """Return the settings of more than one finished trial: no setting is drawn twice by chance."""
     ended = Counter(str(sorted(trial.params.items())) for trial in trials if trial.state in STATUS)
     return [settings for settings, count in ended.items() if count > 1]
 
 
 def _wrong_runs(study: Study, last: Sequence[FrozenTrial]) -> dict[str, list[str]]:
-    """What MLflow says that is not so."""
+    """Return what is wrong in MLflow."""
     client = MlflowClient()
     parent = client.get_run(study.user_attrs["mlflow_run_id"])
     below = client.search_runs(
@@ -247,7 +246,7 @@ def _wrong_runs(study: Study, last: Sequence[FrozenTrial]) -> dict[str, list[str
 
 
 def _wrong_files(services: Stack, last: Sequence[FrozenTrial], place: Path) -> dict[str, list[str]]:
-    """Checkpoints that cannot be gone on with, files that did not arrive, and what was not sent."""
+    """Return damaged checkpoints, missing files and unsent records."""
     damaged, absent = [], []
     stored = {each.key for each in services.bucket().objects.all()}
     for trial in last:

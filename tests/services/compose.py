@@ -1,4 +1,4 @@
-"""What compose.yaml says, with its variables filled in as Docker Compose does it."""
+"""Read compose.yaml and fill in its variables as Docker Compose does."""
 
 import re
 import shlex
@@ -21,10 +21,10 @@ class Service(NamedTuple):
 
 
 def service(name: str, variables: Mapping[str, str]) -> Service:
-    """A service of the file.
+    """Return a service of the file.
 
     Raises:
-        LookupError: a variable is wanted that is not there, or is empty.
+        LookupError: a required variable is missing or empty.
     """
     said = yaml.safe_load(FILE.read_text())["services"][name]
     command = said["command"]
@@ -35,13 +35,13 @@ def service(name: str, variables: Mapping[str, str]) -> Service:
 
 
 def config(name: str) -> str:
-    """The text of a file that the services find in their containers."""
+    """Return the text of a file that is mounted into the containers."""
     text: str = yaml.safe_load(FILE.read_text())["configs"][name]["content"]
     return filled(text, {})
 
 
 def filled(text: str, variables: Mapping[str, str]) -> str:
-    """A text with its variables: `${NAME}`, `${NAME:-default}`, `${NAME:?what is missing}`; `$$` is a dollar."""
+    """Fill the variables of a text: `${NAME}`, `${NAME:-default}`, `${NAME:?what is missing}`; `$$` is a dollar."""
 
     def value(found: re.Match[str]) -> str:
         dollar, name, kind, more = found.groups()
@@ -55,7 +55,7 @@ def filled(text: str, variables: Mapping[str, str]) -> str:
 
 
 def texts(node: Any) -> list[str]:
-    """Every text in a piece of YAML."""
+    """Return all texts in YAML content."""
     if isinstance(node, dict):
         return [text for value in node.values() for text in texts(value)]
     if isinstance(node, list):

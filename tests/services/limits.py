@@ -1,11 +1,11 @@
-"""What the services of a shared study can bear: what one training costs each of them, and a study of many workers.
+"""Measure the load of the services of a shared study: per training run, and per worker of a large study.
 
     python -m tests.services.limits
 
-starts the services of compose.yaml without containers, lets trainings of two lengths record themselves there, and
-counts the requests and the processor time of each server: the difference of the two lengths is what an epoch costs.
-Then it times what a worker asks of PostgreSQL when 10, 100 and 1000 others are at work. What it finds is kept in
-`limits.json`, and written into docs/scaling.md.
+starts the services of compose.yaml without containers, and trains runs of two lengths there. It counts the requests and
+the CPU time of each server; the difference between the lengths is the cost of an epoch. Then it times a worker's
+requests to PostgreSQL while 10, 100 and 1000 other workers are active. The results are kept in `limits.json` and
+written into docs/scale.md.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from benchmarks.machine import machine
 from benchmarks.page import with_part
 from segmentation.metrics import METRICS
 from segmentation.system.processes import me
+from studies.base.tables import table
 from studies.config import StudyConfig, TrainConfig, TuneConfig
 from studies.runs.training import run_training
 from studies.search.budget import may_start
@@ -52,7 +53,7 @@ REQUEST = re.compile(r'"([A-Z]+) (?:/api/2\.0)?/(mlflow/[a-z-]+/[a-z-]+|mlflow-a
 LENGTHS = 3, 43
 """Epochs."""
 SERVERS = {"mlflow": "the MLflow server", "objects": "the object store", "postgres": "PostgreSQL, for MLflow"}
-KEPT, PAGE = Path(__file__).parent / "limits.json", PROJECT / "docs" / "scaling.md"
+KEPT, PAGE = Path(__file__).parent / "limits.json", PROJECT / "docs" / "scale.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,12 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--others", type=int, nargs="*", default=[10, 100, 1000], help="workers at work meanwhile")
     options = parser.parse_args(arguments)
-    del os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"]  # tests sample more often than a user's training does
+    del os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"]  # tests sample more often than users do
     found: dict[str, Any] = {"date": date.today().isoformat(), "machine": machine(), "trainings": [], "workers": []}
     with tempfile.TemporaryDirectory(prefix="limits-") as folder, stack() as services:
         os.chdir(folder)
         os.environ.update({key: value for key, value in services.worker().environment.items() if SERVED.match(key)})
-        trainings(services, Path(folder), False)  # what servers do for the first time does not count
+        trainings(services, Path(folder), False)  # warm-up
         for log_model in (False, True):
             found["trainings"].append(trainings(services, Path(folder), log_model))
             print(json.dumps(found["trainings"][-1]), flush=True)
@@ -77,25 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def page() -> str:
-    """docs/scaling.md with the tables of what is kept."""
+    """Return docs/scale.md with the tables of the kept results."""
     found = json.loads(KEPT.read_text())
     without, with_model = found["trainings"]
     requests = [str(sum(each["requests_a_training"].values())) for each in (without, with_model)]
     rows = [["requests to the MLflow server", *requests, str(without["requests_an_epoch"])]]
     for name, server in SERVERS.items():
         once = [f"{each['milliseconds_a_training'][name]} ms" for each in (without, with_model)]
-        rows.append(
-            [f"processor time of {server}", *once, f"{max(1, round(without['milliseconds_an_epoch'][name]))} ms"]
-        )
-    lines = [
-        f"| | a training of {LENGTHS[0]} epochs | with its model | each further epoch |", "| --- | --- | --- | --- |",
-        *(f"| {' | '.join(row)} |" for row in rows), "",
-        "| other workers at the same study | wait for PostgreSQL after an epoch | between two trainings |",
-        "| --- | --- | --- |",
+        rows.append([f"CPU time of {server}", *once, f"{max(1, round(without['milliseconds_an_epoch'][name]))} ms"])
+    waits = [
+        [f"{each['others']:,}", f"{each['milliseconds_an_epoch']:.0f} ms",
+         f"{each['milliseconds_between_trainings']:.0f} ms"]
+        for each in found["workers"]
     ]  # fmt: skip
-    for each in found["workers"]:
-        waits = (each[f"milliseconds_{when}"] for when in ("an_epoch", "between_trainings"))
-        lines.append(f"| {each['others']:,} | {' | '.join(f'{wait:.0f} ms' for wait in waits)} |")
+    lines = [
+        *table(["", f"run of {LENGTHS[0]} epochs", "with its model", "each further epoch"], rows), "",
+        *table(["other workers of the study", "wait for PostgreSQL after an epoch", "between two trials"], waits),
+    ]  # fmt: skip
     about = found["machine"]
     lines += [
         "",
@@ -105,7 +104,7 @@ def page() -> str:
 
 
 def trainings(services: Stack, place: Path, log_model: bool) -> dict[str, Any]:
-    """What a training and each of its epochs cost the servers."""
+    """Return the cost of a run and of each further epoch for the servers."""
     root = place / "own" if (place / "own").is_dir() else write_own_data(place)
     found = []
     for epochs in LENGTHS:
@@ -127,7 +126,7 @@ def trainings(services: Stack, place: Path, log_model: bool) -> dict[str, Any]:
 
 
 def _seconds(services: Stack) -> dict[str, float]:
-    """Processor time that each server has used up."""
+    """Return the CPU time that each server has used."""
     objects, mlflow = services.servers
     (postgres,) = [
         process for process in psutil.process_iter(["cmdline"])
@@ -147,7 +146,7 @@ def _requests(services: Stack) -> Counter[str]:
 
 
 def asked(others: int) -> dict[str, Any]:
-    """Milliseconds that a worker waits for PostgreSQL, at the end of an epoch and between two trainings."""
+    """Return the milliseconds that a worker waits for PostgreSQL after an epoch and between two trials."""
     config = TuneConfig(epochs=50, n_trials=10**9, study_name=f"others {others}", storage="postgresql:///optuna")
     wanted = make_plan(config)
     warnings.filterwarnings("ignore", "Heartbeat of storage")  # trials are asked for one by one, as nowhere else

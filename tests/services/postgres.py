@@ -1,4 +1,4 @@
-"""A real PostgreSQL server on loopback, from Debian's package."""
+"""A real PostgreSQL server on loopback."""
 
 import os
 import pwd
@@ -15,7 +15,7 @@ import pytest
 
 
 class Postgres(NamedTuple):
-    """A server that runs."""
+    """A running server."""
 
     port: int
     psql: str
@@ -23,19 +23,19 @@ class Postgres(NamedTuple):
 
     @property
     def address(self) -> str:
-        """Its first database."""
+        """Return the address of its default database."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
 
 def programs() -> Path | None:
-    """Where PostgreSQL's programs are."""
+    """Return the folder of PostgreSQL's programs; None if it is not installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -43,11 +43,11 @@ def free_port() -> int:
 
 @contextmanager
 def postgres_server(password: str | None = None, connections: int = 100) -> Iterator[Postgres]:
-    """Start a server, which ends afterwards.
+    """Start a server, and stop it afterwards.
 
     Args:
-        password: of its user `postgres`, then nobody comes in without one; None trusts whoever is on this machine.
-        connections: as many as it takes at a time.
+        password: of its user `postgres`; None accepts every connection from this machine.
+        connections: maximum at a time.
     """
     found = programs()
     if found is None:

@@ -20,13 +20,13 @@ from tests.services import compose
 from tests.services.postgres import Postgres, free_port, postgres_server
 
 PATIENCE = 120
-"""Seconds that a server may take to answer."""
+"""Seconds that a server may take to start."""
 OURS = re.compile(r"(MLFLOW|PG|AWS|OPTUNA)")
 
 
 @dataclass(frozen=True)
 class Stack:
-    """PostgreSQL, an MLflow server with accounts, and an S3 server, all filled in from the same .env."""
+    """PostgreSQL, an MLflow server with accounts, and an S3 server, all configured by the same .env."""
 
     variables: dict[str, str]
     postgres: Postgres
@@ -37,10 +37,10 @@ class Stack:
     servers: tuple[int, int]
     """Process ids of these two."""
     log: Path
-    """What the MLflow server prints."""
+    """Output of the MLflow server."""
 
     def worker(self) -> compose.Service:
-        """How a worker is begun here."""
+        """Return the command and the environment of a worker."""
         said = compose.service("worker", self.variables)
         here = {
             "PGHOST": "127.0.0.1", "PGPORT": str(self.postgres.port), "MLFLOW_TRACKING_URI": self.mlflow,
@@ -50,7 +50,7 @@ class Stack:
         )
 
     def bucket(self) -> Any:
-        """The bucket of the object store, as boto3 knows it."""
+        """Return the bucket of the object store."""
         import boto3
 
         return boto3.resource(
@@ -60,8 +60,8 @@ class Stack:
 
 
 def env_file(place: Path) -> dict[str, str]:
-    """The variables of the .env that the command in docs/scaling.md writes."""
-    page = (PROJECT / "docs/scaling.md").read_text()
+    """Return the variables of the .env that the command in docs/scale.md writes."""
+    page = (PROJECT / "docs/scale.md").read_text()
     (command,) = re.findall(r"^ *\(umask 077\n.*?^ *\)$", page, re.DOTALL | re.MULTILINE)
     subprocess.run(["sh", "-ec", command], cwd=place, check=True)
     assert (place / ".env").stat().st_mode & 0o077 == 0
@@ -69,14 +69,14 @@ def env_file(place: Path) -> dict[str, str]:
 
 
 def environment(said: compose.Service, here: Mapping[str, str]) -> dict[str, str]:
-    """A service's environment, with what is elsewhere here, and nothing of ours that it does not name."""
+    """Return a service's environment, with `here` added and the test's own settings removed."""
     kept = {name: value for name, value in os.environ.items() if not OURS.match(name) or name == "AWS_CA_BUNDLE"}
     return kept | {"OMP_NUM_THREADS": "1"} | said.environment | here
 
 
 @contextmanager
 def stack(mlflow_workers: int = 1, connections: int = 100) -> Iterator[Stack]:
-    """Start them all, and end them afterwards."""
+    """Start all services, and stop them afterwards."""
     with ExitStack() as opened:
         place = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="services-")))
         variables = env_file(place) | {"MLFLOW_WORKERS": str(mlflow_workers)}
@@ -115,7 +115,7 @@ def stack(mlflow_workers: int = 1, connections: int = 100) -> Iterator[Stack]:
 
 @contextmanager
 def server(command: Sequence[str], env: Mapping[str, str], log: Path, answers: str) -> Iterator[int]:
-    """Start a server and wait until an address of it answers; yields its process id, and ends it afterwards."""
+    """Start a server, wait until its address answers, yield its PID, and kill it afterwards."""
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, env=dict(env), stdout=out, stderr=out, cwd=log.parent, start_new_session=True

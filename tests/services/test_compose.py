@@ -30,9 +30,9 @@ def test_it_holds_no_password_and_refuses_to_begin_without_one(tmp_path: pytest.
     }
     assert len(secrets) == 14
     for place, value in secrets.items():
-        assert re.fullmatch(r"\$\{\w+:\?write it into \.env, as docs/scaling\.md says\}", value), place
+        assert re.fullmatch(r"\$\{\w+:\?set it in \.env, see docs/scale\.md\}", value), place
     for name in SAID["services"]:
-        with pytest.raises(LookupError, match=r"write it into \.env"):
+        with pytest.raises(LookupError, match=r"set it in \.env"):
             compose.service(name, {})
     assert not (PROJECT / ".env").exists() or ".env" in (PROJECT / ".gitignore").read_text().split()
 
@@ -57,7 +57,7 @@ def test_what_services_mount_depend_on_and_read_is_there() -> None:
             assert f"AS {said['build']['target']}\n" in (PROJECT / "Dockerfile").read_text()
 
 
-def test_a_worker_s_command_is_one_that_our_door_understands(tmp_path: pytest.TempPathFactory) -> None:
+def test_a_worker_s_command_is_one_that_the_command_line_accepts(tmp_path: pytest.TempPathFactory) -> None:
     python, door, command, *fields = compose.service("worker", env_file(tmp_path)).command
     assert (python, door, command) == ("python", "mlproject.py", "tune")
     config = mlproject.parse(TuneConfig, fields, "tune")

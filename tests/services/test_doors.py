@@ -1,4 +1,4 @@
-"""Who is let in where: the servers of compose.yaml, real ones, asked by those who may and those who may not."""
+"""Access control of the servers of compose.yaml: who may read and write what."""
 
 import base64
 import json
@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 import mlproject
+from segmentation.errors import InputError
+from studies import tracking
 from studies.config import TrainConfig
 from studies.runs.training import run_training
 from tests.services.stack import Stack
@@ -32,7 +34,7 @@ WRITING = (
 
 
 class Answer:
-    """What a server says to one request."""
+    """A server's response to one request."""
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ def test_nobody_reads_or_writes_without_a_right_password(
     assert "stranger" not in names
 
 
-def test_whoever_has_the_password_comes_in(stack: Stack, admin: tuple[str, str]) -> None:
+def test_the_right_password_is_accepted(stack: Stack, admin: tuple[str, str]) -> None:
     for path in READING:
         assert Answer(stack, "GET", path, user=admin).status == 200, path
 
@@ -139,8 +141,28 @@ def test_a_training_arrives_with_its_files_in_the_object_store(stack: Stack, own
     assert mlflow.artifacts.load_dict(f"runs:/{run_id}/config.json") == kept
 
 
+def test_a_bucket_that_does_not_exist_sets_the_file_aside_with_advice(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A client that writes to S3 itself, without an MLflow server in between."""
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", stack.objects)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", stack.variables["S3_ACCESS_KEY"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", stack.variables["S3_SECRET_KEY"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    mlflow.MlflowClient().create_experiment("no bucket", artifact_location="s3://missing-bucket/files")
+    with (
+        pytest.raises(InputError, match="NoSuchBucket.*Create the bucket"),
+        tracking.tracked_run("no bucket", "n", {}) as run_id,
+    ):
+        tracking.log_text("text", "a.txt")
+    assert mlflow.get_run(run_id).info.status == "FAILED"
+    assert f"MLflow refused 1 record(s) of run {run_id}" in capsys.readouterr().err
+    assert mlproject.main(["doctor"]) == 1
+    assert "Create the bucket" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("password", [None, "wrong"])
-def test_a_training_without_the_right_password_says_so(
+def test_a_wrong_password_of_mlflow_is_an_error_with_advice(
     stack: Stack,
     own_data: Path,
     password: str | None,
@@ -166,7 +188,7 @@ def test_a_training_without_the_right_password_says_so(
         assert "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in printed, arguments
 
 
-def test_a_wrong_password_of_the_studies_database_says_so(
+def test_a_wrong_password_of_the_studies_database_is_an_error_with_advice(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", "surely not this")

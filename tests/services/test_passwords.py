@@ -1,11 +1,14 @@
-"""No password that a study is given is left anywhere: not printed, not recorded, not in a file."""
+"""The passwords of a study are printed, recorded and stored nowhere; a changed one ends the worker with advice."""
 
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from optuna import Trial
 
+import mlproject
+from studies.search.worker import Worker
 from tests.services.stack import Stack
 from tests.studies.search.conftest import tiny
 
@@ -20,7 +23,7 @@ def run(command: list[str], words: list[str], env: Mapping[str, str], place: Pat
 
 
 def recorded(stack: Stack, database: str) -> str:
-    """All that a database holds."""
+    """Return the dump of a database."""
     dump = Path(stack.postgres.psql).with_name("pg_dump")
     env = {"PGPASSWORD": stack.variables["POSTGRES_PASSWORD"]}
     words = [str(dump), "-h", "127.0.0.1", "-p", str(stack.postgres.port), "-U", "postgres", database]
@@ -73,3 +76,42 @@ def test_a_storage_with_a_password_is_refused_before_anything_is_recorded(
     assert done.stderr.startswith("error: storage holds a password")
     assert secret not in done.stdout + done.stderr
     assert recorded(stack, "mlflow").count("storage") == before
+
+
+def psql(stack: Stack, *statements: str) -> None:
+    command = [stack.postgres.psql, "-h", "127.0.0.1", "-p", str(stack.postgres.port), "-U", "postgres", "-q"]
+    options = [word for statement in statements for word in ("-c", statement)]
+    env = {"PGPASSWORD": stack.variables["POSTGRES_PASSWORD"]}
+    subprocess.run([*command, *options, "postgres"], env=env, check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("as_admin")
+def test_a_password_that_changes_during_a_study_ends_the_worker(
+    stack: Stack, own_data: Path, secrets: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """PostgreSQL asks for the password when a connection is opened, so the test closes the open ones, too."""
+    monkeypatch.setenv("PGPASSWORD", secrets["Optuna"])
+    after_epoch, epochs = Worker._after, []
+
+    def change_password(self: Worker, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
+        if not epochs:
+            psql(
+                stack, "ALTER USER optuna PASSWORD 'another one'",
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'optuna'",
+            )  # fmt: skip
+        epochs.append(epoch)
+        after_epoch(self, trial, epoch, metrics)
+
+    monkeypatch.setattr(Worker, "_after", change_password)
+    storage = f"postgresql://optuna@127.0.0.1:{stack.postgres.port}/optuna"
+    try:
+        code = mlproject.main(["tune", *fields(own_data, storage=storage, study_name="changed", n_trials=99)])
+    finally:
+        psql(stack, f"ALTER USER optuna PASSWORD '{secrets['Optuna']}'")
+    printed = capsys.readouterr().err
+    assert code == 1
+    assert len(epochs) == 1, "no further trial is started"
+    assert "password authentication failed" in printed
+    assert "PGPASSWORD" in printed.splitlines()[-1]
+    assert "Traceback" not in printed

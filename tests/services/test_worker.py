@@ -1,4 +1,4 @@
-"""A worker as its container lays it out: another user, a project folder that it cannot write, and a volume to keep."""
+"""A worker as in its container: an unprivileged user, a read-only project folder, and a volume."""
 
 import os
 import re
@@ -19,11 +19,11 @@ from tests.services.stack import Stack, environment
 from tests.studies.search.conftest import tiny
 
 UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner,-chown"]
-"""Makes of root a user like any other, to whom the modes of files apply."""
+"""Drops root's privileges, so that file modes apply."""
 
 
 class Container(NamedTuple):
-    """What a worker finds, all in one folder; `project` and `data` belong to root."""
+    """The folders of a worker; `project` and `data` belong to root."""
 
     project: Path
     kept: Path

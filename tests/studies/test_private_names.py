@@ -1,4 +1,4 @@
-"""What of MLflow and Optuna is used that is no part of their interface: the test that says which name has gone."""
+"""Lists the names outside the public interfaces of MLflow and Optuna that the project uses; fails if one is gone."""
 
 import ast
 import inspect
@@ -9,21 +9,17 @@ import pytest
 
 from tests.conftest import PROJECT
 
-MONITOR = "mlflow.system_metrics.system_metrics_monitor.SystemMetricsMonitor"
-SAMPLES = "studies/tracking/system_metrics.py"
 PRIVATE = {
     "optuna.study.Study._storage": "studies/search/storage.py",
-    **{f"{MONITOR}.{name}": SAMPLES for name in ("monitors", "_metrics_prefix", "_logging_step", "_shutdown_event")},
 }
-"""Each with the file that uses it. A newer MLflow or Optuna that lacks one needs a change there."""
+"""Each with the file that uses it. If a newer MLflow or Optuna lacks one, that file must change."""
 UNDOCUMENTED = {
     "mlflow.tracking.context.registry": "resolve_tags",
     "mlflow.utils.credentials": "get_default_host_creds",
     "mlflow.models.model": "MLMODEL_FILE_NAME",
-    "mlflow.data.code_dataset_source": "CodeDatasetSource",
     "mlflow.system_metrics.system_metrics_monitor": "SystemMetricsMonitor",
 }
-"""Names without an underscore that MLflow's pages do not list."""
+"""Names without an underscore that MLflow's documentation does not list."""
 
 
 @pytest.mark.parametrize("name", PRIVATE)
@@ -33,17 +29,17 @@ def test_a_private_name_is_still_there(name: str) -> None:
     if owner[0].isupper():
         found = getattr(__import__(module.rpartition(".")[0], fromlist=[owner]), owner)
         source = inspect.getsource(found)
-        assert re.search(rf"self\.{attribute}\b", source), f"{name} has gone: {PRIVATE[name]} uses it"
+        assert re.search(rf"self\.{attribute}\b", source), f"{name} is gone: {PRIVATE[name]} uses it"
     else:
         found = __import__(module, fromlist=[attribute])
-        assert hasattr(found, attribute), f"{name} has gone: {PRIVATE[name]} uses it"
-    assert re.search(rf"\b{attribute}\b", (PROJECT / PRIVATE[name]).read_text()), f"{PRIVATE[name]} has no {name} now"
+        assert hasattr(found, attribute), f"{name} is gone: {PRIVATE[name]} uses it"
+    assert re.search(rf"\b{attribute}\b", (PROJECT / PRIVATE[name]).read_text()), f"{PRIVATE[name]} does not use it"
 
 
 @pytest.mark.parametrize("module", UNDOCUMENTED)
 def test_an_undocumented_name_is_still_there(module: str) -> None:
     name = UNDOCUMENTED[module]
-    assert hasattr(__import__(module, fromlist=[name]), name), f"{module}.{name} has gone"
+    assert hasattr(__import__(module, fromlist=[name]), name), f"{module}.{name} is gone"
 
 
 def test_no_other_private_name_is_imported_or_called() -> None:
@@ -55,15 +51,18 @@ def test_no_other_private_name_is_imported_or_called() -> None:
 
 
 def private_names(path: Path) -> set[str]:
-    """Imported from MLflow or Optuna with an underscore, or reached through a variable in a file that imports them."""
+    """Return the names with an underscore that a file imports from MLflow or Optuna, or uses as an attribute.
+
+    Attributes count in files that import from them, unless the file defines the name itself.
+    """
     tree = ast.parse(path.read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    theirs = [node for node in imports if str(node.module).partition(".")[0] in ("mlflow", "optuna")]
-    found = {alias.name for node in theirs for alias in node.names if alias.name.startswith("_")}
-    if not theirs:
+    library_imports = [node for node in imports if str(node.module).partition(".")[0] in ("mlflow", "optuna")]
+    found = {alias.name for node in library_imports for alias in node.names if alias.name.startswith("_")}
+    if not library_imports:
         return found
-    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    own |= {
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    defined |= {
         target.attr
         for node in ast.walk(tree)
         for target in ast.walk(node)
@@ -72,5 +71,5 @@ def private_names(path: Path) -> set[str]:
     return found | {
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr) and node.attr not in own
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr) and node.attr not in defined
     }

@@ -39,7 +39,7 @@ def test_only_a_folder_that_mkdtemp_made_is_a_copy(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_a_relative_path_becomes_one_that_stays(value: str | None, absolute: str | None) -> None:
-    assert clone.elsewhere(value, Path("/home/me")) == absolute
+    assert clone.absolute_path(value, Path("/home/me")) == absolute
 
 
 def test_the_warning_names_the_fields_that_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +48,9 @@ def test_the_warning_names_the_fields_that_are_left(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(made)
     assert clone.warning(TrainConfig()) is None, "not started by mlflow run"
     monkeypatch.setenv("MLFLOW_RUN_ID", 32 * "a")
-    told = str(clone.warning(TrainConfig()))
-    assert f"{made} of the project for this run alone" in told
-    assert "-P checkpoint_dir=/" in told
+    message = str(clone.warning(TrainConfig()))
+    assert str(made) in message
+    assert "-P checkpoint_dir=/" in message
     predict = PredictConfig(model_uri="m", images="i", output="/kept/masks", records="/kept/unsent")
     assert clone.warning(predict) is None
     monkeypatch.chdir(tmp_path)
@@ -68,5 +68,5 @@ def test_mlflow_run_of_a_project_that_is_fetched(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "mlflow", "run", "project.zip", "--env-manager", "local", "-e", "status"]
     done = subprocess.run(command, env=os.environ | {"PATH": path}, cwd=tmp_path, capture_output=True, text=True)
-    told = " ".join(done.stderr.split())
-    assert f"-P storage={tmp_path / 'studies.journal'}" in told, done.stderr
+    message = " ".join(done.stderr.split())
+    assert f"-P storage={tmp_path / 'studies.journal'}" in message, done.stderr

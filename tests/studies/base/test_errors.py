@@ -1,4 +1,4 @@
-"""A user's trouble with MLflow and Optuna ends in one sentence that says what to do, never in a traceback."""
+"""Errors of MLflow, Optuna and S3 end in a message that says what to do, never in a traceback."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import mlflow
 import optuna
 import pytest
+from boto3.exceptions import S3UploadFailedError
+from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from optuna.storages import BaseStorage, JournalStorage
@@ -15,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 import mlproject
 from segmentation.errors import InputError
 from studies import tracking
-from studies.base.errors import explained
+from studies.base.errors import explained, is_final, reason, s3_code
 from studies.config import StudyConfig
 from studies.search.storage import open_storage
 from studies.search.study import PARENT, READY
@@ -29,7 +31,7 @@ def words(fields: dict[str, Any]) -> list[str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command line says of something that cannot be done."""
+    """Return the error message of a command that fails."""
     capsys.readouterr()
     assert mlproject.main(list(arguments)) == 1
     printed = capsys.readouterr().err
@@ -66,7 +68,7 @@ def test_the_run_that_mlflow_has_opened_is_gone(
     monkeypatch.setenv("MLFLOW_RUN_ID", GONE)
     said = refused(capsys, "train", *words(tiny(own_data)))
     assert GONE in said
-    assert "deleted for good" in said
+    assert "deleted permanently" in said
 
 
 def test_an_experiment_that_was_deleted(capsys: pytest.CaptureFixture[str], own_data: Path) -> None:
@@ -136,3 +138,23 @@ def test_only_errors_of_mlflow_and_optuna_are_explained() -> None:
     assert "cannot be used" in str(explained(optuna.exceptions.StorageInternalError("closed")))
     mine = InputError("said already")
     assert explained(mine) is mine
+
+
+@pytest.mark.parametrize(
+    ("code", "final", "advice"),
+    [
+        ("AccessDenied", True, "s3:PutObject"),
+        ("NoSuchBucket", True, "Create the bucket"),
+        ("EntityTooLarge", True, "limit of the S3 server"),
+        ("InvalidAccessKeyId", False, "AWS_ACCESS_KEY_ID"),
+        ("SlowDown", False, ""),
+    ],
+)
+def test_a_refusal_of_an_s3_server(code: str, final: bool, advice: str) -> None:
+    """boto3's `upload_file` raises a second error, which holds the code only in its context."""
+    error = S3UploadFailedError(f"Failed to upload a to b/a: An error occurred ({code}) when calling PutObject")
+    error.__context__ = ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject")
+    assert s3_code(error) == code
+    assert is_final(error) is final
+    assert advice in reason(error)
+    assert "MLflow at" in str(explained(error))

@@ -1,4 +1,4 @@
-"""Names from outside break no table, whatever is in them: read back by another program's Markdown."""
+"""Escaped text shows unchanged and breaks no table: read back by another Markdown parser."""
 
 import re
 from html import unescape
@@ -6,7 +6,8 @@ from html import unescape
 import markdown as renderer
 import pytest
 
-from studies.base.markdown import code, escaped, table
+from studies.base.markdown import code, escaped
+from studies.base.tables import table
 
 NAMES = [
     "plain",

@@ -7,7 +7,13 @@ import pytest
 
 from segmentation.errors import InputError
 from studies import tracking
-from studies.base.redaction import hidden, keep_apart, refuse_passwords, separated, without_password
+from studies.base.redaction import (
+    hidden,
+    move_credentials_to_environment,
+    refuse_passwords,
+    split_credentials,
+    without_password,
+)
 from studies.config import TrainConfig
 
 SECRET = "Xq7-hunter2"
@@ -130,15 +136,15 @@ def test_a_command_line_with_a_password_is_refused_by_the_field_s_name(arguments
 
 
 def test_user_and_password_are_kept_apart_from_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert separated("http://host:1/x") is None
-    assert separated(f"sqlite:///a:{SECRET}@b") is None
-    assert separated("http://me:p%40ss@host:1/x?y") == ("http://host:1/x?y", "me", "p@ss")
+    assert split_credentials("http://host:1/x") is None
+    assert split_credentials(f"sqlite:///a:{SECRET}@b") is None
+    assert split_credentials("http://me:p%40ss@host:1/x?y") == ("http://host:1/x?y", "me", "p@ss")
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "to be removed afterwards")
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:p%40ss@host")
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "https://me:another@host")
-    keep_apart()
+    move_credentials_to_environment()
     import os
 
     assert os.environ["MLFLOW_TRACKING_URI"] == "https://host"

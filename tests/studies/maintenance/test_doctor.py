@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.conftest import PROJECT
 
 
 def left_by_a_dead_process(record: dict[str, Any]) -> tuple[str, Path]:
-    """A run that looks alive, and the journal of its process, with one record."""
+    """Return a RUNNING run and the journal of its dead process, with one record."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         dead = json.dumps(me() | {"pid": process.pid})
     run_id = tracking.create_run("doctor", "left", {"kind": "train"})
@@ -48,7 +49,7 @@ def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.C
     said = capsys.readouterr().out
     states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
     assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
-    assert f"--resume {ids['dead']}" in said, "it had not come to its first epoch, and can begin in its run"
+    assert f"--resume {ids['dead']}" in said, "it had finished no epoch, and can start again in its run"
     assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
     for run_id in ids.values():
         mlflow.MlflowClient().set_terminated(run_id)
@@ -65,10 +66,10 @@ def test_doctor_names_a_damaged_checkpoint_and_a_damaged_cache(
     assert mlproject.main(["doctor"]) == 1
     said = capsys.readouterr()
     assert "checkpoints/some-run/last.pt is not a checkpoint of this program, or it is damaged" in said.err
-    assert f"{about.parent} is damaged; it is made again" in said.out
+    assert f"{about.parent} was damaged" in said.out
 
 
-def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_again(
+def test_doctor_finds_damage_that_opening_a_cache_does_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = DataConfig(dataset="shapes", resize=16, crop=16, cache_dir=str(tmp_path / "kept"))
@@ -82,9 +83,9 @@ def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_aga
 
     doctor = ["doctor", "--cache_dir", config.cache_dir]
     assert mlproject.main([*doctor, "--close=False"]) == 1
-    assert f"the prepared pictures in {file.parent} are damaged: remove that folder" in capsys.readouterr().err
+    assert f"the prepared images in {file.parent} are damaged" in capsys.readouterr().err
     assert mlproject.main(doctor) == 0
-    assert f"{file.parent} is damaged; it is made again when it is needed" in capsys.readouterr().out
+    assert f"{file.parent} was damaged" in capsys.readouterr().out
     np.testing.assert_array_equal(load_split(config, "val").images, images)
     assert mlproject.main(doctor) == 0
     assert "1 split(s)" in capsys.readouterr().out
@@ -93,13 +94,13 @@ def test_doctor_finds_what_opening_a_cache_does_not_read_and_lets_it_be_made_aga
     other.mkdir(parents=True)
     (other / "about.json").write_text('{"format": 2}')
     assert mlproject.main(doctor) == 0
-    assert "1 split(s)" in capsys.readouterr().out, "what another version has written is nobody's damage"
+    assert "1 split(s)" in capsys.readouterr().out, "a cache of another version is not damaged"
 
 
-def test_doctor_sends_what_a_dead_run_still_had_to_record_before_it_judges(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_sends_the_records_of_a_dead_run_before_it_closes_it(capsys: pytest.CaptureFixture[str]) -> None:
     run_id, folder = left_by_a_dead_process({"what": "end", "status": "FINISHED", "time": 1})
     mlproject.main(["doctor"])
-    assert "it is closed" in capsys.readouterr().out
+    assert "its records were sent, it is FINISHED" in capsys.readouterr().out
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     assert not folder.exists()
 
@@ -113,41 +114,45 @@ def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
         said = capsys.readouterr()
         assert f"MLflow has refused 1 record(s) of run {run_id}, which are set aside in {folder}" in said.err
         assert "MLflow refuses tags kkk" in said.err
-        assert "of 0 run(s)" in said.out
+        assert "Unsent records: of 0 run(s)" in said.out
         assert mlflow.get_run(run_id).info.status == "KILLED"
 
 
-JOINS = """
-import sys
+WORKERS = """
+import os, sys, time
+from pathlib import Path
 from studies import tracking
-with tracking.tracked_run("doctor", "shared", {"kind": "tune"}, sys.argv[1], shared=True, others=lambda: True):
-    print("joined", flush=True)
-    sys.stdin.read()
+for name in ("first", "left", "last"):
+    if os.fork() == 0:
+        os.chdir(name)
+        with tracking.tracked_run("doctor", "shared", {"kind": "tune"}, sys.argv[1], shared=True, others=lambda: True):
+            print(name, os.getpid(), flush=True)
+            while not Path("leave").exists():
+                time.sleep(0.05)
+        os._exit(0)
+for _ in range(3):
+    print("ended", os.wait()[0], flush=True)
 """
+"""Starts three workers of a study as forks of one process, which imports torch once."""
 
 
 def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run_id = tracking.create_run("doctor", "shared", {"kind": "tune"})
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    workers = []
     for name in ("first", "left", "last"):
         (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", JOINS, run_id]
-        workers.append(
-            subprocess.Popen(
-                command, cwd=tmp_path / name, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        )  # fmt: skip
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "joined\n"
-    first, left, last = workers
-    left.communicate()
-    assert left.returncode == 0
-    last.kill()
-    last.communicate()
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WORKERS, run_id], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    lines = parent.stdout
+    pids = {name: int(pid) for name, pid in (lines.readline().split() for _ in range(3))}
+    (tmp_path / "left" / "leave").touch()
+    assert lines.readline() == f"ended {pids['left']}\n"
+    os.kill(pids["last"], signal.SIGKILL)
+    assert lines.readline() == f"ended {pids['last']}\n"
 
     def judged() -> tuple[str, str]:
         mlproject.main(["doctor"])
@@ -156,29 +161,27 @@ def test_doctor_closes_a_study_when_all_its_workers_are_dead_and_not_before(
 
     status, line = judged()
     assert status == "RUNNING"
-    assert f"process {first.pid} on" in line
-    assert f"process {left.pid} on" not in line
-    assert "of which one lives at least" in line
-    first.kill()
-    first.communicate()
+    assert f"process {pids['first']} on" in line
+    assert f"process {pids['left']} on" not in line
+    assert "at least one process is alive" in line
+    os.kill(pids["first"], signal.SIGKILL)
+    parent.communicate()
     status, line = judged()
     assert status == "KILLED"
-    assert "which are dead" in line
+    assert "dead; closed as KILLED" in line
 
 
-def test_doctor_makes_no_store(
+def test_doctor_creates_no_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'absent.db'}")
     assert mlproject.main(["doctor"]) == 0
-    assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} is not there." in capsys.readouterr().out
+    assert f"Runs: none yet, sqlite:///{tmp_path / 'absent.db'} does not exist." in capsys.readouterr().out
     assert not (tmp_path / "absent.db").exists()
 
 
 @pytest.mark.parametrize("command", ["doctor", "sync"])
-def test_the_run_that_mlflow_opens_for_what_records_nothing_is_named(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_run_that_mlflow_opens_for_doctor_and_sync_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     client = mlflow.MlflowClient()
     opened = client.create_run(client.create_experiment(f"for {command}"), run_name="ugly-slug-7").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", opened)

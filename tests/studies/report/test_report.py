@@ -360,7 +360,7 @@ def test_the_run_holds_the_page_and_the_folder_is_replaced(
     printed = capsys.readouterr().out
     assert str(output / "report.html") in printed
     assert "Missing: a study" in printed
-    assert "Look at it" in printed.splitlines()[-1]
+    assert "See the run" in printed.splitlines()[-1]
     assert (output / "images" / "mine.png").read_bytes() == b"mine"
     assert (tmp_path / "mine.png").is_file()
     assert not (output / "images" / "old.png").exists()

@@ -7,7 +7,7 @@ from PIL import Image
 from studies import tracking
 
 
-def test_what_is_not_a_number_is_not_logged() -> None:
+def test_nan_is_not_logged() -> None:
     with tracking.tracked_run("e", "n", {}) as run_id:
         tracking.log_metrics({"good": 1.0, "absent": float("nan")}, step=1)
         tracking.log_json({"values": [1.0, float("nan")]}, "x.json")
@@ -19,20 +19,20 @@ def test_a_description_that_is_too_long_is_cut_at_the_end_of_a_line() -> None:
     lines = [f"line {number} of many" for number in range(1000)]
     with tracking.tracked_run("notes", "long", {}) as run_id:
         tracking.log_note("\n".join(lines))
-    told = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
-    assert told[:-1] == lines[: len(told) - 1]
-    assert told[-1] == "…"
-    assert len(told) > 300
+    note = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
+    assert note[:-1] == lines[: len(note) - 1]
+    assert note[-1] == "…"
+    assert len(note) > 300
 
 
-def test_a_description_shows_pictures_between_what_is_said_and_the_details() -> None:
+def test_a_description_shows_images_between_the_summary_and_the_details() -> None:
     figure = Figure((9, 6), dpi=100)
     with tracking.tracked_run("notes", "pictures", {}) as run_id:
         drawn = tracking.log_figure(figure, "figure.png")
         tracking.log_note("said", [drawn, Image.new("RGBA", (1120, 100))], "| name | value |\n| --- | --- |\n| a | 1 |")
-    told = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
+    note = mlflow.get_run(run_id).data.tags["mlflow.note.content"].splitlines()
     gap = "\u2003\u200b"
-    assert list(filter(None, told)) == [
+    assert list(filter(None, note)) == [
         "said",
         f"![description/0.png](get-artifact?path=description/0.png&run_uuid={run_id})",
         f"![description/1.png](get-artifact?path=description/1.png&run_uuid={run_id})",

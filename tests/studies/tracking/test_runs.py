@@ -9,13 +9,13 @@ import mlproject
 from segmentation.errors import InputError
 from studies import tracking
 from studies.config import TrainConfig
-from studies.tracking import runs
+from studies.tracking import run_journals, runs
 from tests.conftest import last_run
 
 ANOTHER = json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0})
 
 
-def test_a_failing_run_says_why_and_the_error_goes_on() -> None:
+def test_a_failing_run_has_the_reason_and_raises_the_error() -> None:
     with pytest.raises(ZeroDivisionError), tracking.tracked_run("e", "n", {"a": "b"}) as run_id:
         _ = 1 / 0
     run = mlflow.get_run(run_id)
@@ -32,7 +32,7 @@ def test_an_interrupted_run_is_killed() -> None:
 
 
 @pytest.mark.parametrize("opened_by", ["us", "mlflow run", "the caller"])
-def test_a_run_whose_records_have_no_place_does_not_stay_open(
+def test_a_run_whose_journal_cannot_be_written_does_not_stay_running(
     opened_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "unsent").write_text("a file where the folder should be")
@@ -40,16 +40,16 @@ def test_a_run_whose_records_have_no_place_does_not_stay_open(
     if run_id and opened_by == "mlflow run":
         monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with (
-        pytest.raises(InputError, match="could not be kept in unsent"),
+        pytest.raises(InputError, match="records cannot be written to unsent"),
         tracking.tracked_run("no place", "ours", {}, run_id if opened_by == "the caller" else None),
     ):
         raise AssertionError("it must not begin")
     run = last_run()
     assert run_id in (None, run.info.run_id)
     assert run.info.status == "FAILED"
-    assert "could not be kept in unsent" in run.data.tags["status_reason"]
+    assert "records cannot be written to unsent" in run.data.tags["status_reason"]
     with pytest.raises(IndexError):
-        tracking.runs.open_run()
+        run_journals.open_run()
 
 
 def test_the_run_that_mlflow_opened_is_used_and_its_raw_params_stay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,19 +68,19 @@ def test_the_run_that_mlflow_opened_is_used_and_its_raw_params_stay(monkeypatch:
     assert json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/config.json"))["learning_rate"] == 0.001
 
 
-def test_a_long_error_is_cut_without_baring_half_a_password(capsys: pytest.CaptureFixture[str]) -> None:
-    journal = runs._opened_journal("0" * 32, lambda entry, files: None)
-    journal._senders["records"]._tell(f"{'x' * 130} http://me:Xq7-hunter2-and-much-more@host refused")
+def test_a_long_error_is_cut_without_showing_a_part_of_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    journal = run_journals.open_journal("0" * 32, lambda entry, files: None)
+    journal._senders["records"]._report(f"{'x' * 130} http://me:Xq7-hunter2-and-much-more@host refused")
     journal.close()
     printed = capsys.readouterr().err
-    assert "MLflow takes no records (xxx" in printed
+    assert "MLflow does not accept records (xxx" in printed
     assert "Xq7" not in printed
 
 
-def test_who_was_taken_for_dead_adds_nothing_to_a_run_that_another_process_has_gone_on_with(
+def test_a_process_that_was_presumed_dead_logs_nothing_to_a_run_that_another_has_resumed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runs, "LATEST_SECONDS", 0.0)
+    monkeypatch.setattr(runs, "OWNER_CHECK_SECONDS", 0.0)
 
     def train(run_id: str) -> None:
         tracking.log_metrics({"val/loss": 1.0}, 1)
@@ -89,7 +89,7 @@ def test_who_was_taken_for_dead_adds_nothing_to_a_run_that_another_process_has_g
         tracking.log_metrics({"val/loss": 0.5}, 2)
 
     with (
-        pytest.raises(InputError, match="process 7 on elsewhere has gone on with run"),
+        pytest.raises(InputError, match="process 7 on elsewhere"),
         tracking.tracked_run("e", "n", {}) as run_id,
     ):
         train(run_id)
@@ -98,8 +98,8 @@ def test_who_was_taken_for_dead_adds_nothing_to_a_run_that_another_process_has_g
     assert (run.info.status, "status_reason" in run.data.tags) == ("RUNNING", False)
 
 
-def test_processes_share_a_run_that_is_meant_to_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "LATEST_SECONDS", 0.0)
+def test_processes_share_a_shared_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "OWNER_CHECK_SECONDS", 0.0)
     with tracking.tracked_run("e", "n", {}, shared=True) as run_id:
         mlflow.MlflowClient().set_tag(run_id, tracking.PROCESS, ANOTHER)
         tracking.log_metrics({"val/loss": 0.5}, 2)
@@ -107,7 +107,7 @@ def test_processes_share_a_run_that_is_meant_to_be_shared(monkeypatch: pytest.Mo
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"val/loss": 0.5})
 
 
-def test_a_training_whose_run_is_deleted_ends_and_its_records_are_kept_until_the_run_is_restored(
+def test_the_records_of_a_deleted_run_are_kept_until_it_is_restored(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     client, run_ids = mlflow.MlflowClient(), []
@@ -122,11 +122,11 @@ def test_a_training_whose_run_is_deleted_ends_and_its_records_are_kept_until_the
                 tracking.log_metrics({"val/loss": 0.5}, number)
                 time.sleep(0.05)
 
-    with pytest.raises(InputError, match="was deleted; restore it with `mlflow runs restore --run-id"):
+    with pytest.raises(InputError, match="mlflow runs restore --run-id"):
         train()
     (run_id,) = run_ids
     assert mlproject.main(["sync"]) == 1
-    assert "was deleted; restore it" in capsys.readouterr().err
+    assert "mlflow runs restore" in capsys.readouterr().err
     client.restore_run(run_id)
     assert mlproject.main(["sync"]) == 0
     run = mlflow.get_run(run_id)

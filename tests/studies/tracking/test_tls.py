@@ -66,7 +66,7 @@ def without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def record() -> str:
-    """Record a run; returns what MLflow then holds of it."""
+    """Log a run; return its status."""
     with tracking.tracked_run("tls", "n", {}) as run_id:
         tracking.log_metrics({"val/loss": 0.5})
         tracking.log_text("kept", "a.txt")
@@ -76,14 +76,14 @@ def record() -> str:
     return str(run.info.status)
 
 
-def test_the_authority_that_mlflow_is_told_is_trusted(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authority_in_mlflow_s_setting_is_trusted(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", doors.open)
     monkeypatch.setenv(AUTHORITY, str(doors.place / "authority.pem"))
     assert record() == "FINISHED"
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-def test_a_certificate_may_go_unchecked_as_for_mlflow(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_s_setting_accepts_any_certificate(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", doors.open)
     monkeypatch.setenv(INSECURE, "true")
     assert record() == "FINISHED"
@@ -98,11 +98,11 @@ def test_a_server_may_ask_for_a_certificate(doors: Doors, monkeypatch: pytest.Mo
     assert record() == "FINISHED"
 
 
-def test_what_is_wrong_with_a_connection_is_said_with_the_setting(
+def test_a_failed_connection_names_the_setting(
     doors: Doors, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", doors.open)
-    with pytest.raises(InputError, match=f"answers, but no secure connection .*certificate verify failed.*{AUTHORITY}"):
+    with pytest.raises(InputError, match=f"secure connection fails.*certificate verify failed.*{AUTHORITY}"):
         tracking.check_store()
     assert mlproject.main(["evaluate", "--model_uri", "x"]) == 1
     assert AUTHORITY in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Journals of processes that are gone, sent to a real store."""
+"""Journals of ended processes are sent to a real store."""
 
 import json
 import shutil
@@ -29,27 +29,27 @@ def journal(folder: Path, process: dict[str, Any], *records: dict[str, Any]) -> 
     return folder
 
 
-def figures(step: int, value: float) -> dict[str, Any]:
+def metrics(step: int, value: float) -> dict[str, Any]:
     return {"what": "metrics", "values": {"val/loss": value}, "step": step, "time": step}
 
 
 LATE = (
-    figures(1, 0.5), figures(2, 0.4), figures(3, 0.3),
+    metrics(1, 0.5), metrics(2, 0.4), metrics(3, 0.3),
     {"what": "tags", "values": {"status_reason": "its server was away"}},
     {"what": "end", "status": "FAILED", "time": 9},
 )  # fmt: skip
 
 
 def finished() -> str:
-    """A run whose second epoch nobody has told."""
-    with tracking.tracked_run("unsent", "gone on with", {}) as run_id:
+    """Return a run whose second epoch is missing."""
+    with tracking.tracked_run("unsent", "resumed", {}) as run_id:
         tracking.log_metrics({"val/loss": 0.5}, 1)
         tracking.log_metrics({"val/loss": 0.3}, 3)
         tracking.log_text("of the living process", "known.txt")
     return run_id
 
 
-def test_what_is_left_of_a_run_that_another_process_has_gone_on_with_only_fills_gaps(tmp_path: Path) -> None:
+def test_records_of_a_run_that_another_process_has_resumed_only_fill_gaps(tmp_path: Path) -> None:
     run_id = finished()
     folder = journal(tmp_path / run_id, me() | {"host": "another"}, *LATE)
     assert tracking.send_unsent(folder) == 0
@@ -62,7 +62,7 @@ def test_what_is_left_of_a_run_that_another_process_has_gone_on_with_only_fills_
     assert not folder.exists()
 
 
-def test_what_is_left_of_the_process_that_was_at_the_run_last_is_sent_as_it_is(tmp_path: Path) -> None:
+def test_records_of_the_last_process_of_a_run_are_all_sent(tmp_path: Path) -> None:
     run_id = finished()
     assert tracking.send_unsent(journal(tmp_path / f"{run_id}.1", me(), *LATE[3:])) == 0
     run = mlflow.get_run(run_id)
@@ -71,8 +71,8 @@ def test_what_is_left_of_the_process_that_was_at_the_run_last_is_sent_as_it_is(t
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/known.txt") == "of the dead process"
 
 
-def test_a_journal_of_no_run_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="there is no run aaa; if it was deleted for good, remove"):
+def test_a_journal_without_a_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run aaa does not exist.*remove"):
         tracking.send_unsent(journal(tmp_path / "aaa", me()))
 
 
