@@ -11,7 +11,7 @@ from segmentation.training import checkpoints
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import DoctorConfig, StatusConfig, SyncConfig
-from studies.runs.resume import can_go_on
+from studies.runs.resume import can_resume
 from studies.search.storage import is_missing, open_storage
 from studies.tracking import FoundRun
 from studies.tracking.journal import all_journals, journals, refused, run_of
@@ -79,7 +79,7 @@ def _how_to_go_on(run: FoundRun, config: DoctorConfig) -> str:
         return "the same command goes on from there."
     if run.kind != "train":
         return "it can be made again."
-    if not can_go_on(run, Path(config.checkpoint_dir)):
+    if not can_resume(run, Path(config.checkpoint_dir)):
         return f"its checkpoint is not in {config.checkpoint_dir}, so it cannot go on."
     told = here("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
     return f"it can go on:\n    {told}"
