@@ -18,6 +18,8 @@ class Metric(NamedTuple):
     meaning: str
     headline: bool = False
     """Shown for every epoch, in every table of runs or trials, and tested when runs are compared."""
+    printed: bool = False
+    """Printed at the end of a run, after those of the headline."""
     brief: bool = False
     """Shown where space is short: heat maps of a study, table of calibrations in a report."""
     on_train: bool = False
@@ -57,7 +59,7 @@ METRICS = {
     "adaptive_ece": Metric(False, "adaptive ECE", "ECE over 10 bins with equal numbers of pixels", calibration=True),
     "classwise_ece": Metric(
         False, "classwise ECE", "ECE of each class's probability, one class against the rest, mean over classes",
-        calibration=True, of_change=True,
+        calibration=True, of_change=True, printed=True,
     ),
     "image_ece": Metric(
         False, "image-wise ECE", "ECE of each image, mean over images", calibration=True, of_change=True
@@ -73,7 +75,7 @@ METRICS = {
     ),
     "brier": Metric(
         False, "Brier score", "squared distance of the class probabilities from the one-hot truth, in [0, 2]",
-        calibration=True, of_change=True,
+        calibration=True, of_change=True, printed=True,
     ),
     "brier_reliability": Metric(
         False, "Brier reliability", "part of the Brier score that perfect calibration would remove"
@@ -90,6 +92,7 @@ METRICS = {
 }  # fmt: skip
 
 HEADLINE = tuple(name for name, metric in METRICS.items() if metric.headline)
+PRINTED = tuple(name for name, metric in METRICS.items() if metric.headline or metric.printed)
 BRIEF = tuple(name for name, metric in METRICS.items() if metric.brief)
 CALIBRATION = tuple(name for name, metric in METRICS.items() if metric.calibration)
 ON_TRAIN = tuple(name for name, metric in METRICS.items() if metric.on_train)

@@ -1,7 +1,7 @@
-"""Fields of the entry points, but for those of the science. Imports no torch and no MLflow, so `--help` is instant.
+"""Fields of every entry point; those of data, model, optimisation and scoring are in `segmentation.config`.
 
-A field `name` is the command line's `--name` and MLflow's `-P name=`. `Optional[int]`, not `int | None`: for the latter
-tyro loads a type checker, which doubles the time of `--help`.
+A field `name` is `--name` on the command line and `-P name=` for `mlflow run`. The string below a field is its help
+text. This module imports neither torch nor MLflow, so that `--help` is fast.
 """
 
 import math
@@ -18,40 +18,40 @@ from segmentation.fields import at_least, check_choices, within
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
-    """What is kept of a run, and under which names."""
+    """What a run records, and where."""
 
     resume: str | None = None
-    """Run to go on with: its ID, or auto for the newest stopped one of this configuration, if there is any."""
+    """Run to resume: its ID, or auto for the newest stopped run of the same configuration."""
     keep: Literal["best", "last"] = "best"
-    """Epoch whose weights become the run's model, final pictures and calibration figures."""
+    """Epoch whose weights become the run's model and are scored at the end."""
     plot_every: int = 10
-    """Log reliability and example pictures every this many epochs; 0 draws none in the whole run, as for a search."""
+    """Epochs between two logs of the reliability and example plots; 0 draws no plot in the whole run."""
     examples: int = 6
-    """Number of validation images to show."""
+    """Number of validation images to plot."""
     log_model: bool = True
-    """Log the network as an MLflow model; without it only the checkpoints hold it."""
+    """Log the model to MLflow; if false, only the checkpoints hold it."""
     experiment: str = "training"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
     run_name: str | None = None
-    """Name of the MLflow run; None says model, weights, data, learning rate and weight decay."""
+    """Name of the MLflow run; None builds it from model, weights, data, learning rate and weight decay."""
     register_as: str | None = None
-    """Name to register the model under; None does not register it."""
+    """Name in the model registry; None does not register the model."""
     alias: str = "latest-run"
-    """Alias that points to the version registered by this run."""
+    """Alias of the version that this run registers."""
     checkpoint_dir: str = "checkpoints"
-    """Folder for best.pt and last.pt, in a subfolder named by the run's id."""
+    """Folder for checkpoints: CHECKPOINT_DIR/RUN_ID/best.pt and last.pt."""
     records: str = "unsent"
-    """Folder for what MLflow has not taken yet; `sync` sends it."""
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, TrainingConfig):
-    """Train a network and record it. The defaults are the original report's protocol."""
+    """Train one model and record it as an MLflow run. The defaults are the original report's protocol."""
 
     IS_TEMPLATE: ClassVar[bool] = False
-    """Whether training runs are made from it by `settled`, with other values: what was not given then stays open."""
+    """Whether `settled` makes the configurations of runs from it; fields that were not given then stay open."""
     typed: ClassVar[frozenset[str] | None] = None
-    """Names of the fields that were typed, set on a configuration of the command line; None if that is not known."""
+    """Names of the fields typed on the command line; None if unknown."""
 
     def __post_init__(self) -> None:
         check_names(self)
@@ -60,22 +60,22 @@ class TrainConfig(RecordConfig, TrainingConfig):
             at_least(self, name, 0)
 
     def stays_open(self) -> bool:
-        """Whether fields that were not given stay open: in templates, and where a stored configuration decides."""
+        """Return whether fields that were not given stay open: in a template, and when resuming a run by its ID."""
         return self.IS_TEMPLATE or self.resume not in (None, "auto")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateConfig(TrainConfig):
-    """What several training runs share."""
+    """Fields that several runs share."""
 
     IS_TEMPLATE: ClassVar[bool] = True
 
 
 def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType({})) -> TrainConfig:
-    """The configuration of one training run: a template's, but for some values.
+    """Return the configuration of one run: that of a template with some values changed.
 
     Raises:
-        InputError: the values are not possible.
+        InputError: a value is not allowed.
     """
     values = {field.name: getattr(template, field.name) for field in fields(TrainConfig)}
     return TrainConfig(**values | dict(changes))
@@ -83,44 +83,44 @@ def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType
 
 @dataclass(frozen=True, kw_only=True)
 class QuickStartConfig(TrainConfig):
-    """Train a small network on the generated `shapes` data: done in one to two minutes on two cores."""
+    """Quick start: train a small model on generated images, in one to two minutes on two cores."""
 
     dataset: Dataset = "shapes"
     """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""
     resize: int | None = 64
-    """Length that the shorter side is resized to, in pixels; None keeps the original size."""
+    """Length of the shorter side after resizing, in pixels; None does not resize."""
     crop: int | None = 64
-    """Side of the square cut from the centre, in pixels; None keeps the whole picture."""
+    """Side of the square cut from the centre of each image, in pixels; None does not crop."""
     model: Network = "lraspp_mobilenet_v3_large"
-    """Network, one of torchvision's."""
+    """Model, one of torchvision's."""
     batch_norm_momentum: float | None = 0.1
-    """Share of a batch in batch norm's running statistics; None is the network's own."""
+    """Weight of a batch in batch norm's running statistics, 0 to 1; None is the model's own value."""
     epochs: int = 16
-    """Number of passes over the training split."""
+    """Passes over the training split."""
     batch_size: int = 16
     """Images per optimiser step."""
     learning_rate: float = 0.1
     """Step size of the optimiser."""
     schedule: Literal["constant", "polynomial"] = "polynomial"
-    """Learning rate over time: constant, or falling to 0 as (1 - progress) ** 0.9."""
+    """Learning rate over time: constant, or decaying to 0 as (1 - progress) ** 0.9."""
     warmup_epochs: int = 1
-    """Epochs over which the learning rate first rises linearly from 0."""
+    """Epochs in which the learning rate rises linearly from 0 at the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsConfig(TrainConfig):
-    """Train several settings side by side, and tell which differences are real."""
+    """Train several models, and compare them with intervals and tests."""
 
     IS_TEMPLATE: ClassVar[bool] = True
 
     variants: str = "fcn_resnet50, fcn_resnet50 weights=coco, fcn_resnet101, fcn_resnet101 weights=coco"
-    """Settings, with commas between: a network, then fields that differ, as in fcn_resnet50 weights=coco epochs=20."""
+    """Settings, separated by commas: a model, then changed fields, as in fcn_resnet50 weights=coco epochs=20."""
     seeds: int = 1
-    """Trainings of each setting: with seed, seed + 1 and so on."""
+    """Runs per setting: with seed, seed + 1 and so on."""
     retrain: bool = False
-    """Train anew even what a finished run has trained with the same configuration, data and code."""
+    """Train again even if a finished run has the same configuration, data and code."""
     experiment: str = "models"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,48 +129,48 @@ class ModelsConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Which study, and where it is kept."""
+    """A study and its storage."""
 
     study_name: str | None = None
-    """Name of the study; None says model, data and sampler."""
+    """Name of the study; None builds it from model, data and sampler."""
     storage: str = "studies.journal"
-    """Where studies are kept: FILE.journal, postgresql://HOST/NAME (several machines), sqlite:///FILE (one worker)."""
+    """Storage of studies: FILE.journal, postgresql://HOST/NAME (several machines), sqlite:///FILE (one worker)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(StudyConfig, TrainConfig):
-    """Search for the best learning rate, weight decay and whatever else: many trainings, one study."""
+    """Search hyperparameters with Optuna: many runs, one study."""
 
     IS_TEMPLATE: ClassVar[bool] = True
 
     sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
-    """How settings are chosen; grid is the original report's 4 x 4, or all combinations of the values in search."""
+    """Sampler of settings; grid is the original report's 4 x 4 grid, or all combinations of the values in search."""
     pruner: Literal["auto", "halving", "median", "none"] = "auto"
-    """When poor trainings are stopped early; auto is halving for tpe and random with one objective, else none."""
+    """Rule to stop poor trials early; auto is halving for tpe and random with one objective, else none."""
     search: str = "learning_rate,weight_decay"
-    """Fields to search, with commas between: NAME, NAME=LOW..HIGH, NAME=A|B|C, or NAME=0|LOW..HIGH."""
+    """Fields to search, separated by commas: NAME, NAME=LOW..HIGH, NAME=A|B|C, or NAME=0|LOW..HIGH."""
     objective: str = "val/loss"
-    """Metric to make as good as possible; its direction is known."""
+    """Metric to optimise; whether higher is better follows from its name."""
     objectives: str | None = None
-    """Several such metrics, with commas between, instead of objective; nothing is pruned then."""
+    """Several metrics to optimise instead of objective, separated by commas; trials are then not pruned."""
     constraint: str | None = None
-    """Limit on a metric, such as val/ece<=0.08: settings beyond it lose to all within."""
+    """Limit on a metric, such as val/ece<=0.08: a setting that breaks it ranks below all that keep it."""
     n_trials: int | None = None
-    """Number of trainings in the whole study, pruned ones included; None is no limit."""
+    """Trials in the whole study, pruned ones included; None is no limit."""
     max_epochs_total: int | None = None
-    """Training epochs in the whole study; None, with no n_trials and no timeout, is half of what 16 trainings take."""
+    """Epochs in the whole study; None is no limit, or half of 16 full runs without n_trials and timeout."""
     timeout: float | None = None
-    """Seconds after which this call stops; what it interrupts goes on when the study is resumed."""
+    """Seconds after which this command stops; interrupted trials resume with the study."""
     workers: int = 1
-    """Processes to start here."""
+    """Worker processes to start on this machine."""
     experiment: str = "search"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
     confirm_seeds: int = 0
-    """Further seeds to train the best setting with when the search is over."""
+    """Number of further seeds to train the best setting with after the search."""
     max_failures: int = 3
-    """A worker stops after this many failed trainings in a row."""
+    """Failed trials in a row after which a worker stops."""
     heartbeat: int = 60
-    """Seconds between signs of life in a database; a worker silent for twice as long is taken for dead."""
+    """Seconds between heartbeats in a database; a worker silent for twice as long is presumed dead."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,44 +186,44 @@ class TuneConfig(StudyConfig, TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig(StudyConfig):
-    """Tell how far studies have come."""
+    """Print the progress of studies."""
 
     study_name: str | None = None
-    """Name of a study; None tells of every one."""
+    """Name of a study; None prints all studies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Score a trained model on any split; pictures are prepared as they were for its training."""
+    """Score a trained model on any split. Images are prepared as they were for training."""
 
     model_uri: str
-    """What to score: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
+    """Model: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
     dataset: Dataset | None = None
-    """Data set; None is the one that the model was trained on."""
+    """Data set; None is the one the model was trained on."""
     data_dir: str | None = None
-    """Folder that holds the data set; None is where the training found it."""
+    """Folder of the data set; None is the folder used for training."""
     download: bool = False
-    """Fetch voc2007 or voc2012 into data_dir if it is not there."""
+    """Download voc2007 or voc2012 into data_dir if it is missing."""
     split: str = "val"
-    """Split to score; `held_out` is what calibration_fraction kept from training."""
+    """Split to score; `held_out` is the part that calibration_fraction excluded from training."""
     score_at: Literal["training", "original"] = "training"
-    """Size to score at: as prepared for training, or each whole image at its own size (logits are resized to it)."""
+    """Size to score at: as prepared for training, or each whole image at its own size (logits are resized)."""
     boundary_width: int = 3
-    """Pixels on either side of a boundary that are reported apart from the interior, at the size they are scored at."""
+    """Width of the boundary region on either side of a boundary, in pixels of the scored size."""
     batch_size: int = 16
-    """Images per forward pass; with score_at=original it is 1."""
+    """Images per forward pass; 1 with score_at=original."""
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    """Device: auto, cpu, cuda, cuda:1, mps; auto is a GPU if there is one."""
     examples: int = 6
-    """Number of images to show."""
+    """Number of images to plot."""
     cache_dir: str | None = None
-    """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
+    """Folder for prepared images; None is mlproject/ in the user's cache folder."""
     experiment: str = "evaluation"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
     records: str = "unsent"
-    """Folder for what MLflow has not taken yet; `sync` sends it."""
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
-    """Name of the MLflow run; None says what was scored on which split."""
+    """Name of the MLflow run; None builds it from model and split."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -235,40 +235,40 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateConfig:
-    """Mend a trained model's confidence on images that it was neither trained on nor is scored on."""
+    """Calibrate a trained model on held-out images, and log the calibrated model."""
 
     run_id: str
-    """What to calibrate: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a file."""
+    """Model to calibrate: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a file."""
     method: Literal["temperature", "vector", "local"] = "temperature"
-    """One temperature, a factor and a summand for each class, or a temperature for every pixel from a small network."""
+    """Method: one temperature, a scale and bias per class (vector), or a temperature per pixel (local)."""
     calibration_split: str = "held_out"
-    """Split to fit on; `held_out` is what calibration_fraction kept from training."""
+    """Split to fit on; `held_out` is the part that calibration_fraction excluded from training."""
     split: str = "val"
-    """Split to score before and after."""
+    """Split to score before and after calibration."""
     data_dir: str | None = None
-    """Folder that holds the data set; None is where the training found it."""
+    """Folder of the data set; None is the folder used for training."""
     batch_size: int = 16
     """Images per forward pass."""
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    """Device: auto, cpu, cuda, cuda:1, mps; auto is a GPU if there is one."""
     seed: int = 0
-    """Seed of the small network of method=local."""
+    """Seed of the fit of method=local."""
     boundary_width: int = 3
-    """Pixels on either side of a boundary that are reported apart from the interior."""
+    """Width of the boundary region on either side of a boundary, in pixels of the scored size."""
     examples: int = 6
-    """Number of images to show."""
+    """Number of images to plot."""
     cache_dir: str | None = None
-    """Folder for prepared pictures; None is mlproject/ in the user's cache folder."""
+    """Folder for prepared images; None is mlproject/ in the user's cache folder."""
     experiment: str = "calibration"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
     records: str = "unsent"
-    """Folder for what MLflow has not taken yet; `sync` sends it."""
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
-    """Name of the MLflow run; None says what was calibrated, and how."""
+    """Name of the MLflow run; None builds it from method and model."""
     register_as: str | None = None
-    """Name to register the calibrated model under; None does not register it."""
+    """Name of the calibrated model in the registry; None does not register it."""
     alias: str = "latest-run"
-    """Alias that points to the version registered by this run."""
+    """Alias of the version that this run registers."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -278,27 +278,27 @@ class CalibrateConfig:
             at_least(self, name, 0)
         if self.calibration_split == self.split:
             raise InputError(
-                f"calibration_split={self.calibration_split} is the split that is scored: a calibration that was "
-                f"fitted on it would look better than it is; name another split for one of the two"
+                f"calibration_split={self.calibration_split} is also the split to score, which would make the "
+                f"calibration look better than it is: choose two different splits"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
-    """Compare trained models on the images that all were scored on: which differences are real?"""
+    """Compare trained models on the images that all were scored on, with intervals and tests."""
 
     run_ids: str
-    """What to compare, with commas between: run IDs, models:/NAME/1, models:/NAME@ALIAS, or names of experiments."""
+    """Runs to compare, separated by commas: run IDs, models:/NAME/1, models:/NAME@ALIAS, or names of experiments."""
     split: str = "val"
-    """Split whose scores to compare, as the runs stored them."""
+    """Split whose stored scores to compare."""
     examples: int = 4
-    """Number of images to show, segmented by every model."""
+    """Number of images to plot with the prediction of every model."""
     experiment: str = "comparison"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
     records: str = "unsent"
-    """Folder for what MLflow has not taken yet; `sync` sends it."""
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
-    """Name of the MLflow run; None lists what is compared."""
+    """Name of the MLflow run; None builds it from the number of runs and the split."""
 
     def __post_init__(self) -> None:
         check_names(self)
@@ -307,79 +307,79 @@ class CompareConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write what MLflow holds of an experiment, of runs or of a study as one page, HTML and Markdown."""
+    """Write a report on an experiment, runs or a study as one page, in HTML and Markdown."""
 
     experiment: str | None = None
-    """Experiment whose runs to report; the page is recorded in it, too."""
+    """Experiment to report on; the report is also recorded in it."""
     run_ids: str | None = None
-    """Runs to report instead, with commas between: of trainings, evaluations, comparisons, studies."""
+    """Runs to report on instead, separated by commas: of train, evaluate, compare, models or tune."""
     study_name: str | None = None
-    """Study to report, instead or besides."""
+    """Study to report on, alone or in addition."""
     split: str = "val"
-    """Split whose scores to show."""
+    """Split whose scores to report."""
     output: str = "report"
-    """Folder for report.html, report.md and its pictures."""
+    """Folder for report.html, report.md and its plots."""
     records: str = "unsent"
-    """Folder for what MLflow has not taken yet; `sync` sends it."""
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
-    """Name of the MLflow run; None says what is reported."""
+    """Name of the MLflow run; None builds it from what is reported."""
 
     def __post_init__(self) -> None:
         check_names(self)
         if not (self.experiment or self.run_ids or self.study_name):
-            raise InputError("name what to report: experiment=NAME, run_ids=ID,ID or study_name=NAME")
+            raise InputError("nothing to report on: give experiment=NAME, run_ids=ID,ID or study_name=NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """Find what dead processes have left: runs that look alive, damaged files, figures not sent; close such runs."""
+    """Find what dead processes left behind (open runs, damaged files, unsent records), and close their runs."""
 
     checkpoint_dir: str = "checkpoints"
     """Folder of the checkpoints to check."""
     cache_dir: str | None = None
-    """Folder of the prepared pictures to check; None is mlproject/ in the user's cache folder."""
+    """Folder of the prepared images to check; None is mlproject/ in the user's cache folder."""
     records: str = "unsent"
-    """Folder of what could not be sent to MLflow."""
+    """Folder of records that MLflow has not accepted yet."""
     storage: str = "studies.journal"
-    """Where studies are kept: FILE.journal, postgresql://HOST/NAME, sqlite:///FILE."""
+    """Storage of the studies to check: FILE.journal, postgresql://HOST/NAME, sqlite:///FILE."""
     close: bool = True
-    """Close the runs whose process is dead, and discard damaged prepared pictures; false only lists them."""
+    """Close the runs of dead processes and delete damaged prepared images; false only lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncConfig:
-    """Send to MLflow what it did not take while runs were under way."""
+    """Send records that MLflow did not accept during a run."""
 
     records: str = "unsent"
-    """Folder of what could not be sent to MLflow."""
+    """Folder of the records to send."""
     run_id: str | None = None
-    """The one run to send; None sends all."""
+    """Run whose records to send; None sends those of all runs."""
     again: bool = False
-    """Send once more what MLflow has refused before and was set aside."""
+    """Send records again that MLflow has refused before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Predict pictures: a mask, a confidence map and an overlay of each, at its own size, and a table."""
+    """Predict images: write a mask, a confidence map and an overlay of each at its own size, and a table."""
 
     model_uri: str
-    """What predicts: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
+    """Model: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
     images: str
-    """A picture, or a folder of pictures, with all folders in it."""
+    """An image file, or a folder of images with all its subfolders."""
     output: str = "predictions"
     """Folder for the masks, confidence maps, overlays and predictions.csv."""
     flip: bool = False
-    """Predict each picture's mirror image, too, and average both: somewhat better, at twice the time."""
+    """Average the predictions of each image and its mirror image: somewhat better, twice the time."""
     batch_size: int = 16
-    """Most pictures per forward pass; only pictures of equal size go together."""
+    """Most images per forward pass; a batch holds images of one size only."""
     device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    """Device: auto, cpu, cuda, cuda:1, mps; auto is a GPU if there is one."""
     experiment: str = "predictions"
-    """MLflow experiment, when not started by `mlflow run` (which has --experiment-name)."""
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
     records: str = "unsent"
-    """Folder for what MLflow has not taken yet; `sync` sends it."""
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
-    """Name of the MLflow run; None says what predicted which pictures."""
+    """Name of the MLflow run; None builds it from model and images."""
 
     def __post_init__(self) -> None:
         check_names(self)
@@ -387,22 +387,22 @@ class PredictConfig:
 
 
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those values of a training's configuration that what it learns depends on, the seed among them."""
-    beside = {
+    """Return the values of a run's configuration that its result depends on, including the seed."""
+    other = {
         "device", "data_dir", "download", "cache_dir", "plot_every", "examples", "log_model", "experiment", "run_name",
         "register_as", "alias", "checkpoint_dir", "records", "boundary_width", "recipe", "resume",
     }  # fmt: skip
-    return {name: value for name, value in values.items() if name not in beside}
+    return {name: value for name, value in values.items() if name not in other}
 
 
 LONGEST_NAME = 250
-"""Characters of a name that every database of MLflow holds."""
+"""Most characters of a name that every database of MLflow can store."""
 LONGEST_STUDY = 200
-"""Characters of a study's name, which other names begin with."""
+"""Most characters of a study's name; other names begin with it."""
 
 
 def check_names(config: Any) -> None:
-    """Raise an `InputError` for a name that MLflow would refuse, perhaps after hours of training."""
+    """Raise an `InputError` for a name that MLflow would refuse later, perhaps after hours."""
     longest = {"register_as": LONGEST_NAME, "alias": LONGEST_NAME, "experiment": LONGEST_NAME,
                "run_name": LONGEST_NAME, "study_name": LONGEST_STUDY}  # fmt: skip
     given = {name: getattr(config, name, None) for name in longest}
@@ -410,17 +410,17 @@ def check_names(config: Any) -> None:
         if value is None:
             continue
         if name in ("register_as", "alias", "experiment") and not value.strip():
-            raise InputError(f"{name}={value!r} is no name: it is empty")
+            raise InputError(f"{name}={value!r} is empty: give a name")
         if len(value) > longest[name]:
-            raise InputError(f"{name}={value[:40]}… has {len(value)} characters; it may have {longest[name]}")
+            raise InputError(f"{name}={value[:40]}… has {len(value)} characters; at most {longest[name]} are allowed")
     model, alias = given["register_as"], given["alias"]
     if model is not None and not getattr(config, "log_model", True):
         raise InputError(
             f"register_as={model!r} needs log_model=true: with log_model=false there is no model to register"
         )
     if model is not None and (re.search("[/:]", model) or model in (".", "..")):
-        raise InputError(f"register_as={model!r} is no name of a registered model: it may not hold / or :")
+        raise InputError(f"register_as={model!r} is not allowed: a name must not contain / or :")
     if alias is not None and not re.fullmatch(r"[\w-]+", alias):
-        raise InputError(f"alias={alias!r} is not possible: it may hold letters, digits, _ and - only")
+        raise InputError(f"alias={alias!r} is not allowed: use letters, digits, _ and - only")
     if alias is not None and re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
-        raise InputError(f"alias={alias!r} is not possible: MLflow keeps `latest` and v1, v2, … for itself")
+        raise InputError(f"alias={alias!r} is not allowed: MLflow reserves `latest` and v1, v2, …")

@@ -1,18 +1,26 @@
-"""What a user's mistakes are answered with: a message that names it, no traceback, an exit code that is not 0."""
+"""The command line: help, spelling of values, and the message and exit code for a mistake."""
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import mlproject
-from studies.entry_points import NAMES
+from segmentation.models import segmenter as models
+from segmentation.training.checkpoints import Checkpoint, save
+from studies.base.command_line import GROUPS, MOST_USED, groups
+from studies.config import TrainConfig
+from studies.entry_points import NAMES, entry_point
 from tests.conftest import PROJECT, last_run
 
 SMALL = ["--resize", "32", "--crop", "32", "--epochs", "1", "--batch_size", "4", "--examples", "1",
@@ -52,7 +60,7 @@ def on_own_data(root: Path, *more: str) -> list[str]:
         (["train", "--calibration_fraction", "0.95"], "calibration_fraction=0.95 is out of range"),
         (["calibrate"], "--run_id"),
         (["calibrate", "--run_id", "x", "--method", "temprature"], "Did you mean 'temperature'?"),
-        (["calibrate", "--run_id", "x", "--calibration_split", "val"], "is the split that is scored"),
+        (["calibrate", "--run_id", "x", "--calibration_split", "val"], "calibration_split=val"),
         (["compare"], "--run_ids"),
     ],
 )
@@ -65,40 +73,38 @@ def test_a_wrong_call_is_refused_before_anything_starts(
 
 
 def test_true_and_none_may_be_written_in_any_case() -> None:
-    config = mlproject.parse(
-        mlproject.TrainConfig, ["--download", "true", "--crop", "none", "--micro-batch", "8"], "train"
-    )
+    config = mlproject.parse(TrainConfig, ["--download", "true", "--crop", "none", "--micro-batch", "8"], "train")
     assert config.download is True
     assert config.crop is None
     assert config.micro_batch == 8
 
 
 def test_a_recipe_leaves_alone_what_is_typed() -> None:
-    config = mlproject.parse(mlproject.TrainConfig, ["--recipe", "careful", "--freeze_backbone", "0"], "train")
+    config = mlproject.parse(TrainConfig, ["--recipe", "careful", "--freeze_backbone", "0"], "train")
     assert (config.freeze_backbone, config.freeze_batch_norm) == (0, True)
-    config = mlproject.parse(mlproject.TrainConfig, ["--recipe", "careful", "--freeze-batch-norm", "false"], "train")
+    config = mlproject.parse(TrainConfig, ["--recipe", "careful", "--freeze-batch-norm", "false"], "train")
     assert (config.freeze_backbone, config.freeze_batch_norm) == (3, False)
 
 
-@pytest.mark.parametrize("flag", ["--download", "--log-model", "--freeze_batch_norm"])
-@pytest.mark.parametrize("value", ["true", "True", "TRUE", "false", "False"])
+@pytest.mark.parametrize("flag", ["--log-model", "--freeze_batch_norm"])
+@pytest.mark.parametrize("value", ["true", "FALSE", "False"])
 def test_a_value_may_be_joined_to_its_flag_in_every_spelling(flag: str, value: str) -> None:
-    joined = mlproject.parse(mlproject.TrainConfig, [f"{flag}={value}"], "train")
-    assert joined == mlproject.parse(mlproject.TrainConfig, [flag, value], "train")
+    joined = mlproject.parse(TrainConfig, [f"{flag}={value}"], "train")
+    assert joined == mlproject.parse(TrainConfig, [flag, value], "train")
     assert getattr(joined, flag.removeprefix("--").replace("-", "_")) is (value.lower() == "true")
 
 
-@pytest.mark.parametrize("flag", ["--resize", "--micro-batch", "--micro_batch", "--batch-norm-momentum", "--run_name"])
-@pytest.mark.parametrize("value", ["none", "None", "NONE"])
+@pytest.mark.parametrize("flag", ["--resize", "--micro-batch", "--batch_norm_momentum", "--run_name"])
+@pytest.mark.parametrize("value", ["none", "NONE"])
 def test_none_may_be_joined_to_its_flag(flag: str, value: str) -> None:
-    joined = mlproject.parse(mlproject.TrainConfig, [f"{flag}={value}", "--crop=none", "--epochs=3"], "train")
-    assert joined == mlproject.parse(mlproject.TrainConfig, [flag, value, "--crop", "none", "--epochs", "3"], "train")
+    joined = mlproject.parse(TrainConfig, [f"{flag}={value}", "--crop=none", "--epochs=3"], "train")
+    assert joined == mlproject.parse(TrainConfig, [flag, value, "--crop", "none", "--epochs", "3"], "train")
     assert getattr(joined, flag.removeprefix("--").replace("-", "_")) is None
 
 
 def test_a_joined_value_may_hold_an_equals_sign() -> None:
     arguments = ["--data_dir=a=none", "--weight-decay=1e-3", "--model=fcn_resnet101"]
-    config = mlproject.parse(mlproject.TrainConfig, arguments, "train")
+    config = mlproject.parse(TrainConfig, arguments, "train")
     assert (config.data_dir, config.weight_decay, config.model) == ("a=none", 0.001, "fcn_resnet101")
 
 
@@ -145,21 +151,38 @@ def file_in_the_way(root: Path) -> None:
     ("damage", "more", "message"),
     [
         (nothing, ["--data_dir", "nowhere"], "data_dir=nowhere does not exist"),
+        (nothing, ["--download", "true"], "download=True"),
         (drop_mask, [], "no mask in"),
         (drop_image, [], "no image in"),
+        (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
+        (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
+        (nothing, ["--weights", "runs:/abcdef"], "weights='runs:/abcdef' is not known"),
+        (nothing, ["--weights", f"runs:/{32 * 'a'}"], f"runs:/{32 * 'a'}/model cannot be loaded"),
+        (nothing, ["--weights", "models:/unknown/1"], "models:/unknown/1 cannot be loaded"),
+        (nothing, ["--device", "cuda:77"], "device='cuda:77'"),
+        (nothing, ["--dataset", "voc2007", "--data_dir", "."], "-P download=true"),
+    ],
+)
+def test_a_mistake_that_is_found_in_seconds_opens_no_run(
+    damage: Callable[[Path], None], more: list[str], message: str, own_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(own_data)
+    code, said = called(on_own_data(own_data, "--experiment", str(own_data), *more), capsys)
+    assert code == 1
+    assert message in said
+    assert "Traceback" not in said
+    assert mlflow.get_experiment_by_name(str(own_data)) is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "more", "message"),
+    [
         (shrink_mask, [], "has 48 x 40 pixels but its mask"),
         (strange_value, [], "2.png has values of no class: 9 (1920 pixels); known values: 0-2, 255"),
         (cut_image, [], "2.jpg cannot be read as an image; the file is damaged or cut off"),
         (empty, [], "split='val' of folder"),
         (foreground_of_255, [], 'replaces classes.txt: {"background": 0, "road": 255}'),
-        (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
-        (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
         (nothing, ["--weights", "imagenet"], "weights=imagenet could not be downloaded from"),
-        (nothing, ["--weights", "runs:/abcdef"], "weights='runs:/abcdef' is not known"),
-        (nothing, ["--weights", f"runs:/{32 * 'a'}"], "Only runs of train and calibrate with log_model=true"),
-        (nothing, ["--weights", "models:/unknown/1"], "models:/unknown/1 cannot be loaded"),
-        (nothing, ["--device", "cuda:77"], "device='cuda:77' is not available on this machine; use cpu"),
-        (nothing, ["--dataset", "voc2007", "--data_dir", "."], "-P download=true"),
         (file_in_the_way, ["--cache_dir", "own/taken"], "choose another cache_dir"),
     ],
 )
@@ -176,6 +199,18 @@ def test_a_mistake_in_the_data_or_weights_ends_the_run_as_failed_with_the_reason
     run = last_run()
     assert run.info.status == "FAILED"
     assert message in run.data.tags["status_reason"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate", "--model_uri=x"], ["calibrate", "--run_id=x"], ["predict", "--model_uri=x", "--images=."]],
+)
+def test_an_unknown_model_opens_no_run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (9, 9)).save("one.png")
+    code, said = called([*arguments, "--experiment", "unknown model"], capsys)
+    assert code == 1
+    assert "'x' is " in said
+    assert mlflow.get_experiment_by_name("unknown model") is None
 
 
 def test_voc_without_a_network_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,15 +230,30 @@ def test_a_diverging_run_fails_and_keeps_the_last_good_checkpoint(
     assert "DivergedError" in last_run().data.tags["status_reason"]
 
 
+def checkpoint_of(root: Path) -> Path:
+    """Write the checkpoint of an untrained model for a data set of three classes."""
+    config = TrainConfig(
+        dataset="folder", data_dir=str(root), resize=32, crop=32, model="lraspp_mobilenet_v3_large", device="cpu"
+    )
+    state = models.build(config, 3).state_dict()
+    save(
+        Checkpoint(
+            config=asdict(config), class_names=["red", "green", "blue"], palette=[[0, 0, 0]] * 3, fingerprint="f",
+            epoch=1, best_epoch=1, best_value=0.5, network=state, optimizer={}, scaler={},
+        ),
+        root / "best.pt",
+    )  # fmt: skip
+    return root / "best.pt"
+
+
 def test_a_checkpoint_of_other_classes_is_refused_for_evaluation(
     own_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(on_own_data(own_data), capsys)[0] == 0
-    checkpoint = f"checkpoints/{last_run().info.run_id}/best.pt"
     (own_data / "classes.txt").write_text("red\ngreen\nblue\nyellow\n")
-    code, said = called(["evaluate", "--model_uri", checkpoint], capsys)
+    code, said = called(["evaluate", "--model_uri", str(checkpoint_of(own_data))], capsys)
     assert code == 1
-    assert "tells 3 classes apart (red, green, blue) but folder has 4 (red, green, blue, yellow)" in said
+    assert "3 classes (red, green, blue)" in said
+    assert "dataset=folder has 4 (red, green, blue, yellow)" in said
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all"])
@@ -215,10 +265,9 @@ def test_a_damaged_checkpoint_is_refused(content: bytes, tmp_path: Path, capsys:
 
 
 def test_a_checkpoint_of_another_architecture_gives_no_starting_weights(
-    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(on_own_data(own_data), capsys)[0] == 0
-    checkpoint = torch.load(f"checkpoints/{last_run().info.run_id}/best.pt", weights_only=True)
+    checkpoint = torch.load(checkpoint_of(own_data), weights_only=True)
     checkpoint["network"] = {"other.weight": torch.zeros(3)}
     torch.save(checkpoint, "other.pt")
     code, said = called(on_own_data(own_data, "--weights", "other.pt"), capsys)
@@ -260,7 +309,52 @@ def test_the_module_can_be_run_from_the_shell(tmp_path: Path) -> None:
 def test_overview_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert mlproject.main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in NAMES)
+    for name in NAMES:
+        assert re.search(rf"^  {name} +\w", shown, re.MULTILINE), name
     assert mlproject.main([]) == 2
-    commands = "calibrate compare doctor evaluate main models predict report status sync train tune"
-    assert list(NAMES) == commands.split()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_help_of_a_command_shows_every_field_once_in_groups(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    config_class = entry_point(name).Config
+    assert called([name, "--help"], capsys)[0] == 0
+    names = [each for group in groups(config_class).values() for each in group]
+    assert sorted(names) == sorted(field.name for field in fields(config_class))
+    if issubclass(config_class, TrainConfig):
+        assert list(groups(config_class)) == ["", *GROUPS]
+
+
+def test_help_starts_with_the_most_used_fields_and_shows_the_defaults_of_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        mlproject.main(["main", "--help"])
+    shown = capsys.readouterr().out
+    flags = re.findall(r"^. --(\w+)", shown, re.MULTILINE)
+    assert flags[: len(MOST_USED)] == list(MOST_USED)
+    assert len(flags) == len(fields(entry_point("main").Config))
+    assert max(map(len, shown.splitlines())) <= 100
+    assert re.findall(r"([A-Z]\w+) options", shown) == [title.capitalize() for title in GROUPS]
+    dataset = " ".join(shown[shown.index("--dataset ") : shown.index("--data_dir")].split())
+    assert "(default: shapes)" in dataset
+
+
+def test_an_entry_point_is_a_module_with_fields_and_a_function() -> None:
+    """An entry point needs its module, `MLproject` and a test; the overview and the help derive from the module."""
+    declared = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
+    page = (PROJECT / "docs" / "commands.md").read_text()
+    for name in NAMES:
+        module = entry_point(name)
+        assert is_dataclass(module.Config), name
+        assert module.Config.__doc__, name
+        assert list(inspect.signature(module.run).parameters) == ["config"], name
+        assert name in declared
+        assert f"| `{name}` | {module.Config.__doc__.splitlines()[0]} | " in page, "docs/commands.md repeats the help"
+    others = ("mlproject.py", "studies/base/command_line.py", "studies/entry_points/__init__.py")
+    for name in set(NAMES) - {"main", "train", "models"}:  # common words, and what torchrun may start
+        for path in others:
+            assert f'"{name}"' not in (PROJECT / path).read_text(), (name, path)

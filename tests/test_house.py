@@ -112,7 +112,7 @@ def test_only_tracking_writes_to_mlflow() -> None:
         "studies.models.flavor",
         "studies.models.loading",
         "studies.models.served",
-        "studies.report.collected",
+        "studies.report.collect",
         "studies.scores.stored",
     }
     for reader in readers:

@@ -149,12 +149,12 @@ def test_a_request_of_many_images_takes_the_memory_of_one(fresh: ProcessPoolExec
 
 
 def test_warnings_about_the_data_copy_no_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from studies.runs.training import _mention_oddities
+    from studies.runs.training import _print_warnings
 
     data = Data(mapped(tmp_path / "train", MANY), mapped(tmp_path / "val", 20))
     tracemalloc.start()
     try:
-        _mention_oddities(data, TrainConfig())
+        _print_warnings(data, TrainConfig())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

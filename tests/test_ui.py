@@ -1,6 +1,6 @@
-"""What people see: a browser opens runs in the real MLflow UI.
+"""The MLflow UI in a browser: what it shows of runs.
 
-The pictures of docs/ui.md are taken by `SCREENSHOTS=docs/images make test PYTEST_ARGS=tests/test_ui.py`.
+Make the screenshots of docs/ui.md with `SCREENSHOTS=docs/images make test PYTEST_ARGS=tests/test_ui.py`.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ SCREENSHOTS = os.environ.get("SCREENSHOTS")
 PATIENCE = 90
 """Seconds to wait for what a page is to show."""
 SMALL: dict[str, Any] = {"dataset": "folder", "resize": 32, "crop": 32, "epochs": 3, "batch_size": 4}
-"""What differs from the quick start where pictures are not for the docs."""
+"""Fields that differ from the quick start if no screenshots are made."""
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or CHROMEDRIVER is None,
@@ -49,11 +49,11 @@ pytestmark = pytest.mark.skipif(
 
 
 class Shown(NamedTuple):
-    """A server, and runs that are to be seen in its UI."""
+    """A server, and the runs to look at in its UI."""
 
     address: str
     experiment_id: str
-    trainings: tuple[str, str]
+    training_runs: tuple[str, str]
     comparison: str
     report: str
 
@@ -63,30 +63,30 @@ class Shown(NamedTuple):
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Shown]:
-    place = tmp_path_factory.mktemp("ui")
+    folder = tmp_path_factory.mktemp("ui")
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as open_now:
         patch.setenv("MLFLOW_TRACKING_URI", store)
-        patch.chdir(place)
+        patch.chdir(folder)
         experiment_id = mlflow.MlflowClient().create_experiment("quick-start")  # makes the tables of the store, too
-        wait_for_server, address = open_now.enter_context(serving(store, place))
+        wait_for_server, address = open_now.enter_context(serving(store, folder))
         with contextlib.redirect_stdout(io.StringIO()):
-            runs = recorded(place)
+            runs = recorded(folder)
         wait_for_server()
         yield Shown(address, experiment_id, *runs)
 
 
-def recorded(place: Path) -> tuple[tuple[str, str], str, str]:
-    """Two trainings, their comparison and a report of all, in one experiment; gives the ids of their runs."""
+def recorded(folder: Path) -> tuple[tuple[str, str], str, str]:
+    """Record two training runs, their comparison and a report in one experiment; return the IDs of the runs."""
     values: dict[str, Any] = {
         "plot_every": 4 if SCREENSHOTS else 1, "examples": 2, "device": "cpu", "log_model": False,
-        "experiment": "quick-start", "cache_dir": str(place / "cache"), "checkpoint_dir": str(place / "checkpoints"),
+        "experiment": "quick-start", "cache_dir": str(folder / "cache"), "checkpoint_dir": str(folder / "checkpoints"),
     }  # fmt: skip
     if not SCREENSHOTS:
-        values |= SMALL | {"data_dir": str(write_own_data(place, train=8, val=4))}
+        values |= SMALL | {"data_dir": str(write_own_data(folder, train=8, val=4))}
     first = run_training(QuickStartConfig(**values)).run_id
     second = run_training(QuickStartConfig(**values | {"learning_rate": 0.03})).run_id
     run_comparison(CompareConfig(run_ids=f"{first},{second}", experiment="quick-start", examples=2))
-    run_report(ReportConfig(run_ids=f"{first},{second}", output=str(place / "report")))
+    run_report(ReportConfig(run_ids=f"{first},{second}", output=str(folder / "report")))
     return (first, second), of_kind("compare"), of_kind("report")
 
 
@@ -97,17 +97,17 @@ def of_kind(kind: str) -> str:
 
 
 @contextlib.contextmanager
-def serving(store: str, place: Path) -> Iterator[tuple[Callable[[], None], str]]:
+def serving(store: str, folder: Path) -> Iterator[tuple[Callable[[], None], str]]:
     """Start MLflow's server; yields what waits until it answers, and its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    log = place / "server.log"
+    log = folder / "server.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*command, "--backend-store-uri", store], cwd=place, env=environment, stdout=file, stderr=file,
+            [*command, "--backend-store-uri", store], cwd=folder, env=environment, stdout=file, stderr=file,
             start_new_session=True,
         )  # fmt: skip
 
@@ -148,24 +148,26 @@ def chromium(shown: Shown) -> Iterator[webdriver.Chrome]:
 
 
 class Browser:
-    """One page after another, each looked at when it shows what it should."""
+    """Opens pages and waits until they show what they should."""
 
-    def __init__(self, driver: webdriver.Chrome, pictures: Path) -> None:
+    def __init__(self, driver: webdriver.Chrome, screenshots: Path) -> None:
         self.driver = driver
-        self.pictures = pictures
+        self.screenshots = screenshots
 
     def open(self, address: str) -> None:
         """Load a page from the start, not only another part of the one that is open."""
         self.driver.get("about:blank")
         self.driver.get(address)
 
-    def wait(self, what: Callable[[], Any], told: str) -> Any:
+    def wait(self, what: Callable[[], Any], missing: str) -> Any:
         ignored = [StaleElementReferenceException]
         try:
             return WebDriverWait(self.driver, PATIENCE, ignored_exceptions=ignored).until(lambda _: what())
         except TimeoutException:
-            self.picture("failed")
-            raise AssertionError(f"no {told} on {self.driver.current_url}, see {self.pictures}/ui-failed.png") from None
+            self.screenshot("failed")
+            raise AssertionError(
+                f"no {missing} on {self.driver.current_url}, see {self.screenshots}/ui-failed.png"
+            ) from None
 
     def text(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").text
@@ -180,7 +182,7 @@ class Browser:
         return self.wait(lambda: self.all(xpath), xpath)[0]
 
     def rendered(self, xpath: str, count: int = 1) -> list[WebElement]:
-        """Pictures that have arrived and been decoded."""
+        """Return images that are loaded and decoded."""
         script = "return arguments[0].complete ? arguments[0].naturalWidth : 0"
 
         def ready() -> list[WebElement]:
@@ -191,18 +193,18 @@ class Browser:
         return self.wait(ready, f"picture {xpath}")
 
     def search_charts(self, pattern: str) -> None:
-        """Show the charts whose metric fits; pictures over epochs stay."""
+        """Show the charts of matching metrics; plots of single epochs stay."""
         search = self.the("//input[contains(@placeholder, 'Search metric charts')]")
         search.send_keys(Keys.CONTROL, "a")
         search.send_keys(pattern)
 
     def hide(self, xpath: str) -> None:
-        """Leave the place empty where something is shown that says nothing to others."""
+        """Hide an element that only makes sense on this machine."""
         self.driver.execute_script("arguments[0].style.visibility = 'hidden'", self.the(xpath))
 
-    def picture(self, name: str, height: int = 2000) -> None:
-        """Keep what is seen down to a height in pixels, in as many colours as a file of modest size holds."""
-        file = self.pictures / f"ui-{name}.png"
+    def screenshot(self, name: str, height: int = 2000) -> None:
+        """Save a screenshot down to a height in pixels, with few colours to keep the file small."""
+        file = self.screenshots / f"ui-{name}.png"
         seen = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
         seen = seen.crop((0, 0, seen.width, min(height, seen.height)))
         seen.quantize(192, dither=Image.Dither.NONE).save(file, optimize=True)
@@ -214,8 +216,8 @@ def browser(chromium: webdriver.Chrome, tmp_path: Path) -> Browser:
 
 
 def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser, shown: Shown) -> None:
-    names = [mlflow.get_run(run_id).info.run_name for run_id in (*shown.trainings, shown.comparison)]
-    data = mlflow.get_run(shown.trainings[0]).data.tags["dataset"]
+    names = [mlflow.get_run(run_id).info.run_name for run_id in (*shown.training_runs, shown.comparison)]
+    data = mlflow.get_run(shown.training_runs[0]).data.tags["dataset"]
     assert names[:2] == [f"lraspp_mobilenet_v3_large · none · {data} · lr {rate} · wd 0" for rate in (0.1, 0.03)]
     browser.open(f"{shown.address}/#/experiments/{shown.experiment_id}/runs?workflowType=machine_learning")
     browser.wait_for_text(*names)
@@ -228,7 +230,7 @@ def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser,
         browser.the(f"{line}//*[contains(@class, 'checkbox')]").click()
     search.send_keys(Keys.ESCAPE)
     browser.wait_for_text("Metrics", "val/ece", "val/loss", "val/mean_iou")
-    browser.picture("runs", height=420)
+    browser.screenshot("runs", height=420)
     search = browser.the("//input[contains(@placeholder, 'metrics.rmse')]")
     search.send_keys("tags.kind = 'train' and metrics.`val/ece` < 1", Keys.ENTER)
     browser.wait(lambda: names[2] not in browser.text(), "shorter list")
@@ -236,20 +238,20 @@ def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser,
 
 
 def test_a_run_is_described_by_its_figures_and_pictures(browser: Browser, shown: Shown) -> None:
-    browser.open(shown.page(shown.trainings[0]))
-    ece = mlflow.get_run(shown.trainings[0]).data.metrics["best/ece"]
+    browser.open(shown.page(shown.training_runs[0]))
+    ece = mlflow.get_run(shown.training_runs[0]).data.metrics["best/ece"]
     browser.wait_for_text("epoch", "best val/loss", f"ECE {ece:.4f} [")
     browser.the("//button[normalize-space()='Show more']").click()
     (diagram,) = browser.rendered("//img[contains(@src, 'get-artifact')]")
     side = browser.the("//*[normalize-space(text())='About this run']")
     assert diagram.rect["x"] + diagram.rect["width"] < side.rect["x"]
-    browser.picture("run")
+    browser.screenshot("run")
 
 
 def test_metrics_are_charted_over_epochs(browser: Browser, shown: Shown) -> None:
-    browser.open(shown.page(shown.trainings[0], "/model-metrics"))
+    browser.open(shown.page(shown.training_runs[0], "/model-metrics"))
     browser.search_charts("val/(loss|ece|mean_iou)$")
-    epochs = int(mlflow.get_run(shown.trainings[0]).data.params["epochs"])
+    epochs = int(mlflow.get_run(shown.training_runs[0]).data.params["epochs"])
     scroll = "for (let e = arguments[0]; e; e = e.parentElement) e.scrollTop = e.scrollHeight"
     points = (
         "return [...document.querySelectorAll('.scatterlayer .trace')].map(t => t.querySelectorAll('.point').length)"
@@ -265,11 +267,11 @@ def test_metrics_are_charted_over_epochs(browser: Browser, shown: Shown) -> None
 
 
 def test_the_stepper_shows_the_reliability_diagram_of_every_logged_epoch(browser: Browser, shown: Shown) -> None:
-    logged = mlflow.artifacts.list_artifacts(run_id=shown.trainings[0], artifact_path="images")
+    logged = mlflow.artifacts.list_artifacts(run_id=shown.training_runs[0], artifact_path="images")
     found = [re.fullmatch(r"images/reliability~val\+step\+(\d+)\+.*\.png", each.path) for each in logged]
     epochs = sorted(int(each[1]) for each in found if each)
     assert len(epochs) > 2
-    browser.open(shown.page(shown.trainings[0], "/model-metrics"))
+    browser.open(shown.page(shown.training_runs[0], "/model-metrics"))
     browser.search_charts("val/(loss|ece|mean_iou)$")
     card = "//*[@data-testid='experiment-view-compare-runs-card'][.//*[normalize-space(text())='reliability/val']]"
     browser.the(f"{card}//*[@data-testid='experiment-view-compare-runs-card-menu']").click()
@@ -283,11 +285,11 @@ def test_the_stepper_shows_the_reliability_diagram_of_every_logged_epoch(browser
         slider.send_keys(Keys.ARROW_RIGHT)
         browser.rendered(f"{card}//img[contains(@src, 'step%2B{epoch}%2B')]")
         assert slider.get_attribute("aria-valuenow") == str(epoch)
-    browser.picture("stepper")
+    browser.screenshot("stepper")
 
 
 def test_pictures_and_tables_open_in_the_artifact_viewer(browser: Browser, shown: Shown) -> None:
-    browser.open(shown.page(shown.trainings[0], "/artifacts/reliability/val.png"))
+    browser.open(shown.page(shown.training_runs[0], "/artifacts/reliability/val.png"))
     browser.rendered("//img[contains(@src, 'blob:') or contains(@src, 'get-artifact')]")
     browser.open(shown.page(shown.comparison, "/artifacts/comparison/table.md"))
     browser.wait_for_text("pixel_accuracy", "A − B")
@@ -310,5 +312,5 @@ def test_the_report_opens_with_its_pictures(browser: Browser, shown: Shown) -> N
         assert all(str(each.get_attribute("src")).startswith("data:image/") for each in pictures)
     finally:
         browser.driver.switch_to.default_content()
-    browser.hide("//*[starts-with(normalize-space(text()), 'Path:')]")  # the place on this machine
-    browser.picture("report")
+    browser.hide("//*[starts-with(normalize-space(text()), 'Path:')]")  # a path of this machine
+    browser.screenshot("report")

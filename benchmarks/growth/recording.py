@@ -45,7 +45,7 @@ def logging(folder: str, size: int) -> Callable[[], None]:
 
 def finding(folder: str, size: int) -> Callable[[], None]:
     from studies import tracking
-    from studies.runs.identity import IDENTITY
+    from studies.runs.start import IDENTITY
 
     (identity, *_) = past_runs(size)
 
@@ -86,7 +86,7 @@ def past_runs(count: int) -> list[str]:
 
     from studies import tracking
     from studies.config import TrainConfig
-    from studies.runs.identity import IDENTITY
+    from studies.runs.start import IDENTITY
 
     with tracking.tracked_run(EXPERIMENT, "past", {"kind": "train", IDENTITY: ""}) as first:
         tracking.log_config(TrainConfig())

@@ -117,7 +117,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
     import torch
 
     from studies import tracking
-    from studies.runs.training import _log_progress_pictures
+    from studies.runs.training import log_epoch_plots
 
     _make_runs(past_runs)
     stack = ExitStack()
@@ -134,7 +134,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
             on_figures += time.perf_counter() - begun
             if pictures and _is_due(number):
                 now = replace(epoch, number=first + number)
-                _log_progress_pictures(network, now, data.val, config, torch.device("cpu"))
+                log_epoch_plots(network, now, data.val, config, torch.device("cpu"))
         assert tracking.wait_until_sent()
         spent.append(time.perf_counter() - clock)
         spent_on_figures.append(on_figures)

@@ -112,7 +112,7 @@ def this_project(work: Epoch) -> Run:
     from segmentation.training import checkpoints, train
     from studies import tracking
     from studies.runs.start import load_data, starting_model
-    from studies.runs.training import _log_progress_pictures
+    from studies.runs.training import log_epoch_plots
 
     config = config_of(work, linked(work, place), place)
     data, device = load_data(config), resolve_device(config.device)
@@ -135,7 +135,7 @@ def this_project(work: Epoch) -> Run:
         else:
             checkpoints.save(epoch.checkpoint, folder / "last.pt")
         if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
-            _log_progress_pictures(network, epoch, data.val, config, device)
+            log_epoch_plots(network, epoch, data.val, config, device)
         pixels = int(epoch.val.reliability.bins().count.sum())
         return _returned(logits, epoch.train_loss, len(data.train), len(epoch.val), pixels)
 

@@ -11,7 +11,7 @@ from segmentation.training import checkpoints
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import DoctorConfig, StatusConfig
-from studies.runs.resume import can_go_on
+from studies.runs.resume import can_resume
 from studies.search.storage import is_missing, open_storage
 from studies.tracking import FoundRun
 from studies.tracking.journal import all_journals, run_of, unsent_journals
@@ -79,7 +79,7 @@ def _next_step(run: FoundRun, config: DoctorConfig) -> str:
         return "The same command resumes it."
     if run.kind != "train":
         return "Run its command again."
-    if not can_go_on(run, Path(config.checkpoint_dir)):
+    if not can_resume(run, Path(config.checkpoint_dir)):
         return f"It cannot be resumed: its checkpoint is not in {config.checkpoint_dir}."
     command = here("train", {"resume": run.run_id, "checkpoint_dir": config.checkpoint_dir})
     return f"Resume it:\n    {command}"

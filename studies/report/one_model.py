@@ -12,7 +12,7 @@ from studies.base.rerun import command
 from studies.config import TrainConfig, decisive
 from studies.report.content import ReportContent, ReportedRun
 from studies.report.markup import NO_BREAK, Page, interval, measured, number, on_one_line, shortened
-from studies.scores.recording import NoiseFloor, in_words, small_print
+from studies.scores.wording import NoiseFloor, calibration_sentence, protocol_line
 
 PROTOCOL = (
     "dataset", "train_split", "val_split", "model", "weights", "resize", "crop", "normalization", "optimizer",
@@ -61,7 +61,7 @@ def protocol(page: Page, content: ReportContent) -> None:
     if content.scores:
         rules = content.scores["protocol"]
         page.text(
-            f"Scored on {escaped(rules['dataset'])}/{escaped(rules['split'])}: {escaped(small_print(rules))}; "
+            f"Scored on {escaped(rules['dataset'])}/{escaped(rules['split'])}: {escaped(protocol_line(rules))}; "
             f"confidence of the {escaped(rules['confidence'])}. Intervals in brackets: {escaped(rules['intervals'])}; "
             f"they cover the choice of images, not of the seed. Fingerprint of images and masks: "
             f"`{rules['fingerprint']}`."
@@ -229,7 +229,7 @@ def verdict(scores: Mapping[str, Any]) -> str:
     metrics = {name: _not_none(value) for name, value in scores["metrics"].items()}
     intervals = {name: Interval(*map(_not_none, pair)) for name, pair in scores["intervals"].items()}
     noise_floor = NoiseFloor(_not_none(floor["mean"]), _not_none(floor["highest"]))
-    return escaped(in_words(metrics, intervals, noise_floor, int(scores["protocol"]["images"])))
+    return escaped(calibration_sentence(metrics, intervals, noise_floor, int(scores["protocol"]["images"])))
 
 
 def kept_epoch(content: ReportContent) -> int | None:

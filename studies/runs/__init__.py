@@ -1,1 +1,1 @@
-"""One piece of work as one MLflow run: training, evaluation, calibration, prediction, comparison."""
+"""What an entry point does in one MLflow run: training, evaluation, calibration, prediction, comparison, report."""

@@ -1,4 +1,4 @@
-"""A trained network's confidence mended on images it has not learnt from, as an MLflow run of its own."""
+"""Calibrates a trained model on held-out images, as an MLflow run."""
 
 import difflib
 from collections.abc import Mapping
@@ -9,15 +9,14 @@ import numpy as np
 import torch
 
 from segmentation import plots
-from segmentation.calibration import calibrators as recalibration
-from segmentation.calibration import fitting
+from segmentation.calibration import calibrators, fitting
 from segmentation.calibration.fitting import Fit
 from segmentation.calibration.stored_logits import StoredLogits
-from segmentation.data import HELD_OUT, Split, load_split
+from segmentation.data import HELD_OUT, Split, load_split, open_split
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed, one_of
-from segmentation.metrics import COMPARED, METRICS, OF_CHANGE
+from segmentation.metrics import COMPARED, METRICS, OF_CHANGE, PRINTED
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import Interval, interval
 from segmentation.scoring.evaluate import evaluating
@@ -29,45 +28,51 @@ from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.logging import log_model
 from studies.runs.names import run_name
-from studies.scores.recording import bins_record, log_scores, protocol, small_print
+from studies.scores.recording import bins_record, log_scores, protocol
+from studies.scores.wording import protocol_line
 
 REFITS = (0.0005, 0.1, 0.5, 0.9, 0.9995)
-"""Quantiles of the refitted temperatures at which the images are scored; between them metrics are interpolated."""
+"""Quantiles of the refitted temperatures at which images are scored; metrics in between are interpolated."""
 
 
 class Change(NamedTuple):
-    """A metric on the same images, without and with the calibration."""
+    """A metric on the same images before and after calibration."""
 
     before: float
     after: float
     interval: Interval
-    """95 % interval of after - before over scored images, and over fitting images where the fit is one temperature."""
+    """95 % interval of after - before over scored images, and for one temperature also over fitting images."""
 
 
 def run_calibration(config: CalibrateConfig) -> Fit:
-    """Calibrate as configured, record it in one MLflow run, and print where to look; returns what was fitted.
+    """Calibrate as configured, record the calibrated model in one MLflow run, and print where to look.
+
+    Returns:
+        The fit.
 
     Raises:
-        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+        InputError: a mistake of the user. A run that is open by then ends as FAILED, with the reason in a tag.
     """
     tracking.keep_records_in(config.records)
+    tracking.check_store()
+    stored = model_store.load(config.run_id)
+    device = resolve_device(config.device)
+    data = replace(
+        stored.config,
+        data_dir=config.data_dir or stored.config.data_dir,
+        cache_dir=config.cache_dir,
+        download=False,
+    )
+    _check_splits(config, data)
     name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
         tracking.log_config(config)
-        stored = model_store.load(config.run_id)
         if stored.calibration:
-            print(f"{config.run_id} is calibrated already: its network is calibrated anew, as if it were not.")
-        device = resolve_device(config.device)
-        data = replace(
-            stored.config,
-            data_dir=config.data_dir or stored.config.data_dir,
-            cache_dir=config.cache_dir,
-            download=False,
-        )
+            print(f"{config.run_id} is already calibrated: its model is calibrated again from the raw logits.")
         fitted_on, scored_on = _splits(config, data)
         if fitted_on.labels.names != stored.labels.names:
             raise InputError(
-                f"{config.run_id} tells {listed(stored.labels.names)} apart, but {data.dataset} has "
+                f"{config.run_id} predicts the classes {listed(stored.labels.names)}, but dataset={data.dataset} has "
                 f"{listed(fitted_on.labels.names)}"
             )
         tracking.log_split(fitted_on, "calibration")
@@ -82,37 +87,38 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             "fingerprint": fitted_on.fingerprint,
         }  # fmt: skip
         calibrated = stored._replace(calibration=about)
-        network = stored._replace(calibration=None).network().to(device)
-        fit = _fit(network, fitted_on, config, device)
-        found = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
-        print(found)
-        before, after, others = _scored(network, fit, scored_on, config, device)
-        network.calibrator = fit.calibrator
-        rules, which = protocol(data, scored_on, after), calibrated.described()
+        model = stored._replace(calibration=None).network().to(device)
+        fit = _fit(model, fitted_on, config, device)
+        summary = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
+        print(summary)
+        before, after, others = _scored(model, fit, scored_on, config, device)
+        model.calibrator = fit.calibrator
+        rules, state = protocol(data, scored_on, after), calibrated.described()
         changes = changed(before, after, others, fit.refitted)
         tracking.log_json(_fit_record(fit) | about, "calibration/fit.json")
         plain = {"metrics": before.metrics(), "intervals": before.intervals()}
         tracking.log_json(plain | bins_record(before, rules), "calibration/before.json")
         covered = interval_covers(fit, len(fitted_on), len(scored_on))
-        told = {
+        record = {
             "protocol": rules, "interval_includes_fit": fit.refitted is not None, "interval": covered,
             "changes": {name: change._asdict() for name, change in changes.items()},
         }  # fmt: skip
-        tracking.log_json(told, "calibration/changes.json")
+        tracking.log_json(record, "calibration/changes.json")
         tracking.log_metrics(_metrics(fit, before, after, scored_on.name))
-        title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{which}"
+        title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{state}"
         both = {"before": before, "after": after}
-        picture = plots.reliability_lines(
+        figure = plots.reliability_lines(
             {name: scores.reliability.bins() for name, scores in both.items()}, title,
-            {name: scores.accuracy_band() for name, scores in both.items()}, small_print(rules),
+            {name: scores.accuracy_band() for name, scores in both.items()}, protocol_line(rules),
         )  # fmt: skip
-        drawn = tracking.log_figure(picture, "calibration/before_and_after.png")
-        first = f"{found}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
-        log_scores(network, scored_on, after, rules, calibrated.origin(), device, config.examples, which, first)
+        drawn = tracking.log_figure(figure, "calibration/before_and_after.png")
+        lead = f"{summary}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
+        log_scores(model, scored_on, after, rules, calibrated.origin(), device, config.examples, state, lead)
         _print_changes(changes, covered)
-        registered = log_model(network, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        registered = log_model(model, scored_on, calibrated.metadata(), config.register_as, config.alias)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
+    print(f"Calibrated model: model_uri=runs:/{run_id} for evaluate and predict.")
     print(tracking.where_to_look(run_id))
     return fit
 
@@ -123,15 +129,15 @@ def changed(
     others: Mapping[float, Scores] | None = None,
     refitted: np.ndarray | None = None,
 ) -> dict[str, Change]:
-    """What a calibration has changed on the images of a split, metric by metric.
+    """Return the change of every metric on the images of a split.
 
-    Means over classes are over the classes that have a value both before and after.
+    Means over classes use the classes that have a value both before and after.
 
     Args:
         before, after: scores of the same images.
-        others: scores of these images after division by other temperatures, at least one.
-        refitted: temperatures `(R,)` fitted to as many resamples of the fitting images as `Scores.resampled` makes; in
-            each the metrics are interpolated between those of `others`. None leaves the fit as it is.
+        others: scores of these images at other temperatures, at least one.
+        refitted: temperatures `(R,)` fitted to resamples of the fitting images, as many as `Scores.resampled` makes;
+            metrics at each are interpolated between those of `others`. None keeps the fit fixed.
     """
     classes = common_classes([before, after])
     plain, calibrated = before.metrics(classes), after.metrics(classes)
@@ -151,80 +157,91 @@ def changed(
 def _at_temperatures(
     resampled: Mapping[float, Mapping[str, np.ndarray]], refitted: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Metrics `(R,)` of resamples, each at a temperature of its own, interpolated between those that are given."""
+    """Return metrics `(R,)` of resamples, each at its own temperature, interpolated between those of `resampled`."""
     nodes = np.array(sorted(resampled))
     if len(nodes) == 1:
         return dict(resampled[nodes[0]])
     right = np.clip(np.searchsorted(nodes, refitted), 1, len(nodes) - 1)
-    part = np.clip((refitted - nodes[right - 1]) / (nodes[right] - nodes[right - 1]), 0, 1)
+    weight = np.clip((refitted - nodes[right - 1]) / (nodes[right] - nodes[right - 1]), 0, 1)
     rows = np.arange(len(refitted))
     found = {}
     for name in resampled[nodes[0]]:
         values = np.stack([resampled[node][name] for node in nodes])
         low, high = values[right - 1, rows], values[right, rows]
-        found[name] = low + part * (high - low)  # exactly the value where both are the same
+        found[name] = low + weight * (high - low)  # exactly the value where both are the same
     return found
 
 
 def interval_covers(fit: Fit, fitted_on: int, scored_on: int) -> str:
-    """Which chance the intervals of the changes hold, in a sentence."""
+    """Return which randomness the intervals of the changes include, in a sentence."""
     if fit.refitted is None:
         return (
-            f"The intervals resample the {scored_on} scored images alone. They leave out that the calibration was "
-            f"fitted to {fitted_on} images: fitted to others, it would change the metrics by more or by less."
+            f"The intervals resample the {scored_on} scored images. They do not include the randomness of the fit on "
+            f"{fitted_on} images."
         )
     low, high = np.quantile(fit.refitted, [0.025, 0.975])
     return (
-        f"The intervals resample the {scored_on} scored images and, for the temperature, the {fitted_on} fitting "
-        f"images: fitted to resamples of these, it lies between {low:.3f} and {high:.3f} in 95 % of cases."
+        f"The intervals resample the {scored_on} scored images and the {fitted_on} fitting images (temperature "
+        f"{low:.3f} to {high:.3f} in 95 % of the resamples)."
     )
 
 
-def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
-    """The split to fit on and the split to score, which share no image with each other or with the training."""
+def _check_splits(config: CalibrateConfig, data: TrainConfig) -> None:
+    """Raise an `InputError` for splits that do not exist or must not be fitted on, without preparing images."""
     if config.calibration_split == data.train_split:
         raise InputError(
-            f"calibration_split={config.calibration_split} is what the network was trained on, where it is surer than "
-            f"elsewhere: name another split, or train with calibration_fraction=0.15 and take {HELD_OUT}"
+            f"calibration_split={config.calibration_split} is the split that the model was trained on, where it is "
+            f"more confident than elsewhere: name another split, or train with calibration_fraction=0.15 and use "
+            f"{HELD_OUT}"
         )
     if difflib.get_close_matches(config.calibration_split, [HELD_OUT], cutoff=0.8):
         one_of("calibration_split", config.calibration_split, [HELD_OUT])
+    for split in (config.calibration_split, config.split):
+        open_split(data, split)
+
+
+def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
+    """Return the split to fit on and the split to score.
+
+    Raises:
+        InputError: they share images with each other or with the training split.
+    """
     fitted_on, scored_on = load_split(data, config.calibration_split), load_split(data, config.split)
     if config.split == data.train_split:
-        print(f"Note: split={config.split} is what the network was trained on, so its figures say little.")
+        print(f"Note: split={config.split} is the split that the model was trained on; its metrics mean little.")
     digests = set(fitted_on.digests)
-    for other, what in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
+    for other, use in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
         shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
         if shared:
             raise InputError(
-                f"calibration_split={config.calibration_split} holds {len(shared)} image(s) that the network is also "
-                f"{what}, in split {other.name}: {listed(shared)}. Take a split that shares none"
+                f"calibration_split={config.calibration_split} contains {len(shared)} image(s) that the model is also "
+                f"{use}, in split {other.name}: {listed(shared)}. Use a split that shares none"
             )
     return fitted_on, scored_on
 
 
-def _fit(network: Segmenter, split: Split, config: CalibrateConfig, device: torch.device) -> Fit:
+def _fit(model: Segmenter, split: Split, config: CalibrateConfig, device: torch.device) -> Fit:
     with StoredLogits() as stored:
-        with evaluating(network):
+        with evaluating(model):
             for images, masks in in_order(split, config.batch_size, device):
-                stored.add(network(images), images, masks)
+                stored.add(model(images), images, masks)
         print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
         return fitting.fit(config.method, stored.batches, len(split.labels), config.seed)
 
 
 def _scored(
-    network: Segmenter, fit: Fit, split: Split, config: CalibrateConfig, device: torch.device
+    model: Segmenter, fit: Fit, split: Split, config: CalibrateConfig, device: torch.device
 ) -> tuple[Scores, Scores, dict[float, Scores]]:
-    """Scores of the logits as they are, calibrated, and at the temperatures of refits, from one pass of the network."""
+    """Return scores of the raw logits, the calibrated logits, and at refitted temperatures, from one forward pass."""
     refits = [] if fit.refitted is None else np.unique(np.quantile(fit.refitted, REFITS)).tolist()
     before, after, *others = (Scores(split.labels, config.boundary_width) for _ in range(2 + len(refits)))
-    with evaluating(network):
+    with evaluating(model):
         for images, masks in in_order(split, config.batch_size, device):
-            logits = network(images)
+            logits = model(images)
             before.update(logits, masks)
             after.update(fit.calibrator(logits, images), masks)
             for scores, temperature in zip(others, refits, strict=True):
-                scores.update(recalibration.divided(logits, temperature), masks)
+                scores.update(calibrators.divided(logits, temperature), masks)
     return before, after, dict(zip(refits, others, strict=True))
 
 
@@ -258,8 +275,8 @@ def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
 
 
 def _print_changes(changes: Mapping[str, Change], covered: str) -> None:
-    print("\nBefore -> after, and the 95 % interval of the change:")
-    for name in OF_CHANGE:
+    print("\nBefore -> after. Brackets: 95 % interval of the change.")
+    for name in PRINTED:
         change = changes[name]
         print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
     print("; ".join(_verdict(name, changes[name]) for name in COMPARED) + ".")
@@ -267,9 +284,9 @@ def _print_changes(changes: Mapping[str, Change], covered: str) -> None:
 
 
 def _verdict(name: str, change: Change) -> str:
-    """Whether a metric got better, in words."""
+    """Return whether a metric improved, in words."""
     words = "calibration" if name == "ece" else METRICS[name].label
     if change.interval.low <= 0 <= change.interval.high:
-        return f"{words} unchanged as far as the images can tell"
+        return f"{words}: no change shown"
     better = "better" if (change.after > change.before) is METRICS[name].higher_is_better else "worse"
     return f"{words} {better} by {abs(change.after - change.before):.4f}, 95 % of the change {change.interval}"

@@ -1,4 +1,4 @@
-"""A comparison of runs as one MLflow run: table, sentences, and pictures with all of them."""
+"""Compares runs, as one MLflow run: tables, sentences, and plots with all of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -19,20 +19,26 @@ from studies.scores.comparison import (
     SeedSpread,
     between_settings,
     check_protocols,
+    comparable,
     compare,
     contestants_of,
     seed_spreads,
     shared_images,
 )
-from studies.scores.recording import small_print
-from studies.scores.stored import StoredScores, find_runs
+from studies.scores.stored import StoredScores, find_runs, named_alone
+from studies.scores.wording import protocol_line
 
 
 def run_comparison(config: CompareConfig) -> list[Pair]:
-    """Compare as configured, record it in one MLflow run, and print one sentence a pair; returns the pairs.
+    """Compare as configured, record the comparison in one MLflow run, and print one sentence per pair.
+
+    Of an experiment, runs that were scored by other rules than the rest are skipped, if two others remain.
+
+    Returns:
+        The pairs.
 
     Raises:
-        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
+        InputError: a mistake of the user; the run ends as FAILED, with the reason in a tag.
     """
     tracking.keep_records_in(config.records)
     tags = {"kind": "compare", "compared": config.run_ids}
@@ -40,7 +46,10 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
         tracking.log_config(config)
         stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
         if len(stored) < 2:
-            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); comparing needs two different ones")
+            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); give at least two different ones")
+        stored, skipped = comparable(stored, named_alone(config.run_ids, stored))
+        for each, reason in skipped:
+            print(f"Skipped {each.name} ({each.run_id}), which was scored differently: {reason}.")
         pairs = record_comparison(stored, config.examples)
         if config.run_name is None:
             rules = stored[0].protocol
@@ -50,14 +59,14 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
 
 
 def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pair]:
-    """Compare runs, record it in the MLflow run that is open, and print it.
+    """Compare runs, record the comparison in the open MLflow run, and print it.
 
     Args:
-        stored: what at least two runs have measured on the same split.
-        examples: number of images to show, segmented by every model.
+        stored: scores of at least two runs on the same split.
+        examples: number of images to plot with the prediction of every model.
 
     Raises:
-        InputError: they were not scored alike.
+        InputError: the runs were not scored by the same rules.
     """
     check_protocols(stored)
     names = shared_images(stored)
@@ -75,7 +84,7 @@ def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pai
     shown = _log_side_by_side(contestants, examples)
     _print_result(contestants, pairs, spreads)
     if not shown and examples:
-        print("No image is shown side by side: the runs have stored no example that all share.")
+        print("No example images are plotted: the runs share none.")
     return pairs
 
 
@@ -84,7 +93,7 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
     images = len(contestants[0].scores)
     title = f"{protocol['dataset']}/{protocol['split']}, {images} shared images"
     pixels = int(contestants[0].scores.reliability.bins().count.sum())
-    note = small_print(protocol | {"images": images, "pixels": pixels})
+    note = protocol_line(protocol | {"images": images, "pixels": pixels})
     bins = {each.label: each.scores.reliability.bins() for each in contestants}
     bands = {each.label: each.scores.accuracy_band() for each in contestants}
     yield "reliability", plots.reliability_lines(bins, title, bands if len(contestants) <= 4 else None, note)
@@ -99,11 +108,12 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
             f"difference_{metric}",
             plots.differences(rows, title, f"difference of {METRICS[metric].label} ({better} is better)", note),
         )
-    trainings = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
-    curves = {each.label: each.stored.curves() for each in contestants if each in trainings.values()}
+    # one curve for each training run, however often its model was scored
+    first_of = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
+    curves = {each.label: each.stored.curves() for each in contestants if each in first_of.values()}
     for name, heading, ylabel, metric in (
         ("loss", "Loss", "cross-entropy, nats per pixel", "loss"),
-        ("accuracy", "Pixel accuracy", "share of pixels", "pixel_accuracy"),
+        ("accuracy", "Pixel accuracy", "fraction of pixels", "pixel_accuracy"),
     ):
         runs = {
             label: {split: found[f"{split}/{metric}"] for split in ("train", "val")}
@@ -115,15 +125,15 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
 
 
 def _log_side_by_side(contestants: Sequence[Contestant], count: int) -> int:
-    """Show images that all runs have stored, segmented by each; returns how many."""
+    """Plot images that all runs have stored, with the prediction of each; return how many."""
     examples = [each.stored.examples() for each in contestants]
     names = [name for name in examples[0] if all(name in other for other in examples)]
-    chosen = [names[place] for place in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))]
-    for place, name in enumerate(chosen):
+    chosen = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))]
+    for number, name in enumerate(chosen):
         predictions = {each.label: stored[name].predicted for each, stored in zip(contestants, examples, strict=True)}
         first = examples[0][name]
         figure = plots.side_by_side(first.image, first.truth, predictions, contestants[0].stored.labels, name)
-        tracking.log_figure(figure, f"comparison/example_{place}.png")
+        tracking.log_figure(figure, f"comparison/example_{number}.png")
     return len(chosen)
 
 
@@ -142,22 +152,20 @@ def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads:
         for pair in pairs
     ]
     yield from table(["pair", *COMPARED], differences)
-    beside = list(beside_published(contestants))
-    if beside:
-        yield from ("", *beside)
+    if lines := list(published_ece_table(contestants)):
+        yield from ("", *lines)
     for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
         yield from ("", sentence)
     images = len(contestants[0].scores)
     yield from (
         "",
-        f"On the {images} images that all runs share. Intervals: 95 %, from drawing these images anew, the same ones "
-        f"for both runs of a pair; p-values: of no difference, for each metric adjusted for {len(pairs)} pair(s) by "
-        f"Holm's method.",
+        f"On the {images} images that all runs share. Intervals: 95 %, from paired resamples of the images. p-values: "
+        f"of no difference, adjusted per metric for {len(pairs)} pair(s) by Holm's method.",
     )
 
 
-def beside_published(contestants: Sequence[Contestant]) -> Iterator[str]:
-    """A table of our ECEs beside the original report's, where data and protocol are the same; else nothing."""
+def published_ece_table(contestants: Sequence[Contestant]) -> Iterator[str]:
+    """Yield a table of our ECEs and those of the original report if data and protocol are the same, else nothing."""
     protocol = contestants[0].stored.protocol
     if (protocol["dataset"], protocol["split"], protocol["resolution"]) != published.PROTOCOL:
         return
@@ -209,15 +217,15 @@ def _record(
 
 
 def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads: Sequence[SeedSpread]) -> None:
-    print(f"\nOn {len(contestants[0].scores)} images that all share. In brackets, 95 % intervals over images.")
+    print(f"\nOn {len(contestants[0].scores)} images that all runs share. Brackets: 95 % intervals over images.")
     for each in contestants:
         print(f"  {each.label} ({each.stored.run_id})")
         for metric in COMPARED:
             print(f"      {metric:15} {each.metrics[metric]:.4f} {each.interval(metric)}")
-    print(f"\np-values allow for {len(pairs)} pair(s), by Holm's method; intervals are those of each pair alone.")
+    print(f"\np-values are adjusted for {len(pairs)} pair(s) by Holm's method; intervals are not adjusted.")
     for pair in pairs:
         print(pair.sentence(spreads))
     for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
         print(sentence)
-    for line in beside_published(contestants):
+    for line in published_ece_table(contestants):
         print(line)

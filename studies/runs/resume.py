@@ -1,4 +1,4 @@
-"""Going on with a training that was stopped: which one, and with the configuration it was begun with."""
+"""Finds the run that `resume` names, and the configuration to resume it with."""
 
 import json
 import os
@@ -18,52 +18,51 @@ from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
 from studies.models.starting_weights import resolve_normalization
-from studies.runs.identity import IDENTITY, identity
-from studies.runs.start import load_data, starting_model
+from studies.runs.start import IDENTITY, identity, load_data, starting_model
 from studies.tracking import FoundRun
 
 AUTO = "auto"
 
 
 class Resumption(NamedTuple):
-    """What to go on with."""
+    """Run to resume, if any, and its configuration."""
 
     config: TrainConfig
     run_id: str | None
-    """None if nothing of this configuration was stopped."""
+    """None if there is no run to resume."""
     data: Data | None
-    """Its splits, if they had to be loaded to find it."""
+    """Splits of the run, if they were loaded to find it."""
 
 
 def find(config: TrainConfig) -> Resumption:
-    """Look for what `config.resume` names.
+    """Find the run that `config.resume` names.
 
     Raises:
-        InputError: that run cannot be gone on with, or was begun with other values than those that are given now.
+        InputError: the run cannot be resumed, or was started with other values than those given now.
     """
     assert config.resume is not None
     if config.resume != AUTO:
-        return Resumption(_as_begun(config, config.resume), config.resume, None)
+        return Resumption(_as_started(config, config.resume), config.resume, None)
     config = resolve_normalization(replace(config, resume=None))
     data = load_data(config)
-    network, _ = starting_model(config, data.train)
-    for run in tracking.runs_tagged(IDENTITY, identity(config, data, network)):
-        if can_go_on(run, Path(config.checkpoint_dir)):
-            print(f"Going on with run {run.run_id} ({run.name}).")
+    model, _ = starting_model(config, data.train)
+    for run in tracking.runs_tagged(IDENTITY, identity(config, data, model)):
+        if can_resume(run, Path(config.checkpoint_dir)):
+            print(f"Resuming run {run.run_id} ({run.name}).")
             return Resumption(config, run.run_id, data)
         if run.status == "RUNNING" and not run.study and run.is_dead() is None:
             print(
-                f"Run {run.run_id} is said to be under way elsewhere. If its process is dead, go on with it by "
+                f"Run {run.run_id} is marked as running on another machine. If its process is dead, resume it with "
                 f"resume={run.run_id}."
             )
-    print("Nothing of this configuration was stopped that can be gone on with here: a new run begins.")
+    print("No stopped run of this configuration can be resumed here: starting a new run.")
     return Resumption(config, None, data)
 
 
-def can_go_on(run: FoundRun, checkpoint_dir: Path) -> bool:
-    """Whether a training was stopped, and its checkpoint is here, or it had not come to its first.
+def can_resume(run: FoundRun, checkpoint_dir: Path) -> bool:
+    """Return whether a run was stopped and has its checkpoint here, or was stopped before the first one.
 
-    A trial's run belongs to its study, which may resume it at any time: no other command does.
+    A trial is resumed by its study only.
     """
     if run.study:
         return False
@@ -72,92 +71,91 @@ def can_go_on(run: FoundRun, checkpoint_dir: Path) -> bool:
 
 
 def last_checkpoint(run_id: str, checkpoint_dir: Path) -> Path:
-    """Where a training keeps the state that it can go on from."""
+    """Return the path of the checkpoint that a run resumes from."""
     return checkpoint_dir / run_id / "last.pt"
 
 
-def _as_begun(config: TrainConfig, run_id: str) -> TrainConfig:
+def _as_started(config: TrainConfig, run_id: str) -> TrainConfig:
     run = tracking.find_run(run_id)
     if run is None or run.kind != "train":
-        raise InputError(f"resume={run_id} is not the ID of a training's run, nor auto")
+        raise InputError(f"resume={run_id} is not the ID of a training run, nor auto")
     if run.status == "FINISHED":
         raise InputError(_finished(config, run_id))
     if run.study:
         raise InputError(
-            f"resume={run_id}: that run is a trial of study {run.study!r}, which resumes it itself: give the study's "
-            f"command again. To train its setting to the end by itself, begin a new run with the same fields"
+            f"resume={run_id}: that run is a trial of study {run.study!r}; repeat the study's command to resume it. To "
+            f"train its setting to the end outside the study, start a new run with the same fields"
         )
     if run.status == "RUNNING" and run.is_dead() is False:
-        raise InputError(f"resume={run_id}: that training is still under way, in process {run.process['pid']}")
+        raise InputError(f"resume={run_id}: that run is still running, in process {run.process['pid']}")
     file = last_checkpoint(run_id, Path(config.checkpoint_dir))
     if file.is_file():
-        begun: Mapping[str, Any] = checkpoints.load(file).config
+        started: Mapping[str, Any] = checkpoints.load(file).config
     elif tracking.logged_epochs(run_id):
-        raise InputError(f"resume={run_id}: its checkpoint {file} is not there; name the right checkpoint_dir")
+        raise InputError(f"resume={run_id}: its checkpoint {file} does not exist; give the right checkpoint_dir")
     else:
-        begun = tracking.stored_config(run_id)
-    return merged(config, begun)
+        started = tracking.stored_config(run_id)
+    return merged(config, started)
 
 
 def _finished(given: TrainConfig, run_id: str) -> str:
-    """What to say of a training that has finished, with the command that trains its model further in a new run."""
-    begun = tracking.stored_config(run_id)
+    """Return the message for a finished run, with the command that trains its model further in a new run."""
+    started = tracking.stored_config(run_id)
     known = {field.name: field.default for field in fields(TrainConfig)}
     typed = {
         name: value
         for name, value in asdict(given).items()
         if name in known and (value != known[name] if given.typed is None else name in given.typed)
     }
-    values = {name: begun.get(name, default) for name, default in known.items()} | typed | {"resume": None}
+    values = {name: started.get(name, default) for name, default in known.items()} | typed | {"resume": None}
     values["weights"] = f"runs:/{run_id}"
-    if not begun.get("log_model", True):
+    if not started.get("log_model", True):
         values["weights"] = str(last_checkpoint(run_id, Path(given.checkpoint_dir)).with_name("best.pt"))
     return (
-        f"resume={run_id}: that training has finished after its {begun.get('epochs')} epochs. To train its model "
-        f"further, begin a new run with its weights:\n  {here('train', values)}"
+        f"resume={run_id}: that run has finished after {started.get('epochs')} epochs. To train its model further, "
+        f"start a new run from its weights:\n  {here('train', values)}"
     )
 
 
-def merged(given: TrainConfig, begun: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that a training was begun with, and what may be different now, if it was given.
+def merged(given: TrainConfig, started: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that a run was started with, updated by the given fields that may change.
 
     Args:
-        given: what was typed now; where that is not known, a field that has its default was not typed.
-        begun: the fields of the training that is to go on.
+        given: the configuration given now. If it is unknown which fields were typed, those with defaults were not.
+        started: the configuration of the run to resume.
 
     Raises:
-        InputError: a field is given that would make it another training.
+        InputError: a given field would change the result of the run.
     """
     values, defaults = asdict(given), {field.name: field.default for field in fields(given)}
     matters, changed = decisive(values), []
-    for name, was in begun.items():
+    for name, was in started.items():
         if name not in values or name in ("resume", "checkpoint_dir", "records"):
             continue
         now = values[name]
-        if now is None:  # of a field that a recipe sets, if one was given
+        if now is None:  # a field that the recipe may set
             now = RECIPES[given.recipe].get(name)
         typed = now != defaults[name] and not (name == "data_dir" and Path(now) in _default_folders())
         if given.typed is not None:
             typed = name in given.typed or (
-                given.recipe != begun.get("recipe", "none") and name in RECIPES[given.recipe]
+                given.recipe != started.get("recipe", "none") and name in RECIPES[given.recipe]
             )
         if not typed:
             values[name] = was
         elif name in matters and now != was:
             changed.append(f"{name}={was!r}, now {now!r}")
     if changed:
-        raise InputError(
-            f"run {given.resume} was begun with {listed(changed)}: leave out what you gave beside resume, or begin a "
-            f"new run"
-        )
+        raise InputError(f"run {given.resume} was started with {listed(changed)}: give only resume, or start a new run")
     try:
         return type(given)(**values | {"resume": None})
     except TypeError as error:
-        raise InputError(f"run {given.resume} was begun with {json.dumps(dict(begun))}, which fits no more") from error
+        raise InputError(
+            f"run {given.resume} was started with {json.dumps(dict(started))}, which this version does not support"
+        ) from error
 
 
 def _default_folders() -> set[Path]:
-    """What the folder `.` may have become: `mlflow run` gives it as the one that itself was started in."""
+    """Return what the folder `.` may have become: `mlflow run` passes the folder that it was started in."""
     found = {Path.cwd()}
     if "MLFLOW_RUN_ID" in os.environ:
         with suppress(psutil.Error):

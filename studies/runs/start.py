@@ -1,27 +1,89 @@
-"""What a training begins with: its splits, and its network before the first step."""
+"""What a training run starts from: its splits, its model before the first step, and a hash that identifies the run."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
-from segmentation.data import Split, load_split
+import segmentation
+from segmentation.data import Split, load_split, open_split
+from segmentation.devices import resolve_device, resolve_precision
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
 from segmentation.training.loop import Data
-from studies.config import TrainConfig
+from studies.config import TrainConfig, decisive
 from studies.models.starting_weights import load_starting_weights, resolve_normalization
+
+IDENTITY = "identity"
+"""Tag of a training run with its hash: equal for equal configuration, seed, data, starting weights and code."""
+LIBRARIES = ("numpy", "torch", "torchvision")
+NOT_LEARNING = ("config.py", "errors.py", "fields.py", "plots", "prediction", "system/progress.py")
+"""Path prefixes in `segmentation/` that a run's result does not depend on; configuration counts by its values."""
+
+
+def check_start(config: TrainConfig) -> TrainConfig:
+    """Check what can be checked in seconds, before a run is opened, and resolve `normalization=auto`.
+
+    Raises:
+        InputError: the device, the data or the starting weights are not there.
+    """
+    resolve_device(config.device)
+    # fetching is left to the run
+    if not (config.download and config.dataset.startswith("voc")):
+        for split in (config.train_split, config.val_split):
+            open_split(config, split)
+    return resolve_normalization(config)
 
 
 def load_data(config: TrainConfig) -> Data:
-    """Both splits that a training needs."""
+    """Return the training and the validation split."""
     return Data(load_split(config, config.train_split), load_split(config, config.val_split))
 
 
 def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, LoadedWeights | None]:
-    """The network as it is before the first step, and which tensors it has taken from elsewhere.
+    """Return the model before the first step, and which tensors were loaded from starting weights.
 
     Raises:
-        InputError: the starting weights are not there, or are of another network.
+        InputError: the starting weights do not exist or do not fit the model.
     """
     config = resolve_normalization(config)
     torch.manual_seed(config.seed)
-    network = build(config, len(split.labels))
-    return network, load_starting_weights(network, config, split.labels)
+    model = build(config, len(split.labels))
+    return model, load_starting_weights(model, config, split.labels)
+
+
+def identity(config: TrainConfig, data: Data, model: Segmenter) -> str:
+    """Return a hash of everything that the result of a run depends on. Of the machine, only the kind of device counts.
+
+    Args:
+        config: the configuration.
+        data: the splits.
+        model: before the first step, so that the starting weights count by their values.
+    """
+    values = decisive(asdict(config))
+    values.pop("weights")
+    device = resolve_device(config.device)
+    values |= {"device": device.type, "precision": str(resolve_precision(config.precision, device))}
+    text = json.dumps([values, data.train.fingerprint, data.val.fingerprint, CODE], sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _hash_of_code() -> str:
+    """Return a hash of the source files that train and score, and of the versions of the libraries they use."""
+    folder = Path(segmentation.__file__).parent
+    digest = hashlib.sha256(" ".join(map(version, LIBRARIES)).encode())
+    for file in sorted(folder.rglob("*.py")):
+        name = file.relative_to(folder).as_posix()
+        if not name.startswith(NOT_LEARNING):
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+CODE = _hash_of_code()  # at import, since the files may change while this process runs

@@ -1,4 +1,4 @@
-"""One training run as one MLflow run: data, network, epochs, pictures, model. What `train` and every trial call."""
+"""One training run as one MLflow run: data, model, epochs, plots, logged model. `train` and every trial call it."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -29,20 +29,21 @@ from studies.models.logging import log_model
 from studies.models.starting_weights import resolve_normalization
 from studies.models.stored import StoredModel
 from studies.runs import resume as resumption
-from studies.runs.identity import IDENTITY, identity
 from studies.runs.names import run_name
 from studies.runs.resume import last_checkpoint
-from studies.runs.start import load_data, starting_model
-from studies.scores.recording import about_crop, example_plots, log_scores, protocol
+from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
+from studies.scores.figures import example_plots
+from studies.scores.recording import log_scores, protocol
+from studies.scores.wording import crop_note
 
 EVERY_EPOCH = "epoch_seconds"
-"""A figure that every epoch has."""
-OF_THE_WHOLE_RUN = 0
-"""The step of figures that no epoch has."""
+"""A metric that every epoch has."""
+WHOLE_RUN = 0
+"""Step of metrics that belong to no epoch."""
 
 
 class TrainingResult(NamedTuple):
-    """What a finished training run leaves."""
+    """Result of a finished training run."""
 
     run_id: str
     epochs: int
@@ -62,18 +63,18 @@ def run_training(
 ) -> TrainingResult:
     """Train as configured, record everything in one MLflow run, and print where to look.
 
-    Of several processes that `torchrun` has started, the first does that; the others help it, and end here.
+    Under `torchrun`, rank 0 records; the other ranks train with it and exit here.
 
     Args:
-        config: what to do.
-        run_id: an MLflow run to do it in; if a checkpoint of that run is there, the training goes on from it.
-        data: the splits that the configuration names, if they are loaded already.
-        watch: called with the number and metrics of each epoch, also of those that a resumed training has behind it; it
-            may raise `tracking.Stopped`.
+        config: the configuration.
+        run_id: an MLflow run to use; if it has a checkpoint, training resumes from it.
+        data: the splits of the configuration, if they are loaded already.
+        watch: called with the number and metrics of each epoch, including those before a resumption; it may raise
+            `tracking.Stopped`.
 
     Raises:
-        InputError: what the user can mend; the run has then ended as FAILED, with the reason in a tag.
-        tracking.Stopped: by `watch`; the run has then ended as KILLED, with the reason in a tag.
+        InputError: a mistake of the user. A run that is open by then ends as FAILED, with the reason in a tag.
+        tracking.Stopped: raised by `watch`; the run ends as KILLED, with the reason in a tag.
     """
     tracking.keep_records_in(config.records)
     if launch.launched_rank() > 0:
@@ -84,12 +85,15 @@ def run_training(
         config, run_id, data = resumption.find(config)
         if run_id is not None:
             opened_by_mlflow = os.environ.pop("MLFLOW_RUN_ID", None)
+    resumes = run_id is not None
+    if not resumes:
+        tracking.check_store()
+        config = check_start(config)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
-    goes_on = run_id is not None
-    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as telling:
+    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as on_exit:
         if watch is None:  # a trial is resumed by its study
-            telling.enter_context(_telling_how_to_go_on(run_id, config))
+            on_exit.enter_context(_printing_how_to_resume(run_id, config))
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
@@ -97,33 +101,33 @@ def run_training(
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = data or load_data(config)
-        _mention_oddities(data, config)
+        _print_warnings(data, config)
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
         tracking.log_tags({
-            "device": _described(device),
+            "device": _description(device),
             "precision": str(resolve_precision(config.precision, device)).removeprefix("torch."),
             "normalization": config.normalization, "dataset_fingerprint": data.train.fingerprint,
             "val_fingerprint": data.val.fingerprint,
         })  # fmt: skip
-        start = _checkpoint(config, run_id, data.train) if goes_on else None
+        start = _checkpoint(config, run_id, data.train) if resumes else None
         if start is None:
-            network, taken = starting_model(config, data.train)
-            tracking.log_tags({IDENTITY: identity(config, data, network)})
-            _tell_start(network, taken, config, data.train)
+            model, loaded = starting_model(config, data.train)
+            tracking.log_tags({IDENTITY: identity(config, data, model)})
+            _print_start(model, loaded, config, data.train)
         else:
-            network = build(config, len(data.val.labels))
+            model = build(config, len(data.val.labels))
         recorded = set()
-        if goes_on:
+        if resumes:
             recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
-        result = _train_and_record(network, data, config, run_id, device, start, recorded, watch)
+        result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
     print(tracking.where_to_look(run_id))
     return result
 
 
 @contextmanager
-def _telling_how_to_go_on(run_id: str, config: TrainConfig) -> Iterator[None]:
-    """When a training ends too early, print the command that goes on with it, if there is a checkpoint."""
+def _printing_how_to_resume(run_id: str, config: TrainConfig) -> Iterator[None]:
+    """Print the command that resumes a run which ends too early, if there is a checkpoint."""
     try:
         yield
     except (DivergedError, tracking.Stopped):
@@ -131,59 +135,62 @@ def _telling_how_to_go_on(run_id: str, config: TrainConfig) -> Iterator[None]:
     except BaseException:
         if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
             values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
-            print(f"To go on with it:\n  {here('train', values)}", flush=True)
+            print(f"To resume it:\n  {here('train', values)}", flush=True)
         raise
 
 
 def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:
-    """The last state of this very training, if there is one."""
+    """Return the last checkpoint of a run, or None if there is none.
+
+    Raises:
+        InputError: the run was started with another configuration or other images.
+    """
     file = last_checkpoint(run_id, Path(config.checkpoint_dir))
     checkpoints.remove_unfinished(file.parent)
     if not file.is_file():
         return None
     checkpoint = checkpoints.load(file)
-    begun = asdict(type(config)()) | checkpoint.config
+    before = asdict(type(config)()) | checkpoint.config
     changed = [
-        f"{name}={begun[name]!r}, now {value!r}"
+        f"{name}={before[name]!r}, now {value!r}"
         for name, value in decisive(asdict(config)).items()
-        if begun[name] != value
+        if before[name] != value
     ]
     if checkpoint.fingerprint != split.fingerprint:
         changed.append("other training images")
     if changed:
-        raise InputError(f"run {run_id} was begun with {listed(changed)}: it cannot go on with something else")
-    print(f"Going on after epoch {checkpoint.epoch} of {config.epochs}.")
+        raise InputError(f"run {run_id} was started with {listed(changed)}: it cannot be resumed with other values")
+    print(f"Resuming after epoch {checkpoint.epoch} of {config.epochs}.")
     return checkpoint
 
 
-def _tell_start(network: Segmenter, taken: LoadedWeights | None, config: TrainConfig, split: Split) -> None:
-    if taken is not None:
-        print(f"Starting weights {config.weights}: {taken}.")
-        tracking.log_json(taken._asdict(), "starting_weights.json")
-        _compare_normalizations(taken.normalization, config)
-    size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainConfig, split: Split) -> None:
+    if loaded is not None:
+        print(f"Starting weights {config.weights}: {loaded}.")
+        tracking.log_json(loaded._asdict(), "starting_weights.json")
+        _check_normalization(loaded.normalization, config)
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
 
 
-def _compare_normalizations(of_weights: str | None, config: TrainConfig) -> None:
-    """Tell when images are scaled otherwise than the starting weights have seen them, or when that is not known."""
+def _check_normalization(of_weights: str | None, config: TrainConfig) -> None:
+    """Print a warning if the starting weights were trained with another normalization, or if that is unknown."""
     if of_weights is None:
         print(
-            f"Note: {config.weights} does not say how its images were scaled; normalization={config.normalization} is "
-            f"used. Most published weights are of normalization=imagenet."
+            f"Note: {config.weights} does not record its normalization; normalization={config.normalization} is used. "
+            f"Most published weights use normalization=imagenet."
         )
     elif of_weights != config.normalization:
-        told = (
+        message = (
             f"normalization={config.normalization}, but weights={config.weights} were trained with "
-            f"normalization={of_weights}: they see images on another scale than they know; leave normalization out to "
-            f"take theirs"
+            f"normalization={of_weights}; leave normalization out to use that of the weights"
         )
-        print(f"Warning: {told}.")
-        tracking.log_tags({"warning": told})
+        print(f"Warning: {message}.")
+        tracking.log_tags({"warning": message})
 
 
 def _train_and_record(
-    network: Segmenter,
+    model: Segmenter,
     data: Data,
     config: TrainConfig,
     run_id: str,
@@ -198,15 +205,15 @@ def _train_and_record(
     if start is not None:
         history = start.history or tracking.logged_epochs(run_id)[: start.epoch]
         best_epoch = start.best_epoch
-        for number, figures in enumerate(history, 1):
+        for number, metrics in enumerate(history, 1):
             if number not in recorded:
-                tracking.log_metrics(figures, step=number)
+                tracking.log_metrics(metrics, step=number)
     kept: Scores | None = None
-    epochs = train(network, data, config, start)
+    epochs = train(model, data, config, start)
     try:
-        for number, figures in enumerate(history, 1):
-            if watch is not None:  # it may not have seen the last one: a killed process had saved it first
-                watch(number, figures)
+        for number, metrics in enumerate(history, 1):
+            if watch is not None:  # a killed process may have saved the last epoch before `watch` saw it
+                watch(number, metrics)
         for epoch in epochs:
             history.append(epoch.metrics())
             if epoch.number not in recorded:
@@ -222,56 +229,58 @@ def _train_and_record(
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)
             if config.plot_every and (epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs)):
-                _log_progress_pictures(network, epoch, data.val, config, device)
+                log_epoch_plots(model, epoch, data.val, config, device)
             if watch is not None:
                 watch(epoch.number, history[-1])
     finally:
-        epochs.close()  # at once, or other processes would wait for the next one
+        epochs.close()  # at once, or other ranks would wait for the next epoch
         if best_epoch:
             print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
             if config.plot_every:
                 _log_curves(history, best_epoch)
     if len(history) < config.epochs:
-        print(f"Stopped early: no better {config.monitor} than epoch {best_epoch}'s for {config.patience} epoch(s).")
+        print(
+            f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
+        )
     best = history[best_epoch - 1]
-    if OF_THE_WHOLE_RUN not in recorded:
-        figures = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
-        tracking.log_metrics(figures, OF_THE_WHOLE_RUN)
+    if WHOLE_RUN not in recorded:
+        metrics = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
+        tracking.log_metrics(metrics, WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
     if kept_epoch != len(history):
-        network.load_state_dict(checkpoints.load(folder / "best.pt").network)
-    if kept is None:  # measured before the training was interrupted
+        model.load_state_dict(checkpoints.load(folder / "best.pt").network)
+    if kept is None:  # scored before the run was interrupted
         batches = in_order(data.val, config.batch_size, device)
-        network.to(device)
-        kept = score(network, batches, data.val.labels, config.boundary_width)
-    which = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
+        model.to(device)
+        kept = score(model, batches, data.val.labels, config.boundary_width)
+    state = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
-        which += f", best {config.monitor}"
+        state += f", best {config.monitor}"
     rules = protocol(config, data.val, kept)
-    trained = StoredModel(config, data.val.labels, network.state_dict(), kept_epoch, run_id, calibration=None)
-    pictures = config.plot_every > 0
-    log_scores(network, data.val, kept, rules, trained.origin(), device, config.examples, which, pictures=pictures)
+    trained = StoredModel(config, data.val.labels, model.state_dict(), kept_epoch, run_id, calibration=None)
+    log_scores(
+        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0
+    )
     if config.log_model:
-        model_uri = log_model(network, data.val, trained.metadata(), config.register_as, config.alias)
+        model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
     tracking.log_tags({"model_epoch": str(kept_epoch)})
     return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
 
 
-def _log_progress_pictures(
-    network: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device
-) -> None:
+def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:
+    """Log the reliability diagram and some examples of one epoch, for the image stepper of the UI."""
     title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
     tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
-    for name, figure in example_plots(network, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
+    for name, figure in example_plots(model, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
         tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
 
 
 def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
     for name, title, ylabel, metrics in (
         ("loss", "Loss", "cross-entropy, nats per pixel", ("train/loss", "val/loss")),
-        ("accuracy", "Pixel accuracy", "share of pixels", ("train/pixel_accuracy", "val/pixel_accuracy")),
+        ("accuracy", "Pixel accuracy", "fraction of pixels", ("train/pixel_accuracy", "val/pixel_accuracy")),
         ("ece", "Expected calibration error", "ECE, 10 bins", ("val/ece",)),
     ):
         series = {metric.partition("/")[0]: [epoch[metric] for epoch in history] for metric in metrics}
@@ -280,21 +289,20 @@ def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:
         tracking.log_figure(plots.curves(title, ylabel, series, best_epoch, bands), f"curves/{name}.png")
 
 
-def _mention_oddities(data: Data, config: TrainConfig) -> None:
-    """Tell what is allowed but seldom meant: splits of different size, classes or layers that cannot learn."""
+def _print_warnings(data: Data, config: TrainConfig) -> None:
+    """Print what is allowed but rarely intended: splits of different sizes, pixels, classes or layers left out."""
     if (config.freeze_backbone or 0) >= config.epochs:
-        print(f"Note: freeze_backbone={config.freeze_backbone} leaves no epoch in which the backbone learns.")
+        print(f"Note: freeze_backbone={config.freeze_backbone} of epochs={config.epochs}: the backbone is not trained.")
     if data.train.images.shape[1:] != data.val.images.shape[1:]:
         sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
-        print(f"Note: pictures differ in size between the splits: {', '.join(sizes)}.")
-    for split in (data.train, data.val):
-        if split.in_crop != 1:
-            print(f"Note: {split.name}: {about_crop(split.in_crop)}")
+        print(f"Note: the splits have images of different sizes: {', '.join(sizes)}.")
+    if cropped := {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}:
+        print(f"Note: {crop_note(cropped)}")
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)
 
 
-def _described(device: torch.device) -> str:
+def _description(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads)"

@@ -1,9 +1,9 @@
-"""Runs compared on the images that all were scored on: which differences are real?"""
+"""Compares runs on the images that all were scored on: differences, intervals, p-values, spread over seeds."""
 
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ from studies.scores.stored import StoredScores
 
 WORDS = {name: METRICS[name].label for name in COMPARED if name != "ece"}
 MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop")
-"""Parts of the protocol that may differ, since only shared images are compared."""
+"""Parts of the protocol that may differ, because only shared images are compared."""
 ADDED_LATER = ("tf32",)
-"""Parts that earlier versions did not record; where one is missing it cannot be compared."""
+"""Parts that earlier versions did not record; they count only if both runs have them."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Contestant:
 
     @property
     def label(self) -> str:
-        """For legends."""
+        """Letter and title, for legends."""
         return f"{self.letter} · {self.title}"
 
     def interval(self, metric: str) -> Interval:
-        """95 % interval over images of one of its metrics."""
+        """Return the 95 % interval of a metric over images."""
         return interval(self.resampled[metric], self.metrics[metric])
 
 
@@ -49,11 +49,11 @@ class Difference(NamedTuple):
     value: float
     interval: Interval
     p_value: float
-    """Of "no difference", adjusted for the number of pairs."""
+    """p-value of no difference, adjusted for the number of pairs."""
 
     @property
     def shown(self) -> bool:
-        """Whether chance in the choice of images is an unlikely reason for it."""
+        """Whether the difference is significant at the 5 % level."""
         return self.p_value < 1 - LEVEL
 
     def __str__(self) -> str:
@@ -68,13 +68,13 @@ class Pair(NamedTuple):
     differences: dict[str, Difference]
 
     def sentence(self, spreads: Sequence["SeedSpread"] = ()) -> str:
-        """What the images show of the two, and whether other seeds might have shown something else."""
+        """Return which run is better in what, and whether the difference is larger than that between seeds."""
         a, b, ece = self.first.letter, self.second.letter, self.differences["ece"]
         if ece.shown:
-            told = f"{a} is {'better' if ece.value < 0 else 'worse'} calibrated than {b}: {ece}"
+            text = f"{a} is {'better' if ece.value < 0 else 'worse'} calibrated than {b}: {ece}"
         else:
             images = len(self.first.scores)
-            told = f"{a} and {b}: no difference in calibration can be shown on {images} images: {ece}"
+            text = f"{a} and {b}: no difference in calibration shown on {images} images: {ece}"
         verdicts: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
         for metric, words in WORDS.items():
             difference = self.differences[metric]
@@ -82,22 +82,22 @@ class Pair(NamedTuple):
             verdict = ("better" if better else "worse") if difference.shown else "no difference shown"
             verdicts[verdict].append(words)
         rest = [f"{verdict} in {_and(words)}" for verdict, words in verdicts.items() if words]
-        told = f"{told}; {a} against {b}: {', '.join(rest)}."
-        if self.first.stored.network() == self.second.stored.network():
-            return f"{told} They are the same network."
+        text = f"{text}; {a} against {b}: {', '.join(rest)}."
+        if self.first.stored.model_key() == self.second.stored.model_key():
+            return f"{text} They are the same model."
         for spread in spreads:
             if {a, b} <= set(spread.letters):
-                return f"{told} They differ in nothing but the seed."
+                return f"{text} They differ only in the seed."
             if ece.shown and {a, b} & set(spread.letters) and spread.largest["ece"] >= abs(ece.value):
                 return (
-                    f"{told} But seeds alone make {_and(spread.letters)} differ by {spread.largest['ece']:.4f}: this "
-                    f"says something about these two networks, and nothing about their settings."
+                    f"{text} But {_and(spread.letters)}, which differ only in the seed, differ by "
+                    f"{spread.largest['ece']:.4f}: the result holds for these two models, not for their settings."
                 )
-        return told
+        return text
 
 
 class SeedSpread(NamedTuple):
-    """How much runs differ that share everything but the seed."""
+    """Spread of the metrics of runs that differ only in the seed."""
 
     letters: list[str]
     mean: dict[str, float]
@@ -106,22 +106,22 @@ class SeedSpread(NamedTuple):
     largest: dict[str, float]
     """Largest difference between two of the runs, by metric."""
     half_width: dict[str, float]
-    """Half the mean width of the runs' own 95 % intervals over images, by metric."""
+    """Half the mean width of the runs' 95 % intervals over images, by metric."""
 
     def sentence(self) -> str:
-        """Whose seeds differ how much, beside the images."""
+        """Return mean and standard deviation over seeds, compared with the interval over images."""
         parts = [
-            f"{metric} {self.mean[metric]:.4f} ± {self.deviation[metric]:.4f} (images: ± {self.half_width[metric]:.4f})"
+            f"{metric} {self.mean[metric]:.4f} ± {self.deviation[metric]:.4f} (images ± {self.half_width[metric]:.4f})"
             for metric in COMPARED
         ]
         return (
-            f"{_and(self.letters)} share everything but the seed. Mean ± standard deviation over {len(self.letters)} "
-            f"seeds, beside half of a run's 95 % interval over images: {'; '.join(parts)}."
+            f"{_and(self.letters)} differ only in the seed. Mean ± standard deviation over {len(self.letters)} seeds "
+            f"(images: half of a run's 95 % interval): {'; '.join(parts)}."
         )
 
 
 def between_settings(spreads: Sequence[SeedSpread]) -> Iterator[str]:
-    """Of every two settings that were trained with several seeds, one sentence on the difference of their means."""
+    """Yield one sentence on the difference of the means for every two settings trained with several seeds."""
     for first, second in itertools.combinations(spreads, 2):
         parts = []
         for metric in COMPARED:
@@ -129,59 +129,80 @@ def between_settings(spreads: Sequence[SeedSpread]) -> Iterator[str]:
             difference = first.mean[metric] - second.mean[metric]
             parts.append(f"{metric} {difference:+.4f} ± {math.hypot(*errors):.4f}")
         yield (
-            f"The setting of {_and(first.letters)} against that of {_and(second.letters)}, difference of their means "
-            f"over seeds ± its standard error: {'; '.join(parts)}."
+            f"Setting of {_and(first.letters)} against setting of {_and(second.letters)}, difference of the means over "
+            f"seeds ± standard error: {'; '.join(parts)}."
         )
 
 
 def check_protocols(stored: Sequence[StoredScores]) -> None:
-    """Refuse runs that were scored by different rules, or whose images of one name are not the same.
-
-    Raises:
-        InputError: what differs, between which runs.
-    """
+    """Raise an `InputError` if runs were scored by different rules, or images with equal names differ in content."""
     first = stored[0]
-    found = []
-    for other in stored[1:]:
-        keys = [
-            key for key in {**first.protocol, **other.protocol}
-            if key not in MAY_DIFFER
-            and not (key in ADDED_LATER and not (key in first.protocol and key in other.protocol))
-        ]  # fmt: skip
-        found += [
-            f"{key}: {first.protocol.get(key)} in {first.name} ({first.run_id}) but {other.protocol.get(key)} in "
-            f"{other.name} ({other.run_id})"
-            for key in keys
-            if first.protocol.get(key) != other.protocol.get(key)
-        ]
-        shared = first.digests.keys() & other.digests.keys()
-        changed = sorted(name for name in shared if first.digests[name] != other.digests[name])
-        if changed:
-            found.append(
-                f"the contents of {len(changed)} of {len(shared)} images or masks, such as {listed(changed, 3)}, "
-                f"between {first.name} ({first.run_id}) and {other.name} ({other.run_id})"
-            )
+    found = [
+        f"{difference} ({first.name}, {first.run_id}, against {other.name}, {other.run_id})"
+        for other in stored[1:]
+        for difference in differences(first, other)
+    ]
     if found:
         raise InputError(
-            "these runs cannot be compared, because they were not scored alike. What differs: " + "; ".join(found)
-            + ". Score them alike with the entry point evaluate, and compare those runs"
+            "these runs cannot be compared, because they were scored differently: " + "; ".join(found)
+            + ". Score all models in the same way with the entry point evaluate, and compare those runs"
         )  # fmt: skip
 
 
+def differences(first: StoredScores, other: StoredScores) -> list[str]:
+    """Return why two runs cannot be compared: other rules, or other content of images with equal names."""
+    keys = [
+        key for key in {**first.protocol, **other.protocol}
+        if key not in MAY_DIFFER
+        and not (key in ADDED_LATER and not (key in first.protocol and key in other.protocol))
+    ]  # fmt: skip
+    found = [
+        f"{key}: {first.protocol.get(key)} and {other.protocol.get(key)}"
+        for key in keys
+        if first.protocol.get(key) != other.protocol.get(key)
+    ]
+    shared = first.digests.keys() & other.digests.keys()
+    changed = sorted(name for name in shared if first.digests[name] != other.digests[name])
+    if changed:
+        found.append(f"contents of {len(changed)} of {len(shared)} images or masks, such as {listed(changed, 3)}")
+    return found
+
+
+def comparable(
+    stored: Sequence[StoredScores], required: Collection[str]
+) -> tuple[list[StoredScores], list[tuple[StoredScores, str]]]:
+    """Split runs into those that were scored like most of them, and the others with the reason.
+
+    Args:
+        stored: the runs.
+        required: IDs of runs that are never skipped.
+
+    Returns:
+        Runs to compare, and runs to skip; all runs and none if fewer than two would remain.
+    """
+    candidates = [each for each in stored if each.run_id in required] or list(stored)
+    reference = max(candidates, key=lambda each: sum(not differences(each, other) for other in stored))
+    reasons = {each.run_id: "; ".join(differences(reference, each)) for each in stored}
+    kept = [each for each in stored if each.run_id in required or not reasons[each.run_id]]
+    if len(kept) < 2:
+        return list(stored), []
+    return kept, [(each, reasons[each.run_id]) for each in stored if each not in kept]
+
+
 def shared_images(stored: Sequence[StoredScores]) -> list[str]:
-    """Names of the images that all runs were scored on, in the first run's order.
+    """Return the names of the images that all runs were scored on, in the first run's order.
 
     Raises:
         InputError: there are fewer than two.
     """
     names = [name for name in stored[0].digests if all(name in other.digests for other in stored)]
     if len(names) < 2:
-        raise InputError(f"these runs share {len(names)} scored image(s); a comparison needs at least two")
+        raise InputError(f"the runs share {len(names)} scored image(s); a comparison needs at least two")
     return names
 
 
 def compare(contestants: Sequence[Contestant]) -> list[Pair]:
-    """Every pair's differences, with p-values that are adjusted, for each metric, for the number of pairs."""
+    """Return the differences of every pair, with p-values adjusted per metric for the number of pairs."""
     pairs = list(itertools.combinations(contestants, 2))
     differences = {
         metric: [first.resampled[metric] - second.resampled[metric] for first, second in pairs] for metric in COMPARED
@@ -193,22 +214,22 @@ def compare(contestants: Sequence[Contestant]) -> list[Pair]:
     adjusted = {metric: holm(list(map(p_value, differences[metric], values[metric]))) for metric in COMPARED}
     return [
         Pair(first, second, {
-            metric: Difference(values[metric][place], ends[metric][place], adjusted[metric][place])
+            metric: Difference(values[metric][index], ends[metric][index], adjusted[metric][index])
             for metric in COMPARED
         })
-        for place, (first, second) in enumerate(pairs)
+        for index, (first, second) in enumerate(pairs)
     ]  # fmt: skip
 
 
 def seed_spreads(contestants: Sequence[Contestant]) -> list[SeedSpread]:
-    """Of every setting that was trained with more than one seed, how much the seeds differ."""
+    """Return the spread over seeds of every setting that was trained with more than one seed."""
     settings: dict[str, dict[object, Contestant]] = {}
     for each in contestants:
-        by_network = settings.setdefault(json.dumps(each.stored.setting(), sort_keys=True), {})
-        by_network.setdefault(each.stored.network(), each)  # the same network may have been scored twice
+        by_model = settings.setdefault(json.dumps(each.stored.setting(), sort_keys=True), {})
+        by_model.setdefault(each.stored.model_key(), each)  # a model may have been scored twice
     found = []
-    for by_network in settings.values():
-        group = list(by_network.values())
+    for by_model in settings.values():
+        group = list(by_model.values())
         if len({each.stored.seed for each in group}) < 2:
             continue
         values = {metric: np.array([each.metrics[metric] for each in group]) for metric in COMPARED}
@@ -228,15 +249,15 @@ def seed_spreads(contestants: Sequence[Contestant]) -> list[SeedSpread]:
 
 
 def contestants_of(stored: Sequence[StoredScores], names: Sequence[str]) -> Iterator[Contestant]:
-    """Every run with its metrics on these images, means over classes taken over one set of classes for all runs."""
+    """Yield every run with its metrics on these images. Means over classes use the same classes for all runs."""
     found = [each.scores(names) for each in stored]
     classes = common_classes(found)
-    for place, (each, title, scores) in enumerate(zip(stored, _titles(stored), found, strict=True)):
-        yield Contestant(_letter(place), each, title, scores, scores.metrics(classes), scores.resampled(classes))
+    for index, (each, title, scores) in enumerate(zip(stored, _titles(stored), found, strict=True)):
+        yield Contestant(_letter(index), each, title, scores, scores.metrics(classes), scores.resampled(classes))
 
 
 def _titles(stored: Sequence[StoredScores]) -> list[str]:
-    """The runs' names, told apart by their seed or, if need be, by their ID."""
+    """Return the names of the runs; equal names are extended by the seed or, if still equal, by the ID."""
     titles = [each.name for each in stored]
     for addition in (lambda each: f"seed {each.seed}", lambda each: each.run_id[:8]):
         titles = [
@@ -246,9 +267,9 @@ def _titles(stored: Sequence[StoredScores]) -> list[str]:
     return titles
 
 
-def _letter(place: int) -> str:
-    """A, B, …, Z, AA, AB, …"""
-    return (_letter(place // 26 - 1) if place >= 26 else "") + chr(ord("A") + place % 26)
+def _letter(index: int) -> str:
+    """Return A, B, …, Z, AA, AB, …"""
+    return (_letter(index // 26 - 1) if index >= 26 else "") + chr(ord("A") + index % 26)
 
 
 def _and(words: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What runs have stored of their scores, read back from MLflow: enough to compare them without any network."""
+"""Scores that runs have stored in MLflow, read back: enough to compare runs without their models."""
 
 import difflib
 import re
@@ -24,11 +24,12 @@ from studies.scores.files import Example, read_digests, read_examples, read_reco
 from studies.tracking.artifact_folders import missing_files
 from studies.tracking.queries import every_run
 
+RUN = re.compile("(runs:/)?[0-9a-f]{32}")
 CURVES = of_epoch(ON_TRAIN)
 
 
 class StoredScores:
-    """What one run measured on one split."""
+    """Scores of one run on one split."""
 
     def __init__(self, run: Run, split: str) -> None:
         self.run_id: str = run.info.run_id
@@ -43,31 +44,31 @@ class StoredScores:
             if where := missing_files(f"runs:/{self.run_id}"):
                 raise InputError(f"run {self.run_id} ({self.name}): {where}") from error
             raise InputError(
-                f"run {self.run_id} ({self.name}, {run.info.status}) has stored no scores of split={split!r}; "
-                f"score it with the entry point evaluate, and compare that run"
+                f"run {self.run_id} ({self.name}, {run.info.status}) has no scores of split={split!r}; score it with "
+                f"the entry point evaluate, and compare that run"
             ) from error
-        with self._told():
+        with self._naming_the_run():
             self.protocol, self.origin, self.labels = read_record(record_file)
             self.digests: dict[str, str] = read_digests(self._histograms)
 
     def scores(self, names: Sequence[str]) -> Scores:
-        """The scores of these images alone, in this order."""
-        places = {name: place for place, name in enumerate(self.digests)}
+        """Return the scores of these images only, in this order."""
+        indices = {name: index for index, name in enumerate(self.digests)}
         width = int(self.protocol["boundary_width"])
-        with self._told():
-            return load_scores(self._histograms, self.labels, width, [places[name] for name in names])[0]
+        with self._naming_the_run():
+            return load_scores(self._histograms, self.labels, width, [indices[name] for name in names])[0]
 
     def examples(self) -> dict[str, Example]:
-        """The stored example images by name; none if the run stored none."""
+        """Return the stored example images by name."""
         try:
             file = self._fetched(f"examples/{self.split}.npz")
         except (MlflowException, OSError):
             return {}
-        with self._told():
+        with self._naming_the_run():
             return read_examples(Path(file), len(self.labels))
 
     def curves(self) -> dict[str, list[float]]:
-        """Loss and accuracy over the epochs of the training, by metric; empty where the training is not known."""
+        """Return loss and accuracy of every epoch, by metric; empty if the training run is unknown."""
         trained_in = self.origin["trained_in_run"]
         client, found = mlflow.MlflowClient(), {}
         for name in CURVES if trained_in else ():
@@ -79,34 +80,33 @@ class StoredScores:
         return found
 
     def setting(self) -> Mapping[str, Any]:
-        """All that makes the network what it is but the seed."""
-        config = decisive(
-            asdict(TrainConfig()) | self.origin["config"]
-        )  # which an earlier version wrote with fewer fields
+        """Return everything that the model depends on except the seed."""
+        # earlier versions recorded fewer fields
+        config = decisive(asdict(TrainConfig()) | self.origin["config"])
         config.pop("seed", None)
         about = self.origin["calibration"] or {}
         return config | {"calibrated": about.get("method"), "calibrated_on": about.get("fingerprint")}
 
-    def network(self) -> tuple[object, ...]:
-        """What tells networks apart: the training, the epoch, and how the confidence was mended."""
+    def model_key(self) -> tuple[object, ...]:
+        """Return what identifies the model: training run, epoch, and calibration."""
         about = self.origin["calibration"] or {}
         trained_in = self.origin["trained_in_run"] or self.run_id
         return trained_in, self.origin["epoch"], about.get("method"), about.get("fingerprint")
 
     @property
     def seed(self) -> int:
-        """Of the training."""
+        """Seed of the training run."""
         return int(self.origin["config"]["seed"])
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Say of a damaged file which run has stored it, and what to do."""
+    def _naming_the_run(self) -> Iterator[None]:
+        """Add the run and what to do to the message of an `InputError` about a damaged file."""
         try:
             yield
         except InputError as error:
             raise InputError(
-                f"the scores of run {self.run_id} ({self.name}) cannot be used: {error}; score it again with the entry "
-                f"point evaluate"
+                f"the scores of run {self.run_id} ({self.name}) cannot be used: {error}; score its model again with "
+                f"the entry point evaluate"
             ) from error
 
     def _fetched(self, path: str) -> str:
@@ -114,12 +114,12 @@ class StoredScores:
 
 
 def find_runs(names: str, split: str) -> list[Run]:
-    """The runs that a list with commas names: IDs, runs:/ID, registered models, or whole experiments.
+    """Return the runs for names separated by commas: run IDs, runs:/ID, registered models, or experiments.
 
-    Of an experiment these are its finished runs that have scored the split, oldest first.
+    An experiment stands for its finished runs that have scored the split, oldest first.
 
     Raises:
-        InputError: a name is of nothing that is there.
+        InputError: a name does not exist.
     """
     client = mlflow.MlflowClient()
     found: dict[str, Run] = {}
@@ -127,13 +127,21 @@ def find_runs(names: str, split: str) -> list[Run]:
         try:
             runs = _named(client, name, split)
         except MlflowException as error:
-            raise InputError(f"run_ids: {name!r} cannot be found: {reason(error)}") from error
+            raise InputError(f"run_ids: {name!r} was not found: {reason(error)}") from error
         found |= {run.info.run_id: run for run in runs}
     return list(found.values())
 
 
+def named_alone(names: str, stored: Sequence[StoredScores]) -> set[str]:
+    """Return the IDs of the runs that are named themselves, not by their experiment."""
+    parts = [part.strip() for part in names.split(",")]
+    ids = {part.removeprefix("runs:/") for part in parts if RUN.fullmatch(part)}
+    ids |= {mlflow.models.get_model_info(part).run_id for part in parts if part.startswith("models:/")}
+    return ids & {each.run_id for each in stored}
+
+
 def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
-    if re.fullmatch("(runs:/)?[0-9a-f]{32}", name):
+    if RUN.fullmatch(name):
         return [client.get_run(name.removeprefix("runs:/"))]
     if name.startswith("models:/"):
         info = mlflow.models.get_model_info(name)
@@ -143,7 +151,7 @@ def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
         known = [each.name for each in client.search_experiments()]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise InputError(
-            f"run_ids: {name!r} is no run ID (32 hexadecimal digits), no models:/NAME/1 and no experiment."
+            f"run_ids: {name!r} is not a run ID (32 hexadecimal digits), models:/NAME/1 or an experiment."
             f"{f' Did you mean {nearest[0]!r}?' if nearest else ''} Experiments: {listed(known, 10)}"
         )
     finished = every_run([experiment.experiment_id], "attributes.status = 'FINISHED'")

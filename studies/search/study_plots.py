@@ -14,8 +14,8 @@ from segmentation.metrics import BRIEF, METRICS
 from segmentation.plots import reliability_lines
 from studies import tracking
 from studies.base import original_report
-from studies.scores.recording import small_print
 from studies.scores.stored import StoredScores, find_runs
+from studies.scores.wording import protocol_line
 from studies.search import plots
 from studies.search.plan import SETTINGS, Plan
 from studies.search.space import Choices, Range, describe_values, format_value
@@ -182,4 +182,4 @@ def _reliability_of_best(study: Study, plan: Plan, done: Sequence[FrozenTrial]) 
         bins[f"trial {trial.number}: {describe_values(plan.values(trial))}"] = scores.reliability.bins()
     if protocol is not None:
         title = f"{plan.name}: the best {len(bins)} of {len(done)} complete trials"
-        yield "reliability", reliability_lines(bins, title, None, small_print(protocol))
+        yield "reliability", reliability_lines(bins, title, None, protocol_line(protocol))

@@ -21,7 +21,7 @@ import mlproject
 from segmentation.errors import InputError
 from studies import tracking
 from studies.config import ModelsConfig, TuneConfig
-from studies.runs.models import run_models, trainings
+from studies.runs.models import run_configs, run_models
 from studies.runs.training import run_training
 from studies.search.plan import make_plan
 from studies.search.retries import retry_after_death
@@ -144,7 +144,7 @@ def test_a_finished_run_whose_scores_have_not_arrived_is_completed_before_reuse(
     )  # fmt: skip
     monkeypatch.setattr(store, "RETRY_SECONDS", 0.2)
     place.door.fault = "no files"
-    trained = [run_training(each).run_id for each in trainings(config)]
+    trained = [run_training(each).run_id for each in run_configs(config)]
     assert [mlflow.get_run(run_id).info.status for run_id in trained] == ["FINISHED"] * 2
     (tracking.UNSENT / trained[1]).rename(tracking.UNSENT.parent / "elsewhere")
     place.door.fault = "none"
@@ -152,12 +152,12 @@ def test_a_finished_run_whose_scores_have_not_arrived_is_completed_before_reuse(
     capsys.readouterr()
     assert run_models(config) == trained
     said = capsys.readouterr().out
-    assert f"Trained already, in run {trained[0]}" in said
+    assert f"Already trained in run {trained[0]}" in said
     assert f"Run {trained[1]} " in said
     assert "MLflow lacks its scores or its model: made again." in said
     assert [step for step, _ in steps(trained[1])] == [1]
     assert run_models(config) == trained
-    assert capsys.readouterr().out.count("Trained already") == 2
+    assert capsys.readouterr().out.count("Already trained") == 2
 
 
 def test_sync_sends_the_records_of_a_run_whose_server_stayed_away(

@@ -14,7 +14,7 @@ import mlproject
 from segmentation.errors import InputError
 from segmentation.fields import read_value
 from studies.config import ModelsConfig, TrainConfig, TuneConfig
-from studies.runs.models import trainings
+from studies.runs.models import run_configs
 from studies.search import objectives
 from studies.search.space import parse_space
 from tests.fuzz.door import Door
@@ -85,7 +85,7 @@ def test_small_languages(door: Callable[[str], Door]) -> None:
     def one(language: str, text: str) -> None:
         if language == "variants":
             found = door(
-                lambda: list(trainings(ModelsConfig(variants=text))), ("variants", "named", "name"), typed=True
+                lambda: list(run_configs(ModelsConfig(variants=text))), ("variants", "named", "name"), typed=True
             )
             assert found is None or len(found) > 1
         elif language == "search":

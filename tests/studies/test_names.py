@@ -54,14 +54,14 @@ def test_every_command_that_records_checks_its_names(config: type) -> None:
     for field in ("experiment", "run_name", "register_as"):
         with pytest.raises(InputError, match=f"{field}=.*has {LONGEST_NAME + 1} characters"):
             config(**{field: "x" * (LONGEST_NAME + 1)})
-    with pytest.raises(InputError, match="experiment='' is no name"):
+    with pytest.raises(InputError, match="experiment='' is empty"):
         config(experiment="")
 
 
 def test_a_study_s_name_leaves_room_for_those_that_begin_with_it() -> None:
     for config in (StudyConfig, TuneConfig):
         if config is TuneConfig:
-            with pytest.raises(InputError, match="study_name=.*has 201 characters; it may have 200"):
+            with pytest.raises(InputError, match="study_name=.*201 characters; at most 200"):
                 config(study_name="x" * 201)
         assert config(study_name="it's").study_name == "it's"
 
@@ -69,16 +69,15 @@ def test_a_study_s_name_leaves_room_for_those_that_begin_with_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--register_as", "a/b"], "register_as='a/b' is no name of a registered model"),
-        (["calibrate", "--run_id", "r", "--alias", "latest"], "MLflow keeps `latest`"),
+        (["train", "--register_as", "a/b"], "register_as='a/b'"),
+        (["calibrate", "--run_id", "r", "--alias", "latest"], "alias='latest'"),
         (["train", "--register_as", "a", "--log_model", "false"], "register_as='a' needs log_model=true"),
     ],
 )
 def test_a_wrong_name_is_refused_before_a_run_is_opened(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        mlproject.main(arguments)
+    assert mlproject.main(arguments) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 

@@ -182,7 +182,7 @@ def test_every_metric_equals_the_one_in_mlflow(two_seeds: Trained, comparison: s
             assert numbers(row[name]) == of(held, name)
     sentences = " ".join(read.sections["(h) Models side by side"].split())
     assert all(pair["sentence"] in sentences for pair in table["pairs"])
-    assert "share everything but the seed" in sentences
+    assert "differ only in the seed" in sentences
 
     trials = read.table("trial", "learning_rate", "weight_decay")
     assert [row["state"] for row in trials] == ["pruned", "complete"]
@@ -391,7 +391,7 @@ def test_wrong_names_are_reported(two_seeds: Trained, study: str, tmp_path: Path
         collect(ReportConfig(experiment="two sedes"))
     with pytest.raises(InputError, match="study_name='a smal study' is not known. Did you mean 'a small study'"):
         collect(ReportConfig(study_name="a smal study"))
-    with pytest.raises(InputError, match=f"'{'0' * 32}' cannot be found"):
+    with pytest.raises(InputError, match=f"'{'0' * 32}' was not found"):
         collect(ReportConfig(run_ids="0" * 32))
     with tracking.tracked_run("nothing done", "still at it", {"kind": "train"}) as run_id:
         with pytest.raises(InputError, match="'nothing done' has no finished run to report"):

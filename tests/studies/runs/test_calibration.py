@@ -1,4 +1,4 @@
-"""A real network calibrated on images it has not seen: what the run holds, and whether what is served is calibrated."""
+"""A trained model calibrated on held-out images: content of the run, and whether the served model is calibrated."""
 
 import contextlib
 import io
@@ -48,7 +48,7 @@ class Calibrated(NamedTuple):
 
 @pytest.fixture(scope="module")
 def calibrated(two_seeds: Trained, store: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Calibrated]:
-    """The same network calibrated by every method."""
+    """The same model calibrated by every method."""
     found = {}
     for method in METHODS:
         printed = io.StringIO()
@@ -56,7 +56,7 @@ def calibrated(two_seeds: Trained, store: str, tmp_path_factory: pytest.TempPath
             patch.setenv("MLFLOW_TRACKING_URI", store)
             patch.chdir(tmp_path_factory.mktemp(method))
             fit = run_calibration(
-                CalibrateConfig(run_id=two_seeds.run_ids[0], method=method, register_as=f"mended-{method}", examples=1)
+                CalibrateConfig(run_id=two_seeds.run_ids[0], method=method, register_as=f"fit-{method}", examples=1)
             )
             found[method] = Calibrated(fit, last_run().info.run_id, printed.getvalue())
     return found
@@ -81,11 +81,11 @@ def test_a_calibration_run_holds_before_and_after(
     loss = this.artifact("calibration/changes.json")["changes"]["loss"]
     low, high = loss["interval"]
     assert low <= loss["after"] - loss["before"] <= high
-    told = this.artifact("calibration/changes.json")
-    assert told["interval_includes_fit"] is (method == "temperature")
-    assert ("and, for the temperature, the 3 fitting images" in told["interval"]) is (method == "temperature")
-    assert ("leave out that the calibration was fitted to 3 images" in told["interval"]) is (method != "temperature")
-    assert told["interval"] in this.printed
+    changes = this.artifact("calibration/changes.json")
+    assert changes["interval_includes_fit"] is (method == "temperature")
+    assert ("and the 3 fitting images" in changes["interval"]) is (method == "temperature")
+    assert ("do not include the randomness of the fit on 3 images" in changes["interval"]) is (method != "temperature")
+    assert changes["interval"] in this.printed
     assert this.artifact("calibration/before.json")["metrics"]["ece"] == metrics["before/ece"]
     folder = {file.path for file in mlflow.MlflowClient().list_artifacts(this.run_id, "calibration")}
     assert "calibration/before_and_after.png" in folder
@@ -94,29 +94,30 @@ def test_a_calibration_run_holds_before_and_after(
         tags["mlflow.runName"] == f"calibrated by {method} · lraspp_mobilenet_v3_large · none · folder · lr 0.05 · wd 0"
     )
     described = tags["mlflow.note.content"].replace("\u2003\u200b", "")
-    assert told["interval"] in described
+    assert changes["interval"] in described
     assert f"| ece | {metrics['before/ece']:.4f} | {metrics['val/ece']:.4f} |" in described
     assert described.index("description/0.png") < described.index("| metric |")
     assert "Before -> after" in this.printed
+    assert f"model_uri=runs:/{this.run_id}" in this.printed
     assert this.run_id in this.printed.splitlines()[-1]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_served_is_calibrated(method: str, two_seeds: Trained, calibrated: dict[str, Calibrated]) -> None:
     val = load_split(two_seeds.configs[0], "val")
-    stored = model_store.load(f"models:/mended-{method}@latest-run")
+    stored = model_store.load(f"models:/fit-{method}@latest-run")
     assert stored.run_id == two_seeds.run_ids[0]
     scores = score(stored.network(), in_order(val, 5, torch.device("cpu")), val.labels)
     assert scores.metrics()["ece"] == pytest.approx(calibrated[method].metrics["val/ece"], abs=1e-5)
     images, _ = val.gather(np.arange(2))
-    served = mlflow.pyfunc.load_model(f"models:/mended-{method}@latest-run")
+    served = mlflow.pyfunc.load_model(f"models:/fit-{method}@latest-run")
     answers = served.predict([{"image": np.ascontiguousarray(image)} for image in images.permute(0, 2, 3, 1).numpy()])
     with torch.no_grad():
         confidence, label = stored.network()(images).softmax(1).max(1)
         plain = model_store.load(two_seeds.checkpoint).network()(images)
-    for place, answer in enumerate(answers):
-        np.testing.assert_allclose(answer["confidence"], confidence[place], atol=2e-4)
-        np.testing.assert_array_equal(answer["classes"], label[place])
+    for index, answer in enumerate(answers):
+        np.testing.assert_allclose(answer["confidence"], confidence[index], atol=2e-4)
+        np.testing.assert_array_equal(answer["classes"], label[index])
         assert answer["calibration"] == method
     if method != "vector":
         assert (plain.max(1).indices == label).all()
@@ -125,31 +126,30 @@ def test_what_is_served_is_calibrated(method: str, two_seeds: Trained, calibrate
 def test_a_calibrated_run_can_be_evaluated_compared_and_calibrated_anew(
     two_seeds: Trained, calibrated: dict[str, Calibrated], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mended = calibrated["temperature"]
-    again = run_calibration(CalibrateConfig(run_id=mended.run_id, examples=0))
-    assert again.temperature == pytest.approx(mended.fit.temperature, rel=1e-3)
-    assert "is calibrated already" in capsys.readouterr().out
-    metrics = run_evaluation(EvaluateConfig(model_uri=mended.run_id, examples=0))
-    assert metrics["val/ece"] == pytest.approx(mended.metrics["val/ece"], abs=1e-5)
-    (pair,) = run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{mended.run_id}"))
+    first = calibrated["temperature"]
+    again = run_calibration(CalibrateConfig(run_id=first.run_id, examples=0))
+    assert again.temperature == pytest.approx(first.fit.temperature, rel=1e-3)
+    assert "is already calibrated" in capsys.readouterr().out
+    metrics = run_evaluation(EvaluateConfig(model_uri=first.run_id, examples=0))
+    assert metrics["val/ece"] == pytest.approx(first.metrics["val/ece"], abs=1e-5)
+    (pair,) = run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{first.run_id}"))
     assert pair.differences["pixel_accuracy"].value == 0
-    change = mended.metrics["before/loss"] - mended.metrics["val/loss"]
+    change = first.metrics["before/loss"] - first.metrics["val/loss"]
     assert pair.differences["loss"].value == pytest.approx(change, abs=1e-5)
 
 
 def test_fitting_on_what_was_trained_on_is_refused(two_seeds: Trained) -> None:
-    with pytest.raises(InputError, match="calibration_split=train is what the network was trained on"):
+    with pytest.raises(InputError, match="calibration_split=train is the split"):
         run_calibration(CalibrateConfig(run_id=two_seeds.checkpoint, calibration_split="train"))
-    assert last_run().info.status == "FAILED"
-    with pytest.raises(InputError, match="calibration_split=val is the split that is scored"):
+    with pytest.raises(InputError, match="calibration_split=val is also"):
         CalibrateConfig(run_id=two_seeds.run_ids[0], calibration_split="val")
 
 
 def test_images_that_were_trained_or_are_scored_on_under_another_name_are_found(
     two_seeds: Trained, tmp_path: Path
 ) -> None:
-    """A split whose name is new but which holds a copy of a training image, or of a scored one."""
-    for copied_from, message in (("train", "the network is also trained on"), ("val", "the network is also scored on")):
+    """The split has a new name but contains a copy of a training image, or of a scored one."""
+    for copied_from, message in (("train", "the model is also trained on"), ("val", "the model is also scored on")):
         own = tmp_path / copied_from
         shutil.copytree(two_seeds.configs[0].data_dir, own)
         names = [
@@ -163,7 +163,7 @@ def test_images_that_were_trained_or_are_scored_on_under_another_name_are_found(
             run_calibration(CalibrateConfig(run_id=two_seeds.checkpoint, data_dir=str(own), calibration_split="extra"))
 
 
-def test_without_held_out_images_the_way_out_is_told(two_seeds: Trained, tmp_path: Path) -> None:
+def test_without_held_out_images_the_message_says_what_to_do(two_seeds: Trained, tmp_path: Path) -> None:
     checkpoint = torch.load(two_seeds.checkpoint, weights_only=True)
     checkpoint["config"]["calibration_fraction"] = 0.0
     torch.save(checkpoint, tmp_path / "none.pt")

@@ -1,4 +1,4 @@
-"""Settings trained side by side: which are trained, reused or gone on with, and what the parent run tells of them."""
+"""Several settings in one command: which are trained, reused or resumed, and what the parent run records."""
 
 import contextlib
 import io
@@ -21,10 +21,9 @@ from studies import tracking
 from studies.base import original_report as published
 from studies.config import ModelsConfig, TemplateConfig, TrainConfig, settled
 from studies.runs import resume as resumption
-from studies.runs.comparison import beside_published
-from studies.runs.identity import IDENTITY, identity
-from studies.runs.models import Training, run_models, trainings
-from studies.runs.start import load_data, starting_model
+from studies.runs.comparison import published_ece_table
+from studies.runs.models import PlannedRun, run_configs, run_models
+from studies.runs.start import IDENTITY, identity, load_data, starting_model
 from studies.runs.training import run_training
 from studies.scores.comparison import contestants_of
 from studies.scores.stored import StoredScores, find_runs
@@ -42,11 +41,11 @@ def settings(**more: Any) -> ModelsConfig:
 
 
 def names(variants: str, **more: Any) -> list[str]:
-    return [str(each.run_name) for each in trainings(settings(variants=variants, **more))]
+    return [str(each.run_name) for each in run_configs(settings(variants=variants, **more))]
 
 
 def test_a_variant_is_a_network_and_the_fields_that_differ() -> None:
-    first, second, third = trainings(
+    first, second, third = run_configs(
         settings(variants=f"fcn_resnet50, fcn_resnet101 weights=coco recipe=careful learning_rate=1e-3,{NETWORK}")
     )
     assert (first.model, first.weights, first.learning_rate, first.run_name) == (
@@ -61,7 +60,7 @@ def test_a_variant_is_a_network_and_the_fields_that_differ() -> None:
 
 
 def test_the_default_is_the_original_report_s_four_models() -> None:
-    configs = list(trainings(ModelsConfig()))
+    configs = list(run_configs(ModelsConfig()))
     assert [(each.model, each.weights != "none") for each in configs] == [
         (each.model, each.pretrained) for each in published.MODELS
     ]
@@ -71,9 +70,9 @@ def test_the_default_is_the_original_report_s_four_models() -> None:
         assert replace(each, **usual, run_name=None, experiment="training") == TrainConfig()
 
 
-def test_a_variant_s_recipe_leaves_alone_what_is_given_and_its_weights_say_how_images_are_scaled() -> None:
+def test_a_variant_s_recipe_keeps_given_fields_and_its_weights_decide_normalization() -> None:
     variants = f"{NETWORK} recipe=careful, {NETWORK} recipe=careful freeze_backbone=0, {NETWORK} weights=imagenet"
-    configs = list(trainings(settings(variants=variants, backbone_learning_rate_factor=1.0)))
+    configs = list(run_configs(settings(variants=variants, backbone_learning_rate_factor=1.0)))
     assert [each.backbone_learning_rate_factor for each in configs] == [1.0] * 3
     assert [each.freeze_backbone for each in configs] == [3, 0, 0]
     assert [each.freeze_batch_norm for each in configs] == [True, True, False]
@@ -81,20 +80,20 @@ def test_a_variant_s_recipe_leaves_alone_what_is_given_and_its_weights_say_how_i
 
 
 def test_seeds_are_counted_from_the_seed() -> None:
-    configs = list(trainings(settings(seeds=3, seed=5, variants=NETWORK)))
+    configs = list(run_configs(settings(seeds=3, seed=5, variants=NETWORK)))
     assert [each.seed for each in configs] == [5, 6, 7]
     assert names(NETWORK, seeds=2)[1].endswith("· seed 1")
 
 
 @pytest.mark.parametrize(
-    ("variants", "told"),
+    ("variants", "expected"),
     [
         (NETWORK, "at least two variants"),
         ("", "at least two variants"),
-        (f"{NETWORK}, {NETWORK}", "there twice"),
-        (f"{NETWORK}, {NETWORK} flip=0", "there twice"),
+        (f"{NETWORK}, {NETWORK}", "given twice"),
+        (f"{NETWORK}, {NETWORK} flip=0", "given twice"),
         (f"{NETWORK}, fcn_resnet5", "Did you mean 'fcn_resnet50'"),
-        (f"{NETWORK}, {NETWORK} coco", "'coco' is not understood"),
+        (f"{NETWORK}, {NETWORK} coco", "'coco' is not a field"),
         (f"{NETWORK}, {NETWORK} flipp=0.5", "Did you mean 'flip'"),
         (f"{NETWORK}, {NETWORK} flip=often", "'often' is not a number"),
         (f"{NETWORK}, {NETWORK} flip=2", "flip=2.0 is out of range"),
@@ -103,25 +102,25 @@ def test_seeds_are_counted_from_the_seed() -> None:
         (f"{NETWORK}, {NETWORK} dataset=camvid", "field='dataset' is not known"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(variants: str, told: str) -> None:
+def test_mistakes_are_reported_before_anything_is_trained(variants: str, expected: str) -> None:
     with pytest.raises(InputError) as error:
-        list(trainings(settings(variants=variants)))
-    assert told in str(error.value)
+        list(run_configs(settings(variants=variants)))
+    assert expected in str(error.value)
 
 
-def test_trainings_are_the_same_where_all_that_they_learn_from_is(own_data: Path, tmp_path: Path) -> None:
+def test_runs_are_identical_if_everything_that_decides_their_result_is(own_data: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {
         "dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "model": NETWORK,
         "learning_rate": 0.05, "device": "cpu",
     }  # fmt: skip
     config = TrainConfig(**given)
 
-    def told(**changes: Any) -> str:
+    def hashed(**changes: Any) -> str:
         changed = settled(TemplateConfig(**given | changes))
         data = load_data(changed)
         return identity(changed, data, starting_model(changed, data.train)[0])
 
-    first = told()
+    first = hashed()
     network = starting_model(config, load_data(config).train)[0]
     weights = tmp_path / "weights.pt"
     labels = load_data(config).train.labels
@@ -133,22 +132,23 @@ def test_trainings_are_the_same_where_all_that_they_learn_from_is(own_data: Path
     checkpoints.save(checkpoint, weights)
     copy = tmp_path / "copy.pt"
     copy.write_bytes(weights.read_bytes())
-    assert told(run_name="other", plot_every=1, checkpoint_dir="elsewhere") == first
+    assert hashed(run_name="other", plot_every=1, checkpoint_dir="elsewhere") == first
     different = {
-        told(seed=1), told(learning_rate=0.06), told(recipe="careful"), told(crop=16), told(val_split="train"),
-        told(weights=str(weights)), first,
+        hashed(seed=1), hashed(learning_rate=0.06),
+        hashed(recipe="careful"), hashed(crop=16), hashed(val_split="train"),
+        hashed(weights=str(weights)), first,
     }  # fmt: skip
     assert len(different) == 7
-    assert told(weights=str(weights)) == told(weights=str(copy))
-    assert told(precision="float32") == told(precision="auto") != told(precision="bfloat16")
-    assert told(device="meta") != first, "another kind of device"
+    assert hashed(weights=str(weights)) == hashed(weights=str(copy))
+    assert hashed(precision="float32") == hashed(precision="auto") != hashed(precision="bfloat16")
+    assert hashed(device="meta") != first, "another kind of device"
 
 
 class Compared(NamedTuple):
-    """The same command three times: at first, with a training of before to go on with, and again with more."""
+    """The same command twice, the first time with a stopped run to resume, the second time with one more variant."""
 
     config: ModelsConfig
-    begun: str
+    stopped: str
     first: list[str]
     second: list[str]
     printed: tuple[str, str]
@@ -156,10 +156,10 @@ class Compared(NamedTuple):
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory, store: str) -> Compared:
-    place = tmp_path_factory.mktemp("models")
+    folder = tmp_path_factory.mktemp("models")
     config = settings(
-        data_dir=str(write_own_data(place)), cache_dir=str(place / "cache"), experiment="side by side",
-        checkpoint_dir=str(place / "checkpoints"), variants=f"{NETWORK}, {NETWORK} flip=0.5",
+        data_dir=str(write_own_data(folder)), cache_dir=str(folder / "cache"), experiment="side by side",
+        checkpoint_dir=str(folder / "checkpoints"), variants=f"{NETWORK}, {NETWORK} flip=0.5",
     )  # fmt: skip
 
     def stop(epoch: int, metrics: dict[str, float]) -> None:
@@ -168,39 +168,39 @@ def compared(tmp_path_factory: pytest.TempPathFactory, store: str) -> Compared:
     printed = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store)
-        patch.chdir(place)
-        begun = ""
+        patch.chdir(folder)
+        stopped = ""
         with contextlib.redirect_stdout(io.StringIO()):
             try:
-                run_training(list(trainings(config))[1], watch=stop)
+                run_training(list(run_configs(config))[1], watch=stop)
             except tracking.Stopped:
                 experiment = mlflow.get_experiment_by_name("side by side")
                 (run,) = MlflowClient().search_runs([experiment.experiment_id])
-                begun = run.info.run_id
+                stopped = run.info.run_id
         found = []
         for variants in (config.variants, f"{config.variants}, {NETWORK} flip=0.25"):
-            with contextlib.redirect_stdout(io.StringIO()) as told:
+            with contextlib.redirect_stdout(io.StringIO()) as output:
                 found.append(run_models(replace(config, variants=variants)))
-            printed.append(told.getvalue())
-    return Compared(config, begun, found[0], found[1], (printed[0], printed[1]))
+            printed.append(output.getvalue())
+    return Compared(config, stopped, found[0], found[1], (printed[0], printed[1]))
 
 
 def parent_of(run_id: str) -> str:
     return str(mlflow.get_run(run_id).data.tags["mlflow.parentRunId"])
 
 
-def test_a_training_that_was_stopped_goes_on_in_its_run(compared: Compared) -> None:
-    assert compared.first[1] == compared.begun
-    assert "Going on after epoch 1 of 2" in compared.printed[0]
-    history = MlflowClient().get_metric_history(compared.begun, "val/loss")
+def test_a_stopped_run_is_resumed(compared: Compared) -> None:
+    assert compared.first[1] == compared.stopped
+    assert "Resuming after epoch 1 of 2" in compared.printed[0]
+    history = MlflowClient().get_metric_history(compared.stopped, "val/loss")
     assert [point.step for point in history] == [1, 2]
-    assert mlflow.get_run(compared.begun).info.status == "FINISHED"
-    assert parent_of(compared.begun) == parent_of(compared.first[0])
+    assert mlflow.get_run(compared.stopped).info.status == "FINISHED"
+    assert parent_of(compared.stopped) == parent_of(compared.first[0])
 
 
 def test_what_was_trained_is_not_trained_again(compared: Compared) -> None:
     assert compared.second[:2] == compared.first
-    assert compared.printed[1].count("Trained already") == 2
+    assert compared.printed[1].count("Already trained") == 2
     assert compared.second[2] not in compared.first
     experiment = mlflow.get_experiment_by_name("side by side")
     kinds = [run.data.tags["kind"] for run in MlflowClient().search_runs([experiment.experiment_id])]
@@ -231,18 +231,18 @@ def test_a_variant_that_diverges_does_not_take_the_others_with_it(
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     assert mlproject.main(["models", *arguments]) == 1
     shown = capsys.readouterr()
-    assert "1 training diverged: lraspp_mobilenet_v3_large · none · folder · lr 1e+30" in shown.err
-    assert "On 3 images that all share" in shown.out
+    assert "1 run diverged: lraspp_mobilenet_v3_large · none · folder · lr 1e+30" in shown.err
+    assert "On 3 images that all runs share" in shown.out
 
 
-def test_the_published_figures_stand_beside_ours_where_the_data_are_the_same(compared: Compared) -> None:
+def test_published_metrics_are_shown_if_the_data_are_the_same(compared: Compared) -> None:
     def table(**protocol: Any) -> list[str]:
         stored = [StoredScores(run, "val") for run in find_runs(",".join(compared.first), "val")]
         for each in stored:
             each.protocol.update(protocol)
         for each, model, weights in zip(stored, ("fcn_resnet50", "fcn_resnet101"), ("none", "coco"), strict=True):
             each.origin["config"] |= {"model": model, "weights": weights}
-        return list(beside_published(list(contestants_of(stored, list(stored[0].digests)))))
+        return list(published_ece_table(list(contestants_of(stored, list(stored[0].digests)))))
 
     assert table() == []
     assert table(dataset="voc2007") == []
@@ -250,7 +250,7 @@ def test_the_published_figures_stand_beside_ours_where_the_data_are_the_same(com
     assert [line.split("|")[-2].strip() for line in lines[2:]] == ["0.0733", "0.0685"]
 
 
-def test_identity_is_a_tag_of_every_training(compared: Compared) -> None:
+def test_identity_is_a_tag_of_every_run(compared: Compared) -> None:
     for run_id in compared.second:
         (found,) = tracking.runs_tagged(IDENTITY, mlflow.get_run(run_id).data.tags[IDENTITY])
         assert found.run_id == run_id
@@ -259,21 +259,21 @@ def test_identity_is_a_tag_of_every_training(compared: Compared) -> None:
 @pytest.mark.parametrize("status", ["KILLED", "RUNNING"])
 def test_a_study_s_runs_are_left_to_the_study(compared: Compared, status: str) -> None:
     """A pruned trial, and one that waits or whose worker died, are not resumed by another command."""
-    config = replace(next(iter(trainings(compared.config))), learning_rate=0.04, epochs=1)
+    config = replace(next(iter(run_configs(compared.config))), learning_rate=0.04, epochs=1)
     data = load_data(config)
-    told = identity(config, data, starting_model(config, data.train)[0])
-    tags = {"kind": "train", "study": "s", "trial": "0", IDENTITY: told}
+    found = identity(config, data, starting_model(config, data.train)[0])
+    tags = {"kind": "train", "study": "s", "trial": "0", IDENTITY: found}
     run_id = tracking.create_run("side by side", "trial 0", tags)
     MlflowClient().set_tag(run_id, tracking.PROCESS, json.dumps(me() | {"started": 1.0}))  # dead
     if status == "KILLED":
         tracking.end_run(run_id, status, "pruned")
-    assert Training(config, told).begun() is None
+    assert PlannedRun(config, found).started() is None
     assert resumption.find(replace(config, resume="auto")).run_id is None
     with pytest.raises(InputError, match=f"resume={run_id}: that run is a trial of study 's'"):
         resumption.find(replace(config, resume=run_id))
     assert mlflow.get_run(run_id).info.status == status
     MlflowClient().delete_tag(run_id, "study")
-    resumed = Training(config, told).begun()
+    resumed = PlannedRun(config, found).started()
     MlflowClient().delete_run(run_id)
     assert resumed is not None
     assert resumed.run_id == run_id, "a run that is no trial is resumed"

@@ -1,3 +1,5 @@
+"""Names of runs."""
+
 import pytest
 
 from studies.config import TrainConfig
@@ -7,7 +9,7 @@ RUN = "78fa4e4c302d4cf9a663e8d19e6be323"
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "expected"),
     [
         ("none", "none"),
         ("coco", "coco"),
@@ -20,6 +22,6 @@ RUN = "78fa4e4c302d4cf9a663e8d19e6be323"
         ("weights.pt", "from weights.pt"),
     ],
 )
-def test_a_name_says_where_the_weights_start(weights: str, told: str) -> None:
+def test_a_name_shows_the_starting_weights(weights: str, expected: str) -> None:
     config = TrainConfig(weights=weights, dataset="camvid", learning_rate=0.00001, weight_decay=0.05)
-    assert run_name(config) == f"fcn_resnet50 · {told} · camvid · lr 1e-05 · wd 0.05"
+    assert run_name(config) == f"fcn_resnet50 · {expected} · camvid · lr 1e-05 · wd 0.05"

@@ -1,4 +1,4 @@
-"""Pictures as people have them, predicted through the command line: what is written, recorded, skipped and told."""
+"""Images of every kind, predicted through the command line: what is written, recorded, skipped and printed."""
 
 import csv
 import re
@@ -28,7 +28,7 @@ RESIZE = 32
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network whose weights are random, as a training would have stored it."""
+    """Checkpoint of a model with random weights."""
     file = tmp_path_factory.mktemp("checkpoint") / "best.pt"
     config = TrainConfig(model="lraspp_mobilenet_v3_large", dataset="folder", resize=RESIZE, crop=None)
     save(
@@ -46,14 +46,14 @@ def called(checkpoint: str, *more: str) -> int:
     return mlproject.main(["predict", "--model_uri", checkpoint, "--images", "in", "--device", "cpu", *more])
 
 
-def expected(checkpoint: str, picture: Image.Image) -> Prediction:
-    (prediction,) = Predictor(model_store.load(checkpoint).network(), RESIZE, "bilinear")([picture])
+def expected(checkpoint: str, image: Image.Image) -> Prediction:
+    (prediction,) = Predictor(model_store.load(checkpoint).network(), RESIZE, "bilinear")([image])
     return prediction
 
 
 def pixels(path: str | Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def table(output: str = "predictions") -> dict[str, dict[str, str]]:
@@ -61,15 +61,15 @@ def table(output: str = "predictions") -> dict[str, dict[str, str]]:
         return {row["image"]: row for row in csv.DictReader(file)}
 
 
-def pictures(**images: Image.Image) -> None:
+def write_images(**images: Image.Image) -> None:
     Path("in").mkdir()
     for name, image in images.items():
         image.save(Path("in", f"{name}.png"))
 
 
-def check(checkpoint: str, name: str, picture: Image.Image) -> None:
-    """The files called `name` hold what the predictor says of an RGB picture."""
-    prediction = expected(checkpoint, picture)
+def check(checkpoint: str, name: str, image: Image.Image) -> None:
+    """Check that the files `name` hold what the predictor returns for an image."""
+    prediction = expected(checkpoint, image)
     assert (pixels(f"predictions/masks/{name}.png") != prediction.classes).mean() < 1e-3
     confidence = pixels(f"predictions/confidence/{name}.png")
     assert confidence.dtype == np.uint8
@@ -78,34 +78,34 @@ def check(checkpoint: str, name: str, picture: Image.Image) -> None:
 
 def test_every_file_and_figure_of_a_run(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     first, second, third = blobs((61, 45), 0), blobs((45, 80), 1), blobs((61, 45), 2)
-    pictures(first=first, third=third)
+    write_images(first=first, third=third)
     Path("in/deep").mkdir()
     second.save("in/deep/second.bmp")
-    Path("in/notes.txt").write_text("no picture")
-    Path("in/.hidden.png").write_text("no picture")
+    Path("in/notes.txt").write_text("not an image")
+    Path("in/.hidden.png").write_text("not an image")
     metrics = run_prediction(PredictConfig(model_uri=checkpoint, images="in", device="cpu"))
 
     counted, rows = np.zeros(3, int), table()
     assert list(rows) == ["deep/second.bmp", "first.png", "third.png"]
     total = 0.0
-    for name, picture in {"first": first, "deep/second": second, "third": third}.items():
-        check(checkpoint, name, picture)
+    for name, image in {"first": first, "deep/second": second, "third": third}.items():
+        check(checkpoint, name, image)
         row = rows[f"{name}.{'bmp' if 'deep' in name else 'png'}"]
-        assert (int(row["width"]), int(row["height"])) == picture.size
+        assert (int(row["width"]), int(row["height"])) == image.size
         with Image.open(f"predictions/masks/{name}.png") as mask:
-            assert (mask.mode, mask.size) == ("P", picture.size)
+            assert (mask.mode, mask.size) == ("P", image.size)
             palette = np.array(mask.getpalette()).reshape(-1, 3)
             np.testing.assert_array_equal(palette[:3], LABELS.palette)
             assert palette[255].tolist() == [224, 224, 224]
             counts = np.bincount(np.array(mask).ravel(), minlength=3)
         np.testing.assert_allclose([float(row[each]) for each in LABELS.names], counts / counts.sum(), atol=5.1e-7)
-        mean = expected(checkpoint, picture).confidence.mean(dtype=np.float64)
+        mean = expected(checkpoint, image).confidence.mean(dtype=np.float64)
         assert float(row["mean_confidence"]) == pytest.approx(mean, abs=1e-5)
         counted, total = counted + counts, total + mean * counts.sum()
 
         overlay, classes = pixels(f"predictions/overlays/{name}.jpg"), pixels(f"predictions/masks/{name}.png")
-        wanted = (np.array(picture) + np.array(LABELS.palette)[classes]) / 2
-        wanted[classes == 0] = np.array(picture)[classes == 0]
+        wanted = (np.array(image) + np.array(LABELS.palette)[classes]) / 2
+        wanted[classes == 0] = np.array(image)[classes == 0]
         assert abs(overlay - wanted).mean() < 6  # JPEG smears the edges of small pictures
     assert (counted > 0).sum() > 1
     assert Path("predictions/classes.txt").read_text().split() == list(LABELS.names)
@@ -113,30 +113,30 @@ def test_every_file_and_figure_of_a_run(checkpoint: str, capsys: pytest.CaptureF
     run = last_run()
     assert run.info.status == "FINISHED"
     cells = re.findall(r"^\| (\w+)\W* \| ([\d.]+%) \|$", run.data.tags["mlflow.note.content"], re.MULTILINE)
-    for name, share in zip(LABELS.names, counted / counted.sum(), strict=True):
-        assert metrics[f"predict/share/{name}"] == pytest.approx(share)
-        assert (name, f"{share:.2%}") in cells
+    for name, fraction in zip(LABELS.names, counted / counted.sum(), strict=True):
+        assert metrics[f"predict/share/{name}"] == pytest.approx(fraction)
+        assert (name, f"{fraction:.2%}") in cells
     assert metrics["predict/mean_confidence"] == pytest.approx(total / counted.sum(), abs=1e-5)
     assert (metrics["predict/images"], metrics["predict/skipped"]) == (3, 0)
     assert metrics["predict/images_per_second"] > 0
     assert run.data.metrics == pytest.approx(run.data.metrics | metrics)
-    told = {"kind": "predict", "predicted_with": checkpoint, "model": "lraspp_mobilenet_v3_large", "dataset": "folder"}
-    assert told.items() <= run.data.tags.items()
+    tags = {"kind": "predict", "predicted_with": checkpoint, "model": "lraspp_mobilenet_v3_large", "dataset": "folder"}
+    assert tags.items() <= run.data.tags.items()
     logged = mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/predictions.csv")
     assert logged == Path("predictions/predictions.csv").read_text()
     assert {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "examples")} == {
-        f"examples/{place}.png" for place in range(3)
+        f"examples/{index}.png" for index in range(3)
     }
     said = capsys.readouterr().out
-    assert f"They are in {Path('predictions').absolute()}" in said
+    assert f"Files: {Path('predictions').absolute()}" in said
     assert run.info.run_id in said.splitlines()[-1]
 
 
-def test_bad_pictures_are_named_and_all_others_done(
+def test_images_that_cannot_be_predicted_are_skipped_and_named(
     checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = blobs((40, 40), 0)
-    pictures(
+    write_images(
         good=good, long=Image.new("RGB", (30_000, 1)), deep=Image.new("I;16", (9, 9)), bomb=Image.new("1", (210, 210))
     )
     good.save("in/several.tif", save_all=True, append_images=[good])
@@ -158,44 +158,45 @@ def test_bad_pictures_are_named_and_all_others_done(
         (line,) = [line for line in said.err.splitlines() if line.startswith(f"skipped {name}: ")]
         assert reason in line
         assert f"{name}: {line.partition(': ')[2]}" in skipped
-    assert "error: 7 of 8 pictures could not be predicted: " in said.err
-    assert "1 of 8 pictures predicted" in said.out
+    assert "error: 7 of 8 images could not be predicted" in said.err
+    assert said.err.count("holds several images") == 1, "each reason is printed once"
+    assert "1 of 8 images predicted" in said.out
     assert list(table()) == ["good.png"]
     check(checkpoint, "good", good)
     run = last_run()
     assert run.info.status == "FAILED"
-    assert "7 of 8 pictures" in run.data.tags["status_reason"]
+    assert "7 of 8 images" in run.data.tags["status_reason"]
     assert (run.data.metrics["predict/images"], run.data.metrics["predict/skipped"]) == (1, 7)
     assert not [action for action in warnings.filters if action[2] is Image.DecompressionBombWarning]
 
 
-def test_pictures_of_every_kind_are_read_as_they_look(checkpoint: str) -> None:
+def test_images_of_every_mode_are_converted_to_rgb(checkpoint: str) -> None:
     colour = blobs((50, 34), 4)
     kinds = {
         "grey": colour.convert("L"), "grey_alpha": colour.convert("LA"), "alpha": colour.convert("RGBA"),
         "palette": colour.quantize(64), "black": colour.convert("1"),
     }  # fmt: skip
     kinds["alpha"].putalpha(128)
-    pictures(**kinds)
+    write_images(**kinds)
     transparent = colour.quantize(16)
     transparent.save("in/transparent.png", transparency=bytes(range(16)))
     colour.convert("CMYK").save("in/cmyk.jpg", quality=95)
     colour.save("in/web.webp", lossless=True)
     turned = Image.Exif()
-    turned[0x0112] = 6  # the camera was held so that the picture has to be turned right to stand upright
+    turned[0x0112] = 6  # EXIF: rotate right by 90 degrees
     colour.transpose(Image.Transpose.ROTATE_90).save("in/turned.png", exif=turned)
     assert called(checkpoint) == 0
     with Image.open("in/cmyk.jpg") as cmyk:
         kinds |= {"cmyk": cmyk.convert("RGB"), "web": colour, "turned": colour}
     kinds |= {"alpha": colour, "transparent": transparent}
-    for name, picture in kinds.items():
-        check(checkpoint, name, picture.convert("RGB"))
+    for name, image in kinds.items():
+        check(checkpoint, name, image.convert("RGB"))
     assert len(table()) == len(kinds) == 9
 
 
 def test_names_that_collide_and_what_was_predicted_before(checkpoint: str) -> None:
     first, second = blobs((40, 40), 0), blobs((44, 40), 1)
-    pictures(same=first)
+    write_images(same=first)
     second.save("in/same.webp", lossless=True)
     for output in ("in/results", "in/results", "in", "in/again"):
         assert called(checkpoint, "--output", output) == 0
@@ -204,16 +205,16 @@ def test_names_that_collide_and_what_was_predicted_before(checkpoint: str) -> No
         assert pixels(f"{output}/masks/same.webp.png").shape == (40, 44)
 
 
-def test_one_picture_mirrored_too(checkpoint: str) -> None:
-    picture = blobs((40, 40), 0)
-    pictures(one=picture)
+def test_flip_averages_with_the_mirror_image(checkpoint: str) -> None:
+    image = blobs((40, 40), 0)
+    write_images(one=image)
     config = PredictConfig(model_uri=checkpoint, images="in/one.png", device="cpu", flip=True, run_name="mine")
     run_prediction(config)
     network = model_store.load(checkpoint).network()
-    (prediction,) = Predictor(network, RESIZE, "bilinear", flip=True)([picture])
+    (prediction,) = Predictor(network, RESIZE, "bilinear", flip=True)([image])
     np.testing.assert_array_equal(pixels("predictions/masks/one.png"), prediction.classes)
     assert abs(pixels("predictions/confidence/one.png") / 255 - prediction.confidence).max() < 1 / 255
-    assert abs(prediction.confidence - expected(checkpoint, picture).confidence).max() > 0.01
+    assert abs(prediction.confidence - expected(checkpoint, image).confidence).max() > 0.01
     assert last_run().data.tags["mlflow.runName"] == "mine"
 
 
@@ -221,25 +222,25 @@ def test_one_picture_mirrored_too(checkpoint: str) -> None:
     ("images", "output", "message"),
     [
         ("nowhere", "out", "images=nowhere does not exist"),
-        ("empty", "out", "images=empty has no image"),
+        ("empty", "out", "images=empty"),
         ("in", "file", "file/classes.txt cannot be written"),
     ],
 )
-def test_what_cannot_be_done_is_told(
+def test_wrong_paths_are_reported(
     images: str, output: str, message: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pictures(one=Image.new("RGB", (9, 9)))
+    write_images(one=Image.new("RGB", (9, 9)))
     Path("empty").mkdir()
     Path("file").write_text("in the way")
     assert called(checkpoint, "--images", images, "--output", output) == 1
     assert message in capsys.readouterr().err
-    assert last_run().info.status == "FAILED"
 
 
-def test_a_folder_of_bad_pictures_alone_is_told(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_readable_image_is_reported(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in").mkdir()
-    Path("in/bad.png").write_text("no picture")
+    Path("in/bad.png").write_text("not an image")
     assert called(checkpoint) == 1
-    told = "1 of 1 pictures could not be predicted: bad.png (it cannot be read as an image: it is empty"
-    assert told in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "error: 1 of 1 images could not be predicted" in errors
+    assert "skipped bad.png: " in errors
     assert table() == {}

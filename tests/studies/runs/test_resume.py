@@ -1,4 +1,4 @@
-"""Which training `resume` goes on with, as what, and in which run."""
+"""Which run `resume` resumes, with which configuration."""
 
 import os
 import shlex
@@ -22,49 +22,49 @@ from tests.faults.training import words
 from tests.studies.conftest import Trained
 from tests.test_mlflow_run import mlflow_run, parameters
 
-BEGUN = TrainConfig(
+STARTED = TrainConfig(
     dataset="shapes", epochs=7, learning_rate=0.3, data_dir="/somewhere", device="cpu", recipe="careful"
 )
 
 
-def test_what_is_not_given_is_as_it_was_begun() -> None:
-    assert merged(TrainConfig(resume="x"), asdict(BEGUN)) == BEGUN
-    assert merged(TrainConfig(resume="x", epochs=7, dataset="shapes"), asdict(BEGUN)) == BEGUN
+def test_fields_that_are_not_given_keep_their_values() -> None:
+    assert merged(TrainConfig(resume="x"), asdict(STARTED)) == STARTED
+    assert merged(TrainConfig(resume="x", epochs=7, dataset="shapes"), asdict(STARTED)) == STARTED
 
 
-def test_the_default_folder_that_mlflow_has_resolved_is_not_given() -> None:
-    assert merged(TrainConfig(resume="x", data_dir=str(Path.cwd())), asdict(BEGUN)).data_dir == "/somewhere"
+def test_a_default_folder_resolved_by_mlflow_does_not_count_as_given() -> None:
+    assert merged(TrainConfig(resume="x", data_dir=str(Path.cwd())), asdict(STARTED)).data_dir == "/somewhere"
 
 
-def test_what_does_not_matter_to_the_figures_may_be_given_anew() -> None:
+def test_fields_without_effect_on_the_result_may_change() -> None:
     given = TrainConfig(resume="x", data_dir="/elsewhere", device="cuda", checkpoint_dir="moved", plot_every=3)
     changed = {"data_dir": "/elsewhere", "device": "cuda", "checkpoint_dir": "moved", "plot_every": 3}
-    assert merged(given, asdict(BEGUN)) == replace(BEGUN, **changed)
+    assert merged(given, asdict(STARTED)) == replace(STARTED, **changed)
 
 
-def test_what_matters_may_not() -> None:
-    with pytest.raises(InputError, match=r"run x was begun with learning_rate=0.3, now 0.2, seed=0, now 5: leave out"):
-        merged(TrainConfig(resume="x", learning_rate=0.2, seed=5), asdict(BEGUN))
+def test_fields_with_effect_on_the_result_may_not_change() -> None:
+    with pytest.raises(InputError, match=r"run x was started with learning_rate=0.3, now 0.2, seed=0, now 5: give"):
+        merged(TrainConfig(resume="x", learning_rate=0.2, seed=5), asdict(STARTED))
 
 
 @pytest.mark.parametrize("given", [{"freeze_backbone": 0}, {"backbone_learning_rate_factor": 1.0}])
-def test_what_a_recipe_sets_is_given_even_if_it_is_what_the_field_is_without_one(given: dict[str, float]) -> None:
+def test_fields_of_a_recipe_count_as_given(given: dict[str, float]) -> None:
     (name, value), was = *given.items(), {"freeze_backbone": 3, "backbone_learning_rate_factor": 0.1}
-    with pytest.raises(InputError, match=rf"run x was begun with {name}={was[name]}, now {value}: leave out"):
-        merged(TrainConfig(resume="x", **given), asdict(BEGUN))
-    with pytest.raises(InputError, match=r"begun with freeze_backbone=0, now 3: leave out"):
-        merged(TrainConfig(resume="x", recipe="head_first"), asdict(replace(BEGUN, recipe="none", freeze_backbone=0)))
+    with pytest.raises(InputError, match=rf"run x was started with {name}={was[name]}, now {value}: give"):
+        merged(TrainConfig(resume="x", **given), asdict(STARTED))
+    with pytest.raises(InputError, match=r"started with freeze_backbone=0, now 3: give"):
+        merged(TrainConfig(resume="x", recipe="head_first"), asdict(replace(STARTED, recipe="none", freeze_backbone=0)))
 
 
-def test_what_is_typed_is_given_even_if_it_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"run x was begun with epochs=7, now 50, learning_rate=0.3, now 0.01: leave"):
-        merged(typed("--resume=x", "--learning-rate=0.01", "--epochs", "50"), asdict(BEGUN))
-    with pytest.raises(InputError, match=r"begun with freeze_backbone=3, now 0: leave"):
-        merged(typed("--resume", "x", "--freeze_backbone", "0"), asdict(BEGUN))
-    assert merged(typed("--resume", "x", "--data_dir", "."), asdict(BEGUN)).data_dir == "."
-    assert merged(typed("--resume", "x", "--recipe", "careful", "--epochs", "7"), asdict(BEGUN)) == BEGUN
+def test_typed_fields_count_as_given_even_with_their_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"run x was started with epochs=7, now 50, learning_rate=0.3, now 0.01: give"):
+        merged(typed("--resume=x", "--learning-rate=0.01", "--epochs", "50"), asdict(STARTED))
+    with pytest.raises(InputError, match=r"started with freeze_backbone=3, now 0: give"):
+        merged(typed("--resume", "x", "--freeze_backbone", "0"), asdict(STARTED))
+    assert merged(typed("--resume", "x", "--data_dir", "."), asdict(STARTED)).data_dir == "."
+    assert merged(typed("--resume", "x", "--recipe", "careful", "--epochs", "7"), asdict(STARTED)) == STARTED
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)  # where MLproject's own defaults are typed, too
-    assert merged(typed("--resume=x", "--learning_rate=0.01", "--epochs", "50"), asdict(BEGUN)) == BEGUN
+    assert merged(typed("--resume=x", "--learning_rate=0.01", "--epochs", "50"), asdict(STARTED)) == STARTED
 
 
 def typed(*arguments: str) -> TrainConfig:
@@ -73,24 +73,24 @@ def typed(*arguments: str) -> TrainConfig:
     return found
 
 
-def test_a_training_of_an_older_version_is_gone_on_with_as_it_was_begun() -> None:
+def test_a_run_of_an_older_version_keeps_its_configuration() -> None:
     older = asdict(TrainConfig(weights="imagenet", normalization="signed_unit"))
     del older["deterministic"]
     found = merged(TrainConfig(resume="x"), older)
     assert (found.normalization, found.deterministic) == ("signed_unit", False)
 
 
-def test_the_quick_start_s_own_defaults_are_not_given_either() -> None:
-    begun = QuickStartConfig(epochs=3)
-    assert merged(QuickStartConfig(resume="x"), asdict(begun)) == begun
-    assert asdict(merged(TrainConfig(resume="x"), asdict(begun))) == asdict(begun)
+def test_defaults_of_the_quick_start_do_not_count_as_given() -> None:
+    started = QuickStartConfig(epochs=3)
+    assert merged(QuickStartConfig(resume="x"), asdict(started)) == started
+    assert asdict(merged(TrainConfig(resume="x"), asdict(started))) == asdict(started)
 
 
 EPOCHS = 12
 
 
 @pytest.mark.parametrize(("number", "processes"), [("SIGUSR1", 1), ("SIGTERM", 2)])
-def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
+def test_a_terminated_run_prints_the_command_that_resumes_it(
     number: str, processes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fields = {"data_dir": write_own_data(tmp_path, 24), "epochs": EPOCHS, "processes": processes}
@@ -130,48 +130,50 @@ def test_a_terminated_training_says_how_to_go_on_and_does_in_its_own_run(
     below = mlflow.MlflowClient().search_runs(["0"], f"tags.`mlflow.parentRunId` = '{run_id}'")
     assert [each.info.status for each in below] == ["FINISHED"] * (processes == 1), "what `mlflow run` has opened"
     assert mlproject.main(["train", f"--resume={run_id}"]) == 1
-    assert "that training has finished" in capsys.readouterr().err
+    assert "that run has finished" in capsys.readouterr().err
 
 
-def test_a_finished_training_names_the_command_that_trains_its_model_further(
+def test_a_finished_run_prints_the_command_that_trains_its_model_further(
     two_seeds: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = two_seeds.run_ids[0]
     assert mlproject.main(["train", f"--resume={run_id}", "--epochs=1"]) == 1
     refusal = capsys.readouterr().err
-    assert f"resume={run_id}: that training has finished after its 4 epochs" in refusal
+    assert f"resume={run_id}: that run has finished after 4 epochs" in refusal
     (command,) = [line for line in refusal.splitlines() if " train " in line and "mlproject.py" in line]
     words = shlex.split(command)
     assert mlproject.main([*words[words.index("train") :], "--log_model=False", "--experiment=further"]) == 0
     further = last_run()
-    begun, now = (mlflow.artifacts.load_dict(f"runs:/{each}/config.json") for each in (run_id, further.info.run_id))
-    changed = {name: value for name, value in now.items() if value != begun[name]}
+    started, now = (mlflow.artifacts.load_dict(f"runs:/{each}/config.json") for each in (run_id, further.info.run_id))
+    changed = {name: value for name, value in now.items() if value != started[name]}
     assert changed.items() >= {"epochs": 1, "weights": f"runs:/{run_id}"}.items()
     assert changed.keys() <= {"epochs", "weights", "log_model", "experiment", "register_as", "alias"}
     assert further.info.run_id != run_id
     assert mlflow.artifacts.load_dict(f"runs:/{further.info.run_id}/starting_weights.json")["fresh"] == []
 
 
-def test_a_training_that_is_under_way_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_run_is_not_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     run_id = tracking.create_run("e", "n", {"kind": "train"})
     assert mlproject.main(["train", f"--resume={run_id}"]) == 1
-    assert f"still under way, in process {os.getpid()}" in capsys.readouterr().err
+    assert f"still running, in process {os.getpid()}" in capsys.readouterr().err
     tracking.end_run(run_id, "FINISHED")
 
 
-@pytest.mark.parametrize(("resume", "told"), [("nonsense", "is not the ID"), ("0" * 32, "is not the ID")])
-def test_what_is_no_training_is_told(resume: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("resume", "message"), [("nonsense", "is not the ID"), ("0" * 32, "is not the ID")])
+def test_a_name_that_is_not_a_training_run_is_refused(
+    resume: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert mlproject.main(["train", f"--resume={resume}"]) == 1
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_run_without_its_checkpoint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_its_checkpoint_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with tracking.tracked_run("e", "n", {"kind": "train"}) as run_id:
         tracking.log_metrics({"val/loss": 1.0}, step=1)
     tracking.end_run(run_id, "KILLED", "by this test")
     assert mlproject.main(["train", f"--resume={run_id}"]) == 1
-    assert "name the right checkpoint_dir" in capsys.readouterr().err
+    assert "right checkpoint_dir" in capsys.readouterr().err
 
 
-def test_a_killed_training_ends_with_the_figures_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_has_the_metrics_of_an_uninterrupted_one(tmp_path: Path) -> None:
     assert kills(1, tmp_path, epochs=4, log_model=False)["wrong"] == []

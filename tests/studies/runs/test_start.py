@@ -1,4 +1,4 @@
-"""What weights= may name, beside runs and registered models, which `test_training_run` looks at."""
+"""Starting weights from files; those from runs and the registry are tested in `test_training.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,13 @@ def test_weights_may_be_a_plain_state_dict(name: str, own_data: Path) -> None:
     else:
         torch.save({"state_dict": state}, name)
     given = config(own_data, weights=name)
-    network, taken = starting_model(given, load_split(given, "train"))
-    assert taken is not None
-    assert not taken.fresh
-    assert all(torch.equal(tensor, state[each]) for each, tensor in network.network.state_dict().items())
+    model, loaded = starting_model(given, load_split(given, "train"))
+    assert loaded is not None
+    assert not loaded.fresh
+    assert all(torch.equal(tensor, state[each]) for each, tensor in model.network.state_dict().items())
 
 
-def test_a_file_that_is_no_weights_is_told_by_name(own_data: Path) -> None:
+def test_a_file_without_weights_is_refused(own_data: Path) -> None:
     Path("w.pth").write_bytes(b"no weights")
     given = config(own_data, weights="w.pth")
     with pytest.raises(InputError, match=r"weights=w\.pth cannot be read"):

@@ -1,4 +1,4 @@
-"""One real, tiny training as one MLflow run: what it holds, and whether the numbers are the ones that were measured."""
+"""A small training run as one MLflow run: what it records, and whether the stored values are right."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ from studies.runs.evaluation import run_evaluation
 from studies.runs.names import run_name
 from studies.runs.training import TrainingResult, run_training
 from studies.scores.comparison import check_protocols
-from studies.scores.recording import reliability_figures
+from studies.scores.figures import reliability_figures
 from studies.scores.stored import StoredScores
 from tests.conftest import last_run, write_own_data
 
@@ -43,7 +43,7 @@ def settings(root: Path, **more: Any) -> TrainConfig:
 
 
 def plain(root: Path, **more: Any) -> TrainConfig:
-    """Without what takes time and is looked at elsewhere: pictures and the model."""
+    """Settings without plots and logged model, which take time and are tested elsewhere."""
     return settings(root, **{"plot_every": 0, "log_model": False} | more)
 
 
@@ -60,15 +60,15 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, store: str) -> Finished:
-    place = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("finished")
     config = settings(
-        write_own_data(place), register_as="shapes-model", alias="champion",
-        cache_dir=str(place / "cache"), checkpoint_dir=str(place / "checkpoints"),
+        write_own_data(folder), register_as="shapes-model", alias="champion",
+        cache_dir=str(folder / "cache"), checkpoint_dir=str(folder / "checkpoints"),
     )  # fmt: skip
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
         patch.setenv("MLFLOW_TRACKING_URI", store)
-        patch.chdir(place)
+        patch.chdir(folder)
         result = run_training(config)
     return Finished(config, result, printed.getvalue())
 
@@ -84,7 +84,7 @@ def artifacts(run_id: str, folder: str | None = None) -> set[str]:
     return found
 
 
-def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
+def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     config, result, printed = finished
     run = MlflowClient().get_run(result.run_id)
     assert run.info.status == "FINISHED"
@@ -116,7 +116,7 @@ def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
     losses = [point.value for point in client.get_metric_history(result.run_id, "val/loss")]
     assert losses.index(min(losses)) + 1 == result.best_epoch
 
-    # pictures
+    # plots
     files = artifacts(result.run_id)
     assert files >= {
         "config.json", "curves/loss.png", "curves/accuracy.png", "curves/ece.png", "reliability/val.png",
@@ -129,17 +129,22 @@ def test_a_run_holds_all_that_was_promised(finished: Finished) -> None:
     assert steps == {"1", "2", "3"}
     assert any(file.startswith("images/examples~val_0+step+2") for file in files)
     assert "best val/loss" in tags["mlflow.note.content"]
-    in_crop = "84.2 % of the split's pixels lie in the crop"  # 32 of 38 columns
+    in_crop = "84.2 % of the pixels of val"  # 32 of 38 columns
     assert in_crop in tags["mlflow.note.content"]
-    assert f"Note: train: {in_crop}" in printed
+    assert printed.count("in the crop") + printed.count("the crop keeps") == 1
+    assert in_crop in printed
     assert json.loads(text(result.run_id, "reliability/val.json"))["protocol"]["in_crop"] == pytest.approx(32 / 38)
 
-    # what the terminal says last
+    # terminal: few lines after those of the epochs, and where to look
+    lines = printed.splitlines()
+    last_epoch = max(number for number, line in enumerate(lines) if line.startswith("epoch "))
+    assert len(lines) - last_epoch - 1 <= 25
+    assert "reliability/val.json" in lines[-3] + lines[-2]
     assert "make ui" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]
 
 
-def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> None:
+def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> None:
     """Load the logged model, score it by itself, and compare with every number that the run holds."""
     config, result, _ = finished
     val = load_split(config, "val")
@@ -169,12 +174,12 @@ def test_stored_numbers_are_those_of_the_stored_network(finished: Finished) -> N
     accuracy = counts.trace() / counts.sum()
     assert mlflow.get_run(result.run_id).data.metrics["best/pixel_accuracy"] == pytest.approx(accuracy)
 
-    with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val.png")) as picture:
-        assert min(picture.size) > 400
+    with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val.png")) as plot:
+        assert min(plot.size) > 400
 
 
 def test_the_bars_that_are_drawn_are_the_numbers_that_are_stored(finished: Finished) -> None:
-    """The picture drawn from the stored histograms, and the stored numbers, which nothing has recomputed."""
+    """Plot from the stored histograms, and compare the bars with the stored values."""
     record = json.loads(text(finished.result.run_id, "reliability/val.json"))
     file = mlflow.artifacts.download_artifacts(f"runs:/{finished.result.run_id}/reliability/val_histograms.npz")
     scores, _ = load_scores(Path(file), load_split(finished.config, "val").labels)
@@ -222,10 +227,10 @@ def test_scores_at_original_size_are_those_of_resized_logits_on_whole_masks(fini
     run = last_run()
     protocol = json.loads(text(run.info.run_id, "reliability/val.json"))["protocol"]
     assert (protocol["score_at"], protocol["in_crop"]) == ("original", 1.0)
-    assert "of the split's pixels lie in the crop" not in run.data.tags["mlflow.note.content"]
+    assert "of the pixels of val" not in run.data.tags["mlflow.note.content"]
     assert protocol["pixels"] == sum(int((mask != 255).sum()) for mask in masks)
-    with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/examples/val_0.png")) as picture:
-        assert picture.size[0] > 1000
+    with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/examples/val_0.png")) as plot:
+        assert plot.size[0] > 1000
 
 
 def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished) -> None:
@@ -246,7 +251,7 @@ def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished
     assert [each["classes"].shape for each in answer] == [(24, 40)] * 2
 
 
-def test_checkpoint_run_and_registered_model_hold_the_same_network(
+def test_checkpoint_run_and_registered_model_hold_the_same_model(
     finished: Finished,
 ) -> None:
     config, result, _ = finished
@@ -261,7 +266,7 @@ def test_checkpoint_run_and_registered_model_hold_the_same_network(
     assert [each.run_id for each in stored[1:]] == [result.run_id] * 2
 
 
-def test_evaluation_repeats_the_training_run_s_figures_in_a_run_of_its_own(
+def test_evaluation_gives_the_metrics_of_the_training_run(
     finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, result, _ = finished
@@ -301,7 +306,7 @@ def test_a_run_can_start_from_another_run_s_weights(
     assert "start at random (network.classifier.low_classifier.weight" in capsys.readouterr().out
 
 
-def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradiction_is_told(
+def test_normalization_follows_the_starting_weights_and_a_contradiction_is_printed(
     own_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = run_training(plain(own_data, epochs=1, normalization="imagenet", keep="last", log_model=True))
@@ -310,7 +315,7 @@ def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradict
         assert resolve_normalization(plain(own_data, weights=weights)).normalization == "imagenet", weights
     capsys.readouterr()
     second = run_training(plain(own_data, epochs=1, weights=first.run_id, log_model=True))
-    assert "Warning" not in capsys.readouterr().out
+    assert "Warning: normalization" not in capsys.readouterr().out
     run = mlflow.get_run(second.run_id)
     assert run.data.params["normalization"] == run.data.tags["normalization"] == "imagenet"
     assert json.loads(text(second.run_id, "config.json"))["normalization"] == "imagenet"
@@ -319,9 +324,9 @@ def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradict
     assert run.data.tags["precision"] == "float32"
 
     third = run_training(plain(own_data, epochs=1, weights=file, normalization="signed_unit"))
-    told = f"normalization=signed_unit, but weights={file} were trained with normalization=imagenet"
-    assert f"Warning: {told}" in capsys.readouterr().out
-    assert told in mlflow.get_run(third.run_id).data.tags["warning"]
+    message = f"normalization=signed_unit, but weights={file} were trained with normalization=imagenet"
+    assert f"Warning: {message}" in capsys.readouterr().out
+    assert message in mlflow.get_run(third.run_id).data.tags["warning"]
     assert resolve_normalization(plain(own_data)).normalization == "signed_unit"
     with pytest.raises(InputError, match="weights='imagenett' is not known. Did you mean 'imagenet'"):
         resolve_normalization(plain(own_data, weights="imagenett"))
@@ -329,9 +334,7 @@ def test_the_scale_of_the_input_is_that_of_the_starting_weights_and_a_contradict
     state = checkpoints.load(Path(file)).network
     torch.save({name.removeprefix("network."): tensor for name, tensor in state.items()}, "plain.pth")
     fourth = run_training(plain(own_data, epochs=1, weights="plain.pth"))
-    assert (
-        "plain.pth does not say how its images were scaled; normalization=imagenet is used" in capsys.readouterr().out
-    )
+    assert "plain.pth does not record its normalization; normalization=imagenet is used" in capsys.readouterr().out
     taken = json.loads(text(fourth.run_id, "starting_weights.json"))
     assert (taken["fresh"], taken["left"], taken["normalization"]) == ([], {}, None)
 
@@ -380,7 +383,7 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
     assert stored.labels.names[0] == "road: left (50%) #1"
 
 
-def test_without_pictures_all_numbers_are_there_and_an_evaluation_can_draw_them(own_data: Path) -> None:
+def test_without_plots_all_numbers_are_stored_and_an_evaluation_can_plot_them(own_data: Path) -> None:
     result = run_training(plain(own_data, epochs=1, checkpoint_dir="kept"))
     files = artifacts(result.run_id)
     assert not [file for file in files if file.endswith((".png", ".jpg", ".webp"))]

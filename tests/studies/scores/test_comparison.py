@@ -1,4 +1,4 @@
-"""Which differences between runs are real: against scipy, by hand, and on real runs."""
+"""Comparison of runs: against scipy, by hand, and on trained models."""
 
 import copy
 import csv
@@ -30,12 +30,13 @@ from studies.scores.comparison import (
     SeedSpread,
     between_settings,
     check_protocols,
+    comparable,
     compare,
     contestants_of,
     seed_spreads,
     shared_images,
 )
-from studies.scores.stored import StoredScores, find_runs
+from studies.scores.stored import StoredScores, find_runs, named_alone
 from tests.conftest import last_run
 from tests.studies.conftest import Trained
 
@@ -43,11 +44,11 @@ LABELS = Classes.named("a", "b", "c")
 
 
 class Unknown(NamedTuple):
-    """Stands for where scores were stored, of networks that no run has trained."""
+    """Replaces `StoredScores` for models that no run has trained."""
 
     name: str
 
-    def network(self) -> str:
+    def model_key(self) -> str:
         return self.name
 
 
@@ -65,7 +66,7 @@ def drawn_from(logits: torch.Tensor, random: torch.Generator) -> torch.Tensor:
 
 
 def contestants(images: int = 40) -> list[Contestant]:
-    """A network; the same but over-confident; and one that is wrong more often."""
+    """Return a model, an over-confident copy of it, and a model with more errors."""
     random = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(images, 3, 8, 8, generator=random)
     labels = drawn_from(logits, random)
@@ -94,8 +95,8 @@ def test_differences_and_their_intervals_are_those_of_scipy_s_paired_bootstrap()
     assert ours.interval.high == pytest.approx(theirs.high, abs=0.06 * width)
 
 
-def test_pairing_tells_apart_what_separate_intervals_cannot() -> None:
-    """Two networks that err on the same pixels, one a little surer: intervals overlap, the difference is clear."""
+def test_pairing_shows_differences_that_separate_intervals_do_not() -> None:
+    """Two models with the same errors, one more confident: intervals overlap, the difference is significant."""
     random = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(60, 3, 8, 8, generator=random) * (0.5 + torch.rand(60, 1, 1, 1, generator=random))
     labels = drawn_from(0.6 * logits, random)
@@ -126,7 +127,7 @@ def test_p_values_are_adjusted_over_the_pairs_of_each_metric() -> None:
     assert pairs[0].sentence().startswith("A is better calibrated than B: -")
 
 
-def test_sentences_say_what_the_images_show() -> None:
+def test_sentences_name_better_and_worse() -> None:
     a, b, _ = contestants(images=4)
     clear, unclear = Difference(-0.019, Interval(-0.028, -0.011), 0.0006), Difference(0.001, Interval(-0.02, 0.02), 0.9)
     better = Pair(a, b, {"ece": clear, "loss": clear, "pixel_accuracy": clear, "mean_iou": unclear})
@@ -135,14 +136,14 @@ def test_sentences_say_what_the_images_show() -> None:
         "worse in pixel accuracy, no difference shown in mean IoU."
     )
     none = Pair(a, b, dict.fromkeys(COMPARED, unclear))
-    assert none.sentence().startswith("A and B: no difference in calibration can be shown on 4 images: +0.0010, 95 % [")
+    assert none.sentence().startswith("A and B: no difference in calibration shown on 4 images: +0.0010, 95 % [")
     within = SeedSpread(["A", "D"], {}, {}, {"ece": 0.02}, {})
     assert better.sentence([within]) == (
-        f"{better.sentence()} But seeds alone make A and D differ by 0.0200: this says something about these two "
-        f"networks, and nothing about their settings."
+        f"{better.sentence()} But A and D, which differ only in the seed, differ by 0.0200: the result holds for these "
+        f"two models, not for their settings."
     )
     assert better.sentence([within._replace(largest={"ece": 0.01})]) == better.sentence()
-    assert better.sentence([within._replace(letters=["A", "B"])]).endswith("They differ in nothing but the seed.")
+    assert better.sentence([within._replace(letters=["A", "B"])]).endswith("They differ only in the seed.")
     worse = Pair(b, a, {"ece": Difference(0.019, Interval(0.01, 0.03), 0.001), **dict.fromkeys(COMPARED[1:], unclear)})
     assert worse.sentence().startswith("B is worse calibrated than A: +0.0190")
 
@@ -156,7 +157,7 @@ def text(path: str) -> str:
     return mlflow.artifacts.load_text(f"runs:/{run.info.run_id}/{path}")
 
 
-def test_a_comparison_holds_table_sentences_and_pictures(
+def test_a_comparison_records_tables_sentences_and_plots(
     two_seeds: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pair,) = run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), examples=2))
@@ -175,14 +176,14 @@ def test_a_comparison_holds_table_sentences_and_pictures(
     assert record["pairs"][0]["differences"]["ece"]["value"] == pytest.approx(difference)
 
     rows = list(csv.DictReader(io.StringIO(text("comparison/table.csv"))))
-    told = next(row for row in rows if row["what"] == "difference" and row["metric"] == "ece")
-    assert float(told["value"]) == pytest.approx(difference)
+    row = next(row for row in rows if row["what"] == "difference" and row["metric"] == "ece")
+    assert float(row["value"]) == pytest.approx(difference)
     assert pair.sentence() in text("comparison/table.md")
-    assert "share everything but the seed" in run.data.tags["mlflow.note.content"]
+    assert "differ only in the seed" in run.data.tags["mlflow.note.content"]
 
     folder = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "comparison")}
-    pictures = {"reliability", "loss", "accuracy", "difference_ece", "difference_loss", "example_0", "example_1"}
-    assert {f"comparison/{name}.png" for name in pictures} <= folder
+    plots = {"reliability", "loss", "accuracy", "difference_ece", "difference_loss", "example_0", "example_1"}
+    assert {f"comparison/{name}.png" for name in plots} <= folder
 
     printed = capsys.readouterr().out
     assert pair.sentence() in printed
@@ -201,13 +202,13 @@ def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("no such experiment", "'no such experiment' is no run ID"),
-        ("0" * 32, f"'{'0' * 32}' cannot be found"),
-        ("models:/unknown/7", "'models:/unknown/7' cannot be found"),
-        ("", r"names 0 run\(s\); comparing needs two different ones"),
+        ("no such experiment", "'no such experiment' is not a run ID"),
+        ("0" * 32, f"'{'0' * 32}' was not found"),
+        ("models:/unknown/7", "'models:/unknown/7' was not found"),
+        ("", r"names 0 run\(s\)"),
     ],
 )
-def test_a_name_of_nothing_is_refused(names: str, message: str, two_seeds: Trained) -> None:
+def test_an_unknown_name_is_refused(names: str, message: str, two_seeds: Trained) -> None:
     with pytest.raises(InputError, match=message):
         run_comparison(CompareConfig(run_ids=names))
     run = last_run()
@@ -217,19 +218,30 @@ def test_a_name_of_nothing_is_refused(names: str, message: str, two_seeds: Train
 def test_a_run_without_scores_is_refused_with_what_to_do(two_seeds: Trained) -> None:
     with tracking.tracked_run("segmentation", "empty", {}) as run_id:
         pass
-    with pytest.raises(InputError, match=r"\(empty, FINISHED\) has stored no scores of split='val'; score it with"):
+    with pytest.raises(InputError, match=r"\(empty, FINISHED\) has no scores of split='val'"):
         run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{run_id}"))
-    with pytest.raises(InputError, match="has stored no scores of split='test'"):
+    with pytest.raises(InputError, match="has no scores of split='test'"):
         run_comparison(CompareConfig(run_ids=",".join(two_seeds.run_ids), split="test"))
 
 
-def test_runs_that_were_scored_by_other_rules_are_refused_with_what_differs(two_seeds: Trained) -> None:
+def test_runs_that_were_scored_differently_are_refused(two_seeds: Trained) -> None:
     run_evaluation(EvaluateConfig(model_uri=two_seeds.run_ids[0], score_at="original", examples=0))
     evaluated = last_run()
     with pytest.raises(InputError) as refused:
         run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[1]},{evaluated.info.run_id}"))
-    assert "score_at: training in" in str(refused.value)
-    assert "resolution: [32, 32] in" in str(refused.value)
+    assert "score_at: training and original" in str(refused.value)
+    assert "resolution: [32, 32] and" in str(refused.value)
+
+
+def test_runs_of_an_experiment_that_were_scored_differently_are_skipped(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    original = changed(second, run_id="e" * 32, protocol=second.protocol | {"score_at": "original"})
+    kept, skipped = comparable([original, first, second], required=[])
+    assert kept == [first, second]
+    assert skipped == [(original, "score_at: training and original")]
+    assert comparable([original, first, second], required=[original.run_id]) == ([original, first, second], [])
+    assert comparable([original, first], required=[]) == ([original, first], []), "fewer than two would remain"
+    assert named_alone(f"two seeds, runs:/{first.run_id}, models:/first-seed@first", [first, second]) == {first.run_id}
 
 
 def changed(original: StoredScores, **attributes: Any) -> StoredScores:
@@ -242,10 +254,10 @@ def test_other_bins_precision_or_contents_are_refused(two_seeds: Trained) -> Non
     first, second = stored(two_seeds)
     check_protocols([first, second])
     for key, value in (("bins", 15), ("precision", "bfloat16"), ("interpolation", "bicubic"), ("classes", ["x"])):
-        with pytest.raises(InputError, match=f"What differs: {key}: "):
+        with pytest.raises(InputError, match=f"scored differently: {key}: "):
             check_protocols([first, changed(second, protocol=second.protocol | {key: value})])
     name = next(iter(first.digests))
-    with pytest.raises(InputError, match=f"the contents of 1 of 12 images or masks, such as {name}"):
+    with pytest.raises(InputError, match=f"contents of 1 of 12 images or masks, such as {name}"):
         check_protocols([first, changed(second, digests=second.digests | {name: "other"})])
 
 
@@ -320,11 +332,11 @@ def test_runs_that_differ_in_the_seed_alone_are_grouped_by_hand(two_seeds: Train
     assert spread.mean["ece"] == pytest.approx(sum(values) / 2)
     assert spread.largest["ece"] == pytest.approx(abs(values[0] - values[1]))
     assert spread.deviation["ece"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    assert "A and B share everything but the seed" in spread.sentence()
+    assert "A and B differ only in the seed" in spread.sentence()
     assert seed_spreads([found[0], found[2]]) == []
 
 
-def test_the_same_network_scored_twice_counts_once(two_seeds: Trained) -> None:
+def test_a_model_scored_twice_counts_once(two_seeds: Trained) -> None:
     first, second = stored(two_seeds)
     again = changed(first, run_id="of an evaluation")
     found = []
@@ -334,8 +346,8 @@ def test_the_same_network_scored_twice_counts_once(two_seeds: Trained) -> None:
     (spread,) = seed_spreads(found)
     assert spread.letters == ["A", "C"]
     pairs = compare(found)
-    assert pairs[0].sentence([spread]).endswith("They are the same network.")
-    assert pairs[1].sentence([spread]).endswith("They differ in nothing but the seed.")
+    assert pairs[0].sentence([spread]).endswith("They are the same model.")
+    assert pairs[1].sentence([spread]).endswith("They differ only in the seed.")
 
 
 def test_two_settings_differ_by_their_means_over_seeds() -> None:
@@ -350,5 +362,5 @@ def test_two_settings_differ_by_their_means_over_seeds() -> None:
     (sentence,) = between_settings([spread("AB", one), spread("CDE", other)])
     error = np.sqrt(stats.sem(one) ** 2 + stats.sem(other) ** 2)
     assert f"ece {0.12 - 0.04:+.4f} ± {error:.4f}; loss" in sentence
-    assert "The setting of A and B against that of C, D and E" in sentence
+    assert "Setting of A and B against setting of C, D and E" in sentence
     assert list(between_settings([spread("AB", one)])) == []

@@ -1,0 +1,71 @@
+"""Sentences on scores: which numbers they name, and when they warn."""
+
+import math
+
+import pytest
+import torch
+
+from segmentation.classes import Classes
+from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.scores import Scores
+from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, protocol_line, single_class_warning
+
+CHANCE = (0.001, 0.004)
+NOTHING = (math.nan, math.nan)
+
+
+def sentence(gap: float, ends: tuple[float, float], ece: float, chance: tuple[float, float], images: int = 101) -> str:
+    intervals = {"confidence_gap": Interval(*ends)}
+    return calibration_sentence({"confidence_gap": gap, "ece": ece}, intervals, NoiseFloor(*chance), images)
+
+
+@pytest.mark.parametrize(
+    ("gap", "ends", "ece", "chance", "expected"),
+    [
+        (-0.03, (-0.04, -0.02), 0.03, CHANCE, "Over-confident by 0.0300 on average (accuracy - confidence -0.0300"),
+        (0.02, (0.01, 0.03), 0.02, CHANCE, "Under-confident by 0.0200 on average (accuracy - confidence +0.0200"),
+        (0.001, (-0.01, 0.01), 0.03, CHANCE, "No over- or under-confidence shown on 101 images"),
+        (0.001, (-0.01, 0.01), 0.03, CHANCE, "ECE 0.0300 is above the noise floor for 101 images (0.0010 expected"),
+        (0.001, (-0.01, 0.01), 0.003, CHANCE, "is within the noise floor"),
+        (0.001, (-0.01, 0.01), 0.003, CHANCE, "0.0040 at the 95th percentile"),
+        (math.nan, NOTHING, math.nan, NOTHING, "No labelled pixel"),
+    ],
+)  # fmt: skip
+def test_the_sentence_names_sign_gap_and_noise_floor(
+    gap: float, ends: tuple[float, float], ece: float, chance: tuple[float, float], expected: str
+) -> None:
+    assert expected in sentence(gap, ends, ece, chance)
+
+
+def test_few_images_are_mentioned() -> None:
+    assert "With only 8 images" in sentence(0.02, (0.01, 0.03), 0.02, CHANCE, 8)
+    assert "With only" not in sentence(0.02, (0.01, 0.03), 0.02, CHANCE, 20)
+
+
+def test_the_protocol_line_holds_the_rules() -> None:
+    rules = {"images": 101, "pixels": 1625786, "bins": 10, "interpolation": "bilinear", "precision": "float32"}
+    assert protocol_line(rules | {"resolution": [96, 128]}) == (
+        "101 images, 1,625,786 pixels · 10 bins (a, b] · size 128 × 96, bilinear · void not counted · float32"
+    )
+    assert "size each image's own, bilinear" in protocol_line(rules | {"resolution": "each image's own"})
+
+
+def test_the_crop_note_names_every_split_and_what_works_for_images_of_any_size() -> None:
+    note = crop_note({"train": 0.75, "val": 0.8421})
+    assert "75 % of the pixels of train and 84.2 % of the pixels of val" in note
+    assert "score_at=original" in note
+    assert "crop=none" not in note
+
+
+def scores_of(predicted: torch.Tensor, labels: torch.Tensor) -> Scores:
+    scores = Scores(Classes.named("sky", "road", "tree"))
+    scores.update(5 * torch.nn.functional.one_hot(predicted, 3).movedim(-1, 1).float(), labels)
+    return scores
+
+
+def test_a_model_that_predicts_a_single_class_is_flagged() -> None:
+    labels = torch.randint(0, 2, (4, 8, 8), generator=torch.Generator().manual_seed(0))
+    single = torch.ones_like(labels)
+    assert "single class, road, for every pixel" in single_class_warning(scores_of(single, labels))
+    assert single_class_warning(scores_of(labels, labels)) == ""
+    assert single_class_warning(scores_of(single, single)) == "", "the labels hold one class only"
