@@ -32,10 +32,11 @@ test-quick: $(VENV)/installed-test  ## Run the tests that neither train nor star
 fuzz: $(VENV)/installed-test  ## Try 100,000 mangled inputs in half an hour (FUZZ_SEED=5 for the same ones again)
 	FUZZ_INPUTS=$(FUZZ_INPUTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)
 
-lint: $(VENV)/installed-lint  ## Check style and types
+lint: $(VENV)/installed-lint  ## Check style, types and generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m benchmarks --check
 
 audit: $(VENV)/installed-audit  ## Look for known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/pip-audit --local --skip-editable
