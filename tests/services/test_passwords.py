@@ -92,7 +92,7 @@ def test_a_password_that_changes_during_a_study_ends_the_worker(
 ) -> None:  # fmt: skip
     """PostgreSQL asks for the password when a connection is opened, so the test closes the open ones, too."""
     monkeypatch.setenv("PGPASSWORD", secrets["Optuna"])
-    after_epoch, epochs = Worker._after, []
+    report_epoch, epochs = Worker._report_epoch, []
 
     def change_password(self: Worker, trial: Trial, epoch: int, metrics: dict[str, float]) -> None:
         if not epochs:
@@ -101,9 +101,9 @@ def test_a_password_that_changes_during_a_study_ends_the_worker(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'optuna'",
             )  # fmt: skip
         epochs.append(epoch)
-        after_epoch(self, trial, epoch, metrics)
+        report_epoch(self, trial, epoch, metrics)
 
-    monkeypatch.setattr(Worker, "_after", change_password)
+    monkeypatch.setattr(Worker, "_report_epoch", change_password)
     storage = f"postgresql://optuna@127.0.0.1:{stack.postgres.port}/optuna"
     try:
         code = mlproject.main(["tune", *fields(own_data, storage=storage, study_name="changed", n_trials=99)])
