@@ -32,8 +32,8 @@ from segmentation.io import pixels
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction import predictor
 from segmentation.system import full_precision
+from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.models import request, served
-from studies.models.stored import WEIGHTS
 
 PACKAGE = "served_segmenter"
 """Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
@@ -99,6 +99,7 @@ def save_model(folder: Path, network: Segmenter, images: torch.Tensor, metadata:
         model.add_flavor("pytorch", **flavor)
         shutil.move(exported / flavor["model_data"], folder / flavor["model_data"])
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    model.metadata = {**metadata, CHECKSUM: checksum(folder / WEIGHTS)}
     model.save(str(folder / "MLmodel"))
 
 

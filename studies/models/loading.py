@@ -11,8 +11,9 @@ from mlflow.exceptions import MlflowException
 from segmentation.errors import InputError
 from segmentation.models.state_dicts import read_safetensors
 from segmentation.training import checkpoints
+from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.base.errors import reason
-from studies.models.stored import WEIGHTS, StoredModel, stored_model
+from studies.models.stored import StoredModel, stored_model
 from studies.tracking.artifact_folders import missing_files
 from studies.tracking.queries import quoted
 
@@ -106,7 +107,10 @@ def _load_logged(uri: str) -> StoredModel:
             f"{uri} cannot be loaded: it has no file {WEIGHTS}, which earlier versions did not store. "
             f"Use the checkpoint of its run instead: {checkpoint or 'checkpoints/RUN_ID/best.pt'}"
         )
-    stored = stored_model(metadata, read_safetensors(folder / WEIGHTS), run_id, uri)
+    tensors = read_safetensors(folder / WEIGHTS)
+    if metadata.get(CHECKSUM) != checksum(folder / WEIGHTS):
+        raise InputError(f"{uri} is damaged: its file {WEIGHTS} is not the one that was logged (SHA-256 differs)")
+    stored = stored_model(metadata, tensors, run_id, uri)
     return stored._replace(model_id=_known_model_id(model.model_id))
 
 

@@ -14,8 +14,6 @@ from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.state_dicts import is_plain_tensor
 from studies.config import TrainConfig
 
-WEIGHTS = "weights.safetensors"
-"""The file of a logged model that holds its tensors."""
 LONGEST_SIDE = 13_377
 """Largest `resize` and `crop` of a stored configuration, in pixels: larger images cannot be read, see `io.pixels`."""
 

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from PIL import Image
 
+from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.base.errors import is_final, reason
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
 
@@ -149,8 +150,10 @@ def _image(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
 def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) -> None:
     """Log a saved model, under the same ID if the entry is sent again."""
     try:
-        Model.load(str(files / MODEL))
+        metadata = Model.load(str(files / MODEL)).metadata or {}
         broken = [file.name for file in files.rglob("*.pt2") if not zipfile.is_zipfile(file)]
+        if metadata.get(CHECKSUM) != checksum(files / MODEL / WEIGHTS):
+            broken.append(WEIGHTS)
     except Exception as error:
         raise RefusedError(f"model of run {run_id} cannot be sent: its files are damaged: {error}") from error
     if broken:
@@ -175,7 +178,7 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
             flavor=_SavedModel,
             model_id=model_id,
             run_id=None if model_id in outputs else run_id,  # MLflow refuses to link a model to a run twice
-            metadata=entry["metadata"],
+            metadata=metadata,
             folder=files / MODEL,
             made_in=run_id,
             validate_serving_input=False,  # it would load the model again, which takes seconds

@@ -27,9 +27,10 @@ from segmentation.models.state_dicts import read_safetensors
 from segmentation.scoring.scores import Scores, load_scores
 from segmentation.training import checkpoints
 from segmentation.training.checkpoints import Checkpoint
+from studies.base.checksum import WEIGHTS
 from studies.config import TrainConfig
 from studies.models.loading import load
-from studies.models.stored import WEIGHTS, StoredModel, recorded_config, stored_model
+from studies.models.stored import StoredModel, recorded_config, stored_model
 from studies.scores.files import read_digests, read_record
 from tests.conftest import write_own_data
 from tests.fuzz.door import Door

@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 from packaging.version import Version
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.nn import functional as F
 
 from segmentation.calibration import calibrators
@@ -39,12 +39,12 @@ from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
+from studies.base.checksum import WEIGHTS
 from studies.config import TrainConfig
 from studies.models.flavor import required
 from studies.models.loading import load
 from studies.models.logging import log_model
 from studies.models.served import Refused, ServedModel
-from studies.models.stored import WEIGHTS
 from tests.conftest import CAMVID, write_pair
 
 TEMPERATURE = 1.7
@@ -390,9 +390,13 @@ def test_damaged_foreign_and_missing_weights_are_refused(logged: Logged, tmp_pat
     (folder / WEIGHTS).write_bytes(content[:-1])
     with pytest.raises(InputError, match=rf"{WEIGHTS} is not a readable safetensors file"):
         load("models:/with-other-weights/1")
-    save_file({"other.weight": torch.zeros(3)}, folder / WEIGHTS)
+    (folder / WEIGHTS).write_bytes(content)
     with pytest.raises(InputError, match="models:/with-other-weights/1 do not fit model=lraspp_mobilenet_v3_large"):
-        load("models:/with-other-weights/1").network()
+        load("models:/with-other-weights/1")._replace(state={"other.weight": torch.zeros(3)}).network()
+    for changed in (content[:-1] + bytes([content[-1] ^ 1]), save({"other.weight": torch.zeros(3)})):
+        (folder / WEIGHTS).write_bytes(changed)
+        with pytest.raises(InputError, match=f"models:/with-other-weights/1 is damaged: its file {WEIGHTS}"):
+            load("models:/with-other-weights/1")
     (folder / WEIGHTS).unlink()
     with pytest.raises(InputError, match=rf"no file {WEIGHTS}, .* checkpoint of its run instead: .*best\.pt"):
         load("models:/with-other-weights/1")

@@ -1,0 +1,15 @@
+"""Checksum of a logged model's tensors: the safetensors format has none of its own."""
+
+import hashlib
+from pathlib import Path
+
+WEIGHTS = "weights.safetensors"
+"""The file of a logged model that holds its tensors."""
+CHECKSUM = "weights_sha256"
+"""Key of the checksum in the metadata of a logged model."""
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
