@@ -20,7 +20,7 @@ help:  ## Show this list
 install: $(VENV)/installed  ## Create .venv and install the project into it
 
 run: $(VENV)/installed  ## Train a small model in about two minutes and record it
-	mlflow run . --env-manager local --experiment-name quick-start
+	@MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local --experiment-name quick-start
 	@echo 'Done. To look at the run: make ui'
 
 test: $(VENV)/installed-test  ## Run all tests
