@@ -55,6 +55,11 @@ class StoredModel(NamedTuple):
             "trained_in_run": self.run_id, "calibration": self.calibration,
         }  # fmt: skip
 
+    def uncalibrated(self) -> "StoredModel":
+        """The same model without its post-hoc calibration."""
+        state = {name: tensor for name, tensor in self.state.items() if not name.startswith("calibrator.")}
+        return self._replace(state=state, calibration=None)
+
     def network(self) -> Segmenter:
         """Build the model on the CPU, in evaluation mode.
 

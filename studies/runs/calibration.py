@@ -87,7 +87,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             "fingerprint": fitted_on.fingerprint,
         }  # fmt: skip
         calibrated = stored._replace(calibration=about)
-        model = stored._replace(calibration=None).network().to(device)
+        model = stored.uncalibrated().network().to(device)
         fit = _fit(model, fitted_on, config, device)
         summary = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
         print(summary)

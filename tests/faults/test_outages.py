@@ -154,7 +154,7 @@ def test_a_finished_run_whose_scores_have_not_arrived_is_completed_before_reuse(
     said = capsys.readouterr().out
     assert f"Already trained in run {trained[0]}" in said
     assert f"Run {trained[1]} " in said
-    assert "MLflow lacks its scores or its model: made again." in said
+    assert "MLflow lacks its scores or model: made again." in said
     assert [step for step, _ in steps(trained[1])] == [1]
     assert run_models(config) == trained
     assert capsys.readouterr().out.count("Already trained") == 2

@@ -91,7 +91,7 @@ def test_small_languages(door: Callable[[str], Door]) -> None:
         elif language == "search":
             space = door(lambda: parse_space(text, TrainConfig(), grid=False), "search", typed=True)
             for dimension in (space or {}).values():
-                assert all(dimension.holds(value) for value in dimension.values)
+                assert all(dimension.contains(value) for value in dimension.values)
         else:
             limit = door(lambda: objectives.read_constraint(TuneConfig(constraint=text)), "constraint", typed=True)
             assert limit is None or not math.isnan(limit.bound)

@@ -91,6 +91,6 @@ def test_a_moved_artifact_folder_is_reported(
     for arguments in commands:
         assert mlproject.main(arguments) == 1, arguments
         printed = capsys.readouterr().err
-        assert f"but {folder} is not there: if that folder was moved, move it back" in printed, arguments
+        assert f"but {folder} does not exist. If that folder was moved, move it back" in printed, arguments
     folder.symlink_to(tmp_path / "elsewhere")
     assert missing_files(f"runs:/{run_id}") is None

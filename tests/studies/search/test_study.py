@@ -235,8 +235,8 @@ def test_failed_trials_stop_the_worker(own_data: Path, capsys: pytest.CaptureFix
     assert parent_of(study).info.status == "FAILED"
     for run in children(study):
         assert run.info.status == "FAILED"
-        assert "checkpoint .*classes.txt" in run.data.tags["status_reason"]
-    assert "failed: InputError: checkpoint .*classes.txt" in capsys.readouterr().out
+        assert "InputError: checkpoint " in run.data.tags["status_reason"]
+    assert "failed: InputError: checkpoint " in capsys.readouterr().out
 
 
 def test_a_trial_that_diverges_is_pruned(own_data: Path) -> None:
