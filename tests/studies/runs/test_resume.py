@@ -142,12 +142,12 @@ def test_a_finished_run_prints_the_command_that_trains_its_model_further(
     assert f"resume={run_id}: that run has finished after 4 epochs" in refusal
     (command,) = [line for line in refusal.splitlines() if " train " in line and "mlproject.py" in line]
     words = shlex.split(command)
-    assert mlproject.main([*words[words.index("train") :], "--plot_every=0", "--experiment=further"]) == 0
+    assert mlproject.main([*words[words.index("train") :], "--log_model=False", "--register_as=None", "--experiment=further"]) == 0
     further = last_run()
     started, now = (mlflow.artifacts.load_dict(f"runs:/{each}/config.json") for each in (run_id, further.info.run_id))
     changed = {name: value for name, value in now.items() if value != started[name]}
     assert changed.items() >= {"epochs": 1, "weights": f"runs:/{run_id}"}.items()
-    assert changed.keys() <= {"epochs", "weights", "plot_every", "experiment", "register_as", "alias"}
+    assert changed.keys() <= {"epochs", "weights", "log_model", "experiment", "register_as", "alias"}
     assert further.info.run_id != run_id
     assert mlflow.artifacts.load_dict(f"runs:/{further.info.run_id}/starting_weights.json")["fresh"] == []
 
