@@ -25,6 +25,8 @@ from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.training.loop import Data, train
 from studies.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:  # importing MLflow would take half of the new process's time
     from studies.models.served import ServedModel
 

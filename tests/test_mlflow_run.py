@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import mlflow
+import pytest
 
 from tests.conftest import CAMVID, PROJECT, needs_camvid
+
+pytestmark = pytest.mark.slow
 
 
 def mlflow_run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import mlflow
+import pytest
 
 from segmentation.training import checkpoints
 from tests.conftest import PROJECT
 from tests.faults.training import words
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(own_data: Path) -> None:

@@ -38,6 +38,8 @@ from tests.faults.server import Door, Fault, Server
 from tests.faults.training import Training, words
 from tests.studies.search.conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 
 class Place(NamedTuple):
     server: Server

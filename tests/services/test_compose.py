@@ -12,6 +12,8 @@ from tests.conftest import PROJECT
 from tests.services import compose
 from tests.services.stack import env_file
 
+pytestmark = pytest.mark.slow
+
 SAID = yaml.safe_load(compose.FILE.read_text())
 SECRET = re.compile(r"PASSWORD|SECRET|ACCESS_KEY")
 

@@ -21,6 +21,8 @@ from studies.runs.training import run_training
 from tests.services.stack import Stack
 from tests.studies.search.conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 API = "/api/2.0/mlflow"
 FILES = "/api/2.0/mlflow-artifacts/artifacts"
 READING = ("/", f"{API}/experiments/search?max_results=1", f"{API}/experiments/get?experiment_id=0", FILES, "/version")

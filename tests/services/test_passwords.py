@@ -12,6 +12,8 @@ from studies.search.worker import Worker
 from tests.services.stack import Stack
 from tests.studies.search.conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def fields(own_data: Path, **more: object) -> list[str]:
     said = tiny(own_data, epochs=1, study_name="passwords", n_trials=1) | more

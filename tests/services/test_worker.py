@@ -18,6 +18,8 @@ from tests.services import compose
 from tests.services.stack import Stack, environment
 from tests.studies.search.conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 UNPRIVILEGED = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner,-chown"]
 """Drops root's privileges, so that file modes apply."""
 

@@ -18,6 +18,8 @@ from studies.tracking.artifact_folders import missing_files
 from tests.conftest import last_run
 from tests.studies.conftest import Trained
 
+pytestmark = pytest.mark.slow
+
 ALIASED, VERSION = "models:/first-seed@first", "models:/first-seed/1"
 
 

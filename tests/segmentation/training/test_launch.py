@@ -22,6 +22,8 @@ from studies.config import TrainConfig
 from tests.conftest import PROJECT
 from tests.segmentation.training.models import TIMED, prepared, two_rank_values
 
+pytestmark = pytest.mark.slow
+
 SECONDS_TO_END = 20.0
 """On a machine that is busy with other tests; on an idle one it takes a tenth of a second."""
 

@@ -23,6 +23,8 @@ from segmentation.training.step import TrainingStep
 from studies.config import TrainConfig
 from tests.segmentation.training.models import TIMED, hold_batch_norm, prepared, two_rank_values
 
+pytestmark = pytest.mark.slow
+
 LABELS = Classes.named("a", "b", "c")
 CPU = torch.device("cpu")
 

@@ -13,6 +13,8 @@ from studies.base import clone
 from studies.config import PredictConfig, TrainConfig
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 
 def test_only_a_folder_that_mkdtemp_made_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -18,6 +18,8 @@ from studies import tracking
 from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT
 
+pytestmark = pytest.mark.slow
+
 
 def left_by_a_dead_process(record: dict[str, Any]) -> tuple[str, Path]:
     """Return a RUNNING run and the journal of its dead process, with one record."""

@@ -47,6 +47,8 @@ from studies.models.logging import log_model
 from studies.models.served import Refused, ServedModel
 from tests.conftest import CAMVID, write_pair
 
+pytestmark = pytest.mark.slow
+
 TEMPERATURE = 1.7
 CLASSES = 5
 PALETTE = tuple((50 * index, 10, 255 - 50 * index) for index in range(CLASSES))

@@ -34,6 +34,8 @@ from tests.studies.base.test_rerun import arguments
 from tests.studies.conftest import Trained
 from tests.studies.report.read import Read, pixels
 
+pytestmark = pytest.mark.slow
+
 NASTY = "<script>alert(1)</script> | **x** [a](javascript:alert(1)) `b`"
 
 

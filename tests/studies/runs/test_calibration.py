@@ -30,6 +30,8 @@ from studies.runs.evaluation import run_evaluation
 from tests.conftest import last_run
 from tests.studies.conftest import Trained
 
+pytestmark = pytest.mark.slow
+
 
 class Calibrated(NamedTuple):
     """One finished calibration."""

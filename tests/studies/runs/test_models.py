@@ -29,6 +29,8 @@ from studies.scores.comparison import contestants_of
 from studies.scores.stored import StoredScores, find_runs
 from tests.conftest import write_own_data
 
+pytestmark = pytest.mark.slow
+
 NETWORK = "lraspp_mobilenet_v3_large"
 
 

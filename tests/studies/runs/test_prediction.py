@@ -22,6 +22,8 @@ from tests.conftest import last_run
 from tests.segmentation.prediction.test_predictor import random_image as blobs
 from tests.segmentation.prediction.test_predictor import random_model as random_network
 
+pytestmark = pytest.mark.slow
+
 LABELS = Classes(("background", "road", "sky"), ((0, 0, 0), (128, 64, 128), (70, 130, 180)))
 RESIZE = 32
 

@@ -22,6 +22,8 @@ from tests.faults.training import words
 from tests.studies.conftest import Trained
 from tests.test_mlflow_run import mlflow_run, parameters
 
+pytestmark = pytest.mark.slow
+
 STARTED = TrainConfig(
     dataset="shapes", epochs=7, learning_rate=0.3, data_dir="/somewhere", device="cpu", recipe="careful"
 )
@@ -142,7 +144,12 @@ def test_a_finished_run_prints_the_command_that_trains_its_model_further(
     assert f"resume={run_id}: that run has finished after 4 epochs" in refusal
     (command,) = [line for line in refusal.splitlines() if " train " in line and "mlproject.py" in line]
     words = shlex.split(command)
-    assert mlproject.main([*words[words.index("train") :], "--log_model=False", "--register_as=None", "--experiment=further"]) == 0
+    assert (
+        mlproject.main(
+            [*words[words.index("train") :], "--log_model=False", "--register_as=None", "--experiment=further"]
+        )
+        == 0
+    )
     further = last_run()
     started, now = (mlflow.artifacts.load_dict(f"runs:/{each}/config.json") for each in (run_id, further.info.run_id))
     changed = {name: value for name, value in now.items() if value != started[name]}

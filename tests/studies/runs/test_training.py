@@ -33,6 +33,8 @@ from studies.scores.figures import reliability_figures
 from studies.scores.stored import StoredScores
 from tests.conftest import last_run, write_own_data
 
+pytestmark = pytest.mark.slow
+
 
 def settings(root: Path, **more: Any) -> TrainConfig:
     values: dict[str, Any] = {

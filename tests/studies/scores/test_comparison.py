@@ -40,6 +40,8 @@ from studies.scores.stored import StoredScores, find_runs, named_alone
 from tests.conftest import last_run
 from tests.studies.conftest import Trained
 
+pytestmark = pytest.mark.slow
+
 LABELS = Classes.named("a", "b", "c")
 
 

@@ -14,6 +14,8 @@ from segmentation.errors import InputError
 from studies import tracking
 from tests.faults.server import Door, Server
 
+pytestmark = pytest.mark.slow
+
 AUTHORITY, INSECURE = "MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_INSECURE_TLS"
 CLIENT = "MLFLOW_TRACKING_CLIENT_CERT_PATH"
 
