@@ -42,10 +42,13 @@ PATIENCE = 90
 SMALL: dict[str, Any] = {"dataset": "folder", "resize": 32, "crop": 32, "epochs": 3, "batch_size": 4}
 """Fields that differ from the quick start if no screenshots are made."""
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or CHROMEDRIVER is None,
-    reason="needs a browser and its driver: Debian's packages chromium and chromium-driver",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None or CHROMEDRIVER is None,
+        reason="needs a browser and its driver: Debian's packages chromium and chromium-driver",
+    ),
+]
 
 
 class Shown(NamedTuple):
