@@ -76,13 +76,16 @@ def outages(seconds: float, epochs: int, place: Path) -> dict[str, Any]:
     return {"rows": rows, "wrong": wrong}
 
 
-def stopped_while_nothing_answers(training: Training, door: Door, *command: str) -> list[str]:
+def stopped_while_nothing_answers(
+    training: Training, door: Door, *command: str, within: float = STOPPED_WITHIN
+) -> list[str]:
     """Send SIGTERM to a run while a request hangs; return what went wrong.
 
     Args:
         training: not yet started.
         door: the proxy of its server.
         command: another command than the run's own.
+        within: seconds in which the process must have ended.
     """
     before = {run.info.run_id for run in training.runs()}
     process = training.start_command(*command) if command else training.start()
@@ -102,7 +105,7 @@ def stopped_while_nothing_answers(training: Training, door: Door, *command: str)
         process.wait()
     seconds = time.monotonic() - began
     door.fault = "none"
-    wrong = [] if seconds <= STOPPED_WITHIN else [f"it took {seconds:.1f} s to end"]
+    wrong = [] if seconds <= within else [f"it took {seconds:.1f} s to end"]
     wrong += [] if process.returncode == 130 else [f"ended with {process.returncode}: {training.said()[-500:]}"]
     sync = training.start_command("sync")
     if sync.wait():
