@@ -9,7 +9,7 @@ from typing import Any
 from segmentation.errors import InputError, one_of
 from segmentation.system import interruption
 from segmentation.system.runtime import check_system, prepare_process
-from studies.base.command_line import parse
+from studies.base.arguments import parse
 from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
 from studies.entry_points import NAMES, entry_point
 

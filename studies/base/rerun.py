@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import Field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,18 @@ def command(kind: str, values: Mapping[str, Any], always: Collection[str] = ()) 
 
 def here(kind: str, values: Mapping[str, Any] | None = None) -> str:
     """Return the command for the current folder: `mlflow run` in the project's folder, `mlproject.py` elsewhere."""
-    values = values or {}
+    return for_this_folder(command(kind, values or {}))
+
+
+def for_this_folder(text: str) -> str:
+    """Return a command made by `command` as it works in the current folder."""
     if Path("MLproject").is_file():
-        return command(kind, values)
+        return text
     script = Path(__file__).resolve().parents[2] / "mlproject.py"
     program = "mlproject" if Path(sys.argv[0]).name == "mlproject" else f"python {shlex.quote(str(script))}"
-    return " ".join([f"{program} {kind}", *(f"--{name} {text}" for name, text in _options(kind, values, ()))])
+    words = shlex.split(text.removeprefix(RUN))
+    options = [word.partition("=") for before, word in pairwise(words) if before == "-P"]
+    return " ".join([f"{program} {words[1]}", *(f"--{name} {shlex.quote(value)}" for name, _, value in options)])
 
 
 def _options(kind: str, values: Mapping[str, Any], always: Collection[str]) -> list[tuple[str, str]]:

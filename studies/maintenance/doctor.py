@@ -29,7 +29,7 @@ def examine(config: DoctorConfig) -> None:
     problems = [*_runs(config), *_studies(config), *_checkpoints(config), *_caches(config), *_records(config)]
     if problems:
         raise InputError(f"{len(problems)} problem(s) to fix:\n" + "\n".join(f"  {each}" for each in problems))
-    print("No problems found. `status` shows the studies, `make ui` the runs.")
+    print(f"No problems found. The runs are in {tracking.address()}.")
 
 
 def _runs(config: DoctorConfig) -> Iterator[str]:

@@ -9,7 +9,7 @@ from segmentation.config import DataConfig
 from segmentation.errors import DivergedError, InputError, listed, one_of
 from segmentation.fields import read_value
 from studies import tracking
-from studies.base.rerun import command
+from studies.base.rerun import here
 from studies.config import ModelsConfig, RecordConfig, TrainConfig, settled
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
@@ -96,8 +96,8 @@ def run_models(config: ModelsConfig) -> list[str]:
         if diverged:
             raise InputError(f"{_counted(len(diverged), 'run')} diverged: {listed(diverged)}")
     ids = ",".join(run_ids)
-    print(f"To write a report:\n  {command('report', {'run_ids': parent})}\nTo compare these runs with others:")
-    print(f"  {command('compare', {'run_ids': ids})},…")
+    print(f"To write a report:\n  {here('report', {'run_ids': parent})}\nTo compare these runs with others:")
+    print(f"  {here('compare', {'run_ids': ids})},…")
     print(tracking.where_to_look(parent))
     return run_ids
 

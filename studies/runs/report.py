@@ -12,7 +12,7 @@ from PIL import Image
 
 from segmentation.errors import InputError
 from studies import tracking
-from studies.base.rerun import command
+from studies.base.rerun import command, for_this_folder
 from studies.config import ReportConfig
 from studies.report.collect import collect
 from studies.report.html import to_html
@@ -50,7 +50,8 @@ def run_report(config: ReportConfig) -> Path:
     size = (output / "report.html").stat().st_size / 1e6
     print(f"{content.title}: {output / 'report.html'} ({size:.1f} MB, {len(page.images)} images), and report.md")
     for part in page.missing:
-        print(f"Missing: {part.what}. To create it:\n  {part.command}")
+        what = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", part.what)  # the terminal follows no links
+        print(f"Missing: {what}. To create it:\n  {for_this_folder(part.command)}")
     print(tracking.where_to_look(run_id))
     return output / "report.html"
 

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from segmentation.data import report_coverage
 from segmentation.errors import InputError, listed
 from studies import tracking
+from studies.base.rerun import for_this_folder
 from studies.config import TuneConfig
 from studies.runs.start import load_data
 from studies.search.budget import may_start
@@ -263,6 +264,6 @@ def _print_result(study: Study, plan: Plan, confirmed: Study | None, config: Tun
         print(confirmation_line(confirmed, plan))
     best = best_trial(study, plan.objectives[0])
     if best is not None:
-        print(f"To train the best trial again:\n  {train_command(plan, best)}")
+        print(f"To train the best trial again:\n  {for_this_folder(train_command(plan, best))}")
     print(f"Dashboard: make dashboard STORAGE={config.storage}")
     print(tracking.where_to_look(parent))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlflow
@@ -153,7 +154,9 @@ def where_to_look(run_id: str) -> str:
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"See the run: {uri.rstrip('/')}{page}"
-    return f"See the run: `make ui` (or `mlflow ui --backend-store-uri {uri}`), http://127.0.0.1:5000{page}"
+    start = f"mlflow ui --backend-store-uri {uri}"
+    shown = f"`make ui` (or `{start}`)" if Path("MLproject").is_file() else f"`{start}`"
+    return f"See the run: {shown}, http://127.0.0.1:5000{page}"
 
 
 def _runs_where(condition: str) -> list[FoundRun]:

@@ -18,9 +18,8 @@ from PIL import Image
 from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.base.errors import is_final, reason
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
+from studies.tracking.registry import register
 
-MADE = "made"
-"""Tag of a registered model's version: when the model was made, in ms of Unix time. It may be registered much later."""
 IMAGE = ".png"
 MODEL = "model"
 """Name of the logged model, and of its folder among an entry's files."""
@@ -185,23 +184,7 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
         )
     if entry["register_as"] is not None:
         made = entry.get("time", run.info.start_time)  # missing in entries of earlier versions
-        _register(client, run_id, entry["register_as"], entry["alias"], model_id, made)
-
-
-def _register(client: mlflow.MlflowClient, run_id: str, name: str, alias: str, model_id: str, made: int) -> None:
-    """Register a model, and set the alias to it unless the alias points to a model that was made later."""
-    versions = client.search_model_versions(
-        f"run_id='{run_id}'"
-    )  # not by name: a quote in it would break the condition
-    version = next((each for each in versions if (each.name, each.model_id) == (name, model_id)), None)
-    if version is None:
-        version = mlflow.register_model(f"models:/{model_id}", name, tags={MADE: str(made)})
-    current = client.get_registered_model(name).aliases.get(alias)
-    if current is not None:
-        newest = client.get_model_version(name, str(current))
-        if made < int(newest.tags.get(MADE, newest.creation_timestamp)):
-            return
-    client.set_registered_model_alias(name, alias, str(version.version))
+        register(client, run_id, entry["register_as"], entry["alias"], model_id, made)
 
 
 class _SavedModel:

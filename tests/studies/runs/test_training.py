@@ -142,7 +142,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     last_epoch = max(number for number, line in enumerate(lines) if line.startswith("epoch "))
     assert len(lines) - last_epoch - 1 <= 25
     assert "reliability/val.json" in lines[-3] + lines[-2]
-    assert "make ui" in printed.splitlines()[-1]
+    assert "mlflow ui --backend-store-uri" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]
 
 
