@@ -18,7 +18,7 @@ from PIL import Image
 import mlproject
 from segmentation.models import segmenter as models
 from segmentation.training.checkpoints import Checkpoint, save
-from studies.base.command_line import GROUPS, MOST_USED, groups
+from studies.base.arguments import GROUPS, MOST_USED, groups
 from studies.config import TrainConfig
 from studies.entry_points import NAMES, entry_point
 from tests.conftest import PROJECT, last_run
@@ -354,7 +354,7 @@ def test_an_entry_point_is_a_module_with_fields_and_a_function() -> None:
         assert list(inspect.signature(module.run).parameters) == ["config"], name
         assert name in declared
         assert f"| `{name}` | {module.Config.__doc__.splitlines()[0]} | " in page, "docs/commands.md repeats the help"
-    others = ("mlproject.py", "studies/base/command_line.py", "studies/entry_points/__init__.py")
+    others = ("mlproject.py", "studies/base/arguments.py", "studies/entry_points/__init__.py")
     for name in set(NAMES) - {"main", "train", "models"}:  # common words, and what torchrun may start
         for path in others:
             assert f'"{name}"' not in (PROJECT / path).read_text(), (name, path)

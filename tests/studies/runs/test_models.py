@@ -223,7 +223,7 @@ def test_the_parent_run_holds_the_comparison(compared: Compared) -> None:
         assert each["metrics"]["ece"] == pytest.approx(stored["metrics"]["ece"], abs=1e-12)
     assert len(table["pairs"]) == 3
     assert table["pairs"][0]["sentence"] in parent.data.tags["mlflow.note.content"]
-    assert f"-e report -P run_ids={parent.info.run_id}" in compared.printed[1]
+    assert f"mlproject.py report --run_ids {parent.info.run_id}" in compared.printed[1]
 
 
 def test_a_variant_that_diverges_does_not_take_the_others_with_it(

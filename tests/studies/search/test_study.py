@@ -102,9 +102,9 @@ def test_a_grid_logs_its_table_its_heat_maps_and_a_run_for_each_trial(
     assert parent.data.tags["best_run"] == best.user_attrs[RUN]
 
     # the printed command trains the best trial again, with the same result
-    (line,) = [line.strip() for line in printed.splitlines() if " -e train" in line]
-    words = [word.partition("=") for word in shlex.split(line) if "=" in word]
-    arguments = [part for name, _, value in words for part in (f"--{name}", value)]
+    (line,) = [line.strip() for line in printed.splitlines() if "mlproject.py train " in line]
+    words = shlex.split(line)
+    arguments = words[words.index("train") + 1 :]
     again = run_training(mlproject.parse(TrainConfig, arguments, "train"))
     assert again.kept["val/loss"] == best.value
 
