@@ -36,7 +36,7 @@ def log_model(
         save_model(folder / MODEL, network, images.contiguous(), metadata)
 
     with journal_of() as journal:
-        entry = {"what": "model", "metadata": metadata, "register_as": register_as, "alias": alias, "time": now()}
+        entry = {"what": "model", "register_as": register_as, "alias": alias, "time": now()}
         journal.add("files", entry, save)
     if register_as is None or not wait_until_sent():
         return None

@@ -151,7 +151,8 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
     try:
         metadata = Model.load(str(files / MODEL)).metadata or {}
         broken = [file.name for file in files.rglob("*.pt2") if not zipfile.is_zipfile(file)]
-        if metadata.get(CHECKSUM) != checksum(files / MODEL / WEIGHTS):
+        # models that earlier versions saved have neither
+        if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(files / MODEL / WEIGHTS):
             broken.append(WEIGHTS)
     except Exception as error:
         raise RefusedError(f"model of run {run_id} cannot be sent: its files are damaged: {error}") from error

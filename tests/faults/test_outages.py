@@ -303,7 +303,7 @@ def test_damaged_files_are_set_aside_and_all_else_is_sent(
     elif kind == "model":
         (damaged / "model").mkdir(parents=True)
         (damaged / "model" / "MLmodel").write_bytes(b"\0" * 100)
-        entries = [{"what": "model", "metadata": {}, "register_as": None, "alias": "a"}]
+        entries = [{"what": "model", "register_as": None, "alias": "a"}]
     entries.append({"what": "artifacts", "path": "after.txt"})
     (folder / "files.jsonl").write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
     (folder / "records.jsonl").write_text(json.dumps({"what": "end", "status": "FINISHED", "time": 1}) + "\n")

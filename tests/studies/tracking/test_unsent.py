@@ -1,6 +1,7 @@
 """Journals of ended processes are sent to a real store."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from segmentation.errors import InputError
 from segmentation.system.processes import me
 from studies import tracking
+from studies.base.checksum import CHECKSUM, WEIGHTS
 from studies.tracking.ownership import OWNER
 from tests.studies.conftest import Trained
 
@@ -83,8 +85,13 @@ def test_a_model_that_is_sent_late_takes_no_alias_from_a_later_one(two_seeds: Tr
         run_id = tracking.create_run("unsent", f"made at {made}", {})
         folder = tmp_path / run_id
         shutil.copytree(saved, folder / "files.d" / "000000" / "model")
+        if made == 1000:  # as earlier versions saved it
+            (folder / "files.d/000000/model" / WEIGHTS).unlink()
+            file = folder / "files.d/000000/model/MLmodel"
+            file.write_text(re.sub(rf"\n +{CHECKSUM}: \w+", "", file.read_text()))
+            assert CHECKSUM not in file.read_text()
         (folder / OWNER).write_text(json.dumps(me()))
-        entry = {"what": "model", "metadata": {}, "register_as": "sent late", "alias": "latest-run", "time": made}
+        entry = {"what": "model", "register_as": "sent late", "alias": "latest-run", "time": made}
         (folder / "files.jsonl").write_text(json.dumps(entry) + "\n")
         assert tracking.send_unsent(folder) == 0
         return run_id
