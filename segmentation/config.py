@@ -1,14 +1,13 @@
 """Configuration fields of data, augmentation, model, optimization and scoring.
 
 A field `name` is `--name` on the command line and `-P name=` for `mlflow run`. This module does not import torch, so
-that `--help` is fast. Types are `Optional[int]` instead of `int | None`, because for the latter tyro imports a type
-checker and `--help` takes twice as long.
+that `--help` is fast.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal
 
 from segmentation.errors import InputError, one_of
 from segmentation.fields import at_least, check_choices, within
@@ -50,13 +49,13 @@ class DataConfig:
     """Split to validate on after every epoch."""
     calibration_fraction: float = 0.0
     """Fraction of the training images held out for `calibrate` as split `held_out`, the same images for every seed."""
-    resize: Optional[int] = 128
+    resize: int | None = 128
     """Length of the shorter side after resizing, in pixels; None keeps the original size."""
-    crop: Optional[int] = 128
+    crop: int | None = 128
     """Side of the square center crop, in pixels; None keeps the whole image."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """Interpolation for resizing images; masks always use the nearest pixel."""
-    cache_dir: Optional[str] = None
+    cache_dir: str | None = None
     """Folder for prepared images; None is mlproject/ in the user's cache folder."""
 
 
@@ -84,13 +83,13 @@ class ModelConfig:
     """Input scale: signed_unit is [-1, 1], imagenet uses its mean and std, auto follows the starting weights."""
     weights: str = "none"
     """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
-    batch_norm_momentum: Optional[float] = None
+    batch_norm_momentum: float | None = None
     """Momentum of batch norm's running statistics, from 0 to 1; None is 0.1, or 0.01 for mobilenet."""
     recipe: Literal["none", "head_first", "slow_backbone", "frozen_batch_norm", "careful"] = "none"
     """Fine-tuning recipe: a preset for the freeze_ and backbone_ fields that are not set; see docs/fine-tuning.md."""
-    freeze_backbone: Optional[int] = None
+    freeze_backbone: int | None = None
     """Epochs at the start in which the backbone and its batch norm are frozen; None is the recipe's value, or 0."""
-    freeze_batch_norm: Optional[bool] = None
+    freeze_batch_norm: bool | None = None
     """Freeze statistics, scale and bias of the backbone's batch norm; None is the recipe's value, or false."""
     auxiliary_loss: float = 0.0
     """Weight of the auxiliary head's loss (not for lraspp_mobilenet_v3_large); 0 builds no auxiliary head."""
@@ -104,7 +103,7 @@ class OptimizationConfig:
     """Number of passes over the training split."""
     batch_size: int = 64
     """Images per optimizer step, over all processes."""
-    micro_batch: Optional[int] = None
+    micro_batch: int | None = None
     """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
@@ -116,7 +115,7 @@ class OptimizationConfig:
     """Weight decay of every parameter."""
     head_learning_rate_factor: float = 1.0
     """Learning rate of all layers except the backbone, as a multiple of learning_rate."""
-    backbone_learning_rate_factor: Optional[float] = None
+    backbone_learning_rate_factor: float | None = None
     """Learning rate of the backbone, as a multiple of learning_rate; None is the recipe's value, or 1."""
     schedule: Literal["constant", "polynomial"] = "constant"
     """Learning rate schedule: constant, or polynomial decay to 0 with power 0.9."""
@@ -144,7 +143,7 @@ class ScoringConfig:
 
     monitor: str = "val/loss"
     """Metric that selects the best epoch."""
-    patience: Optional[int] = None
+    patience: int | None = None
     """Epochs without improvement of monitor before training stops; None never stops early."""
     boundary_width: int = 3
     """Width of the boundary band on either side of a class boundary, in pixels of the scored size."""

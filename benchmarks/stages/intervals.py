@@ -83,16 +83,16 @@ def _same(returned: Mapping[str, Any]) -> str:
     apart = {name: np.abs(each["ends"] - ends) / error for name, each in returned.items() if "ends" in each}
     largest = max(each.max() for each in apart.values())
     assert largest <= ERRORS, f"ends of 95 % intervals are up to {largest:.1f} standard errors apart"
-    told = (
+    checked = (
         f"The ends of the {len(values)} plain 95 % percentile intervals differ by up to {largest:.1f} standard errors "
         f"(tolerated: {ERRORS}; {error.mean():.0e} on average), since each draws its own resamples. This project "
         "also computes bias-corrected intervals."
     )
     if "sums" not in returned[PRODUCT]:
-        return f"{told} The bare product has as many numbers as all metrics need."
+        return f"{checked} The bare product has as many numbers as all metrics need."
     rounding = float(np.abs(_values(*returned[PRODUCT]["sums"]) / values - 1)[:MODELS].max())
     assert rounding <= ROUNDING, f"the bare product's ECE are up to {rounding:.0e} of them apart from ours"
-    return f"{told} The bare product's sums give each resample's ECE to {rounding:.0e} (tolerated: {ROUNDING:.0e})."
+    return f"{checked} The bare product's sums give each resample's ECE to {rounding:.0e} (tolerated: {ROUNDING:.0e})."
 
 
 def _standard_errors(values: "np.ndarray", shares: "np.ndarray") -> "np.ndarray":

@@ -1,6 +1,6 @@
 """Prediction of a folder: masks, confidence maps, overlays and a table, compared with the model alone and plain loops.
 
-The weights are random, but for batch norm, which has seen the pictures, so that masks are as ragged as real ones.
+The weights are random, but for batch norm, which has seen the images, so that masks are as ragged as real ones.
 """
 
 import atexit

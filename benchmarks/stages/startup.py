@@ -87,8 +87,8 @@ def cases(quick: bool) -> list[Case]:
 
 
 def _help(returned: Mapping[str, Any]) -> str:
-    told = returned[OURS]["output"]
-    assert "--learning_rate" in told, f"this is no help: {told}"
+    output = returned[OURS]["output"]
+    assert "--learning_rate" in output, f"this is no help: {output}"
     seconds = returned[OURS]["seconds"]
     return (
         f"The help of all fields takes {seconds:.2f} s (median), {'within' if seconds <= HELP_SECONDS else 'beyond'} "
@@ -97,8 +97,8 @@ def _help(returned: Mapping[str, Any]) -> str:
 
 
 def _first_step(returned: Mapping[str, Any]) -> str:
-    told, imported = returned[OURS]["output"], returned[IMPORTS]["output"]
-    assert f"first batch: {TRAIN} 3 {SIDE} {SIDE}" in told, f"there was no first step: {told}"
+    output, imported = returned[OURS]["output"], returned[IMPORTS]["output"]
+    assert f"first batch: {TRAIN} 3 {SIDE} {SIDE}" in output, f"there was no first step: {output}"
     assert "imported" in imported, imported
     return (
         f"This project stops when a batch of {TRAIN} x 3 x {SIDE} x {SIDE} reaches the first step: its run is open in "
@@ -123,7 +123,7 @@ def _trained(returned: Mapping[str, Any]) -> str:
 def start(place: Path, arguments: Sequence[str]) -> Run:
     """Run Python with these arguments in a folder of its own; it must succeed.
 
-    Its times are told as their median without the first, in which the store is made and pictures are prepared.
+    Its time is the median without the first, in which the store is made and images are prepared.
     """
     _write_pictures(place / "data")
     environment = os.environ | {

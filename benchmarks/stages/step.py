@@ -67,10 +67,10 @@ def same(values: Mapping[str, Any]) -> str:
     ours = values[OURS]["loss"]
     apart = max(abs(each["loss"] / ours - 1) for each in values.values())
     assert apart < 0.02, values
-    told = f"The loss of the first step is the same to {apart:.1e}; dropout draws differently in other memory formats."
+    notes = f"The loss of the first step is the same to {apart:.1e}; dropout draws differently in other memory formats."
     if "torch.compile" in values:
-        told += f" Compiling took {values['torch.compile']['compiling']:.0f} s before the first round."
-    return told
+        notes += f" Compiling took {values['torch.compile']['compiling']:.0f} s before the first round."
+    return notes
 
 
 def prepare(model: str, steps: int, way: Way) -> Callable[[], dict[str, float]]:

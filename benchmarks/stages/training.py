@@ -1,7 +1,7 @@
 """One training epoch, from images to logged metrics, compared with bare steps and other training loops.
 
 Every contestant starts from the same tensors and keeps training from round to round: a round is its next epoch. The
-pictures that this project prepares once are prepared before the first round, which stage `cache` measures.
+images that this project prepares once are prepared before the first round, which stage `cache` measures.
 """
 
 import atexit

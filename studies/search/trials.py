@@ -33,17 +33,16 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 """Names of the states in which a trial has ended."""
 
 
-def ancestors(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[int]:
-    """Numbers of the trials that a trial resumes: its predecessor, the predecessor of that one, and so on.
+def lineage(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[int]:
+    """Numbers of a trial, of the trial that it resumes, of the one that this resumes, and so on to their origin.
 
     Args:
         trial: the trial.
         trials: all trials of the study, in order of their numbers.
     """
-    found: list[int] = []
-    while (retry_of := trial.user_attrs.get(RETRY_OF)) is not None:
+    found = [trial.number]
+    while (retry_of := trials[found[-1]].user_attrs.get(RETRY_OF)) is not None:
         found.append(retry_of)
-        trial = trials[retry_of]
     return found
 
 
@@ -52,9 +51,9 @@ def siblings(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[FrozenTr
 
     Two workers may queue an interrupted trial at the same time, and each of the two may be interrupted again.
     """
-    above = [trial.number, *ancestors(trial, trials)]
+    above = lineage(trial, trials)
     others = [other for other in trials if other.number not in above and IDLE not in other.user_attrs]
-    return [other for other in others if above[-1] in (other.number, *ancestors(other, trials))]
+    return [other for other in others if lineage(other, trials)[-1] == above[-1]]
 
 
 def each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -69,8 +68,7 @@ def each_once(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     chains: dict[int, list[FrozenTrial]] = {}
     for trial in trials:
         if IDLE not in trial.user_attrs:
-            origin = [trial.number, *ancestors(trial, trials)][-1]
-            chains.setdefault(origin, []).append(trial)
+            chains.setdefault(lineage(trial, trials)[-1], []).append(trial)
 
     def rank(trial: FrozenTrial) -> tuple[int, int]:
         order = (TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL)

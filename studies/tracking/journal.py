@@ -117,8 +117,8 @@ class Journal:
         Args:
             seconds: how long to wait after an attempt has failed. Without a failure there is no limit.
             streams: the streams to wait for.
-            at_most: limit even if the server does not respond at all. A process that was told to stop does not wait
-                beyond its deadline either.
+            at_most: limit even if the server does not respond at all. A stopping process does not wait beyond
+                its deadline either.
         """
         start = time.monotonic()
         sent = [self._senders[name].wait(start, seconds, start + at_most) for name in streams]

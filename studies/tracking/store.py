@@ -106,7 +106,7 @@ def _is_error(part: object) -> bool:
 
 
 def with_retries(call: Callable[[], T]) -> T:
-    """Return the result of a call to MLflow, retried for `RETRY_SECONDS`; less if this process was told to stop.
+    """Return the result of a call to MLflow, retried for `RETRY_SECONDS`; less if this process is stopping.
 
     Raises:
         AwayError: MLflow does not answer.
