@@ -20,7 +20,7 @@ from studies import tracking
 from studies.base.markdown import escaped
 from studies.scores.figures import predicted, reliability_figures, spread
 from studies.scores.tables import class_table, confusion_csv, images_csv, key_metrics, metric_table, region_table
-from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, protocol_line, single_class_warning
+from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, prediction_warnings, protocol_line
 
 WORST = 3
 """Number of images plotted for their high ECE."""
@@ -84,11 +84,12 @@ def log_scores(
     floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
     drawn = reliability_figures(scores, groups, intervals["ece"], title, note) if draw else ()
     logged = [tracking.log_figure(figure, f"reliability/{split.name}{suffix}.png") for suffix, figure in drawn]
+    warnings = prediction_warnings(scores)
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
         "groups": [_group_record(*each) for each in groups.items()], "origin": dict(origin),
-        "palette": split.labels.palette,
+        "palette": split.labels.palette, "warnings": warnings,
     }  # fmt: skip
     tracking.log_json(record | bins_record(scores, rules), f"reliability/{split.name}.json")
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:
@@ -101,11 +102,9 @@ def log_scores(
         tracking.log_figure(confusion, f"confusion/{split.name}.png")
         log_examples(model, split, scores, worst_first, device, examples, state)
     sentence = calibration_sentence(metrics, intervals, floor, len(split))
-    warning = single_class_warning(scores)
-    if warning:
-        tracking.log_tags({"warning.predictions": warning})
-    notes = [f"**Warning:** {escaped(warning)}."] if warning else []
-    notes.append(sentence)
+    if warnings:
+        tracking.log_tags({"warning.predictions": "; ".join(warnings)})
+    notes = [f"**Warning:** {escaped(warning)}." for warning in warnings] + [sentence]
     if (in_crop := rules.get("in_crop", 1.0)) != 1:
         notes.append(f"Note: {escaped(crop_note({split.name: in_crop}))}")
     summary = f"**{escaped(scored)}: {escaped(state)}**\n\n{key_metrics(metrics, intervals)}\n\n{' '.join(notes)}"
@@ -121,7 +120,7 @@ def log_scores(
     for name in PRINTED:
         print(f"  {name:16} {metrics[name]:7.4f} {intervals[name]}")
     print(sentence)
-    if warning:
+    for warning in warnings:
         print(f"Warning: {warning}.")
     print(f"All {len(METRICS)} metrics: the run's page in the UI, and its artifact reliability/{split.name}.json.")
 

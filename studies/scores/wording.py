@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from segmentation.errors import listed
+from segmentation.scoring.baseline import baseline, never_predicted, only_predicted
 from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.scores import Scores
 
@@ -39,17 +41,29 @@ def calibration_sentence(
     return f"{text} With only {images} images, all intervals are too narrow." if images < FEW else text
 
 
-def single_class_warning(scores: Scores) -> str:
-    """Return a warning if a model predicts one class for all pixels although the labels hold several; else `""`."""
-    counts = scores.confusion.counts
-    labelled, predicted = (counts.sum(axis) > 0 for axis in (1, 0))
-    if labelled.sum() < 2 or predicted.sum() != 1:
-        return ""
-    name = scores.labels.names[int(predicted.nonzero()[0][0])]
-    return (
-        f"the model predicts a single class, {name}, for every pixel: it has learned no segmentation. Train for more "
-        f"epochs, change learning_rate, or check the masks"
-    )
+def prediction_warnings(scores: Scores) -> list[str]:
+    """Return what shows that a model has learned little: classes never predicted, a mean IoU without knowledge."""
+    counts, names = scores.confusion.counts, scores.labels.names
+    labelled = counts.sum(1)
+    if (labelled > 0).sum() < 2:
+        return []
+    warnings = []
+    missing = listed([names[index] for index in never_predicted(counts)], at_most=10)
+    only = only_predicted(counts)
+    if only is not None:
+        warnings.append(
+            f"the model predicts only {names[only]} (never predicted: {missing}): it has learned no segmentation. "
+            f"Train for more epochs, change learning_rate, or check the masks"
+        )
+    elif missing:
+        warnings.append(f"never predicted, although the labels hold them: {missing}")
+    constant = baseline(labelled)
+    if only is None and scores.confusion.mean_iou() <= constant.mean_iou:
+        warnings.append(
+            f"mean IoU {scores.confusion.mean_iou():.4f} is not above that of predicting "
+            f"{names[constant.most_frequent]} everywhere ({constant.mean_iou:.4f})"
+        )
+    return warnings
 
 
 def protocol_line(rules: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import torch
 from segmentation.classes import Classes
 from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.scores import Scores
-from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, protocol_line, single_class_warning
+from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, prediction_warnings, protocol_line
 
 CHANCE = (0.001, 0.004)
 NOTHING = (math.nan, math.nan)
@@ -64,8 +64,19 @@ def scores_of(predicted: torch.Tensor, labels: torch.Tensor) -> Scores:
 
 
 def test_a_model_that_predicts_a_single_class_is_flagged() -> None:
-    labels = torch.randint(0, 2, (4, 8, 8), generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(0))
     single = torch.ones_like(labels)
-    assert "single class, road, for every pixel" in single_class_warning(scores_of(single, labels))
-    assert single_class_warning(scores_of(labels, labels)) == ""
-    assert single_class_warning(scores_of(single, single)) == "", "the labels hold one class only"
+    (warning,) = prediction_warnings(scores_of(single, labels))
+    assert "predicts only road (never predicted: sky, tree)" in warning
+    assert prediction_warnings(scores_of(labels, labels)) == []
+    assert prediction_warnings(scores_of(single, single)) == [], "the labels hold one class only"
+
+
+def test_classes_never_predicted_and_a_mean_iou_without_knowledge_are_flagged() -> None:
+    labels = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(0))
+    without_tree = labels.where(labels < 2, torch.zeros_like(labels))
+    (warning,) = prediction_warnings(scores_of(without_tree, labels))
+    assert warning == "never predicted, although the labels hold them: tree"
+    shuffled = (labels + 1) % 3
+    (warning,) = prediction_warnings(scores_of(shuffled, labels))
+    assert "mean IoU 0.0000 is not above" in warning
