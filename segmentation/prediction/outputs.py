@@ -3,7 +3,7 @@
 import csv
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -13,11 +13,15 @@ from PIL import Image
 
 from segmentation import plots
 from segmentation.classes import Classes
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 
 TABLE, LEGEND = "predictions.csv", "legend.png"
 """Files in every output folder."""
-WRITTEN = ("masks", "confidence", "overlays", LEGEND)
+ENDINGS = {"masks": ".png", "confidence": ".png", "overlays": ".jpg"}
+"""Ending of the files in each folder that is written."""
+PART = ".part"
+"""Ending of files that are being written."""
+WRITTEN = (*ENDINGS, LEGEND)
 """Folders of images, and images, in every output folder."""
 
 
@@ -41,8 +45,13 @@ class PredictedFolder:
     - `classes.txt`: one class name per line, for mask values 0, 1, 2, ...; `legend.png`: their colours.
     """
 
-    def __init__(self, folder: Path, classes: Classes) -> None:
+    def __init__(self, folder: Path, classes: Classes, earlier: Iterable[Path] = ()) -> None:
         """Create the folder, `classes.txt`, `legend.png` and an empty table.
+
+        Args:
+            folder: the folder, which may exist.
+            classes: names and colours.
+            earlier: files of an earlier prediction, which are deleted: old masks would stay if this one is interrupted.
 
         Raises:
             InputError: the folder cannot be created or written.
@@ -57,6 +66,8 @@ class PredictedFolder:
         self._write_text("classes.txt", "".join(f"{name}\n" for name in classes.names))
         self._save(Image.fromarray(plots.pixels(plots.legend(classes))), LEGEND)
         self.write_table()
+        for file in earlier:
+            file.unlink(missing_ok=True)
 
     def add(self, path: str, name: str, image: Image.Image, predicted: np.ndarray, confidence: np.ndarray) -> None:
         """Write the files of one image. Thread-safe.
@@ -79,8 +90,8 @@ class PredictedFolder:
         grey = Image.fromarray(np.rint(255 * confidence).astype(np.uint8))
         # run-length encoding compresses masks well; stronger compression was slower and saved little
         for kind, content in (("masks", mask), ("confidence", grey)):
-            self._save(content, f"{kind}/{name}.png", compress_level=1, compress_type=zlib.Z_RLE)
-        self._save(overlay, f"overlays/{name}.jpg", quality=90)
+            self._save(content, f"{kind}/{name}{ENDINGS[kind]}", compress_level=1, compress_type=zlib.Z_RLE)
+        self._save(overlay, f"overlays/{name}{ENDINGS['overlays']}", quality=90)
         pixels = np.bincount(predicted.ravel(), minlength=len(self.classes))
         self.rows[path] = Row(image.width, image.height, float(confidence.mean(dtype=np.float64)), pixels)
 
@@ -116,7 +127,7 @@ class PredictedFolder:
     def _replacing(self, path: str) -> Iterator[Path]:
         """Yield a temporary file, which is renamed to `path` when the block ends without an error."""
         file = self.folder / path
-        part = file.with_name(f".{threading.get_ident()}.part")
+        part = file.with_name(f".{threading.get_ident()}{PART}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             yield part
@@ -129,6 +140,36 @@ class PredictedFolder:
         finally:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
+
+
+def earlier_files(folder: Path, paths: list[str]) -> list[Path]:
+    """Return the files that an earlier prediction of the same images has written.
+
+    Args:
+        folder: the output folder, which need not exist.
+        paths: of the images that will be predicted.
+
+    Raises:
+        InputError: the folder holds files of other images, or files that no prediction has written.
+    """
+    expected = {f"{kind}/{name}{ending}" for kind, ending in ENDINGS.items() for name in output_names(paths).values()}
+    present = {
+        file.relative_to(folder).as_posix(): file
+        for kind in ENDINGS
+        for file in (folder / kind).rglob("*")
+        if file.is_file() and not file.name.endswith(PART)
+    }
+    if present and not (folder / TABLE).is_file():
+        raise InputError(
+            f"output={folder} holds files that no prediction has written: {listed(sorted(present))}. Choose another "
+            f"folder"
+        )
+    if others := sorted(present.keys() - expected):
+        raise InputError(
+            f"output={folder} holds predictions of other images: {listed(others)}. Choose another folder, or delete "
+            f"this one"
+        )
+    return list(present.values())
 
 
 def output_names(paths: list[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Predicts images with a trained model, as an MLflow run that links to the training run."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,11 @@ from PIL import Image
 
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.io.decoding import read_image
+from segmentation.io.folders import SUFFIXES
 from segmentation.prediction.inputs import find_images
-from segmentation.prediction.outputs import TABLE, PredictedFolder, output_names
+from segmentation.prediction.outputs import TABLE, PredictedFolder, earlier_files, output_names
 from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
@@ -42,7 +43,8 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     """
     tracking.keep_records_in(config.records)
     images, output = Path(config.images), Path(config.output).absolute()
-    found = find_images(images, output)
+    found, ignored = find_images(images, output)
+    earlier = earlier_files(output, list(found))
     tracking.check_store()
     stored = model_store.load(config.model_uri)
     device = resolve_device(config.device)
@@ -58,7 +60,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         model = stored.network().to(device).to(memory_format=memory_format(device, True))
         predictor = Predictor(model, stored.config.resize, stored.config.interpolation, device, config.flip)
-        folder = PredictedFolder(output, stored.labels)
+        folder = PredictedFolder(output, stored.labels, earlier)
         started = time.perf_counter()
         try:
             predict_images(predictor, found, folder, config.batch_size)
@@ -79,9 +81,11 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
                 shown = shown or [drawn]
             tracking.log_figure(plots.legend(stored.labels), "legend.png")
         tracking.log_metrics(metrics)
-        tracking.log_note(_note(folder, stored, config), shown)
+        tracking.log_note(_note(folder, stored, config, ignored), shown)
         done = f"{len(folder.rows)} of {len(found)} images predicted in {seconds:.1f} s"
         print(f"{done} ({len(folder.rows) / seconds:.1f} images/s). Files: {output}")
+        if ignored:
+            print(f"Not read: {listed(ignored)}. Formats that are read: {', '.join(SUFFIXES)}.")
         print(tracking.where_to_look(run_id))
         if folder.skipped:
             raise InputError(
@@ -108,13 +112,15 @@ def _examples(folder: PredictedFolder, images: dict[str, Path], state: str) -> I
         yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.classes, title)
 
 
-def _note(folder: PredictedFolder, stored: StoredModel, config: PredictConfig) -> str:
+def _note(folder: PredictedFolder, stored: StoredModel, config: PredictConfig, ignored: Sequence[str]) -> str:
     flipped = ", averaged with their mirror images" if config.flip else ""
     lines = [
         f"**{len(folder.rows)}** images from {code(config.images)}{flipped}, predicted by",
         f"{escaped(stored.described())}",
         f"({code(config.model_uri)}). Files: {code(folder.folder)}. Table: artifact `{TABLE}`.",
     ]
+    if ignored:
+        lines += ["", f"Not read: {escaped(listed(ignored))}."]
     if folder.rows:
         rows = [[escaped(name), f"{fraction:.2%}"] for name, fraction in folder.class_fractions().items()]
         lines += ["", f"Mean confidence over all pixels: {folder.mean_confidence():.4f}.", ""]

@@ -51,7 +51,7 @@ def test_folders_of_predictions(door: Callable[[str], Door], capsys: pytest.Capt
                 stream.write(content)
 
         def predict(source=source, output=output) -> PredictedFolder:
-            images = find_images(source, output)
+            images = find_images(source, output).images
             folder = PredictedFolder(output, classes)
             predict_images(predictor, images, folder, 2)
             assert len(folder.rows) + len(folder.skipped) == len(images)

@@ -21,7 +21,7 @@ def test_hidden_and_system_files_are_skipped(tmp_path: Path) -> None:
         (tmp_path / "images" / left).write_text("x")
     found = match(tmp_path / "images", tmp_path / "masks")
     assert list(found) == ["a", "c", "d", "e", "sub/B"]
-    predicted = find_images(tmp_path / "images", tmp_path / "out")
+    predicted = find_images(tmp_path / "images", tmp_path / "out").images
     assert sorted(predicted.values()) == sorted(image for image, _ in found.values())
 
 
@@ -35,7 +35,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
         (tmp_path / f"disk/{kind}/far/up").symlink_to(tmp_path / kind)
     found = match(tmp_path / "images", tmp_path / "masks")
     assert {"b", "linked/a", "again/a"} <= found.keys()
-    predicted = find_images(tmp_path / "images", tmp_path / "out")
+    predicted = find_images(tmp_path / "images", tmp_path / "out").images
     assert [Path(name).with_suffix("").as_posix() for name in predicted] == sorted(found)
 
 

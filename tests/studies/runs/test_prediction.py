@@ -131,6 +131,8 @@ def test_every_file_and_figure_of_a_run(checkpoint: str, capsys: pytest.CaptureF
     }
     said = capsys.readouterr().out
     assert f"Files: {Path('predictions').absolute()}" in said
+    assert "Not read: 1 .txt file" in said
+    assert "Not read: 1 .txt file" in run.data.tags["mlflow.note.content"]
     assert run.info.run_id in said.splitlines()[-1]
 
 
