@@ -105,7 +105,9 @@ class ServedModel:
             if not pixels:
                 raise RequestError(f"{label}: it has no pixels ({size})")
             if pixels > MAX_PIXELS:
-                raise RequestError(f"{label}: {size} are too many: an image may have {MAX_PIXELS}")
+                raise RequestError(
+                    f"{label}: {size} are too many: an image may have {MAX_PIXELS}. Send it smaller{self._own_size()}"
+                )
             resized = self._resized_pixels(image)
             if resized > MAX_PIXELS:
                 raise RequestError(
@@ -130,6 +132,11 @@ class ServedModel:
                 f"resized to {self.predictor.resize}, the model's input size; a request may have {MAX_PIXELS}: send "
                 f"fewer images"
             )
+
+    def _own_size(self) -> str:
+        """Return what a smaller image costs: nothing down to the model's input size."""
+        side = self.predictor.resize
+        return "" if side is None else f": the model resizes the shorter side to {side} pixels before it predicts"
 
     def _resized_pixels(self, image: Image.Image) -> float:
         """Return the number of pixels of an image at the model's input size."""
