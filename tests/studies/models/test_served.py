@@ -62,7 +62,7 @@ def test_confidences_have_four_decimals_in_json() -> None:
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "not an image": ([ONE, "hello!"], "image 2 of 2: the text is not base64"),
-    "large": (np.zeros((4097, 4096, 3), np.uint8), f"4096 x 4097 pixels are too many: an image may have {MAX_PIXELS}. Send it smaller"),
+    "large": (np.zeros((4097, 4096, 3), np.uint8), f"an image may have {MAX_PIXELS}. Send it smaller"),
     "many": ([np.zeros((4096, 2048, 3), np.uint8)] * 3, "the 3 images have 25165824 pixels in total"),
 }
 
