@@ -21,7 +21,15 @@ QUICK = tuple(f"tests/{folder}/" for folder in ("benchmarks", "fuzz", "segmentat
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images are not at {CAMVID}")
 
 
+TRAINS = {"two_seeds"}
+"""Fixtures that train: tests that use one are slow."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before markers select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TRAINS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.nodeid.startswith(QUICK))
 
 
