@@ -105,6 +105,14 @@ class OptimizationConfig:
     """Images per optimizer step, over all processes."""
     micro_batch: int | None = None
     """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
+    loss: Literal["cross_entropy", "focal", "dice", "lovasz", "cross_entropy+dice"] = "cross_entropy"
+    """Loss that is minimized; scores and train/loss are always the cross-entropy. See docs/imbalance.md."""
+    class_weights: str = "none"
+    """Weights of the classes in the loss: none, inverse, median_frequency, or a JSON file with a weight by name."""
+    label_smoothing: float = 0.0
+    """Fraction of the target that cross_entropy spreads over all classes, from 0 to 1."""
+    focal_gamma: float = 2.0
+    """Exponent of loss=focal; 0 is the cross-entropy."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """Optimizer."""
     learning_rate: float = 0.01
@@ -192,6 +200,14 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
                 at_least(self, name, 0)
         at_least(self, "boundary_width", 0)
         within(self, "calibration_fraction", 0.0, 0.9)
+        within(self, "focal_gamma", 0.0, 10.0)
+        if self.label_smoothing and not self.loss.startswith("cross_entropy"):
+            raise InputError(
+                f"label_smoothing={self.label_smoothing} has no effect with loss={self.loss}: set it to 0, or loss to "
+                f"cross_entropy or cross_entropy+dice"
+            )
+        if self.focal_gamma != type(self).focal_gamma and self.loss != "focal":
+            raise InputError(f"focal_gamma={self.focal_gamma} has no effect with loss={self.loss}: set loss=focal")
         for name in (
             "learning_rate",
             "weight_decay",
@@ -201,7 +217,7 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
         ):
             if getattr(self, name) is not None:
                 within(self, name, 0.0, math.inf)
-        for name in ("flip", "color_jitter", "momentum"):
+        for name in ("flip", "color_jitter", "momentum", "label_smoothing"):
             within(self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
             within(self, "batch_norm_momentum", 0.0, 1.0)

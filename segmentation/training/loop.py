@@ -27,6 +27,7 @@ from segmentation.system.progress import progress
 from segmentation.training import batch_norm, optimizers
 from segmentation.training.augmentation import Augmentation
 from segmentation.training.checkpoints import Checkpoint
+from segmentation.training.class_weights import class_weights
 from segmentation.training.launch import all_ranks
 from segmentation.training.process_group import ProcessGroup
 from segmentation.training.step import TrainingStep
@@ -142,7 +143,8 @@ def _epochs(
     if len(data.train) < group.size:
         raise InputError(f"{len(data.train)} training images are too few for {group.size} processes")
     device = resolve_device(config.device, group.local_rank, group.local_size)
-    step = TrainingStep(model, config, device, group)
+    weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
+    step = TrainingStep(model, config, device, group, weights)
     finished_epochs, best_epoch, best_value = 0, 0, math.nan
     if start is not None:
         model.load_state_dict(start.network)

@@ -1,6 +1,15 @@
-"""The training loss. A new loss is a function here and its field in `segmentation/config.py`."""
+"""Training losses. A new loss is a function here and its name in `segmentation/config.py`.
 
-from collections.abc import Mapping
+Losses of pixels (cross-entropy, focal) are means over the non-void pixels of a batch, weighted by the class of each
+pixel. Losses of regions (Dice, Lovász) are no sums over pixels: they are computed for each image over the classes that
+its labels hold, and averaged over these classes and over the images. Both are therefore sums over images, divided by a
+total that is known before the first forward pass, and do not depend on the number of micro-batches or processes.
+
+Shapes: batch `B`, classes `C`, image `H` x `W`, non-void pixels of an image `N`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -9,35 +18,208 @@ from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 
 
+class Totals(NamedTuple):
+    """What the sums of a loss are divided by, so that they become means over the batch of all processes."""
+
+    weight: float
+    """Sum over the non-void pixels of the weight of their class; their number without class weights."""
+    images: float
+    """Number of images that have a non-void pixel."""
+
+
+def totals(masks: torch.Tensor, weights: torch.Tensor | None) -> Totals:
+    """Return the totals of masks `(B, H, W)` uint8, with class weights `(C,)` or None."""
+    valid = masks != VOID
+    images = float(valid.flatten(1).any(1).sum())
+    if weights is None:
+        return Totals(float(valid.sum()), images)
+    pixels = torch.bincount(masks[valid].flatten().long(), minlength=len(weights))
+    return Totals(float(pixels.double() @ weights.double().cpu()), images)
+
+
 def training_loss(
-    outputs: Mapping[str, torch.Tensor], masks: torch.Tensor, config: TrainingConfig
+    outputs: Mapping[str, torch.Tensor],
+    masks: torch.Tensor,
+    config: TrainingConfig,
+    whole: Totals,
+    weights: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss that is minimized and the part of it that is logged, each a sum over the non-void pixels.
+    """The loss that is minimized, and the cross-entropy that is logged.
 
     Args:
         outputs: logits `(B, C, H, W)`: `out` of the head, and `aux` of the auxiliary head if `config.auxiliary_loss`.
         masks: `(B, H, W)` class indices, 255 is void.
-        config: weights of the terms.
+        config: the loss, its parameters and the weight of the auxiliary head.
+        whole: totals of the whole batch, of which these images may be a part. The losses of all parts add up.
+        weights: `(C,)` float32 weight of each class, on the device of the logits; None weighs all classes equally.
 
     Returns:
-        `logged + auxiliary_loss * auxiliary` and `logged`, the cross-entropy of the head in nats.
+        The mean over the whole batch of `config.loss`, plus that of the auxiliary head; and the sum over the pixels of
+        the cross-entropy of the head in nats, without weights and smoothing.
     """
-    logged = total = cross_entropy_sum(outputs["out"], masks)
+    loss = LOSSES[config.loss]
+    total = loss(outputs["out"], masks, config, whole, weights)
     if config.auxiliary_loss:
-        total = total + config.auxiliary_loss * cross_entropy_sum(outputs["aux"], masks)
-    return total, logged
+        total = total + config.auxiliary_loss * loss(outputs["aux"], masks, config, whole, weights)
+    with torch.no_grad():
+        return total, cross_entropy_sum(outputs["out"].detach(), masks)
 
 
-def cross_entropy_sum(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def cross_entropy_sum(
+    logits: torch.Tensor, masks: torch.Tensor, weights: torch.Tensor | None = None, label_smoothing: float = 0.0
+) -> torch.Tensor:
     """Cross-entropy in nats, summed over the non-void pixels, computed in float32 or higher precision.
 
     Args:
         logits: `(B, C, H, W)` floating point.
         masks: `(B, H, W)` class indices, 255 is void.
+        weights: `(C,)` weight of each class, or None.
+        label_smoothing: fraction of the target that is spread evenly over all classes (Szegedy et al., "Rethinking the
+            Inception Architecture for Computer Vision", CVPR 2016).
 
     Returns:
         A scalar; 0 for a batch that contains only void.
     """
-    if torch.are_deterministic_algorithms_enabled():  # CUDA's kernel for reduction="sum" is not deterministic
-        return F.cross_entropy(logits.float(), masks.long(), ignore_index=VOID, reduction="none").sum()
-    return F.cross_entropy(logits.float(), masks.long(), ignore_index=VOID, reduction="sum")
+    deterministic = torch.are_deterministic_algorithms_enabled()  # CUDA's kernel for reduction="sum" is not
+    loss = F.cross_entropy(
+        logits.float(), masks.long(), weights, ignore_index=VOID, reduction="none" if deterministic else "sum",
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
+    return loss.sum() if deterministic else loss
+
+
+def focal_sum(
+    logits: torch.Tensor, masks: torch.Tensor, gamma: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Focal loss, `(1 - p)^gamma` times the cross-entropy, summed over the non-void pixels.
+
+    `p` is the probability of the true class. With `gamma` 0 it is the cross-entropy. Reference: Lin et al., "Focal Loss
+    for Dense Object Detection", ICCV 2017, with `weights` as its alpha.
+
+    Args:
+        logits: `(B, C, H, W)` floating point.
+        masks: `(B, H, W)` class indices, 255 is void.
+        gamma: at least 0; larger values reduce the loss of pixels that are right with high confidence.
+        weights: `(C,)` weight of each class, or None.
+    """
+    log_probabilities = logits.float().log_softmax(1)
+    nll = F.nll_loss(log_probabilities, masks.long(), weights, ignore_index=VOID, reduction="none")
+    true = masks.long().where(masks != VOID, 0)[:, None]
+    log_p = log_probabilities.gather(1, true)[:, 0]
+    return (nll * (-torch.expm1(log_p)).clamp_min(0) ** gamma).sum()
+
+
+def dice_sum(logits: torch.Tensor, masks: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Soft Dice loss of each image, summed over the images; 0 for an image that is all void.
+
+    For a class, `1 - 2 sum(p y) / (sum(p) + sum(y))` over the non-void pixels of the image, where `p` is the softmax
+    probability of the class and `y` is 1 where the label is the class. The loss of an image is the mean over the
+    classes that its labels hold. Reference: Milletari et al., "V-Net", 3DV 2016, with the plain sums of Sudre et al.,
+    "Generalised Dice Overlap as a Deep Learning Loss Function", DLMIA 2017.
+
+    Args:
+        logits: `(B, C, H, W)` floating point.
+        masks: `(B, H, W)` class indices, 255 is void.
+        weights: `(C,)` weight of each class in the mean over the classes, or None.
+    """
+    valid = masks != VOID
+    probabilities = logits.float().softmax(1) * valid[:, None]
+    labels = masks.long().where(valid, 0).flatten(1)
+    true = probabilities.flatten(2).gather(1, labels[:, None])[:, 0]
+    classes = probabilities.new_zeros(probabilities.shape[:2])
+    intersection = classes.scatter_add(1, labels, true)
+    labelled = classes.scatter_add(1, labels, valid.flatten(1).to(classes.dtype))
+    dice = 2 * intersection / (probabilities.sum((2, 3)) + labelled).clamp_min(torch.finfo(classes.dtype).tiny)
+    return _mean_over_classes(1 - dice, labelled > 0, weights).sum()
+
+
+def lovasz_sum(logits: torch.Tensor, masks: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Lovász-Softmax loss of each image, summed over the images; 0 for an image that is all void.
+
+    The loss of a class is the Lovász extension of the Jaccard loss (1 - IoU) at the errors of the non-void pixels,
+    `|y - p|`. The loss of an image is the mean over the classes that its labels hold. Reference: Berman, Rannen Triki
+    and Blaschko, "The Lovász-Softmax loss", CVPR 2018, with per-image losses over the present classes.
+
+    Args:
+        logits: `(B, C, H, W)` floating point.
+        masks: `(B, H, W)` class indices, 255 is void.
+        weights: `(C,)` weight of each class in the mean over the classes, or None.
+    """
+    total = logits.float().sum() * 0
+    for probabilities, mask in zip(logits.float().softmax(1), masks, strict=True):
+        valid = mask != VOID
+        labels = mask[valid].long()
+        if not len(labels):
+            continue
+        present = labels.unique()
+        true = (labels == present[:, None]).to(probabilities.dtype)  # (present classes, N)
+        errors, order = (true - probabilities[:, valid][present]).abs().sort(1, descending=True)
+        losses = (errors * jaccard_differences(true.gather(1, order))).sum(1)
+        chosen = torch.ones_like(losses, dtype=torch.bool)
+        total = total + _mean_over_classes(losses, chosen, None if weights is None else weights[present])
+    return total
+
+
+def jaccard_differences(true: torch.Tensor) -> torch.Tensor:
+    """How much each further wrong pixel adds to the Jaccard loss, if the pixels become wrong one after the other.
+
+    Args:
+        true: `(K, N)` 1 for pixels of the class and 0 for others, from the first pixel to become wrong to the last.
+
+    Returns:
+        `(K, N)`: gradient of the Lovász extension, Algorithm 1 of Berman et al.
+    """
+    hits = true.long().cumsum(1)
+    whole = hits[:, -1:]
+    intersection = whole - hits
+    union = whole + (1 - true.long()).cumsum(1)
+    jaccard = 1 - intersection.to(true.dtype) / union.to(true.dtype)
+    return torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], 1)
+
+
+def _mean_over_classes(losses: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Weighted mean over the last axis of `(..., C)`, of the chosen classes; 0 where their weights sum to 0."""
+    share = chosen.to(losses.dtype) if weights is None else chosen * weights.to(losses.dtype)
+    return (losses * share).sum(-1) / share.sum(-1).clamp_min(torch.finfo(losses.dtype).tiny)
+
+
+Loss = Callable[[torch.Tensor, torch.Tensor, TrainingConfig, Totals, torch.Tensor | None], torch.Tensor]
+
+
+def _cross_entropy(
+    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
+) -> torch.Tensor:
+    return cross_entropy_sum(logits, masks, weights, config.label_smoothing) / whole.weight
+
+
+def _focal(
+    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
+) -> torch.Tensor:
+    return focal_sum(logits, masks, config.focal_gamma, weights) / whole.weight
+
+
+def _dice(
+    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
+) -> torch.Tensor:
+    return dice_sum(logits, masks, weights) / whole.images
+
+
+def _lovasz(
+    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
+) -> torch.Tensor:
+    return lovasz_sum(logits, masks, weights) / whole.images
+
+
+def _cross_entropy_and_dice(
+    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
+) -> torch.Tensor:
+    return _cross_entropy(logits, masks, config, whole, weights) + _dice(logits, masks, config, whole, weights)
+
+
+LOSSES: Mapping[str, Loss] = {
+    "cross_entropy": _cross_entropy,
+    "focal": _focal,
+    "dice": _dice,
+    "lovasz": _lovasz,
+    "cross_entropy+dice": _cross_entropy_and_dice,
+}

@@ -18,18 +18,26 @@ from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.counting import count_correct
 from segmentation.training import optimizers
 from segmentation.training.batch_norm import one_update
-from segmentation.training.losses import training_loss
+from segmentation.training.losses import Totals, totals, training_loss
 from segmentation.training.process_group import ProcessGroup
 
 
 class TrainingStep:
     """Optimizer, gradient scaler and gradient averaging of one rank; calling it trains on one batch."""
 
-    def __init__(self, model: Segmenter, config: TrainingConfig, device: torch.device, group: ProcessGroup) -> None:
+    def __init__(
+        self,
+        model: Segmenter,
+        config: TrainingConfig,
+        device: torch.device,
+        group: ProcessGroup,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
         self.model = model.to(device).to(memory_format=memory_format(device, config.channels_last))
         self.config = config
         self.device = device
         self.group = group
+        self.class_weights = None if class_weights is None else class_weights.to(device)
         self.optimizer = optimizers.build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
         self._autocast = autocast(device, resolve_precision(config.precision, device))
@@ -37,7 +45,7 @@ class TrainingStep:
         self._trainable: list[bool] = []
 
     def __call__(self, images: torch.Tensor, masks: torch.Tensor, batch_size: int) -> tuple[float, int, int]:
-        """Update the weights by the gradient of the mean loss over the non-void pixels of the whole batch.
+        """Update the weights by the gradient of the loss of the whole batch, see `losses`.
 
         The result does not depend on the number of forward passes or ranks, except through batch norm, which normalizes
         each forward pass by itself; its running statistics are updated once.
@@ -48,15 +56,17 @@ class TrainingStep:
             batch_size: number of images of all ranks.
 
         Returns:
-            Sum of the loss, number of correct pixels and number of non-void pixels of this rank.
+            Sum of the cross-entropy, number of correct pixels and number of non-void pixels of this rank.
 
         Raises:
             FloatingPointError: the loss is not finite; the weights are unchanged.
         """
         pixels = int((masks != VOID).sum())
-        (pixels_of_all,) = self.group.sum(pixels)
-        if pixels_of_all == 0:
+        whole = Totals(*self.group.sum(*totals(masks, self.class_weights)))
+        if whole.weight == 0:
             return 0.0, 0, 0
+        # DistributedDataParallel averages the gradients of the ranks
+        whole = Totals(whole.weight / self.group.size, whole.images / self.group.size)
         forward = self._forward()
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum, correct = 0.0, 0
@@ -67,12 +77,11 @@ class TrainingStep:
                 with self._parallel.no_sync() if self._parallel and number < len(parts) else nullcontext():
                     with self._autocast:
                         outputs = _outputs(forward, part_images)
-                    loss, logged_loss = training_loss(outputs, part_masks, self.config)
+                    loss, logged_loss = training_loss(outputs, part_masks, self.config, whole, self.class_weights)
                     (loss_of_all,) = self.group.sum(loss.item())
                     if not math.isfinite(loss_of_all):
                         raise FloatingPointError(loss_of_all)
-                    # DistributedDataParallel averages the gradients of the ranks
-                    self.scaler.scale(loss / (pixels_of_all / self.group.size)).backward()
+                    self.scaler.scale(loss).backward()
                 loss_sum += logged_loss.item()
                 correct += count_correct(outputs["out"], part_masks)
         self.scaler.step(self.optimizer)
