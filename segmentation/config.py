@@ -125,10 +125,14 @@ class OptimizationConfig:
     """Learning rate of all layers except the backbone, as a multiple of learning_rate."""
     backbone_learning_rate_factor: float | None = None
     """Learning rate of the backbone, as a multiple of learning_rate; None is the recipe's value, or 1."""
-    schedule: Literal["constant", "polynomial"] = "constant"
-    """Learning rate schedule: constant, or polynomial decay to 0 with power 0.9."""
+    schedule: Literal["constant", "polynomial", "cosine"] = "constant"
+    """Learning rate schedule: constant, or decay to 0, polynomial with power 0.9 or along half a cosine."""
     warmup_epochs: int = 0
     """Epochs of linear warm-up of the learning rate from 0."""
+    gradient_clip: float | None = None
+    """Largest Euclidean norm of the gradient of all parameters; larger gradients are scaled down; None never does."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, such as 0.999, which is scored and kept; None keeps no average."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of training; auto is bfloat16 on GPUs that support it, else float32; validation is always float32."""
     channels_last: bool = True
@@ -221,6 +225,10 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
             within(self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
             within(self, "batch_norm_momentum", 0.0, 1.0)
+        if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
+            raise InputError(f"gradient_clip={self.gradient_clip}: it must be larger than 0; leave it out for no limit")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise InputError(f"ema={self.ema}: the decay must be at least 0 and less than 1; 0.999 is usual")
         for name in ("scale_min", "scale_max"):
             within(self, name, 0.1, 10.0)
         if self.scale_min > self.scale_max:

@@ -35,6 +35,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     """State of the gradient scaler; empty unless `precision=float16`."""
+    trained: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Weights that training resumes from if `network` is their moving average (`ema`); otherwise empty."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every epoch by name, added by the caller of `train`; empty by default."""
 
@@ -98,7 +100,7 @@ def load(file: Path) -> Checkpoint:
         raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):
-        content.setdefault("history", [])  # missing in files of the first versions
+        content = {"history": [], "trained": {}} | content  # missing in files of earlier versions
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

@@ -26,6 +26,7 @@ from segmentation.scoring.scores import Scores
 from segmentation.system.progress import progress
 from segmentation.training import batch_norm, optimizers
 from segmentation.training.augmentation import Augmentation
+from segmentation.training.averaging import AveragedWeights
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.class_weights import class_weights
 from segmentation.training.launch import all_ranks
@@ -146,8 +147,11 @@ def _epochs(
     weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
     step = TrainingStep(model, config, device, group, weights)
     finished_epochs, best_epoch, best_value = 0, 0, math.nan
+    average = None if config.ema is None else AveragedWeights(model, config.ema)
     if start is not None:
-        model.load_state_dict(start.network)
+        model.load_state_dict(start.trained or start.network)
+        if average is not None:
+            average.load(start.network)
         step.optimizer.load_state_dict(start.optimizer)
         step.scaler.load_state_dict(start.scaler)
         finished_epochs, best_epoch, best_value = start.epoch, start.best_epoch, start.best_value
@@ -159,10 +163,15 @@ def _epochs(
                 return
             started = time.perf_counter()
             with deterministic(config.deterministic):
-                train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number)
+                train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number, average)
                 trained = time.perf_counter()
+                if average is not None:
+                    average.swap()
+                    batch_norm.average_statistics(model, group)
                 val = _score(model, data.val, config, device, group)
             if group.rank > 0:
+                if average is not None:
+                    average.swap()
                 continue
             metrics = val.metrics()
             if not math.isfinite(metrics["loss"]):
@@ -185,6 +194,7 @@ def _epochs(
                 network=model.state_dict(),
                 optimizer=step.optimizer.state_dict(),
                 scaler=step.scaler.state_dict(),
+                trained={} if average is None else average.kept,
             )
             finished = time.perf_counter()
             images_per_second = len(data.train) / (trained - started)
@@ -208,10 +218,17 @@ def _epochs(
                     with suppress(RuntimeError):  # the same signal may have ended the other ranks
                         group.broadcast(False)
                 raise
+            if average is not None and number < config.epochs:
+                average.swap()
 
 
 def _train_epoch(
-    step: TrainingStep, split: Split, config: TrainingConfig, group: ProcessGroup, number: int
+    step: TrainingStep,
+    split: Split,
+    config: TrainingConfig,
+    group: ProcessGroup,
+    number: int,
+    average: AveragedWeights | None,
 ) -> tuple[float, float, float]:
     """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
 
@@ -247,6 +264,8 @@ def _train_epoch(
                     f"the loss is {error} in epoch {number}, step {index + 1} of {len(batches)} "
                     f"(learning_rate={rate:g}): try a smaller learning_rate or warmup_epochs=1"
                 ) from None
+            if average is not None:
+                average.update((number - 1) * len(batches) + index + 1)
             loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
             bar.update(len(indices))
     batch_norm.average_statistics(step.model, group)

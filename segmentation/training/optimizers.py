@@ -1,5 +1,7 @@
 """Optimizer and learning rate schedule of a configuration."""
 
+import math
+
 import torch
 
 from segmentation.config import OptimizationConfig
@@ -24,7 +26,8 @@ def build_optimizer(model: Segmenter, config: OptimizationConfig) -> torch.optim
 def learning_rate(config: OptimizationConfig, step: int, steps_per_epoch: int) -> float:
     """Learning rate of a step, counted from 0, before the factor of each parameter group.
 
-    The polynomial schedule with power 0.9 is that of Chen et al., "DeepLab", TPAMI 2018.
+    The polynomial schedule with power 0.9 is that of Chen et al., "DeepLab", TPAMI 2018; the cosine schedule that of
+    Loshchilov and Hutter, "SGDR", ICLR 2017, without restarts.
     """
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -32,6 +35,8 @@ def learning_rate(config: OptimizationConfig, step: int, steps_per_epoch: int) -
     if config.schedule == "constant":
         return config.learning_rate
     progress = (step - warmup) / max(1, config.epochs * steps_per_epoch - warmup)
+    if config.schedule == "cosine":
+        return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
     return float(config.learning_rate * (1 - progress) ** 0.9)
 
 

@@ -84,6 +84,9 @@ class TrainingStep:
                     self.scaler.scale(loss).backward()
                 loss_sum += logged_loss.item()
                 correct += count_correct(outputs["out"], part_masks)
+        if self.config.gradient_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss_sum, correct, pixels

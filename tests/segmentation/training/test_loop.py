@@ -102,12 +102,16 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_learning_rate(settings: 
         trained(config)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "values",
+    [{"optimizer": "sgd"}, {"optimizer": "adamw"}, {"ema": 0.5, "loss": "lovasz", "class_weights": "inverse"}],
+    ids=str,
+)
 def test_a_run_resumes_from_its_checkpoint_as_if_it_had_not_stopped(
-    settings: dict[str, Any], tmp_path: Path, optimizer: str
+    settings: dict[str, Any], tmp_path: Path, values: dict[str, Any]
 ) -> None:
-    config = TrainConfig(**settings | {
-        "batch_size": 5, "flip": 0.5, "optimizer": optimizer, "schedule": "polynomial", "monitor": "val/ece",
+    config = TrainConfig(**settings | values | {
+        "batch_size": 5, "flip": 0.5, "schedule": "polynomial", "monitor": "val/ece",
     })  # fmt: skip
     model, data = prepared(config)
     epochs = train(model, data, config)
@@ -121,6 +125,27 @@ def test_a_run_resumes_from_its_checkpoint_as_if_it_had_not_stopped(
     assert resumed.checkpoint.best_epoch == expected.checkpoint.best_epoch
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_the_moving_average_is_scored_and_kept_and_the_trained_weights_go_on(settings: dict[str, Any]) -> None:
+    """Beside a run without an average, whose weights after every step are averaged by hand."""
+    config = TrainConfig(**settings | {"batch_size": 6, "epochs": 3})  # one step per epoch
+    model, data = prepared(config)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    averages = []
+    for epoch in train(model, data, config):
+        decay = min(0.3, epoch.number / (9 + epoch.number))
+        for name, value in epoch.checkpoint.network.items():
+            average[name] = average[name] * decay + value * (1 - decay) if value.is_floating_point() else value.clone()
+        averages.append({name: value.clone() for name, value in average.items()})
+    averaged, _ = prepared(config)
+    for expected, epoch in zip(averages, train(averaged, data, replace(config, ema=0.3)), strict=True):
+        for name, value in epoch.checkpoint.network.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    for name, value in epoch.checkpoint.trained.items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
+    for name, value in averaged.state_dict().items():
+        torch.testing.assert_close(value, averages[-1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_early_stopping_waits_for_its_patience_and_such_a_run_does_not_resume(settings: dict[str, Any]) -> None:

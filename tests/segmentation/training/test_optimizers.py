@@ -28,13 +28,19 @@ def test_the_optimizer_is_that_of_torch_with_the_configured_values(name: str, ki
         assert {group["momentum"] for group in optimizer.param_groups} == {0.8}
 
 
-def test_schedules_by_hand() -> None:
+def test_schedules_by_hand_and_torch_s_cosine() -> None:
     constant = OptimizationConfig(learning_rate=0.1, epochs=4)
     assert [learning_rate(constant, step, 5) for step in (0, 7, 19)] == [0.1, 0.1, 0.1]
     polynomial = OptimizationConfig(learning_rate=0.1, epochs=4, schedule="polynomial")
     assert learning_rate(polynomial, 0, 5) == 0.1
     assert learning_rate(polynomial, 10, 5) == pytest.approx(0.1 * 0.5**0.9)
     assert learning_rate(polynomial, 19, 5) == pytest.approx(0.1 * 0.05**0.9)
+    cosine = OptimizationConfig(learning_rate=0.1, epochs=4, schedule="cosine")
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], lr=0.1), T_max=20)
+    for step in range(20):
+        assert learning_rate(cosine, step, 5) == pytest.approx(theirs.get_last_lr()[0])
+        theirs.optimizer.step()
+        theirs.step()
     warm = OptimizationConfig(learning_rate=0.1, epochs=4, warmup_epochs=2)
     assert [learning_rate(warm, step, 5) for step in (0, 4, 9, 10)] == pytest.approx([0.01, 0.05, 0.1, 0.1])
     assert learning_rate(OptimizationConfig(epochs=2, warmup_epochs=2), 9, 5) == 0.01

@@ -191,7 +191,7 @@ def train_one_epoch(config: TrainConfig, group: ProcessGroup, kind: type[Trainin
     """The parameters afterwards."""
     model, data = prepared(config)
     step = kind(hold_batch_norm(model), config, CPU, group)
-    _train_epoch(step, data.train, config, group, 1)
+    _train_epoch(step, data.train, config, group, 1, None)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
@@ -205,6 +205,19 @@ def test_micro_batches_on_two_ranks_add_up_to_the_whole_batch(pair: tuple[TrainC
     ours, theirs = micro_batches(config, group)
     assert torch.equal(ours, theirs)
     torch.testing.assert_close(ours, train_one_epoch(config, ProcessGroup()), rtol=1e-4, atol=1e-6)
+
+
+def losses_of_images(config: TrainConfig, group: ProcessGroup) -> list[torch.Tensor]:
+    return micro_batches(replace(config, loss="cross_entropy+dice"), group)
+
+
+def test_a_loss_of_whole_images_adds_up_over_two_ranks(pair: tuple[TrainConfig, ProcessGroup]) -> None:
+    config, group = pair
+    group.broadcast("losses_of_images")
+    ours, theirs = losses_of_images(config, group)
+    assert torch.equal(ours, theirs)
+    expected = train_one_epoch(replace(config, loss="cross_entropy+dice"), ProcessGroup())
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 def divergence(config: TrainConfig, group: ProcessGroup) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from segmentation.errors import InputError
+from segmentation.training import optimizers
 from segmentation.training.loop import train
 from segmentation.training.process_group import ProcessGroup
 from segmentation.training.step import TrainingStep
@@ -43,6 +44,21 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(settings: dict[
         assert math.isfinite(loss_sum)
         parameters.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(parameters[1], parameters[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_long_gradient_is_scaled_down_to_the_norm(settings: dict[str, Any]) -> None:
+    moved = {}
+    for clip in (None, 1e-3, 1e6):
+        config = TrainConfig(**settings | {"batch_size": 6, "momentum": 0.0, "gradient_clip": clip})
+        model, data = prepared(config)
+        before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        step = TrainingStep(hold_batch_norm(model).train(), config, CPU, ProcessGroup())
+        optimizers.set_learning_rate(step.optimizer, 1.0)
+        step(*data.train.gather(np.arange(6)), 6)
+        moved[clip] = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+    assert moved[1e-3].norm().item() == pytest.approx(1e-3, rel=1e-2)
+    torch.testing.assert_close(moved[1e-3] / moved[1e-3].norm(), moved[None] / moved[None].norm(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(moved[1e6], moved[None])
 
 
 @pytest.mark.parametrize("micro_batch", [4, None])
