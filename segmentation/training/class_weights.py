@@ -11,6 +11,9 @@ from segmentation.config import TrainingConfig
 from segmentation.data.split import Split, histogram
 from segmentation.errors import InputError, listed
 
+NAMED = ("none", "inverse", "median_frequency")
+"""Values of `class_weights` that are no path."""
+
 
 def class_weights(config: TrainingConfig, split: Split) -> torch.Tensor | None:
     """Return the weight of each class, `(C,)` float32; None if `class_weights=none`.
@@ -42,7 +45,7 @@ def class_weights(config: TrainingConfig, split: Split) -> torch.Tensor | None:
         frequencies = _frequencies(split)
         present = frequencies[frequencies > 0]
         return _inverse(frequencies, float(np.median(present)) if len(present) else 0.0)
-    return torch.tensor(_from_file(Path(config.class_weights), split.labels.names), dtype=torch.float32)
+    return torch.tensor(weights_of_file(Path(config.class_weights), split.labels.names), dtype=torch.float32)
 
 
 def _inverse(values: np.ndarray, numerator: float) -> torch.Tensor:
@@ -62,7 +65,12 @@ def _frequencies(split: Split) -> np.ndarray:
     return np.divide(pixels, of_images, out=np.zeros(classes), where=of_images > 0)
 
 
-def _from_file(file: Path, names: tuple[str, ...]) -> list[float]:
+def weights_of_file(file: Path, names: tuple[str, ...]) -> list[float]:
+    """Return the weight of each class from a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, lacks a class, or holds something else than a weight.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -13,6 +13,7 @@ from segmentation.data import Split, load_split, open_split
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
+from segmentation.training.class_weights import NAMED, class_weights, weights_of_file
 from segmentation.training.loop import Data
 from studies.config import TrainConfig, decisive
 from studies.models.starting_weights import load_starting_weights, resolve_normalization
@@ -34,7 +35,9 @@ def check_start(config: TrainConfig) -> TrainConfig:
     # fetching is left to the run
     if not (config.download and config.dataset.startswith("voc")):
         for split in (config.train_split, config.val_split):
-            open_split(config, split)
+            names = open_split(config, split).labels.names
+        if config.class_weights not in NAMED:
+            weights_of_file(Path(config.class_weights), names)
     return resolve_normalization(config)
 
 
@@ -67,6 +70,8 @@ def identity(config: TrainConfig, data: Data, model: Segmenter) -> str:
     values.pop("weights")
     device = resolve_device(config.device)
     values |= {"device": device.type, "precision": str(resolve_precision(config.precision, device))}
+    weights = class_weights(config, data.train)
+    values["class_weights"] = None if weights is None else weights.tolist()
     text = json.dumps([values, data.train.fingerprint, data.val.fingerprint, CODE], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.state_dict().items()):

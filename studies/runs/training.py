@@ -21,6 +21,7 @@ from segmentation.scoring.evaluate import score
 from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints, launch
 from segmentation.training.checkpoints import Checkpoint
+from segmentation.training.class_weights import class_weights
 from segmentation.training.loop import Data, Epoch, train, train_rank
 from studies import tracking
 from studies.base.rerun import here
@@ -169,6 +170,11 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
         print(f"Starting weights {config.weights}: {loaded}.")
         tracking.log_json(loaded._asdict(), "starting_weights.json")
         _check_normalization(loaded.normalization, config)
+    weights = class_weights(config, split)
+    if weights is not None:
+        by_name = dict(zip(split.labels.names, weights.tolist(), strict=True))
+        print(f"Class weights: {listed((f'{name} {weight:.3g}' for name, weight in by_name.items()), 10)}.")
+        tracking.log_json(by_name, "class_weights.json")
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
 

@@ -1,5 +1,6 @@
 """Starting weights from files; those from runs and the registry are tested in `test_training.py`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from segmentation.config import ModelConfig
 from segmentation.data import load_split
 from segmentation.errors import InputError
 from segmentation.models.segmenter import build
+from segmentation.training.loop import Data
 from studies.config import TrainConfig
-from studies.runs.start import starting_model
+from studies.runs.start import check_start, identity, starting_model
 from tests.segmentation.models.test_state_dicts import safetensors
 
 LRASPP: Any = "lraspp_mobilenet_v3_large"
@@ -42,3 +44,20 @@ def test_a_file_without_weights_is_refused(own_data: Path) -> None:
     given = config(own_data, weights="w.pth")
     with pytest.raises(InputError, match=r"weights=w\.pth cannot be read"):
         starting_model(given, load_split(given, "train"))
+
+
+def test_class_weights_count_by_their_values(own_data: Path) -> None:
+    contents = {"a.json": "1, 2, 3", "b.json": "1, 2, 3", "c.json": "1, 2, 4"}
+    found = {}
+    for name, values in contents.items():
+        names = load_split(config(own_data), "train").labels.names
+        Path(name).write_text(json.dumps(dict(zip(names, map(float, values.split(", ")), strict=True))))
+        given = config(own_data, class_weights=name)
+        data = Data(load_split(given, "train"), load_split(given, "val"))
+        found[name] = identity(given, data, starting_model(given, data.train)[0])
+    assert found["a.json"] == found["b.json"] != found["c.json"]
+
+
+def test_a_file_of_class_weights_is_checked_before_a_run_is_opened(own_data: Path) -> None:
+    with pytest.raises(InputError, match=r"class_weights=gone\.json cannot be read"):
+        check_start(config(own_data, class_weights="gone.json"))
