@@ -386,6 +386,28 @@ class PredictConfig:
         at_least(self, "batch_size", 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a trained model as an ONNX file, which runs without torch and this project."""
+
+    model_uri: str
+    """Model: a run (ID or runs:/ID), a registered model (models:/NAME/1, models:/NAME@ALIAS), a checkpoint."""
+    format: Literal["onnx"] = "onnx"
+    """Format of the file."""
+    output: str = "model.onnx"
+    """File to write; its name ends in .onnx."""
+    experiment: str = "exports"
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    records: str = "unsent"
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
+    run_name: str | None = None
+    """Name of the MLflow run; None builds it from the model."""
+
+    def __post_init__(self) -> None:
+        check_names(self)
+        check_choices(self)
+
+
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a run's configuration that its result depends on, including the seed."""
     other = {
