@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,8 +88,8 @@ def export_onnx(model: Segmenter, file: Path, metadata: Mapping[str, object]) ->
     return difference
 
 
-def _difference(both: nn.Module, session: "onnxruntime.InferenceSession", size: tuple[int, int, int]) -> float:  # type: ignore[name-defined]  # noqa: F821
-    """Return the largest difference of a probability on random images."""
+def _difference(both: nn.Module, session: Any, size: tuple[int, int, int]) -> float:
+    """Return the largest difference of a probability on random images, in a session of onnxruntime."""
     count, height, width = size
     images = np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
     with torch.no_grad():
