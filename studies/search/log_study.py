@@ -46,7 +46,7 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
         if name in (heat_map, "trials"):
             in_description.append(image)
     tracking.log_note(description, in_description, trials)
-    best = best_trial(study, plan.objectives[0])
+    best = best_trial(study)
     if best is not None:
         # the names that training runs use, so that one filter in the UI finds both
         names = [f"best/{objective.metric.removeprefix('val/')}" for objective in plan.objectives]
@@ -68,7 +68,7 @@ def _description(study: Study, plan: Plan, confirmed: Study | None) -> Iterator[
         yield f"- {line}" if line.startswith("  ") else line
     if confirmed is not None:
         yield from ("", confirmation_line(confirmed, plan))
-    best = best_trial(study, plan.objectives[0])
+    best = best_trial(study)
     if best is not None:
         yield from ("", code(train_command(plan, best)))
 

@@ -84,7 +84,7 @@ class StudyProgress:
             f"{objective.metric} {value:.4f}"
             for objective, value in zip(self._plan.objectives, trial.values, strict=True)
         )
-        best = best_trial(self._study, self._plan.objectives[0])
+        best = best_trial(self._study)
         is_best = len(self._plan.objectives) == 1 and best is not None and best.number == trial.number
         violated = [constraint for constraint, violation in trial.constraints.items() if violation > 0]
         return line + (f", violates {violated[0]}" if violated else "") + (", best so far" if is_best else "")

@@ -9,7 +9,7 @@ from studies.config import StatusConfig
 from studies.search.plan import SETTINGS
 from studies.search.space import describe_values
 from studies.search.storage import is_missing, open_storage
-from studies.search.trials import EPOCHS, REASON, VALUES, WORKER, counted_trials, in_state
+from studies.search.trials import EPOCHS, REASON, VALUES, WORKER, counted_trials, in_state, pareto_front
 
 BEST_SHOWN = 5
 
@@ -51,7 +51,7 @@ def _print_study(study: Study) -> None:
     for trial in in_state(trials, TrialState.FAIL):
         print(f"    trial {trial.number} failed: {trial.user_attrs.get(REASON, 'its worker died')}")
     metrics = study.user_attrs.get(SETTINGS, {}).get("goals", [])
-    for trial in study.best_trials[:BEST_SHOWN]:
+    for trial in pareto_front(study)[:BEST_SHOWN]:
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(metrics, trial.values, strict=True))
         print(f"    best: trial {trial.number}, {_values(trial)}: {values}")
 

@@ -225,7 +225,7 @@ def _search_and_confirm(
     """Run the trials of the study, then of its confirmation, which is appended to `studies` and returned."""
     (study,) = studies
     _run_trials(study, plan, config, parent, "search", deadline)
-    best = best_trial(study, plan.objectives[0])
+    best = best_trial(study)
     if not config.confirm_seeds or best is None or may_start(study, plan) or running_trials(study):
         return None
     values = plan.values(best)
@@ -262,7 +262,7 @@ def _print_result(study: Study, plan: Plan, confirmed: Study | None, config: Tun
         print(line)
     if confirmed is not None:
         print(confirmation_line(confirmed, plan))
-    best = best_trial(study, plan.objectives[0])
+    best = best_trial(study)
     if best is not None:
         print(f"To train the best trial again:\n  {for_this_folder(train_command(plan, best))}")
     print(f"Dashboard: make dashboard STORAGE={config.storage}")

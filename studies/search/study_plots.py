@@ -20,7 +20,7 @@ from studies.search import plots
 from studies.search.plan import SETTINGS, Plan
 from studies.search.space import Choices, Range, describe_values, format_value
 from studies.search.storage import studies_beside
-from studies.search.trials import EPOCHS, METRICS_KEPT, RUN, STATES, counted_trials, in_state
+from studies.search.trials import EPOCHS, METRICS_KEPT, RUN, STATES, counted_trials, in_state, pareto_front
 
 HEAT_MAPS = tuple(f"val/{name}" for name in BRIEF)
 BEST_SHOWN = 5
@@ -54,7 +54,7 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     ]
     yield "trials", plots.trial_curves(curves, title, objective.metric)
     if len(plan.objectives) == 2 and done:
-        front = {trial.number for trial in study.best_trials}
+        front = {trial.number for trial in pareto_front(study)}
         yield (
             "pareto",
             plots.pareto_front(
@@ -169,7 +169,7 @@ def _reliability_of_best(study: Study, plan: Plan, done: Sequence[FrozenTrial]) 
         done, key=lambda trial: -trial.values[0] if objective.higher_is_better else trial.values[0]
     )[:BEST_SHOWN]  # fmt: skip
     if len(plan.objectives) > 1:
-        ranked = study.best_trials[:BEST_SHOWN]
+        ranked = pareto_front(study)[:BEST_SHOWN]
     bins, protocol = {}, None
     for trial in ranked:
         try:

@@ -13,7 +13,7 @@ from studies.search.budget import epochs_used, max_epochs
 from studies.search.objectives import Objective
 from studies.search.plan import Plan
 from studies.search.space import describe_values, with_values
-from studies.search.trials import EPOCHS, METRICS_KEPT, STATES, best_trial, counted_trials, in_state
+from studies.search.trials import EPOCHS, METRICS_KEPT, STATES, best_trial, counted_trials, in_state, pareto_front
 
 
 def progress_line(study: Study, plan: Plan) -> str:
@@ -30,7 +30,7 @@ def state_counts(study: Study, plan: Plan) -> str:
         parts.append(f"{len(interrupted)} waiting to be resumed")
     if running := len(in_state(trials, TrialState.RUNNING)):
         parts.append(f"{running} running")
-    best = best_trial(study, plan.objectives[0])
+    best = best_trial(study)
     if best is not None:
         parts.append(f"best {plan.objectives[0].metric} {best.values[0]:.4f} (trial {best.number})")
     return ", ".join(parts)
@@ -38,14 +38,14 @@ def state_counts(study: Study, plan: Plan) -> str:
 
 def best_lines(study: Study, plan: Plan) -> Iterator[str]:
     """The best trial with its metrics; with several objectives, all trials on the Pareto front."""
-    best = best_trial(study, plan.objectives[0])
+    best = best_trial(study)
     if best is None:
         yield "No trial is complete."
         return
-    front = [best] if len(plan.objectives) == 1 else sorted(study.best_trials, key=lambda trial: trial.values)
+    front = pareto_front(study)
     if len(front) > 1:
         yield f"{len(front)} trials on the Pareto front:"
-    for trial in front or [best]:
+    for trial in front:
         metrics = trial.user_attrs[METRICS_KEPT]
         headline = [f"val/{name}" for name in HEADLINE if name != "loss"]
         shown = dict.fromkeys([objective.metric for objective in plan.objectives] + headline)

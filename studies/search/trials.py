@@ -4,13 +4,13 @@ An interrupted trial is resumed by a new Optuna trial, which names the old one i
 for the user, so `counted_trials` returns such a chain once.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from optuna import Study
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-
-from studies.search.objectives import Objective
 
 VALUES = "values"
 """Attribute of a trial: values of the searched fields."""
@@ -29,6 +29,8 @@ IDLE = "idle"
 RETRY_OF = "retry_of"
 """Attribute of a trial that resumes another one: the number of that one."""
 
+TIES = ("val/loss", "val/ece")
+"""Metrics, lower is better, that decide between trials with equal objectives."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """Names of the states in which a trial has ended."""
 
@@ -98,15 +100,41 @@ def prescribed_values(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.params or trial.system_attrs.get("fixed_params", {}))
 
 
-def best_trial(study: Study, objective: Objective) -> FrozenTrial | None:
-    """The best completed trial by an objective, which must be the study's first.
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best completed trial of a study, which every text, table, plot, tag and model of the study refers to.
 
-    A feasible trial beats an infeasible one. Of infeasible trials the one with the smallest violation is best.
+    The first objective decides. Ties are broken by the other objectives in their order, then by the validation loss,
+    then by the ECE, then by the lower number. Only equal values tie: several trials that predict one class everywhere,
+    for instance, have the same mean IoU. A feasible trial beats an infeasible one. Of infeasible trials the one with
+    the smallest violation is best.
     """
 
-    def badness(trial: FrozenTrial) -> tuple[float, float]:
-        assert trial.values
-        violation = max([0.0, *trial.constraints.values()])
-        return violation, -trial.values[0] if objective.higher_is_better else trial.values[0]
+    def badness(trial: FrozenTrial) -> tuple[float, ...]:
+        signs = (-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions)
+        objectives = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+        metrics = kept_metrics(trial)
+        ties = [metrics.get(metric, math.inf) for metric in TIES]
+        return violation(trial), *objectives, *ties, trial.number
 
     return min(in_state(counted_trials(study), TrialState.COMPLETE), key=badness, default=None)
+
+
+def pareto_front(study: Study) -> list[FrozenTrial]:
+    """Completed trials that no other one equals or beats in all objectives and beats in one, in order of their values.
+
+    Trials that violate the constraint are left out; if all do, the front is the trial that violates it least.
+    """
+    best = best_trial(study)
+    if best is None or len(study.directions) == 1:
+        return [] if best is None else [best]
+    return sorted(study.best_trials, key=lambda trial: (trial.values, trial.number)) or [best]
+
+
+def violation(trial: FrozenTrial) -> float:
+    """By how much a trial violates the constraint; 0 if it meets it or there is none."""
+    return max([0.0, *trial.constraints.values()])
+
+
+def kept_metrics(trial: FrozenTrial) -> dict[str, float]:
+    """Metrics of the epoch that gives a trial its value, and the number of that epoch; empty before the first epoch."""
+    return dict(trial.user_attrs.get(METRICS_KEPT, {}))
