@@ -11,7 +11,7 @@ from studies.report.markup import Page, measured, number
 from studies.report.one_model import add_sources
 
 TRIAL_METRICS = ("train/loss", *(f"val/{name}" for name in HEADLINE if name != "ece"))
-NOT_HYPERPARAMETERS = ("trial", "state", "reason", "epoch", "epochs", "run_id")
+NOT_HYPERPARAMETERS = ("trial", "state", "reason", "warning", "epoch", "epochs", "run_id")
 """Columns of `study/trials.csv` that are neither hyperparameters nor metrics."""
 PLOTS = {
     **{name: f"Heat map of the validation {METRICS[name].label} by hyperparameters" for name in BRIEF},

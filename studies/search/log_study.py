@@ -11,6 +11,7 @@ from studies.base import original_report
 from studies.base.markdown import code, escaped
 from studies.base.tables import csv_text, table
 from studies.search.budget import epochs_used
+from studies.search.constant_model import constant_model
 from studies.search.plan import Plan
 from studies.search.space import format_value
 from studies.search.study_plots import repeats_original_grid, study_plots
@@ -22,7 +23,7 @@ from studies.search.summary import (
     progress_line,
     train_command,
 )
-from studies.search.trials import EPOCHS, METRICS_KEPT, REASON, RUN, STATES, best_trial, counted_trials
+from studies.search.trials import EPOCHS, REASON, RUN, STATES, WARNING, best_trial, counted_trials, kept_metrics
 
 COLUMNS = ("train/loss", *(f"val/{name}" for name in HEADLINE))
 """Metrics in the table of trials: those of the original report, mean IoU, and the ECE with its interval."""
@@ -47,6 +48,10 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
             in_description.append(image)
     tracking.log_note(description, in_description, trials)
     best = best_trial(study)
+    tags = {"objective": ",".join(objective.metric for objective in plan.objectives)}
+    if (constant := constant_model(study)) is not None:
+        tags["baseline"] = str(constant)
+    tracking.log_tags(tags)
     if best is not None:
         # the names that training runs use, so that one filter in the UI finds both
         names = [f"best/{objective.metric.removeprefix('val/')}" for objective in plan.objectives]
@@ -83,18 +88,35 @@ def _markdown_table(study: Study, plan: Plan) -> Iterator[str]:
     searched = sorted(plan.space, key=lambda name: name != "weight_decay")
     columns = _columns(plan)
     header = ["trial", *searched, *columns, *original, "epoch", "state"]
-    rows = []
+    rows, best = [], best_trial(study)
     for trial in counted_trials(study):
-        if trial.state == TrialState.WAITING and METRICS_KEPT not in trial.user_attrs:
+        if trial.state == TrialState.WAITING and not kept_metrics(trial):
             continue
-        values, metrics = plan.values(trial), trial.user_attrs.get(METRICS_KEPT, {})
-        cells = [str(trial.number), *(escaped(format_value(values.get(name, ""))) for name in searched)]
+        values, metrics = plan.values(trial), kept_metrics(trial)
+        number = f"**{trial.number} (best)**" if best is not None and trial.number == best.number else str(trial.number)
+        cells = [number, *(escaped(format_value(values.get(name, ""))) for name in searched)]
         cells += [format_metric(metrics, metric) for metric in columns]
         if original:
             cell = original_report.grid_cell(values.get("learning_rate", -1.0), values.get("weight_decay", -1.0))
             cells += ["–", "–"] if cell is None else [f"{cell.val_loss:.3f}", f"{cell.val_accuracy:.3f}"]
-        cells += [str(metrics.get("epoch", "–")), STATES.get(trial.state, trial.state.name.lower())]
+        state = STATES.get(trial.state, trial.state.name.lower())
+        cells += [
+            str(metrics.get("epoch", "–")),
+            escaped(", ".join(filter(None, [state, trial.user_attrs.get(WARNING)]))),
+        ]
         rows.append(cells)
+    if (constant := constant_model(study)) is not None:
+        cells = [f"{constant.metrics[name]:.4f}" if name in constant.metrics else "–" for name in columns]
+        rows.append(
+            [
+                f"{escaped(constant.most_frequent)} everywhere",
+                *["–"] * len(searched),
+                *cells,
+                *["–"] * len(original),
+                "–",
+                "no model",
+            ]
+        )
     yield from table(header, rows)
     yield from (
         "",
@@ -107,12 +129,12 @@ def _csv_table(study: Study, plan: Plan) -> str:
     val_metrics = [f"val/{name}" for name in METRICS]
     columns = [*(f"train/{name}" for name in ON_TRAIN), *val_metrics, "val/ece_low", "val/ece_high"]
     columns += [column for column in _columns(plan) if column not in columns]
-    header = ["trial", "state", "reason", *plan.space, "epoch", "epochs", *columns, "run_id"]
+    header = ["trial", "state", "reason", "warning", *plan.space, "epoch", "epochs", *columns, "run_id"]
     rows = []
     for trial in counted_trials(study):
-        values, metrics = plan.values(trial), trial.user_attrs.get(METRICS_KEPT, {})
+        values, metrics = plan.values(trial), kept_metrics(trial)
         rows.append([
-            trial.number, trial.state.name.lower(), trial.user_attrs.get(REASON, ""),
+            trial.number, trial.state.name.lower(), trial.user_attrs.get(REASON, ""), trial.user_attrs.get(WARNING, ""),
             *(values.get(name, "") for name in plan.space), metrics.get("epoch", ""),
             trial.user_attrs.get(EPOCHS, 0), *(metrics.get(column, "") for column in columns),
             trial.user_attrs.get(RUN, ""),

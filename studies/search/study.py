@@ -21,6 +21,7 @@ from studies.base.rerun import for_this_folder
 from studies.config import TuneConfig
 from studies.runs.start import load_data
 from studies.search.budget import may_start
+from studies.search.constant_model import store_constant_model
 from studies.search.log_study import log_progress, log_study
 from studies.search.plan import SETTINGS, Plan, make_plan
 from studies.search.processes import gpus_of_workers, run_workers
@@ -63,6 +64,7 @@ def run_study(config: TuneConfig) -> None:
         report_coverage(data.train, to_train=True)
         given_run = os.environ.get("MLFLOW_RUN_ID")
         study = _open(storage, plan, config, lambda: _parent(config, plan, given_run))
+        store_constant_model(study, data.val)
         reap(study)
         if one_process_only(config.storage) and running_trials(study):
             raise InputError(

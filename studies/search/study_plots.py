@@ -17,10 +17,23 @@ from studies.base import original_report
 from studies.scores.stored import StoredScores, find_runs
 from studies.scores.wording import protocol_line
 from studies.search import plots
+from studies.search.constant_model import ConstantModel, constant_model
+from studies.search.objectives import DIRECTIONS
 from studies.search.plan import SETTINGS, Plan
 from studies.search.space import Choices, Range, describe_values, format_value
 from studies.search.storage import studies_beside
-from studies.search.trials import EPOCHS, METRICS_KEPT, RUN, STATES, counted_trials, in_state, pareto_front
+from studies.search.summary import best_by
+from studies.search.trials import (
+    EPOCHS,
+    RUN,
+    STATES,
+    best_trial,
+    counted_trials,
+    in_state,
+    kept_metrics,
+    pareto_front,
+    ranked_trials,
+)
 
 HEAT_MAPS = tuple(f"val/{name}" for name in BRIEF)
 BEST_SHOWN = 5
@@ -28,14 +41,24 @@ BEST_SHOWN = 5
 
 def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     """All plots for which a study has data, each with its name."""
-    trials = [trial for trial in counted_trials(study) if trial.state in STATES and METRICS_KEPT in trial.user_attrs]
+    trials = [trial for trial in counted_trials(study) if trial.state in STATES and kept_metrics(trial)]
     if not trials:
         return
     title = f"{plan.name}: {plan.base.dataset}, {plan.base.epochs} epochs"
+    best, constant = best_trial(study), constant_model(study)
     objective = plan.objectives[0]
-    yield from _plots_over_two_fields(trials, plan, title)
+    yield from _plots_over_two_fields(trials, plan, title, best, constant)
     searches = {plan.name: _history(study, plan)} | _history_of_grid(study, plan)
-    yield "history", plots.search_history(searches, title, objective.metric, objective.higher_is_better)
+    yield (
+        "history",
+        plots.search_history(
+            searches,
+            title,
+            objective.metric,
+            objective.higher_is_better,
+            reference=_reference(constant, objective.metric),
+        ),
+    )
     done = in_state(trials, TrialState.COMPLETE)
     importances = _importances(study, plan)
     if importances:
@@ -52,7 +75,7 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
         for trial in trials
         if (epochs := tracking.logged_epochs(trial.user_attrs[RUN], objective.metric))
     ]
-    yield "trials", plots.trial_curves(curves, title, objective.metric)
+    yield "trials", plots.trial_curves(curves, title, objective.metric, _reference(constant, objective.metric))
     if len(plan.objectives) == 2 and done:
         front = {trial.number for trial in pareto_front(study)}
         yield (
@@ -62,6 +85,8 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
                 np.array([trial.number in front for trial in done]), [f"trial {trial.number}" for trial in done],
                 plan.objectives[0].metric, plan.objectives[1].metric, title,
                 (plan.objectives[0].higher_is_better, plan.objectives[1].higher_is_better),
+                next((index for index, trial in enumerate(done) if best and trial.number == best.number), None),
+                "" if best is None else f"trial {best.number}, best by {best_by(plan)}",
             ),
         )  # fmt: skip
     yield from _reliability_of_best(study, plan, done)
@@ -77,37 +102,63 @@ def repeats_original_grid(plan: Plan) -> bool:
     )
 
 
-def _plots_over_two_fields(trials: Sequence[FrozenTrial], plan: Plan, title: str) -> Iterator[tuple[str, Figure]]:
+def _plots_over_two_fields(
+    trials: Sequence[FrozenTrial], plan: Plan, title: str, best: FrozenTrial | None, constant: ConstantModel | None
+) -> Iterator[tuple[str, Figure]]:
     """One plot per metric over learning rate and weight decay, or over the first two numeric fields."""
     numeric = [name for name, dimension in plan.space.items() if _is_numeric(dimension)]
     if len(numeric) < 2:
         return
     x, y = ("learning_rate", "weight_decay") if {"learning_rate", "weight_decay"} <= set(numeric) else numeric[:2]
     xlabel, ylabel = x.replace("_", " "), y.replace("_", " ")
-    for metric in dict.fromkeys([*HEAT_MAPS, plan.objectives[0].metric]):
+    marked = "" if best is None else f"trial {best.number}, best by {best_by(plan)}"
+    for metric in dict.fromkeys([*HEAT_MAPS, *(objective.metric for objective in plan.objectives)]):
         short = metric.removeprefix("val/")
-        higher = METRICS[short].higher_is_better if short in METRICS else plan.objectives[0].higher_is_better
-        results = [trial.user_attrs[METRICS_KEPT].get(metric, math.nan) for trial in trials]
+        higher = METRICS[short].higher_is_better if short in METRICS else DIRECTIONS.get(metric, True)
+        reference = _reference(constant, metric)
+        note = None if reference is None else f"{reference[0]}: {metric} {reference[1]:.3f}"
+        results = [kept_metrics(trial).get(metric, math.nan) for trial in trials]
         name = short.replace("/", "_")
         if plan.is_grid and len(plan.space) == 2:
             xs, ys = (sorted(plan.space[field].values) for field in (x, y))
             cells = np.full((len(ys), len(xs)), np.nan)
+            at = {trial.number: (ys.index(plan.values(trial)[y]), xs.index(plan.values(trial)[x])) for trial in trials}
             for trial, result in zip(trials, results, strict=True):
-                values = plan.values(trial)
-                cells[ys.index(values[y]), xs.index(values[x])] = result
+                cells[at[trial.number]] = result
             original = _original_panel(metric, xs, ys) if repeats_original_grid(plan) else {}
             panels = {"ours": cells, **original} if original else {"": cells}
             yield name, plots.heat_maps(
                 panels, [format_value(value) for value in xs], [format_value(value) for value in ys], xlabel, ylabel,
-                title, metric, higher,
+                title, metric, higher, None if best is None else at[best.number], marked, note,
             )  # fmt: skip
         else:
             first, second = (np.array([float(plan.values(trial)[field]) for trial in trials]) for field in (x, y))
             pruned = np.array([trial.state != TrialState.COMPLETE for trial in trials])
+            star = next((index for index, trial in enumerate(trials) if best and trial.number == best.number), None)
             yield (
                 name,
-                plots.scatter(first, second, np.array(results), pruned, xlabel, ylabel, title, metric, bool(higher)),
+                plots.scatter(
+                    first,
+                    second,
+                    np.array(results),
+                    pruned,
+                    xlabel,
+                    ylabel,
+                    title,
+                    metric,
+                    bool(higher),
+                    star,
+                    marked,
+                    note,
+                ),
             )
+
+
+def _reference(constant: ConstantModel | None, metric: str) -> tuple[str, float] | None:
+    """Name and value of the constant model's metric; None if it has none."""
+    if constant is None or metric not in constant.metrics:
+        return None
+    return f"predicting {constant.most_frequent} everywhere", constant.metrics[metric]
 
 
 def _original_panel(metric: str, xs: Sequence[float], ys: Sequence[float]) -> dict[str, np.ndarray]:
@@ -164,10 +215,7 @@ def _importances(study: Study, plan: Plan) -> dict[str, float]:
 
 
 def _reliability_of_best(study: Study, plan: Plan, done: Sequence[FrozenTrial]) -> Iterator[tuple[str, Figure]]:
-    objective = plan.objectives[0]
-    ranked = sorted(
-        done, key=lambda trial: -trial.values[0] if objective.higher_is_better else trial.values[0]
-    )[:BEST_SHOWN]  # fmt: skip
+    ranked = ranked_trials(study)[:BEST_SHOWN]
     if len(plan.objectives) > 1:
         ranked = pareto_front(study)[:BEST_SHOWN]
     bins, protocol = {}, None

@@ -7,13 +7,25 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from segmentation.errors import listed
 from segmentation.metrics import HEADLINE
 from studies.base.rerun import command
 from studies.search.budget import epochs_used, max_epochs
+from studies.search.constant_model import baseline_lines
 from studies.search.objectives import Objective
 from studies.search.plan import Plan
 from studies.search.space import describe_values, with_values
-from studies.search.trials import EPOCHS, METRICS_KEPT, STATES, best_trial, counted_trials, in_state, pareto_front
+from studies.search.trials import (
+    EPOCHS,
+    STATES,
+    WARNING,
+    best_trial,
+    counted_trials,
+    in_state,
+    kept_metrics,
+    pareto_front,
+    violation,
+)
 
 
 def progress_line(study: Study, plan: Plan) -> str:
@@ -37,24 +49,48 @@ def state_counts(study: Study, plan: Plan) -> str:
 
 
 def best_lines(study: Study, plan: Plan) -> Iterator[str]:
-    """The best trial with its metrics; with several objectives, all trials on the Pareto front."""
+    """The best trial with its metrics and why it is the best; the trials on the Pareto front; the constant model."""
     best = best_trial(study)
     if best is None:
         yield "No trial is complete."
-        return
-    front = pareto_front(study)
-    if len(front) > 1:
-        yield f"{len(front)} trials on the Pareto front:"
-    for trial in front:
-        metrics = trial.user_attrs[METRICS_KEPT]
-        headline = [f"val/{name}" for name in HEADLINE if name != "loss"]
-        shown = dict.fromkeys([objective.metric for objective in plan.objectives] + headline)
-        values = ", ".join(f"{metric} {format_metric(metrics, metric)}" for metric in shown)
-        start = f"{'Best: ' if len(front) <= 1 else '  '}trial {trial.number}"
-        yield f"{start}, {describe_values(plan.values(trial))}: {values} (epoch {metrics['epoch']})."
-    violated = [constraint for constraint, violation in best.constraints.items() if violation > 0]
-    if violated:
-        yield f"No trial meets {violated[0]}: this one is closest."
+    else:
+        yield f"Best by {best_by(plan)}: {_line(best, plan)}"
+        yield from _ties(study, plan, best)
+        violated = [constraint for constraint, by in best.constraints.items() if by > 0]
+        if violated:
+            yield f"No trial meets {violated[0]}: this one is closest."
+        if warning := best.user_attrs.get(WARNING):
+            yield f"Warning: trial {best.number} {warning}."
+        if len(front := pareto_front(study)) > 1:
+            yield f"{len(front)} trials on the Pareto front; no other trial is as good in every objective:"
+            yield from (f"  {_line(trial, plan)}" for trial in front)
+    yield from baseline_lines(study, plan.objectives[0])
+
+
+def best_by(plan: Plan) -> str:
+    """What decides the best trial: the objective, or the first of several."""
+    metric = plan.objectives[0].metric
+    return metric if len(plan.objectives) == 1 else f"{metric}, the first objective"
+
+
+def _line(trial: FrozenTrial, plan: Plan) -> str:
+    metrics = kept_metrics(trial)
+    headline = [f"val/{name}" for name in HEADLINE]
+    shown = dict.fromkeys([objective.metric for objective in plan.objectives] + headline)
+    values = ", ".join(f"{metric} {format_metric(metrics, metric)}" for metric in shown)
+    return f"trial {trial.number}, {describe_values(plan.values(trial))}: {values} (epoch {metrics['epoch']:.0f})."
+
+
+def _ties(study: Study, plan: Plan, best: FrozenTrial) -> Iterator[str]:
+    """That other trials have the same values of the objectives, and what decided between them."""
+    done = in_state(counted_trials(study), TrialState.COMPLETE)
+    tied = [trial for trial in done if trial.values == best.values and violation(trial) == violation(best)]
+    if len(tied) > 1:
+        others = listed([str(trial.number) for trial in tied if trial.number != best.number], 10)
+        yield (
+            f"Trial(s) {others} have the same {' and '.join(objective.metric for objective in plan.objectives)}: the "
+            f"lower val/loss decides, then the lower val/ece."
+        )
 
 
 def confirmation_line(confirmed: Study, plan: Plan) -> str:

@@ -5,7 +5,7 @@ for the user, so `counted_trials` returns such a chain once.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna import Study
@@ -20,6 +20,8 @@ RUN = "mlflow_run_id"
 """Attribute of a trial: ID of its MLflow run."""
 METRICS_KEPT = "metrics"
 """Attribute of a trial: metrics of the epoch that gives its value; of the last epoch if it was pruned."""
+WARNING = "warning"
+"""Attribute of a trial: what shows that its model has learned little; missing or empty if nothing does."""
 WORKER = "worker"
 """Attribute of a trial: the process that works on it, as `processes.me` returns it."""
 REASON = "reason"
@@ -101,7 +103,12 @@ def prescribed_values(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
-    """The best completed trial of a study, which every text, table, plot, tag and model of the study refers to.
+    """The best completed trial of a study, which every text, table, plot, tag and model of the study refers to."""
+    return next(iter(ranked_trials(study)), None)
+
+
+def ranked_trials(study: Study) -> list[FrozenTrial]:
+    """The completed trials of a study, the best first.
 
     The first objective decides. Ties are broken by the other objectives in their order, then by the validation loss,
     then by the ECE, then by the lower number. Only equal values tie: several trials that predict one class everywhere,
@@ -116,7 +123,7 @@ def best_trial(study: Study) -> FrozenTrial | None:
         ties = [metrics.get(metric, math.inf) for metric in TIES]
         return violation(trial), *objectives, *ties, trial.number
 
-    return min(in_state(counted_trials(study), TrialState.COMPLETE), key=badness, default=None)
+    return sorted(in_state(counted_trials(study), TrialState.COMPLETE), key=badness)
 
 
 def pareto_front(study: Study) -> list[FrozenTrial]:
@@ -133,6 +140,19 @@ def pareto_front(study: Study) -> list[FrozenTrial]:
 def violation(trial: FrozenTrial) -> float:
     """By how much a trial violates the constraint; 0 if it meets it or there is none."""
     return max([0.0, *trial.constraints.values()])
+
+
+def only_class_found(metrics: Mapping[str, float]) -> str | None:
+    """Name of the single class whose IoU is above 0, although the labels hold several; None if there is no such class.
+
+    Args:
+        metrics: of an epoch, with `val/iou/CLASS` of every class; classes without pixels have NaN.
+    """
+    prefix = "val/iou/"
+    present = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    present = {name: value for name, value in present.items() if not math.isnan(value)}
+    found = [name for name, value in present.items() if value > 0]
+    return found[0] if len(found) == 1 and len(present) > 1 else None
 
 
 def kept_metrics(trial: FrozenTrial) -> dict[str, float]:

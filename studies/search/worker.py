@@ -37,8 +37,10 @@ from studies.search.trials import (
     RETRY_OF,
     RUN,
     VALUES,
+    WARNING,
     WORKER,
     counted_trials,
+    only_class_found,
     prescribed_values,
     running_trials,
 )
@@ -257,8 +259,7 @@ class Worker:
             self._postpone_after_deadline()
             return
         try:
-            trial.set_user_attr(EPOCHS, epoch)
-            trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _trial_metrics(metrics))
+            self._keep(trial, epoch, epoch, metrics)
         except UpdateFinishedTrialError:
             raise Postponed("this worker was presumed dead, and another one resumed the trial") from None
         self.on_update()
@@ -296,11 +297,19 @@ class Worker:
             trial.set_constraint(str(self.plan.constraint), self.plan.constraint.violation(metrics))
 
     def _values(self, trial: Trial, result: TrainingResult) -> float | Sequence[float]:
-        trial.set_user_attr(EPOCHS, result.epochs)
-        trial.set_user_attr(METRICS_KEPT, {"epoch": result.kept_epoch} | _trial_metrics(result.kept))
+        self._keep(trial, result.epochs, result.kept_epoch, result.kept)
         self._set_constraint(trial, result.kept)
         values = [objective.value(result.kept) for objective in self.plan.objectives]
         return values[0] if len(values) == 1 else values
+
+    def _keep(self, trial: Trial, epochs: int, epoch: int, metrics: dict[str, float]) -> None:
+        """Store the number of epochs, and the metrics of one of them, with the trial."""
+        trial.set_user_attr(EPOCHS, epochs)
+        trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _trial_metrics(metrics))
+        only = only_class_found(metrics)
+        warning = "" if only is None else f"finds only {only}"
+        if trial.user_attrs.get(WARNING, "") != warning:
+            trial.set_user_attr(WARNING, warning)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[trial.number]

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from segmentation.plots.style import GREY, LABEL, LETTER, RED, blank, foot, head, wrapped
-from studies.search.plots.colour_scale import best_value, colour_map, colour_scale, format_value, text_colour
+from studies.search.plots.colour_scale import colour_map, colour_scale, format_value, text_colour
 
 
 def heat_maps(
@@ -20,9 +21,11 @@ def heat_maps(
     title: str,
     label: str,
     higher_is_better: bool | None,
+    best: tuple[int, int] | None = None,
+    best_name: str = "",
     note: str | None = None,
 ) -> Figure:
-    """Draw one heat map per panel, side by side on one colour scale, with the best cell of each outlined.
+    """Draw one heat map per panel, side by side on one colour scale, with a star in the cell of the best trial.
 
     Args:
         panels: values `(len(ys), len(xs))` by panel name, NaN for a missing cell. The first row is drawn at the bottom.
@@ -33,7 +36,9 @@ def heat_maps(
         ylabel: name of the second.
         title: title of the figure.
         label: metric shown by the colours, with its unit.
-        higher_is_better: direction of the metric; None outlines no cell.
+        higher_is_better: direction of the metric, for the colours.
+        best: row and column of the study's best trial in the first panel, whatever metric is shown.
+        best_name: the best trial and the objective by which it is best, for the legend.
         note: small print below the panels.
     """
     longest = max((len(tick) for tick in xs), default=0)
@@ -45,18 +50,18 @@ def heat_maps(
     values = np.concatenate([panel.ravel() for panel in panels.values()] or [np.empty(0)])
     norm, extend = colour_scale(values, higher_is_better)
     colours = colour_map(higher_is_better)
-    for axes, (name, panel) in zip(row, panels.items(), strict=False):
+    for number, (axes, (name, panel)) in enumerate(zip(row, panels.items(), strict=False)):
         axes.imshow(panel, cmap=colours, norm=norm, aspect="auto", origin="lower", interpolation="nearest")
-        best = best_value(panel[np.isfinite(panel)], higher_is_better)
         for (y, x), value in np.ndenumerate(panel):
-            measured = bool(np.isfinite(value))
+            measured, is_best = bool(np.isfinite(value)), number == 0 and (y, x) == best
             axes.text(
                 x, y, format_value(value) if measured else "–", ha="center", va="center", fontsize=8,
                 color=text_colour(colours(norm(value))) if measured else GREY,
-                weight="bold" if value == best else "normal",
+                weight="bold" if is_best else "normal",
             )  # fmt: skip
-            if value == best:
+            if is_best:
                 axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=RED, lw=2.5))
+                axes.plot(x - 0.36, y + 0.3, "*", ms=8, mew=0, color=RED)
         axes.set_title(wrapped(name, wide, LABEL + 1), fontsize=LABEL + 1)
         axes.set_xticks(range(len(xs)), xs, fontsize=LABEL, rotation=90 if rotate else 0)
         axes.set_yticks(range(len(ys)), ys, fontsize=LABEL)
@@ -68,5 +73,6 @@ def heat_maps(
         bar = ScalarMappable(norm, colours)
         figure.colorbar(bar, ax=list(row), extend=extend, label=wrapped(label, high, 10), aspect=14, pad=0.02)
     head(figure, title)
-    foot(figure, note=note)
+    star = [Line2D([], [], ls="", marker="*", ms=8, mew=0, color=RED, label=best_name)] if best else []
+    foot(figure, star, note)
     return figure

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -18,6 +19,7 @@ def search_history(
     ylabel: str,
     higher_is_better: bool,
     note: str | None = None,
+    reference: tuple[str, float] | None = None,
 ) -> Figure:
     """Draw the best value so far of each study over the epochs used, and its trials as dots.
 
@@ -30,11 +32,13 @@ def search_history(
         ylabel: metric, with its unit.
         higher_is_better: direction of the metric.
         note: small print below the plot.
+        reference: name and value of a dashed line.
     """
     figure, axes = figure_with_axes(6.8, 4.2)
     best, worst = _axis_ends([values for _, values in searches.values()], higher_is_better)
     so_far, beyond, sign = (np.fmax, np.less, "v") if higher_is_better else (np.fmin, np.greater, "^")
-    handles, clipped = [], False
+    handles: list[Artist] = []
+    clipped = False
     for colour, (name, (epochs, values)) in zip(colours(len(searches)), searches.items(), strict=True):
         axes.plot(epochs, so_far.accumulate(values), drawstyle="steps-post", lw=2, color=colour, label=name)
         outside = beyond(values, worst)
@@ -44,6 +48,8 @@ def search_history(
             axes.plot(epochs[outside], edge, sign, ms=5, mew=0, alpha=0.55, color=colour, clip_on=False)
             clipped = True
         handles.append(Line2D([], [], color=colour, lw=2, marker="o", ms=4, label=name))
+    if reference is not None:
+        handles.append(axes.axhline(reference[1], ls="--", lw=1, color=GREY, label=reference[0], zorder=1))
     if clipped:
         handles.append(Line2D([], [], ls="", marker=sign, ms=5, mew=0, color=GREY, label="trial outside the axis"))
         margin = 0.06 * (best - worst)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from segmentation.plots.style import BLUE, GREY, LETTER, LINE, figure_with_axes, foot, head, wrapped
+from segmentation.plots.style import BLUE, GREY, LETTER, LINE, ORANGE, figure_with_axes, foot, head, wrapped
 
 
 def pareto_front(
@@ -20,6 +20,8 @@ def pareto_front(
     ylabel: str,
     title: str,
     higher: tuple[bool, bool],
+    best: int | None = None,
+    best_name: str = "",
 ) -> Figure:
     """Draw trials over two objectives, and the Pareto front as a staircase with the names of its trials.
 
@@ -32,6 +34,8 @@ def pareto_front(
         ylabel: name of the second.
         title: title of the figure.
         higher: whether higher is better, for each objective.
+        best: index of the study's best trial, which gets a star.
+        best_name: the best trial and the objective by which it is best, for the legend.
     """
     figure, axes = figure_with_axes(7.2, 5.0)
     order = np.flatnonzero(front)[np.lexsort((y[front], x[front]))]
@@ -44,6 +48,10 @@ def pareto_front(
     if not front.all():
         label = f"dominated ({(~front).sum()})"
         handles += axes.plot(x[~front], y[~front], "o", ms=5, mew=0, alpha=0.6, color=GREY, zorder=1.9, label=label)
+    if best is not None:
+        handles += axes.plot(
+            x[best], y[best], "*", ms=15, mew=1, mec="black", color=ORANGE, ls="", zorder=3, label=best_name
+        )
     axes.set_xlabel(wrapped(f"{xlabel} {_direction(higher[0])}", 6.0, 10))
     axes.set_ylabel(wrapped(f"{ylabel} {_direction(higher[1])}", 4.0, 10))
     axes.margins(0.06, 0.15)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.tri import Triangulation
 
 from segmentation.plots.style import GREY, figure_with_axes, foot, head, wrapped
-from studies.search.plots.colour_scale import best_value, colour_map, colour_scale, format_value
+from studies.search.plots.colour_scale import colour_map, colour_scale, format_value
 
 MAX_TICKS = 7
 """Largest number of ticks on a logarithmic axis; the labels of more would overlap."""
@@ -28,6 +28,8 @@ def scatter(
     title: str,
     label: str,
     higher_is_better: bool,
+    best: int | None = None,
+    best_name: str = "",
     note: str | None = None,
 ) -> Figure:
     """Draw complete trials as points coloured by a metric, and pruned trials as crosses.
@@ -44,7 +46,9 @@ def scatter(
         ylabel: name of the second.
         title: title of the figure.
         label: metric shown by the colours, with its unit.
-        higher_is_better: direction of the metric.
+        higher_is_better: direction of the metric, for the colours.
+        best: index of the study's best trial, which gets a star whatever metric is shown.
+        best_name: the best trial and the objective by which it is best, for the legend.
         note: small print below the plot.
     """
     figure, axes = figure_with_axes(6.8, 4.8)
@@ -61,13 +65,14 @@ def scatter(
             ec="black", zorder=3,
         )  # fmt: skip
         figure.colorbar(dots, ax=axes, extend=extend, label=wrapped(label, 4.0, 10), pad=0.02)
-        best = best_value(values[complete], higher_is_better)
-        first = np.flatnonzero(complete & (values == best))[0]
-        axes.plot(*points[first], "*", ms=17, mew=1.2, mfc=colours(norm(best)), mec="black", zorder=5)
         handles = [
-            Line2D([], [], ls="", marker="o", ms=6.5, mfc="0.85", mec="black", label=f"complete ({complete.sum()})"),
-            Line2D([], [], ls="", marker="*", ms=14, mfc="0.85", mec="black", label=f"best: {format_value(best)}"),
+            Line2D([], [], ls="", marker="o", ms=6.5, mfc="0.85", mec="black", label=f"complete ({complete.sum()})")
         ]
+        if best is not None and complete[best]:
+            colour = colours(norm(values[best]))
+            axes.plot(*points[best], "*", ms=17, mew=1.2, mfc=colour, mec="black", zorder=5)
+            label = f"{best_name}: {format_value(float(values[best]))}"
+            handles.append(Line2D([], [], ls="", marker="*", ms=14, mfc="0.85", mec="black", label=label))
     if pruned.any():
         handles += axes.plot(
             *points[pruned].T, "x", ms=5, mew=1.2, color="0.25", zorder=4, label=f"pruned ({pruned.sum()})"

@@ -20,13 +20,19 @@ STATES = {
 """Colour of a trial's curve, and the marker at its end with its size in points."""
 
 
-def trial_curves(curves: Sequence[tuple[str, Sequence[float], str]], title: str, ylabel: str) -> Figure:
+def trial_curves(
+    curves: Sequence[tuple[str, Sequence[float], str]],
+    title: str,
+    ylabel: str,
+    reference: tuple[str, float] | None = None,
+) -> Figure:
     """Draw the learning curve of each trial over epochs 1, 2, ..., coloured by the trial's state.
 
     Args:
         curves: name, values, and state: `complete`, `pruned`, `failed` or `running`.
         title: title of the figure.
         ylabel: metric, with its unit.
+        reference: name and value of a dashed line.
     """
     figure, axes = figure_with_axes(7.2, 4.2)
     drawn = np.array([value for _, values, _ in curves for value in values if math.isfinite(value)])
@@ -46,11 +52,13 @@ def trial_curves(curves: Sequence[tuple[str, Sequence[float], str]], title: str,
         for last in np.flatnonzero(np.isfinite(shown))[-1:]:
             axes.plot(last + 1, shown[last], marker, ms=size, mew=1.2, color=colour, alpha=0.8, zorder=3)
     states = [state for *_, state in curves]
-    handles = [
+    handles: list[Line2D] = [
         Line2D([], [], color=colour, marker=marker, ms=size, mew=1.2, label=f"{state} ({states.count(state)})")
         for state, (colour, marker, size) in STATES.items()
         if state in states
     ]
+    if reference is not None:
+        handles.append(axes.axhline(reference[1], ls="--", lw=1, color=GREY, label=reference[0], zorder=1))
     axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.25)

@@ -95,7 +95,10 @@ def test_a_grid_logs_its_table_its_heat_maps_and_a_run_for_each_trial(
         ece = {point.step: point.value for point in MlflowClient().get_metric_history(run.info.run_id, "val/ece")}
         assert int(row["epoch"]) == min(ece, key=lambda step: ece[step])  # the monitor decides
     best = study.best_trial
-    assert f"Best: trial {best.number}," in printed
+    assert f"Best by val/loss: trial {best.number}," in printed
+    assert parent.data.tags["objective"] == "val/loss"
+    assert parent.data.tags["best_trial"] == str(best.number)
+    assert "Predicting " in parent.data.tags["baseline"]
     assert parent.data.metrics["best/loss"] == best.value
     found = MlflowClient().search_runs([parent.info.experiment_id], f"metrics.`best/loss` <= {best.value}")
     assert {run.info.run_id for run in found} >= {parent.info.run_id, best.user_attrs[RUN]}, "one filter must find both"

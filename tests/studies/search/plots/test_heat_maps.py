@@ -1,4 +1,4 @@
-"""Heat maps show each value in its cell and outline the best."""
+"""Heat maps show each value in its cell and mark the best trial."""
 
 import math
 
@@ -9,14 +9,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from studies.search import plots
-from tests.segmentation.plots.drawn import NOTE, RUNS, assert_fits, texts
+from tests.segmentation.plots.drawn import NOTE, RUNS, assert_fits, legend, texts
 from tests.studies.search.plots.drawn import DECAYS, GRID, RATES
 
 XS, YS = [f"{rate:g}" for rate in RATES], [f"{decay:g}" for decay in DECAYS]
 
 
-def heat(higher_is_better: bool | None, note: str | None = None, **panels: np.ndarray) -> Figure:
-    return plots.heat_maps(panels, XS, YS, "learning rate", "weight decay", "Grid", "mean IoU", higher_is_better, note)
+def heat(
+    higher_is_better: bool | None,
+    note: str | None = None,
+    best: tuple[int, int] | None = None,
+    **panels: np.ndarray,
+) -> Figure:
+    return plots.heat_maps(
+        panels, XS, YS, "learning rate", "weight decay", "Grid", "mean IoU", higher_is_better, best,
+        "trial 3, best by val/loss", note,
+    )  # fmt: skip
 
 
 def outlined(axes: Axes) -> list[tuple[int, int]]:
@@ -43,14 +51,13 @@ def test_each_cell_shows_its_value_where_it_belongs() -> None:
     assert_fits(figure)
 
 
-def test_the_best_cells_are_outlined() -> None:
-    values = GRID.copy()
-    values[3, 3] = math.nan
-    tied = np.where(GRID == 5, 14, values)
-    assert [outlined(axes) for axes in heat(True, a=values, b=tied).axes[:2]] == [[(3, 2)], [(1, 1), (3, 2)]]
-    assert outlined(heat(False, a=values).axes[0]) == [(0, 0)]
-    assert outlined(heat(None, a=values).axes[0]) == []
-    assert outlined(heat(True, a=np.full((4, 4), math.nan)).axes[0]) == []
+@pytest.mark.parametrize("higher_is_better", [True, False, None])
+def test_the_best_trial_is_marked_whatever_the_map_shows(higher_is_better: bool | None) -> None:
+    figure = heat(higher_is_better, best=(1, 2), ours=GRID, report=GRID)
+    assert [outlined(axes) for axes in figure.axes[:2]] == [[(1, 2)], []]
+    assert legend(figure) == ["trial 3, best by val/loss"]
+    assert_fits(figure)
+    assert outlined(heat(higher_is_better, ours=GRID).axes[0]) == []
 
 
 def test_panels_share_their_colours_and_better_is_brighter() -> None:
@@ -83,7 +90,7 @@ def test_one_diverged_cell_does_not_flatten_the_others(higher_is_better: bool | 
 def test_heat_maps_fit_with_long_names(count: int) -> None:
     panels = {f"{RUNS[0]} {place}": 1e6 * GRID[:3, :1] for place in range(count)}
     figure = plots.heat_maps(
-        panels, ["0.000123456789"], ["0.000123456789", "0", "1"], RUNS[0], RUNS[1], RUNS[2], RUNS[3], False, NOTE
+        panels, ["0.000123456789"], ["0.000123456789", "0", "1"], RUNS[0], RUNS[1], RUNS[2], RUNS[3], False, note=NOTE
     )
     assert {"4e+06", "8e+06"} < set(texts(figure).split())
     assert_fits(figure)

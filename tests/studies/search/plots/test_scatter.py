@@ -14,12 +14,17 @@ from tests.studies.search.plots.drawn import DECAYS, GRID, RATES, ends, marked
 
 
 def over(
-    x: np.ndarray, y: np.ndarray, values: np.ndarray, pruned: np.ndarray | None = None, higher_is_better: bool = True
+    x: np.ndarray,
+    y: np.ndarray,
+    values: np.ndarray,
+    pruned: np.ndarray | None = None,
+    higher_is_better: bool = True,
+    best: int | None = None,
 ) -> Figure:
     none = np.zeros(len(x), bool)
     return plots.scatter(
         x, y, values, none if pruned is None else pruned, "learning rate", "weight decay", "t", "mean IoU",
-        higher_is_better, NOTE,
+        higher_is_better, best, "trial 4, best by val/loss", NOTE,
     )  # fmt: skip
 
 
@@ -73,8 +78,8 @@ def test_trials_are_drawn_by_state() -> None:
     x, y = 10.0 ** -np.arange(1, 8), 10.0 ** -np.array([3, 1, 4, 1, 5, 2, 6])
     values = np.array([0.5, 0.7, 0.6, 0.9, 0.4, math.nan, math.nan])
     pruned = np.array([0, 0, 0, 1, 0, 0, 1], bool)
-    for higher_is_better, best in ((True, 1), (False, 4)):
-        figure = over(x, y, values, pruned, higher_is_better)
+    for higher_is_better, best in ((True, 1), (True, 2), (False, 4)):
+        figure = over(x, y, values, pruned, higher_is_better, best)
         axes = figure.axes[0]
         points = axes.collections[-1]
         assert np.asarray(points.get_array()).tolist() == [0.5, 0.7, 0.6, 0.4]
@@ -82,7 +87,12 @@ def test_trials_are_drawn_by_state() -> None:
         assert ends(crosses) == (np.log10(x[pruned]).tolist(), np.log10(y[pruned]).tolist())
         assert ends(star) == ([math.log10(x[best])], [math.log10(y[best])])
         assert ends(bare) == ([math.log10(x[5])], [math.log10(y[5])])
-        assert legend(figure) == ["complete (4)", f"best: {values[best]:.3f}", "pruned (2)", "no value (1)"]
+        assert legend(figure) == [
+            "complete (4)",
+            f"trial 4, best by val/loss: {values[best]:.3f}",
+            "pruned (2)",
+            "no value (1)",
+        ]
         assert len(contours(figure)) == 1
         assert_fits(figure)
 
@@ -116,6 +126,6 @@ def test_without_complete_trials_there_are_no_colours(count: int) -> None:
 
 
 def test_one_trial_is_the_best() -> None:
-    figure = over(np.array([0.01]), np.array([0.0]), np.array([0.5]))
-    assert legend(figure) == ["complete (1)", "best: 0.500"]
+    figure = over(np.array([0.01]), np.array([0.0]), np.array([0.5]), best=0)
+    assert legend(figure) == ["complete (1)", "trial 4, best by val/loss: 0.500"]
     assert_fits(figure)
