@@ -161,6 +161,8 @@ class TuneConfig(StudyConfig, TrainConfig):
     """Epochs in the whole study; None is no limit, or half of 16 full runs without n_trials and timeout."""
     timeout: float | None = None
     """Seconds after which this command stops; interrupted trials resume with the study."""
+    trial_outputs: Literal["best", "all"] = "best"
+    """Trials that draw plots and log their model: only the best one, at the end of the study, or all."""
     workers: int = 1
     """Worker processes to start on this machine."""
     experiment: str = "search"

@@ -37,8 +37,11 @@ class PlannedRun(NamedTuple):
     identity: str
 
     def done(self) -> FoundRun | None:
-        """Return the newest finished run with this identity whose scores and model MLflow has, or None."""
-        finished = (run for run in self._runs() if run.status == "FINISHED")
+        """Return the newest finished run with this identity whose scores and model MLflow has, or None.
+
+        A trial of a study that logged no model does not count.
+        """
+        finished = (run for run in self._runs() if run.status == "FINISHED" and (run.promises_model or not run.study))
         return next((run for run in finished if tracking.has_arrived(run, self.config.val_split)), None)
 
     def started(self) -> FoundRun | None:

@@ -259,6 +259,53 @@ def _train_and_record(
         batches = in_order(data.val, config.batch_size, device)
         model.to(device)
         kept = score(model, batches, data.val.labels, config.boundary_width)
+    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch)
+    tracking.log_tags({"model_epoch": str(kept_epoch)})
+    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
+
+
+def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
+    """Score, draw and log the model of a finished run from its checkpoint, without training. The run ends as FINISHED.
+
+    Args:
+        config: the configuration; `plot_every`, `log_model` and `register_as` may differ from those of the run.
+        run_id: the run.
+        data: the splits of the configuration.
+
+    Raises:
+        InputError: the checkpoint is not in `checkpoint_dir`, or the run was deleted.
+    """
+    found = tracking.find_run(run_id)
+    if found is None:
+        raise InputError(f"run {run_id} does not exist in MLflow: it was deleted, or MLFLOW_TRACKING_URI has changed")
+    folder = Path(config.checkpoint_dir) / run_id
+    file = folder / "last.pt" if config.keep == "last" else folder / "best.pt"
+    checkpoint = checkpoints.load(file)
+    config = resolve_normalization(config)
+    device = resolve_device(config.device)
+    model = build(config, len(data.val.labels))
+    model.load_state_dict(checkpoint.network)
+    model.to(device)
+    history = checkpoint.history if config.keep == "last" else tracking.logged_epochs(run_id)
+    with tracking.tracked_run(config.experiment, found.name, {}, run_id):
+        tracking.log_config(config)
+        if config.plot_every and history:
+            _log_curves(history, checkpoint.best_epoch)
+        kept = score(model, in_order(data.val, config.batch_size, device), data.val.labels, config.boundary_width)
+        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch)
+
+
+def _log_kept(
+    model: Segmenter,
+    data: Data,
+    kept: Scores,
+    config: TrainConfig,
+    run_id: str,
+    device: torch.device,
+    kept_epoch: int,
+    best_epoch: int,
+) -> None:
+    """Log the scores, plots and model of the epoch that is kept; register the model if a name is given."""
     state = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         state += f", best {config.monitor}"
@@ -271,8 +318,6 @@ def _train_and_record(
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
-    tracking.log_tags({"model_epoch": str(kept_epoch)})
-    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
 
 
 def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:

@@ -1,5 +1,6 @@
 """The plan of a study: search space, objectives, constraint, sampler, pruner and budget, read from `TuneConfig`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from segmentation.metrics import METRICS
 from studies.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
 from studies.search.objectives import Constraint, Objective, read_constraint, read_objectives
 from studies.search.pruners import chosen_pruner
-from studies.search.space import Choices, Space, parse_space, values_of
+from studies.search.space import Choices, Space, parse_space, values_of, with_values
 
 SETTINGS = "settings"
 """Attribute of a study: the settings that must not change between calls."""
@@ -33,11 +34,34 @@ class Plan:
     n_trials: int | None
     max_epochs: int | None
     """Number of epochs of all trials together; None is no limit."""
+    all_outputs: bool = False
+    """Whether every trial draws its plots and logs its model; otherwise only the best one does, at the end."""
 
     @property
     def is_grid(self) -> bool:
         """Whether the study tries all combinations of listed values."""
         return self.sampler == "grid"
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether only the time of each call is limited, so that the study is never complete."""
+        return not self.is_grid and self.n_trials is None and self.max_epochs is None
+
+    @property
+    def finishes_best(self) -> bool:
+        """Whether plots or model of the best trial are made at the end."""
+        if self.all_outputs:
+            return self.base.register_as is not None
+        return self.base.log_model or self.base.plot_every > 0
+
+    def trial_config(self, values: Mapping[str, Any]) -> TrainConfig:
+        """Configuration of a trial with these values. Only the best trial is registered, at the end."""
+        config = replace(with_values(self.base, values), register_as=None)
+        return config if self.all_outputs else replace(config, plot_every=0, log_model=False)
+
+    def best_config(self, values: Mapping[str, Any]) -> TrainConfig:
+        """Configuration with which plots and model of the best trial are made."""
+        return with_values(self.base, values)
 
     def settings(self) -> dict[str, Any]:
         """Settings that must not change between calls, as JSON values."""
@@ -108,4 +132,5 @@ def make_plan(config: TuneConfig) -> Plan:
         pruner=pruner,
         n_trials=config.n_trials,
         max_epochs=None if config.sampler == "grid" else budget,
+        all_outputs=config.trial_outputs == "all",
     )

@@ -22,6 +22,7 @@ from studies.config import TuneConfig
 from studies.runs.start import load_data
 from studies.search.budget import may_start
 from studies.search.constant_model import store_constant_model
+from studies.search.finishing import finish_best
 from studies.search.log_study import log_progress, log_study
 from studies.search.plan import SETTINGS, Plan, make_plan
 from studies.search.processes import gpus_of_workers, run_workers
@@ -198,7 +199,10 @@ def _run(study: Study, plan: Plan, config: TuneConfig, storage: BaseStorage, par
                 _log(study, plan, confirmed, ended_before, parent)
                 raise
             _log(study, plan, confirmed, ended_before, parent)
-            if may_start(study, plan) or running_trials(study):
+            is_complete = not may_start(study, plan) and not others()
+            if is_complete or (plan.is_open_ended and not others()):
+                finish_best(study, plan)
+            if not is_complete:
                 raise tracking.Stopped("the study is not complete; run the same command again to resume it")
     except tracking.Stopped as reason:
         print(f"Stopped: {reason}.")

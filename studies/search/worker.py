@@ -28,7 +28,7 @@ from studies.search.objectives import FAR
 from studies.search.plan import Plan
 from studies.search.retries import is_duplicate, reap, retry
 from studies.search.run_status import update_run
-from studies.search.space import suggest, with_values
+from studies.search.space import suggest
 from studies.search.trials import (
     EPOCHS,
     IDLE,
@@ -163,7 +163,7 @@ class Worker:
             self._skip_if_redundant(trial, trials)
             values = suggest(trial, self.plan.space)
             trial.set_user_attr(VALUES, values)
-            config = with_values(self.plan.base, values)
+            config = self.plan.trial_config(values)
             config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
             data = self._data(config)
             return self._values(trial, self._train(trial, config, self._run_of(trial, config), data))

@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 import optuna
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna import Study
@@ -27,6 +28,8 @@ from studies import tracking
 from studies.config import StatusConfig, StudyConfig, TrainConfig, TuneConfig
 from studies.runs.start import load_data
 from studies.runs.training import run_training
+from studies.search import finishing
+from studies.search.finishing import FINISHED, LOCK
 from studies.search.plan import make_plan
 from studies.search.show_status import show_status
 from studies.search.space import grid_points
@@ -126,6 +129,76 @@ def test_a_grid_logs_its_table_its_heat_maps_and_a_run_for_each_trial(
     run_study(config)
     assert len(children(study)) == 4
     assert parent_of(study).info.status == "FINISHED"
+
+
+def test_only_the_best_trial_draws_plots_and_logs_its_model_at_the_end(
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that does it dies first; the same command does it, without training."""
+    config = search(
+        own_data, sampler="grid", search="learning_rate=0.01|0.1", epochs=1, plot_every=1, log_model=True, examples=1,
+        register_as="tuned",
+    )  # fmt: skip
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "complete_run", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_study(config)
+    study = opened(config)
+    best = study.best_trial
+    runs = [trial.user_attrs[RUN] for trial in study.trials]
+    client = MlflowClient()
+    assert FINISHED not in study.user_attrs
+    for run_id in runs:
+        assert not mlflow.search_logged_models([client.get_run(run_id).info.experiment_id], output_format="list")
+        assert not [file.path for file in client.list_artifacts(run_id, "reliability") if file.path.endswith(".png")]
+
+    monkeypatch.setattr("studies.search.worker.run_training", die)
+    with FileLock(Path(config.checkpoint_dir) / best.user_attrs[RUN] / LOCK):
+        run_study(config)
+    assert "Another process draws the plots" in capsys.readouterr().out
+    assert FINISHED not in opened(config).user_attrs
+
+    run_study(config)
+    assert opened(config).user_attrs[FINISHED] == best.user_attrs[RUN]
+    run = client.get_run(best.user_attrs[RUN])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", run.data.tags["mlflow.runName"])
+    assert run.info.run_name.startswith(f"search {best.number} · ")
+    assert run.data.tags["mlflow.parentRunId"] == parent_of(study).info.run_id
+    paths = {
+        file.path
+        for folder in ("reliability", "curves", "examples")
+        for file in client.list_artifacts(run.info.run_id, folder)
+    }
+    assert {"reliability/val.png", "reliability/val.json", "curves/loss.png", "examples/val_0.png"} <= paths
+    (version,) = client.search_model_versions("name='tuned'")
+    assert version.run_id == run.info.run_id
+    (loaded,) = mlflow.search_logged_models([run.info.experiment_id], output_format="list")
+    assert loaded.source_run_id == run.info.run_id
+    history = client.get_metric_history(run.info.run_id, "val/loss")
+    assert [point.step for point in history] == [1]
+    scores = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/reliability/val.json")
+    assert scores["metrics"]["loss"] == pytest.approx(best.value, rel=1e-6)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("it is finished")
+
+    monkeypatch.setattr(finishing, "complete_run", refuse)
+    run_study(config)
+
+
+@pytest.mark.parametrize(("outputs", "logs_model"), [("best", False), ("all", True)])
+def test_trials_log_their_model_only_on_request(own_data: Path, outputs: Any, logs_model: bool) -> None:
+    config = search(own_data, trial_outputs=outputs, plot_every=5, log_model=True, register_as="tuned")
+    plan = make_plan(config)
+    trial = plan.trial_config({"learning_rate": 0.01, "weight_decay": 0.0})
+    assert (trial.log_model, trial.plot_every, trial.register_as) == (logs_model, 5 * logs_model, None)
+    best = plan.best_config({"learning_rate": 0.01, "weight_decay": 0.0})
+    assert (best.log_model, best.plot_every, best.register_as) == (True, 5, "tuned")
+    assert plan.settings() == make_plan(replace(config, trial_outputs="best")).settings()
 
 
 def test_a_search_prunes_within_its_budget_and_can_be_extended(
