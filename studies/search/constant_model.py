@@ -13,7 +13,8 @@ from studies.search.objectives import Objective
 from studies.search.trials import counted_trials, in_state, kept_metrics
 
 BASELINE = "baseline"
-"""Attribute of a study: the class that is most frequent in the validation split, and the metrics of predicting it."""
+"""System attribute of a study: the most frequent class of the validation split, and the metrics of predicting it. The
+attribute of that name, which dashboards show, is a sentence."""
 ROUNDING = 1e-9
 """A metric must exceed that of the constant model by this much to beat it, since both are sums of rounded numbers."""
 
@@ -50,14 +51,16 @@ def store_constant_model(study: Study, split: Split) -> ConstantModel | None:
     found = baseline(labelled)
     metrics = {f"val/{name}": getattr(found, name) for name in ("loss", "pixel_accuracy", "mean_iou")}
     model = ConstantModel(split.labels.names[found.most_frequent], metrics)
-    if study.user_attrs.get(BASELINE) != {"class": model.most_frequent, **metrics}:
-        study.set_user_attr(BASELINE, {"class": model.most_frequent, **metrics})
+    if constant_model(study) != model:
+        storage, stored = study._storage, {"class": model.most_frequent, **metrics}
+        storage.set_study_system_attr(study._study_id, BASELINE, stored)
+        study.set_user_attr(BASELINE, str(model))
     return model
 
 
 def constant_model(study: Study) -> ConstantModel | None:
     """The constant model that was stored with a study; None for a study of an earlier version."""
-    stored = dict(study.user_attrs.get(BASELINE, {}))
+    stored = dict(study._storage.get_study_system_attrs(study._study_id).get(BASELINE, {}))
     return ConstantModel(stored.pop("class"), stored) if stored else None
 
 
@@ -70,7 +73,7 @@ def baseline_lines(study: Study, objective: Objective) -> list[str]:
     if done and not any(model.is_beaten(kept_metrics(trial), objective) for trial in done):
         metric = objective.metric if objective.metric in model.metrics else "val/mean_iou"
         lines.append(
-            f"Warning: no trial beats predicting {model.most_frequent} everywhere in {metric}: none has learned a "
-            f"segmentation. Train for more epochs, widen search, or check the masks."
+            f"Warning: no trial beats predicting {model.most_frequent} everywhere in {metric}. Train for more epochs, "
+            f"widen search, or check the masks."
         )
     return lines

@@ -23,7 +23,7 @@ from studies.search.summary import (
     progress_line,
     train_command,
 )
-from studies.search.trials import EPOCHS, REASON, RUN, STATES, WARNING, best_trial, counted_trials, kept_metrics
+from studies.search.trials import EPOCHS, RUN, STATES, WARNING, best_trial, counted_trials, kept_metrics, reason_of
 
 COLUMNS = ("train/loss", *(f"val/{name}" for name in HEADLINE))
 """Metrics in the table of trials: those of the original report, mean IoU, and the ECE with its interval."""
@@ -134,7 +134,7 @@ def _csv_table(study: Study, plan: Plan) -> str:
     for trial in counted_trials(study):
         values, metrics = plan.values(trial), kept_metrics(trial)
         rows.append([
-            trial.number, trial.state.name.lower(), trial.user_attrs.get(REASON, ""), trial.user_attrs.get(WARNING, ""),
+            trial.number, trial.state.name.lower(), reason_of(trial, ""), trial.user_attrs.get(WARNING, ""),
             *(values.get(name, "") for name in plan.space), metrics.get("epoch", ""),
             trial.user_attrs.get(EPOCHS, 0), *(metrics.get(column, "") for column in columns),
             trial.user_attrs.get(RUN, ""),

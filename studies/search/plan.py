@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from optuna import Study
 from optuna.trial import FrozenTrial
 
 from segmentation.errors import InputError
@@ -14,7 +15,7 @@ from studies.search.pruners import chosen_pruner
 from studies.search.space import Choices, Space, parse_space, values_of, with_values
 
 SETTINGS = "settings"
-"""Attribute of a study: the settings that must not change between calls."""
+"""System attribute of a study, which dashboards do not show: the settings that must not change between calls."""
 REPORT_GRID_TRIALS = 16
 """Number of trials in the original report's grid."""
 
@@ -134,3 +135,14 @@ def make_plan(config: TuneConfig) -> Plan:
         max_epochs=None if config.sampler == "grid" else budget,
         all_outputs=config.trial_outputs == "all",
     )
+
+
+def store_settings(study: Study, settings: Mapping[str, Any]) -> None:
+    """Store the settings of a study."""
+    study._storage.set_study_system_attr(study._study_id, SETTINGS, dict(settings))
+
+
+def stored_settings(study: Study) -> dict[str, Any]:
+    """The settings that a study was started with; empty if it has none. Earlier versions stored a user attribute."""
+    found = study._storage.get_study_system_attrs(study._study_id).get(SETTINGS)
+    return dict(found if found is not None else study.user_attrs.get(SETTINGS, {}))

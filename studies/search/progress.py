@@ -16,7 +16,7 @@ from studies.search.budget import epochs_used, max_epochs
 from studies.search.plan import Plan
 from studies.search.space import describe_values
 from studies.search.summary import state_counts
-from studies.search.trials import REASON, RETRY_OF, STATES, WORKER, best_trial, counted_trials, in_state
+from studies.search.trials import RETRY_OF, STATES, best_trial, counted_trials, in_state, reason_of, worker_of
 
 SECONDS_PER_TRIAL = 0.05
 """Minimum pause between two calls of `on_trial_end`, for each trial of the study: writing the table costs as much."""
@@ -71,14 +71,14 @@ class StudyProgress:
         self._bar.set_description_str(state_counts(self._study, self._plan))
 
     def _is_ours(self, trial: FrozenTrial) -> bool:
-        worker = trial.user_attrs.get(WORKER)
-        return worker is not None and is_here(worker) and worker["pid"] in self._workers
+        worker = worker_of(trial)
+        return bool(worker) and is_here(worker) and worker["pid"] in self._workers
 
     def _line(self, trial: FrozenTrial) -> str:
         resumed = f" (resumes trial {trial.user_attrs[RETRY_OF]})" if RETRY_OF in trial.user_attrs else ""
         line = f"trial {trial.number}{resumed}, {describe_values(self._plan.values(trial))}: "
         if trial.state != TrialState.COMPLETE:
-            reason = trial.user_attrs.get(REASON, "its worker died")
+            reason = reason_of(trial, "its worker died")
             return line + (reason if trial.state == TrialState.PRUNED else f"failed: {reason}")
         line += ", ".join(
             f"{objective.metric} {value:.4f}"

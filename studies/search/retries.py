@@ -11,7 +11,7 @@ from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from segmentation.system.processes import is_dead
-from studies.search.trials import EPOCHS, REASON, RETRY_OF, WORKER, siblings
+from studies.search.trials import EPOCHS, INTERRUPTED, REASON, RETRY_OF, WORKER, siblings, worker_of
 
 DEATHS = "deaths"
 """Attribute of a trial: number of workers in a row that died in it before they finished an epoch."""
@@ -39,6 +39,7 @@ def reap(study: Study) -> None:
     dead = [trial for trial in trials if trial.state == TrialState.RUNNING and _is_dead(study, trial)]
     for trial in dead:
         with suppress(UpdateFinishedTrialError, ValueError):  # another worker was faster
+            study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, "its worker died; a new trial resumes it")
             study.tell(trial.number, state=TrialState.FAIL)
     if dead:
         trials = study.get_trials(deepcopy=False)
@@ -63,7 +64,7 @@ def retry_after_death(study: Study, trial: FrozenTrial) -> None:
 
 def retry(study: Study, trial: FrozenTrial, deaths: int = 0) -> None:
     """Queue a trial again. The worker that takes it resumes from its checkpoint in the same MLflow run."""
-    kept = {name: value for name, value in trial.user_attrs.items() if name not in (WORKER, REASON)}
+    kept = {name: value for name, value in trial.user_attrs.items() if name not in (WORKER, REASON, INTERRUPTED)}
     kept |= {RETRY_OF: trial.number, DEATHS: deaths, DIED_AT: trial.user_attrs.get(EPOCHS, 0)}
     study.add_trial(
         create_trial(
@@ -71,7 +72,7 @@ def retry(study: Study, trial: FrozenTrial, deaths: int = 0) -> None:
             params=trial.params,
             distributions=trial.distributions,
             user_attrs=kept,
-            system_attrs=dict(trial.system_attrs),
+            system_attrs={name: value for name, value in trial.system_attrs.items() if name not in (WORKER, REASON)},
             intermediate_values=trial.intermediate_values,
         )
     )
@@ -95,8 +96,8 @@ def _deaths(trial: FrozenTrial) -> int:
 
 
 def _is_dead(study: Study, trial: FrozenTrial) -> bool:
-    worker = trial.user_attrs.get(WORKER)
-    if worker is None:
+    worker = worker_of(trial)
+    if not worker:
         first_seen = _UNCLAIMED.setdefault((study.study_name, trial.number), time.monotonic())
         return time.monotonic() - first_seen > CLAIMING_SECONDS
     return is_dead(worker) is True

@@ -4,7 +4,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from studies import tracking
-from studies.search.trials import IDLE, REASON, RUN, running_trials
+from studies.search.trials import IDLE, RUN, reason_of, running_trials
 
 STATUSES = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 GIVEN_UP = "given up: several workers in a row died in this trial"
@@ -49,7 +49,7 @@ def update_all_runs(study: Study, confirmed: Study | None, parent: str) -> None:
 
 def _end(run_id: str, trial: FrozenTrial) -> None:
     status = STATUSES.get(trial.state, "KILLED")
-    reason = trial.user_attrs.get(REASON, {"FAILED": GIVEN_UP, "KILLED": WAITING}.get(status))
+    reason = reason_of(trial, GIVEN_UP if status == "FAILED" else WAITING)
     tracking.end_run(run_id, status, None if status == "FINISHED" else reason)
 
 

@@ -6,10 +6,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.errors import InputError, listed
 from studies.config import StatusConfig
-from studies.search.plan import SETTINGS
+from studies.search.plan import stored_settings
 from studies.search.space import describe_values
 from studies.search.storage import is_missing, open_storage
-from studies.search.trials import EPOCHS, REASON, VALUES, WORKER, counted_trials, in_state, pareto_front
+from studies.search.trials import EPOCHS, VALUES, counted_trials, in_state, pareto_front, reason_of, worker_of
 
 BEST_SHOWN = 5
 
@@ -40,7 +40,7 @@ def _print_study(study: Study) -> None:
     states = {state.name.lower(): len(in_state(trials, state)) for state in TrialState}
     print(f"{study.study_name}: {', '.join(f'{count} {state}' for state, count in states.items() if count)}")
     for trial in in_state(trials, TrialState.RUNNING):
-        worker, epochs = trial.user_attrs.get(WORKER, {}), trial.user_attrs.get(EPOCHS, 0)
+        worker, epochs = worker_of(trial), trial.user_attrs.get(EPOCHS, 0)
         print(
             f"    trial {trial.number}, {_values(trial)}: running, {epochs} epochs done, process "
             f"{worker.get('pid', '?')} on {worker.get('host', '?')}"
@@ -49,8 +49,8 @@ def _print_study(study: Study) -> None:
         if epochs := trial.user_attrs.get(EPOCHS, 0):
             print(f"    trial {trial.number}, {_values(trial)}: waiting to be resumed after {epochs} epochs")
     for trial in in_state(trials, TrialState.FAIL):
-        print(f"    trial {trial.number} failed: {trial.user_attrs.get(REASON, 'its worker died')}")
-    metrics = study.user_attrs.get(SETTINGS, {}).get("goals", [])
+        print(f"    trial {trial.number} failed: {reason_of(trial, 'its worker died')}")
+    metrics = stored_settings(study).get("goals", [])
     for trial in pareto_front(study)[:BEST_SHOWN]:
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(metrics, trial.values, strict=True))
         print(f"    best: trial {trial.number}, {_values(trial)}: {values}")

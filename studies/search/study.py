@@ -24,7 +24,7 @@ from studies.search.budget import may_start
 from studies.search.constant_model import store_constant_model
 from studies.search.finishing import finish_best
 from studies.search.log_study import log_progress, log_study
-from studies.search.plan import SETTINGS, Plan, make_plan
+from studies.search.plan import Plan, make_plan, store_settings, stored_settings
 from studies.search.processes import gpus_of_workers, run_workers
 from studies.search.progress import StudyProgress
 from studies.search.pruners import build_pruner
@@ -41,6 +41,8 @@ PARENT, READY = "mlflow_run_id", "ready"
 """Attributes of a study: ID of its MLflow run, and whether its first trials are queued."""
 RECORDED = "recorded"
 """Attribute of a study: number of ended trials, of the study and of its confirmation, when its run was last logged."""
+NOTE = "trials"
+"""Attribute of a study: the number of its trials, if interrupted ones have a second number."""
 READY_SECONDS = 30
 """Seconds that another process may take to create the study before this one completes it."""
 
@@ -118,7 +120,7 @@ def _open(storage: BaseStorage, plan: Plan, config: TuneConfig, parent: Callable
         study = optuna.create_study(
             storage=storage, study_name=plan.name, sampler=sampler, pruner=pruner, directions=directions
         )
-        study.set_user_attr(SETTINGS, settings)
+        store_settings(study, settings)
         study.set_user_attr(PARENT, parent())
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=plan.name, sampler=sampler, pruner=pruner)
@@ -127,7 +129,7 @@ def _open(storage: BaseStorage, plan: Plan, config: TuneConfig, parent: Callable
             time.sleep(0.2)
         _check_same(study, plan, config, settings, directions)
         if READY not in study.user_attrs:  # the process that created it died
-            study.set_user_attr(SETTINGS, settings)
+            store_settings(study, settings)
             if PARENT not in study.user_attrs:
                 study.set_user_attr(PARENT, parent())
     _queue(study, plan)
@@ -150,7 +152,7 @@ def _check_same(
             f"{' and '.join(objective.metric for objective in plan.objectives)} needs {', '.join(directions)}; give "
             f"another study_name"
         ) from None
-    stored = study.user_attrs.get(SETTINGS, settings)
+    stored = stored_settings(study) or settings
     changed = [
         f"{name}={stored.get(name)!r} (now {value!r})"
         for name, value in settings.items()
@@ -215,10 +217,20 @@ def _run(study: Study, plan: Plan, config: TuneConfig, storage: BaseStorage, par
 def _log(study: Study, plan: Plan, confirmed: Study | None, ended_before: list[int], parent: str) -> None:
     """Log the study and close its runs, unless another process has logged the same trials."""
     ended = _ended(study, confirmed)
+    _note_interruptions(study)
     if ended == ended_before or study.user_attrs.get(RECORDED) != ended:
         study.set_user_attr(RECORDED, ended)
         log_study(study, plan, confirmed)
     update_all_runs(study, confirmed, parent)
+
+
+def _note_interruptions(study: Study) -> None:
+    """Store with the study, for dashboards, why they show more trials than there are."""
+    shown, trials = study.get_trials(deepcopy=False), counted_trials(study)
+    extra = len(shown) - len(trials)
+    note = f"{len(trials)} trials. {extra} further number(s), shown as Fail, were interrupted and resumed."
+    if extra and study.user_attrs.get(NOTE) != note:
+        study.set_user_attr(NOTE, note)
 
 
 def _ended(study: Study, confirmed: Study | None) -> list[int]:

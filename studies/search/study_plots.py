@@ -19,7 +19,7 @@ from studies.scores.wording import protocol_line
 from studies.search import plots
 from studies.search.constant_model import ConstantModel, constant_model
 from studies.search.objectives import DIRECTIONS
-from studies.search.plan import SETTINGS, Plan
+from studies.search.plan import Plan, stored_settings
 from studies.search.space import Choices, Range, describe_values, format_value
 from studies.search.storage import studies_beside
 from studies.search.summary import best_by
@@ -196,7 +196,7 @@ def _history_of_grid(study: Study, plan: Plan) -> dict[str, tuple[np.ndarray, np
         return {}
     ours = plan.settings()
     for other in studies_beside(study):
-        theirs = other.user_attrs.get(SETTINGS, {})
+        theirs = stored_settings(other)
         same = all(theirs.get(key) == ours[key] for key in ours if key not in ("search", "sampler", "pruner"))
         if theirs.get("sampler") == "grid" and same:
             return {other.study_name: _history(other, plan)}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optuna import Study
+from optuna import Study, Trial
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -19,13 +19,18 @@ EPOCHS = "epochs"
 RUN = "mlflow_run_id"
 """Attribute of a trial: ID of its MLflow run."""
 METRICS_KEPT = "metrics"
-"""Attribute of a trial: metrics of the epoch that gives its value; of the last epoch if it was pruned."""
+"""System attribute of a trial: metrics of the epoch that gives its value; of the last epoch if it was pruned."""
 WARNING = "warning"
 """Attribute of a trial: what shows that its model has learned little; missing or empty if nothing does."""
 WORKER = "worker"
-"""Attribute of a trial: the process that works on it, as `processes.me` returns it."""
+"""System attribute of a trial: the process that works on it, as `processes.me` returns it."""
 REASON = "reason"
-"""Attribute of a trial that did not complete: why. A failed trial without it is queued again."""
+"""Attribute of a trial that did not complete: why. A failed trial without it is queued again. The attribute that
+dashboards show is cut after `LONGEST` characters; the system attribute of that name holds the whole text."""
+LONGEST = 120
+"""Most characters of an attribute that dashboards show: longer ones make their tables wider than a screen."""
+INTERRUPTED = "interrupted"
+"""Attribute of a trial that Optuna calls failed, because its process stopped: a new trial resumes it."""
 IDLE = "idle"
 """Attribute of a trial that trained nothing because nothing was left to do."""
 RETRY_OF = "retry_of"
@@ -157,4 +162,28 @@ def only_class_found(metrics: Mapping[str, float]) -> str | None:
 
 def kept_metrics(trial: FrozenTrial) -> dict[str, float]:
     """Metrics of the epoch that gives a trial its value, and the number of that epoch; empty before the first epoch."""
-    return dict(trial.user_attrs.get(METRICS_KEPT, {}))
+    earlier_versions = trial.user_attrs.get(METRICS_KEPT, {})
+    return dict(trial.system_attrs.get(METRICS_KEPT, earlier_versions))
+
+
+def reason_of(trial: FrozenTrial, default: str = "") -> str:
+    """Why a trial did not complete, uncut; `default` if no reason is stored."""
+    return str(trial.system_attrs.get(REASON, trial.user_attrs.get(REASON, default)))
+
+
+def worker_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The process that works on a trial, as `processes.me` returns it; empty if none has taken it."""
+    earlier_versions = trial.user_attrs.get(WORKER, {})
+    return dict(trial.system_attrs.get(WORKER, earlier_versions))
+
+
+def store_reason(trial: Trial, reason: str) -> None:
+    """Store why a trial did not complete."""
+    shown = reason if len(reason) <= LONGEST else f"{reason[: LONGEST - 40]}… (whole text: its MLflow run)"
+    store_long(trial, REASON, reason)
+    trial.set_user_attr(REASON, shown)
+
+
+def store_long(trial: Trial, name: str, value: Any) -> None:
+    """Store a system attribute, which dashboards do not show."""
+    trial.study._storage.set_trial_system_attr(trial._trial_id, name, value)

@@ -5,7 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from studies.search.space import suggest
 from studies.search.trials import (
     EPOCHS,
     IDLE,
+    INTERRUPTED,
     METRICS_KEPT,
     REASON,
     RETRY_OF,
@@ -42,7 +43,10 @@ from studies.search.trials import (
     counted_trials,
     only_class_found,
     prescribed_values,
+    reason_of,
     running_trials,
+    store_long,
+    store_reason,
 )
 
 POLL_SECONDS = 2.0
@@ -144,7 +148,7 @@ class Worker:
             if away:
                 raise away[0]
         elif done.state == TrialState.FAIL and IDLE not in done.user_attrs:
-            return str(done.user_attrs[REASON])
+            return str(reason_of(done))
         return None
 
     def _objective(self, trial: Trial) -> float | Sequence[float]:
@@ -154,7 +158,7 @@ class Worker:
         postponed, or its worker died: it is queued again.
         """
         try:
-            trial.set_user_attr(WORKER, me())
+            store_long(trial, WORKER, me())
             trials = self.study.get_trials(deepcopy=False)
             known = trials[trial.number]
             self.reported = max(known.intermediate_values, default=0)
@@ -167,11 +171,15 @@ class Worker:
             config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
             data = self._data(config)
             return self._values(trial, self._train(trial, config, self._run_of(trial, config), data))
-        except (Postponed, TrialPruned, UpdateFinishedTrialError, tracking.AwayError):
+        except (TrialPruned, UpdateFinishedTrialError):
+            raise
+        except (Postponed, tracking.AwayError, KeyboardInterrupt):
+            with suppress(UpdateFinishedTrialError):  # another worker has resumed it
+                trial.set_user_attr(INTERRUPTED, "not a failure; a new trial resumes it")
             raise
         except Exception as error:
             if IDLE not in trial.user_attrs:
-                trial.set_user_attr(REASON, without_password(f"{type(error).__name__}: {error}")[:2000])
+                store_reason(trial, without_password(f"{type(error).__name__}: {error}")[:2000])
             raise
 
     def _train(self, trial: Trial, config: TrainConfig, run_id: str, data: Data) -> TrainingResult:
@@ -185,10 +193,10 @@ class Worker:
                 update_run(self.study, run_id)
             raise
         except tracking.Stopped as reason:
-            trial.set_user_attr(REASON, str(reason))
+            store_reason(trial, str(reason))
             raise TrialPruned(str(reason)) from None
         except DivergedError as error:
-            trial.set_user_attr(REASON, str(error))
+            store_reason(trial, str(error))
             if len(self.plan.objectives) == 1:
                 trial.report(float("nan"), trial.user_attrs.get(EPOCHS, 0) + 1)
             tracking.end_run(run_id, "KILLED", f"pruned: {error}")
@@ -218,14 +226,12 @@ class Worker:
         epochs = self.plan.base.epochs - frozen.user_attrs.get(EPOCHS, 0)
         fits = epochs_left(self.study, self.plan, trial.number) >= epochs
         if needed and not fits and retry_of is not None:
-            trial.set_user_attr(
-                REASON, f"pruned: too few of max_epochs_total={self.plan.max_epochs} are left to complete it"
-            )
+            store_reason(trial, f"pruned: too few of max_epochs_total={self.plan.max_epochs} are left to complete it")
             raise TrialPruned("the budget is used up")
         if needed and fits:
             return
         trial.set_user_attr(IDLE, True)
-        trial.set_user_attr(REASON, "nothing was left to do")
+        store_reason(trial, "nothing was left to do")
         raise RuntimeError("nothing was left to do")
 
     def _run_of(self, trial: Trial, config: TrainConfig) -> str:
@@ -305,7 +311,7 @@ class Worker:
     def _keep(self, trial: Trial, epochs: int, epoch: int, metrics: dict[str, float]) -> None:
         """Store the number of epochs, and the metrics of one of them, with the trial."""
         trial.set_user_attr(EPOCHS, epochs)
-        trial.set_user_attr(METRICS_KEPT, {"epoch": epoch} | _trial_metrics(metrics))
+        store_long(trial, METRICS_KEPT, {"epoch": epoch} | _trial_metrics(metrics))
         only = only_class_found(metrics)
         warning = "" if only is None else f"finds only {only}"
         if trial.user_attrs.get(WARNING, "") != warning:

@@ -35,7 +35,7 @@ from studies.search.show_status import show_status
 from studies.search.space import grid_points
 from studies.search.storage import open_storage
 from studies.search.study import run_study
-from studies.search.trials import REASON, RUN, counted_trials
+from studies.search.trials import INTERRUPTED, LONGEST, RUN, counted_trials, kept_metrics, reason_of
 from studies.search.worker import Worker
 from tests.studies.search.conftest import tiny
 
@@ -266,6 +266,8 @@ def test_an_interrupted_search_is_resumed_with_the_same_results(
     interrupted = opened(config, "t")
     assert parent_of(interrupted).info.status == "KILLED"
     assert [trial.state for trial in interrupted.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert interrupted.trials[0].user_attrs[INTERRUPTED] == "not a failure; a new trial resumes it"
+    assert INTERRUPTED not in interrupted.trials[1].user_attrs
     (run,) = children(interrupted)
     assert run.info.status == "KILLED"
     assert run.data.tags["status_reason"] == "killed by SIGTERM"
@@ -286,6 +288,9 @@ def test_an_interrupted_search_is_resumed_with_the_same_results(
                 assert histories[0] == histories[1], name
     assert parent_of(resumed).info.status == "FINISHED"
     assert len(children(resumed)) == 2
+    assert resumed.user_attrs["trials"] == "2 trials. 1 further number(s), shown as Fail, were interrupted and resumed."
+    for attributes in (resumed.user_attrs, *(trial.user_attrs for trial in resumed.trials)):  # columns of dashboards
+        assert max(len(str(value)) for value in attributes.values()) <= LONGEST
 
 
 def _stop_during_first_trial(config: TuneConfig) -> None:
@@ -339,8 +344,8 @@ def test_two_objectives_with_a_constraint_leave_a_front_in_a_sqlite_file(
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     for trial in study.trials:
         history = MlflowClient().get_metric_history(trial.user_attrs[RUN], "val/ece")
-        assert trial.values[1] == {point.step: point.value for point in history}[trial.user_attrs["metrics"]["epoch"]]
-        accuracy = trial.user_attrs["metrics"]["val/pixel_accuracy"]
+        assert trial.values[1] == {point.step: point.value for point in history}[kept_metrics(trial)["epoch"]]
+        accuracy = kept_metrics(trial)["val/pixel_accuracy"]
         assert trial.constraints == {"val/pixel_accuracy>=0.2": pytest.approx(0.2 - accuracy)}
     assert "study/pareto.png" in artifacts(parent_of(study))
     printed = capsys.readouterr().out
@@ -415,7 +420,7 @@ def test_a_failure_before_the_training_starts_has_a_reason(own_data: Path, monke
         Worker(study, plan, parent, "search", config.max_failures).work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
     for trial in study.trials:
-        assert "deleted" in trial.user_attrs[REASON]
+        assert "deleted" in str(reason_of(trial))
 
 
 def test_an_invalid_combination_beyond_the_checked_corners_fails_its_trial(own_data: Path) -> None:
@@ -430,7 +435,7 @@ def test_an_invalid_combination_beyond_the_checked_corners_fails_its_trial(own_d
         study.enqueue_trial(values)
     with pytest.raises(InputError, match="2 trials in a row failed .*crop=256.* is not valid"):
         Worker(study, plan, "", "search", config.max_failures).work()
-    reasons = [trial.user_attrs.get(REASON, "") for trial in study.trials]
+    reasons = [str(reason_of(trial)) for trial in study.trials]
     assert [state.name for state in (trial.state for trial in study.trials)] == ["FAIL"] * 2 + ["WAITING"] * 3
     assert all("crop=256 is larger than resize=128" in reason for reason in reasons[:2])
 

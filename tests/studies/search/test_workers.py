@@ -92,7 +92,7 @@ def _kill_one(study: Study) -> FrozenTrial:
     while time.monotonic() < patience:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if 1 <= trial.user_attrs.get("epochs", 0) <= 3:
-                os.kill(trial.user_attrs["worker"]["pid"], signal.SIGKILL)
+                os.kill(trial.system_attrs["worker"]["pid"], signal.SIGKILL)
                 return study.get_trials(deepcopy=True)[trial.number]
         time.sleep(0.05)
     raise AssertionError("no worker was found between two epochs")
