@@ -1,6 +1,7 @@
 """Trains several settings as child runs of one MLflow run, which compares them."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,8 @@ MAY_DIFFER = {field.name for field in fields(TrainConfig)} - {
 """Fields that a variant may change; runs must agree in all others to be comparable."""
 NAMED = ("model", "weights", "recipe", "learning_rate", "weight_decay")
 """Fields in the name of every run."""
+REUSED_SECONDS = 2.0
+"""A run that takes less was trained before, and says nothing about the speed."""
 EXAMPLES = 4
 """Most images plotted with the predictions of all models."""
 
@@ -83,10 +86,17 @@ def run_models(config: ModelsConfig) -> list[str]:
         print(f"Models {parent}: {_counted(len(configs), 'run')}, then their comparison.")
         planned = [_planned(each) for each in configs]  # reports a mistake in any of them before hours of training
         run_ids, diverged = [], []
+        trained: list[tuple[int, float]] = []
         for number, each in enumerate(planned, 1):
-            print(f"\n{number} of {len(planned)}: {each.config.run_name}")
+            print(
+                f"\n{number} of {len(planned)}: {each.config.run_name}{_time_left(planned, number, trained)}",
+                flush=True,
+            )
+            started = time.monotonic()
             try:
                 run_ids.append(_trained(each, parent, retrain=config.retrain))
+                if (seconds := time.monotonic() - started) > REUSED_SECONDS:
+                    trained.append((each.config.epochs, seconds))
             except DivergedError as error:
                 print(f"Diverged: {error}")
                 diverged.append(f"{each.config.run_name}: {error}")
@@ -173,6 +183,14 @@ def _trained(planned: PlannedRun, parent: str, retrain: bool) -> str:
             print(f"Run {run_id} ({started.name}) has finished, but MLflow lacks its scores or model: made again.")
         tracking.describe_run(run_id, name, {"mlflow.parentRunId": parent})
     return run_training(planned.config, run_id).run_id
+
+
+def _time_left(planned: Sequence[PlannedRun], number: int, trained: Sequence[tuple[int, float]]) -> str:
+    """Return how many epochs this run and the later ones have, and how long they take at the speed of earlier ones."""
+    left = sum(each.config.epochs for each in planned[number - 1 :])
+    epochs, seconds = (sum(column) for column in zip(*trained, strict=True)) if trained else (0, 0.0)
+    minutes = f", about {left * seconds / epochs / 60:.0f} min at the speed of the earlier runs" if epochs else ""
+    return f" ({left} epochs left in all runs{minutes})"
 
 
 def _counted(number: int, what: str) -> str:

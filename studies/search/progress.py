@@ -40,6 +40,7 @@ class StudyProgress:
         self._workers, self._not_before = workers or (os.getpid(),), 0.0
         self._printed = {trial.number for trial in in_state(counted_trials(study), *STATES)}
         self._out = sys.stdout  # a trial redirects stdout while it trains
+        self._started, self._at_start, self._announced = time.monotonic(), epochs_used(study), False
         self._bar = tqdm(
             total=max_epochs(study, plan), initial=epochs_used(study), unit=" epochs", file=sys.stderr, disable=None,
             leave=False, bar_format="{percentage:3.0f}% {bar:20} {n}/{total} epochs, {remaining} left; {desc}",
@@ -59,10 +60,15 @@ class StudyProgress:
     def update(self) -> None:
         """Read the study, move the bar, and print the trials that have ended since the last call."""
         new = [trial for trial in in_state(counted_trials(self._study), *STATES) if trial.number not in self._printed]
-        for trial in new:
-            self._printed.add(trial.number)
+        lines = [self._line(trial) for trial in new]
+        self._printed.update(trial.number for trial in new)
+        left = time_left(self._study, self._plan, self._at_start, time.monotonic() - self._started)
+        if left is not None and (new or not self._announced):
+            self._announced = True
+            lines.append(left)
+        for line in lines:
             with tqdm.external_write_mode(self._out):
-                print(self._line(trial), file=self._out, flush=True)
+                print(line, file=self._out, flush=True)
         if any(self._is_ours(trial) for trial in new) and time.monotonic() >= self._not_before:
             self._on_trial_end()
             self._not_before = time.monotonic() + SECONDS_PER_TRIAL * len(self._printed)
@@ -88,3 +94,29 @@ class StudyProgress:
         is_best = len(self._plan.objectives) == 1 and best is not None and best.number == trial.number
         violated = [constraint for constraint, violation in trial.constraints.items() if violation > 0]
         return line + (f", violates {violated[0]}" if violated else "") + (", best so far" if is_best else "")
+
+
+def time_left(study: Study, plan: Plan, at_start: int, seconds: float) -> str | None:
+    """What a study has done, what is left, and how long it takes at the present speed; None before the first epoch.
+
+    Args:
+        study: the study.
+        plan: its plan.
+        at_start: number of epochs that were used when this process started.
+        seconds: since then.
+    """
+    used, most = epochs_used(study), max_epochs(study, plan)
+    if used <= at_start or plan.is_open_ended:
+        return None
+    ended = len(in_state(counted_trials(study), *STATES))
+    left = max(0, most - used)
+    return (
+        f"  {ended} trial{'' if ended == 1 else 's'} and {used} of at most {most} epochs done, {left} left: at most "
+        f"{duration(left * seconds / (used - at_start))}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A duration in hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h" if minutes >= 60 else f"{minutes}:{rest:02d} min"

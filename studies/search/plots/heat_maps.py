@@ -11,6 +11,9 @@ from matplotlib.patches import Rectangle
 from segmentation.plots.style import GREY, LABEL, LETTER, RED, blank, foot, head, wrapped
 from studies.search.plots.colour_scale import colour_map, colour_scale, format_value, text_colour
 
+TICK_GAP = 0.15
+"""Inches between two tick labels; longer labels are rotated."""
+
 
 def heat_maps(
     panels: Mapping[str, np.ndarray],
@@ -42,8 +45,8 @@ def heat_maps(
         note: small print below the panels.
     """
     longest = max((len(tick) for tick in xs), default=0)
-    rotate = longest * LETTER * LABEL > 0.6
     wide, high = max(2.4, 0.68 * len(xs)), max(1.7, 0.42 * len(ys))
+    rotate = longest * LETTER * LABEL > wide / max(1, len(xs)) - TICK_GAP
     margin = 0.9 + max((len(tick) for tick in ys), default=0) * LETTER * LABEL
     figure = blank(len(panels) * (wide + 0.15) + margin + 1.0, high + 0.8 + rotate * longest * LETTER * LABEL)
     row = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
@@ -61,7 +64,7 @@ def heat_maps(
             )  # fmt: skip
             if is_best:
                 axes.add_patch(Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, ec=RED, lw=2.5))
-                axes.plot(x - 0.36, y + 0.3, "*", ms=8, mew=0, color=RED)
+                axes.plot(x - 0.34, y + 0.26, "*", ms=10, mew=0.8, mec="white", color=RED)
         axes.set_title(wrapped(name, wide, LABEL + 1), fontsize=LABEL + 1)
         axes.set_xticks(range(len(xs)), xs, fontsize=LABEL, rotation=90 if rotate else 0)
         axes.set_yticks(range(len(ys)), ys, fontsize=LABEL)

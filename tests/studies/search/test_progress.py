@@ -4,12 +4,12 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from segmentation.system.processes import me
 from studies.config import TuneConfig
 from studies.search.plan import make_plan
-from studies.search.progress import StudyProgress
+from studies.search.progress import StudyProgress, duration, time_left
 from studies.search.storage import open_storage
 from studies.search.trials import EPOCHS, REASON, RETRY_OF, WORKER
 
@@ -50,3 +50,16 @@ def test_each_ended_trial_is_printed_once(capsys: pytest.CaptureFixture[str]) ->
         "trial 0, learning_rate=0.05: val/loss 0.5000, best so far",
         "trial 2 (resumes trial 1), learning_rate=0.05: pruned at epoch 1",
     ]
+
+
+def test_the_time_left_is_known_after_the_first_epoch() -> None:
+    """One trial of 4 epochs ended, one has trained 1 of 4: 5 of 40 epochs in 10 s, of which one was there before."""
+    plan = make_plan(TuneConfig(dataset="shapes", epochs=4, max_epochs_total=40))
+    study = optuna.create_study()
+    assert time_left(study, plan, 0, 1.0) is None
+    study.add_trial(create_trial(value=1.0, user_attrs={EPOCHS: 4}))
+    study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs={EPOCHS: 1}))
+    line = time_left(study, plan, 1, 10.0)
+    assert line == "  1 trial and 5 of at most 40 epochs done, 35 left: at most 1:28 min"
+    assert time_left(study, plan, 5, 10.0) is None
+    assert duration(3 * 3600 + 62) == "3:01:02 h"
