@@ -184,7 +184,7 @@ def _ours(
 ) -> Method:
     """The method of `tune` with this sampler and pruner."""
     return Method(
-        lambda seed: SeededByTrial(sampler, seed),
+        lambda seed: SeededByTrial(sampler, seed, _space()),
         lambda epochs: build_pruner(TuneConfig(sampler=sampler, pruner=pruner, epochs=epochs), 1),
     )
 

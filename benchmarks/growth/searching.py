@@ -73,7 +73,7 @@ def _study(trials: int) -> tuple[Any, Any, ExitStack]:
     plan = make_plan(config)
     opened = ExitStack()
     storage = opened.enter_context(open_storage(config, config.heartbeat))
-    sampler, pruner = SeededByTrial(config.sampler, config.seed), build_pruner(config, len(plan.objectives))
+    sampler, pruner = SeededByTrial(config.sampler, config.seed, plan.space), build_pruner(config, len(plan.objectives))
     study = optuna.create_study(storage=storage, study_name=plan.name, sampler=sampler, pruner=pruner)
     distributions: dict[str, Any] = {name: dimension.distribution() for name, dimension in plan.space.items()}
     random = np.random.default_rng(0)

@@ -164,7 +164,7 @@ def _run_worker(
             study = optuna.load_study(
                 study_name=plan.name,
                 storage=storage,
-                sampler=SeededByTrial(plan.sampler, plan.base.seed),
+                sampler=SeededByTrial(plan.sampler, plan.base.seed, plan.space),
                 pruner=build_pruner(config, len(plan.objectives)),
             )
             with tracking.joined(parent):

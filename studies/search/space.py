@@ -1,12 +1,13 @@
 """The search space of a study: which fields are searched, and over which values."""
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
 
 from segmentation.errors import InputError, listed, one_of
 from segmentation.fields import read_value
@@ -77,6 +78,8 @@ class Range:
     whole: bool = False
     logarithmic: bool = False
     or_zero: bool = False
+    stored_below: bool = False
+    """Whether a value below the range is stored for 0, as in studies of earlier versions."""
 
     def __str__(self) -> str:
         return f"{'0|' if self.or_zero else ''}{self.low:g}..{self.high:g}"
@@ -88,9 +91,19 @@ class Range:
         return tuple(kind(end) for end in ((0, self.low, self.high) if self.or_zero else (self.low, self.high)))
 
     def distribution(self) -> BaseDistribution:
-        """The Optuna distribution. 0 has no logarithm, so an extension below `low` stands for it."""
+        """The Optuna distribution, as it is stored and shown.
+
+        0 has no logarithm, so a range that includes 0 is stored as a linear one. `SeededByTrial` samples it on a
+        logarithmic scale, as `sampled` describes.
+        """
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.logarithmic)
+        if self.or_zero and not self.stored_below:
+            return FloatDistribution(0.0, self.high)
+        return self.sampled()
+
+    def sampled(self) -> FloatDistribution:
+        """The distribution that is sampled: an extension below `low` stands for 0."""
         low = self.low / ZERO_DECADE if self.or_zero else self.low
         return FloatDistribution(low, self.high, log=self.logarithmic)
 
@@ -108,11 +121,27 @@ class Range:
 
     def encode(self, value: float) -> float:
         """The value that Optuna draws for a field's value."""
-        return self.low / ZERO_DECADE if self.or_zero and value == 0 else value
+        return self.low / ZERO_DECADE if self.or_zero and self.stored_below and value == 0 else value
 
 
 Space = Mapping[str, Choices | Range]
 """The searched fields with their values."""
+
+
+def as_stored(space: Space, trials: Iterable[FrozenTrial]) -> Space:
+    """The same space, with 0 stored as the trials of a study of an earlier version have stored it."""
+    logarithmic = {
+        name
+        for trial in trials
+        for name, distribution in trial.distributions.items()
+        if isinstance(distribution, FloatDistribution) and distribution.log
+    }
+    return {
+        name: replace(dimension, stored_below=True)
+        if isinstance(dimension, Range) and dimension.or_zero and name in logarithmic
+        else dimension
+        for name, dimension in space.items()
+    }
 
 
 def parse_space(search: str, base: TrainConfig, grid: bool) -> Space:

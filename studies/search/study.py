@@ -31,7 +31,7 @@ from studies.search.pruners import build_pruner
 from studies.search.retries import reap, waits_for_retry
 from studies.search.run_status import update_all_runs
 from studies.search.samplers import SeededByTrial
-from studies.search.space import Choices, describe_values, first_guess, grid_points
+from studies.search.space import Choices, as_stored, describe_values, first_guess, grid_points
 from studies.search.storage import one_process_only, open_storage
 from studies.search.summary import best_lines, confirmation_line, progress_line, train_command
 from studies.search.trials import STATES, best_trial, counted_trials, in_state, prescribed_values, running_trials
@@ -67,6 +67,7 @@ def run_study(config: TuneConfig) -> None:
         report_coverage(data.train, to_train=True)
         given_run = os.environ.get("MLFLOW_RUN_ID")
         study = _open(storage, plan, config, lambda: _parent(config, plan, given_run))
+        plan = replace(plan, space=as_stored(plan.space, study.get_trials(deepcopy=False)))
         store_constant_model(study, data.val)
         reap(study)
         if one_process_only(config.storage) and running_trials(study):
@@ -110,7 +111,7 @@ def _open(storage: BaseStorage, plan: Plan, config: TuneConfig, parent: Callable
     Raises:
         InputError: the study exists with other settings.
     """
-    sampler = RandomSampler(plan.base.seed) if plan.is_grid else SeededByTrial(plan.sampler, plan.base.seed)
+    sampler = RandomSampler(plan.base.seed) if plan.is_grid else SeededByTrial(plan.sampler, plan.base.seed, plan.space)
     pruner = build_pruner(config, len(plan.objectives))
     settings = plan.settings()
     directions: list[Literal["minimize", "maximize"]] = [

@@ -151,7 +151,10 @@ def asked(others: int) -> dict[str, Any]:
     wanted = make_plan(config)
     warnings.filterwarnings("ignore", "Heartbeat of storage")  # trials are asked for one by one, as nowhere else
     with open_storage(StudyConfig(storage=config.storage), heartbeat=config.heartbeat) as storage:
-        sampler, pruner = SeededByTrial(config.sampler, config.seed), build_pruner(config, len(wanted.objectives))
+        sampler, pruner = (
+            SeededByTrial(config.sampler, config.seed, wanted.space),
+            build_pruner(config, len(wanted.objectives)),
+        )
         study = optuna.create_study(storage=storage, study_name=wanted.name, sampler=sampler, pruner=pruner)
         distributions: Any = {name: dimension.distribution() for name, dimension in wanted.space.items()}
         for number in range(others):

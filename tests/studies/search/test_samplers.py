@@ -20,7 +20,7 @@ SPACE = parse_space("learning_rate,weight_decay", TrainConfig(), grid=False)
 
 def new_study(kind: str = "tpe", seed: int = 0, **values: Any) -> Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(sampler=SeededByTrial(kind, seed), pruner=build_pruner(TuneConfig(**values), 1))
+    return optuna.create_study(sampler=SeededByTrial(kind, seed, SPACE), pruner=build_pruner(TuneConfig(**values), 1))
 
 
 def loss(values: dict[str, float]) -> float:

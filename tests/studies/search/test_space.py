@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from segmentation.errors import InputError
 from studies.base import original_report
@@ -16,6 +18,7 @@ from studies.search.space import (
     RANGES,
     Choices,
     Range,
+    as_stored,
     first_guess,
     grid_points,
     parse_space,
@@ -113,7 +116,7 @@ def test_a_field_that_is_set_cannot_be_searched() -> None:
 def test_a_logarithmic_range_can_include_0() -> None:
     """One decade of 2.7 + 1 stands for 0, so 27 % of random draws are 0; the others are uniform in the logarithm."""
     space = parse_space("weight_decay", BASE, grid=False)
-    study = optuna.create_study(sampler=SeededByTrial("random", 0))
+    study = optuna.create_study(sampler=SeededByTrial("random", 0, space))
     drawn = []
     for _ in range(300):
         trial = study.ask()
@@ -127,6 +130,21 @@ def test_a_logarithmic_range_can_include_0() -> None:
     assert 0.3 < (positive < 0.0001 * np.sqrt(500)).mean() < 0.7
     recorded = [values_of(trial.params, space)["weight_decay"] for trial in study.trials]
     assert recorded == drawn
+    assert [trial.params["weight_decay"] == 0 for trial in study.trials] == [value == 0 for value in drawn]  # as shown
+
+
+def test_a_study_that_stores_0_below_the_range_is_resumed() -> None:
+    """As earlier versions stored it: 1e-05 for 0, on a logarithmic scale."""
+    space = parse_space("weight_decay=0|0.0001..0.01", BASE, grid=False)
+    study = optuna.create_study(sampler=SeededByTrial("tpe", 0, space))
+    earlier = {"weight_decay": FloatDistribution(1e-5, 0.01, log=True)}
+    for value in (1e-5, 1e-3, 5e-3, 1e-2):
+        study.add_trial(create_trial(value=value, params={"weight_decay": value}, distributions=earlier))
+    resumed = as_stored(space, study.trials)
+    assert [values_of(trial.params, resumed)["weight_decay"] for trial in study.trials] == [0.0, 1e-3, 5e-3, 1e-2]
+    assert 0 <= suggest(study.ask(), resumed)["weight_decay"] <= 0.01
+    assert study.trials[-1].distributions == earlier
+    assert as_stored(space, []) == space
 
 
 def test_the_first_trial_has_the_defaults_that_lie_in_the_space() -> None:
