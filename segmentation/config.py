@@ -19,6 +19,10 @@ DATASETS = {
     "voc2012": "segmentation.data.voc:open_voc",
     "camvid": "segmentation.data.camvid:open_camvid",
     "folder": "segmentation.data.folder:open_folder",
+    "coco": "segmentation.data.coco:open_coco",
+    "labelme": "segmentation.data.labelme:open_labelme",
+    "cityscapes": "segmentation.data.cityscapes:open_cityscapes",
+    "ade20k": "segmentation.data.ade20k:open_ade20k",
 }
 """Registry of data sets: each name with the function that opens a split, as text, so that `--help` imports no torch.
 To add a data set, write its file in `segmentation/data` and add a line here."""
@@ -36,9 +40,15 @@ class DataConfig:
     """Data set, splits and preparation of the images."""
 
     dataset: Dataset = "voc2007"
-    """Data set; `shapes` is generated, `folder` reads folders of images and masks."""
+    """Data set; `shapes` is generated, `folder` reads images and masks, `coco` and `labelme` read annotation files."""
     data_dir: str = "."
     """Folder with the data set; for voc2007 and voc2012, the folder with VOCdevkit."""
+    image_suffix: str = ""
+    """End of the image files' names that their masks do not have, such as _leftImg8bit; for dataset=folder."""
+    mask_suffix: str = ""
+    """End of the mask files' names that their images do not have, such as _mask; for dataset=folder."""
+    empty: Literal["refuse", "background"] = "refuse"
+    """Images without a mask or labelme file: an error, or images that show only the class `background`."""
     download: bool = False
     """Download voc2007 or voc2012 into data_dir if it is missing."""
     dataset_seed: int = 0

@@ -4,16 +4,22 @@ import pkgutil
 from collections.abc import Callable
 
 from segmentation.config import DATASETS, DataConfig
-from segmentation.data.building import load
+from segmentation.data.building import load, reading_faults
 from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
+from segmentation.data.exports import export_hint
+from segmentation.data.faults import MAX_LISTED, refuse
 from segmentation.data.held_out import HELD_OUT, held_out
 from segmentation.data.originals import Originals
-from segmentation.data.source import Source
+from segmentation.data.overlap import overlap_warning
+from segmentation.data.source import MissingDataError, Source
 from segmentation.data.split import Split
 from segmentation.errors import InputError, one_of
 
-__all__ = ["DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split", "report_coverage"]
+__all__ = [
+    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split", "overlap_warning",
+    "report_coverage",
+]  # fmt: skip
 
 
 def load_split(config: DataConfig, split: str) -> Split:
@@ -29,7 +35,11 @@ def load_split(config: DataConfig, split: str) -> Split:
 
 
 def open_split(config: DataConfig, split: str) -> Source:
-    """Return the images and masks of one split before preparation; see `load_split`."""
+    """Return the images and masks of one split before preparation; see `load_split`.
+
+    Raises:
+        InputError: files are missing or contradict each other. The message states what is wrong with others too.
+    """
     one_of("dataset", config.dataset, DATASETS)
     if config.download and not config.dataset.startswith("voc"):
         raise InputError(f"download=True works for voc2007 and voc2012 only, not for dataset={config.dataset}")
@@ -39,7 +49,15 @@ def open_split(config: DataConfig, split: str) -> Source:
             f"for example, or choose another split"
         )
     opener: Callable[[DataConfig, str], Source] = pkgutil.resolve_name(DATASETS[config.dataset])
-    source = opener(config, config.train_split if split == HELD_OUT else split)
+    try:
+        source = opener(config, config.train_split if split == HELD_OUT else split)
+    except MissingDataError as error:
+        hint = export_hint(config.data_dir)
+        raise InputError(f"{error}. {hint}" if hint else str(error)) from error
+    faults = list(getattr(source, "faults", ()))
+    if faults and len(faults) < MAX_LISTED:
+        faults += reading_faults(source, config)
+    refuse(faults, source.location)
     if config.calibration_fraction and split in (HELD_OUT, config.train_split):
         return held_out(source, config.calibration_fraction, split == HELD_OUT)
     return source

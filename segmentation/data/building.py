@@ -32,6 +32,8 @@ from segmentation.data.cache import (
     verified_about,
     write_about,
 )  # fmt: skip
+from segmentation.data.faults import refuse
+from segmentation.data.held_out import Subset
 from segmentation.data.preparation import fraction_in_crop, prepare
 from segmentation.data.source import Source
 from segmentation.data.split import Split, histogram
@@ -44,6 +46,8 @@ BYTES_PER_PIXEL = 12
 """Peak memory of an image during preparation: 4 bytes per decoded pixel, 3 for a copy, and the mask several times."""
 MAX_IMAGES_IN_FLIGHT = 256
 """Limit on the number of images that are being prepared."""
+MAX_CHECKED = 2000
+"""Images that are read when files are missing, so that one message states what is wrong with the files at hand too."""
 
 
 class Prepared(NamedTuple):
@@ -55,6 +59,8 @@ class Prepared(NamedTuple):
     """`(h, w)` uint8 class indices."""
     digest: bytes
     """Hash of the source files."""
+    image_digest: bytes
+    """Hash of the image file alone."""
     original_size: tuple[int, int]
     """Width and height before preparation."""
 
@@ -75,6 +81,7 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     return Split(
         config.dataset, split, source.location, source.labels, tuple(source.names), arrays["images"], arrays["masks"],
         about["fingerprint"], tuple(about["digests"]), tuple(about["counts"]), about["in_crop"],
+        tuple(about["image_digests"]),
     )  # fmt: skip
 
 
@@ -138,7 +145,8 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     count = len(source.names)
     checksums = dict.fromkeys(PARTS, 0)
     first_shape: tuple[int, ...] = ()
-    digests = []
+    digests, image_digests = [], []
+    faults: list[str] = []
     original_pixels, pixels_in_crop = 0, 0.0
     counts = np.zeros(256, np.int64)
     with (
@@ -146,32 +154,41 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
         (folder / "masks.npy").open("wb") as masks_file,
         progress(f"preparing {config.dataset}/{split}", count) as bar,
     ):
-        for index, (image, mask, digest, (width, height)) in enumerate(_prepared(source, config)):
-            if index == 0:
-                first_shape = mask.shape
+        for index, prepared in enumerate(_prepared(source, config)):
+            bar.update(1)
+            if isinstance(prepared, InputError):
+                faults.append(str(prepared))
+                continue
+            image, mask, digest, image_digest, (width, height) = prepared
+            if not first_shape:
+                first_shape, first_name = mask.shape, source.names[index]
                 _write_header(images_file, (count, *image.shape))
                 _write_header(masks_file, (count, *mask.shape))
             if mask.shape != first_shape:
-                raise InputError(
-                    f"after preparation {source.names[0]} has {first_shape[1]} x {first_shape[0]} pixels but "
+                faults.append(
+                    f"after preparation {first_name} has {first_shape[1]} x {first_shape[0]} pixels but "
                     f"{source.names[index]} has {mask.shape[1]} x {mask.shape[0]}; set resize and crop so that all "
                     f"images have the same size"
                 )
+            if faults:
+                continue
             for part, array, file in (("images", image, images_file), ("masks", mask, masks_file)):
                 content = np.ascontiguousarray(array).data
                 checksums[part] = zlib.crc32(content, checksums[part])
                 file.write(content)
-            bar.update(1)
             counts += histogram(mask)
             digests.append(digest.hex())
+            image_digests.append(image_digest.hex())
             original_pixels += width * height
             pixels_in_crop += width * height * fraction_in_crop(width, height, config)
+        refuse(faults, source.location)
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
     write_about(folder, {
         "format": FORMAT, "count": count, "checksums": checksums,
-        "fingerprint": fingerprint(source, digests), "digests": digests, "counts": counts.tolist(),
+        "fingerprint": fingerprint(source, digests), "digests": digests,
+        "image_digests": image_digests, "counts": counts.tolist(),
         "in_crop": pixels_in_crop / original_pixels,
     })  # fmt: skip
 
@@ -180,14 +197,26 @@ def _write_header(file: Any, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared]:
-    """Yield every image, prepared, in order. Uses all cores, and at most `MAX_BYTES_IN_FLIGHT` of memory."""
+def reading_faults(source: Source, config: DataConfig) -> list[str]:
+    """Return what is wrong with the content of the first `MAX_CHECKED` images and their masks."""
+    some = Subset(source, tuple(range(min(len(source.names), MAX_CHECKED))))
+    return [str(found) for found in _prepared(some, config) if isinstance(found, InputError)]
 
-    def prepared(index: int) -> Prepared:
-        image, mask, digest = source.read(index)
-        return Prepared(*prepare(image, mask, config, source.names[index]), digest, image.size)
 
-    pending: deque[tuple[Future[Prepared], int]] = deque()
+def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared | InputError]:
+    """Yield every image, prepared, or what is wrong with it, in order.
+
+    Uses all cores, and at most `MAX_BYTES_IN_FLIGHT` of memory.
+    """
+
+    def prepared(index: int) -> Prepared | InputError:
+        try:
+            image, mask, digest, image_digest = source.read(index)
+            return Prepared(*prepare(image, mask, config, source.names[index]), digest, image_digest, image.size)
+        except InputError as error:
+            return error.with_traceback(None)  # frames would keep the pixels in memory
+
+    pending: deque[tuple[Future[Prepared | InputError], int]] = deque()
     bytes_in_flight = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:

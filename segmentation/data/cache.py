@@ -23,7 +23,7 @@ from segmentation.config import DataConfig
 from segmentation.data.held_out import HELD_OUT
 from segmentation.data.source import Source
 
-FORMAT = 4
+FORMAT = 5
 """Version of the format. Raise it when the stored content changes."""
 PARTS = ("images", "masks")
 BLOCK = 64 * 2**20

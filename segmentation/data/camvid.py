@@ -7,8 +7,9 @@ from pathlib import Path
 
 from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
-from segmentation.data.pairs import ImagePairs, match
-from segmentation.errors import InputError, one_of
+from segmentation.data.pairs import ImagePairs, matched
+from segmentation.data.source import MissingDataError
+from segmentation.errors import one_of
 
 CLASSES = Classes(
     ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
@@ -26,9 +27,10 @@ def open_camvid(config: DataConfig, split: str) -> ImagePairs:
     root = Path(config.data_dir)
     splits = [folder.name.removesuffix("annot") for folder in sorted(root.glob("*annot")) if folder.is_dir()]
     if not splits:
-        raise InputError(
+        raise MissingDataError(
             f"data_dir={config.data_dir} does not hold CamVid: it needs the folders train, trainannot, val and valannot"
         )
     one_of("split", split, splits)
     class_of_value = {index: index for index in range(len(CLASSES))} | {UNLABELLED: VOID, VOID: VOID}
-    return ImagePairs(CLASSES, str(root.resolve()), match(root / split, root / f"{split}annot"), class_of_value)
+    files, faults = matched(root / split, root / f"{split}annot")
+    return ImagePairs(CLASSES, str(root.resolve()), files, class_of_value, faults=faults)

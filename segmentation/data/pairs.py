@@ -3,17 +3,19 @@
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.classes import VOID, Classes
-from segmentation.data.source import LabelledImage
+from segmentation.classes import Classes
+from segmentation.data.masks import read_indices
+from segmentation.data.source import LabelledImage, MissingDataError
 from segmentation.errors import InputError, listed
-from segmentation.io.decoding import MAX_FILE_BYTES, decoded, pixel_count, read_image, read_mask
+from segmentation.io.decoding import MAX_FILE_BYTES, decoded, pixel_count, read_image
 from segmentation.io.folders import is_image, walk
 from segmentation.io.names import composed, is_plain
 from segmentation.io.pixels import orientation
@@ -33,19 +35,26 @@ class ImagePairs:
 
     labels: Classes
     location: str
-    files: Mapping[str, tuple[Path, Path]]
-    """Image file and mask file by name."""
+    files: Mapping[str, tuple[Path, Path | None]]
+    """Image file and mask file by name. Without a mask file, all pixels are background."""
     class_of_value: Mapping[int, int]
     """Class index for each mask value. Other mask values are errors."""
+    class_of_color: Mapping[int, int] = field(default_factory=dict)
+    """Class index for each colour `0xRRGGBB`; empty refuses RGB and RGBA masks."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with the names of the files."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(self.files)
 
     def identity(self) -> str:
-        stats = {name: [path.stat() for path in pair] for name, pair in self.files.items()}
+        stats = {name: [path.stat() for path in pair if path] for name, pair in self.files.items()}
         stamps = [(name, *((each.st_size, each.st_mtime_ns) for each in pair)) for name, pair in stats.items()]
-        return repr((READING_VERSION, self.labels.names, sorted(self.class_of_value.items()), stamps))
+        codes = [sorted(self.class_of_value.items())]
+        if self.class_of_color:
+            codes.append(sorted(self.class_of_color.items()))
+        return repr((READING_VERSION, self.labels.names, *codes, stamps))
 
     def pixels(self, index: int) -> int:
         image_file, _ = self.files[self.names[index]]
@@ -53,24 +62,27 @@ class ImagePairs:
 
     def read(self, index: int) -> LabelledImage:
         image_file, mask_file = self.files[self.names[index]]
-        image_bytes, mask_bytes = _content(image_file), _content(mask_file)
-        values = read_mask(io.BytesIO(mask_bytes), f"mask {mask_file}")
-        mask = _class_indices(values, self.class_of_value, mask_file)
+        image_bytes, mask_bytes = content_of(image_file), content_of(mask_file) if mask_file else b""
+        if mask_file is not None:
+            mask = read_indices(mask_bytes, mask_file, self.class_of_value, self.class_of_color, self.labels)
         image = read_image(io.BytesIO(image_bytes), image_file)
+        if mask_file is None:
+            mask = np.full((image.height, image.width), self.labels.background, np.uint8)
         if mask.shape != (image.height, image.width):
             raise InputError(
                 f"{image_file} has {image.width} x {image.height} pixels but its mask {mask_file} has "
                 f"{mask.shape[1]} x {mask.shape[0]}; both must have the same size"
                 f"{self._orientation_hint(index, image.size, mask.shape)}"
             )
-        digest = hashlib.sha256(hashlib.sha256(image_bytes).digest() + hashlib.sha256(mask_bytes).digest())
-        return LabelledImage(image, mask, digest.digest())
+        image_digest = hashlib.sha256(image_bytes).digest()
+        digest = hashlib.sha256(image_digest + hashlib.sha256(mask_bytes).digest())
+        return LabelledImage(image, mask, digest.digest(), image_digest)
 
     def _orientation_hint(self, index: int, size: tuple[int, int], shape: tuple[int, ...]) -> str:
         """End of the message about unequal sizes if only the EXIF orientations make them unequal; otherwise empty."""
         orientations = []
         for file in self.files[self.names[index]]:
-            with decoded(file, file) as image:
+            with decoded(file or Path(), file) as image:
                 orientations.append(orientation(image))
         if shape != size or sum(each >= 5 for each in orientations) != 1:
             return ""
@@ -80,56 +92,110 @@ class ImagePairs:
         )
 
 
-def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -> dict[str, tuple[Path, Path]]:
+class Matched(NamedTuple):
+    """Result of matching images with masks."""
+
+    files: dict[str, tuple[Path, Path | None]]
+    """Image file and mask file by name, of the images that have both."""
+    faults: tuple[str, ...] = ()
+    """Messages about files without a counterpart."""
+
+
+def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -> dict[str, tuple[Path, Path | None]]:
+    """Return the images below one folder with the masks below another folder; see `matched`.
+
+    Raises:
+        InputError: as `matched`, or a file has no counterpart.
+    """
+    files, faults = matched(image_dir, mask_dir, stems)
+    if faults:
+        raise InputError(faults[0])
+    return files
+
+
+def matched(
+    image_dir: Path,
+    mask_dir: Path,
+    stems: Iterable[str] | None = None,
+    suffixes: tuple[str, str] = ("", ""),
+    masks_may_miss: bool = False,
+) -> Matched:
     """Match the images below one folder with the masks below another folder by path without the ending.
 
     Names that differ only in their Unicode form (NFC, NFD) are equal.
 
     Args:
         image_dir: folder of images, including its sub-folders.
-        mask_dir: folder of masks, including its sub-folders.
+        mask_dir: folder of masks, including its sub-folders; it may be the same.
         stems: names to match, with or without the image's ending. None matches all files; then every image needs a
             mask and every mask needs an image.
+        suffixes: ends of the names of images and of masks that are not part of the name.
+        masks_may_miss: whether an image without a mask is allowed.
 
     Raises:
-        InputError: a folder is missing, two files have the same name, or a file has no counterpart.
+        InputError: a folder is missing, or two files have the same name.
     """
-    images, masks = files_by_stem(image_dir), files_by_stem(mask_dir)
-    wanted = sorted(images | masks) if stems is None else [stem_of(name, images) for name in stems]
+    masks = files_by_stem(mask_dir, suffixes[1])
+    images = files_by_stem(image_dir, suffixes[0], set(masks.values()) if image_dir == mask_dir else ())
+    wanted = sorted(images | masks) if stems is None else [stem_of(name, images, suffixes[0]) for name in stems]
+    faults = []
     for kind, found, folder, others in (("mask", masks, mask_dir, images), ("image", images, image_dir, masks)):
         missing = [stem for stem in wanted if stem not in found]
+        if kind == "mask" and masks_may_miss:
+            continue
         if missing:
             other = "listed" if stems is not None else "mask" if kind == "image" else "image"
-            matched = others.keys() if stems is None else set(wanted)
-            unmatched = {stem: file for stem, file in found.items() if stem not in matched}
-            raise InputError(
-                f"no {kind} in {folder} for {len(missing)} {other} name(s): {listed(missing)}"
+            known = others.keys() if stems is None else set(wanted)
+            unmatched = {stem: file for stem, file in found.items() if stem not in known}
+            faults.append(
+                f"no {kind} in {folder} for {len(missing)} {other} name(s): {listed(missing, 20)}"
                 f"{_near_miss(missing, unmatched)}"
             )
-    return {stem: (images[stem], masks[stem]) for stem in wanted}
+            if kind == "mask" and not any(suffixes) and not _near_miss(missing, unmatched) and stems is None:
+                faults[-1] += ". If these images show only background, add empty=background"
+    return Matched(
+        {
+            stem: (images[stem], masks.get(stem))
+            for stem in wanted
+            if stem in images and (masks_may_miss or stem in masks)
+        },
+        tuple(faults),
+    )
 
 
-def stem_of(name: str, images: Mapping[str, Path]) -> str:
-    """Return a listed name in the form of `files_by_stem`: composed, and without the ending of its image file."""
+def stem_of(name: str, images: Mapping[str, Path], suffix: str = "") -> str:
+    """Return a listed name in the form of `files_by_stem`: composed, without suffix and ending of its image file."""
     path = PurePosixPath(composed(name))
     stem = path.with_suffix("").as_posix() if path.name else name
+    for each in (stem.removesuffix(suffix), path.as_posix().removesuffix(suffix)):
+        if suffix and each in images:
+            return each
     found = images.get(stem)
     return stem if found is not None and composed(found.name) == path.name else path.as_posix()
 
 
-def files_by_stem(folder: Path) -> dict[str, Path]:
+def files_by_stem(folder: Path, suffix: str = "", without: Collection[Path] = ()) -> dict[str, Path]:
     """Return the image files below a folder by relative path without the ending, in Unicode's composed form.
+
+    Args:
+        folder: including its sub-folders.
+        suffix: end of the names, with or without the ending, of the files to return; it is not part of the key.
+        without: files to leave out.
 
     Raises:
         InputError: the folder is missing, a name is unprintable, or two files have the same name.
     """
     if not folder.is_dir():
-        raise InputError(f"folder {folder} does not exist")
+        raise MissingDataError(f"folder {folder} does not exist")
     found: dict[str, Path] = {}
     for path in sorted(parent / name for parent, _, names in walk(folder) for name in names if is_image(name)):
         stem = composed(path.relative_to(folder).with_suffix("").as_posix())
         if not is_plain(stem):
             raise InputError(f"{folder} holds {stem!r}, whose name has control characters or is not UTF-8; rename it")
+        ending = composed(suffix).removesuffix(path.suffix)
+        if not stem.endswith(ending) or (is_image(suffix) and ending == suffix) or path in without:
+            continue
+        stem = stem.removesuffix(ending)
         if stem in found:
             raise InputError(
                 f"{found[stem]} and {path} differ only in the ending or the Unicode form of their names; keep one"
@@ -148,9 +214,23 @@ def _near_miss(missing: Iterable[str], unmatched: Mapping[str, Path]) -> str:
             file = unmatched[similar[_without_marks(stem)]]
             return (
                 f". Is {file} meant for {stem!r}? Names may differ only in the ending: rename it to "
-                f"{PurePosixPath(stem).name}{file.suffix}, and the other files likewise"
+                f"{PurePosixPath(stem).name}{file.suffix}, and the other files likewise{_suffix_hint(stem, file)}"
             )
     return ""
+
+
+def _suffix_hint(stem: str, file: Path) -> str:
+    """End of a message that states the fields with which the names of an image and a mask match; may be empty."""
+    image, mask = PurePosixPath(stem).name, composed(file.stem)
+    common = next(
+        (at for at, (a, b) in enumerate(zip(image, mask, strict=False)) if a != b), min(map(len, (image, mask)))
+    )
+    if not common or not _without_marks(image):
+        return ""
+    while common and image[common - 1] in "_-.":
+        common -= 1
+    fields = [("image_suffix", image[common:]), ("mask_suffix", mask[common:])]
+    return "; or add " + " ".join(f"{name}={value}" for name, value in fields if value) if mask[common:] else ""
 
 
 def _without_marks(stem: str) -> str:
@@ -159,46 +239,11 @@ def _without_marks(stem: str) -> str:
     return "_".join(word for word in words if not NAME_MARKS.fullmatch(word)) or "_".join(words)
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
+    """Return the content of an image file. Raises an `InputError` if it cannot be read or is too large."""
     try:
         if file.stat().st_size > MAX_FILE_BYTES:
             raise InputError(f"{file} is too large: the file has more than {MAX_FILE_BYTES:,} bytes")
         return file.read_bytes()
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
-
-
-def _class_indices(values: np.ndarray, class_of_value: Mapping[int, int], file: Path) -> np.ndarray:
-    """Convert mask values `(H, W)` to class indices `(H, W)` uint8. Raises an `InputError` for unknown values."""
-    highest = max(max(class_of_value), VOID)
-    unused = next((index for index in range(256) if index not in class_of_value.values()), None)
-    is_known, table = np.zeros(highest + 1, bool), np.full(highest + 1, unused or 0, np.uint8)
-    is_known[list(class_of_value)] = True
-    table[list(class_of_value)] = list(class_of_value.values())
-    if values.dtype == np.uint8 and unused is not None:
-        indices = _translated(values, table[:256])
-        if not (indices == unused).any():
-            return indices
-    is_right = (values >= 0) & (values <= highest)
-    is_right &= is_known[np.where(is_right, values, 0)]
-    if not is_right.all():
-        unknown, counts = np.unique(values[~is_right], return_counts=True)
-        found = listed(f"{value} ({count} pixels)" for value, count in zip(unknown, counts, strict=True))
-        raise InputError(f"mask {file} has values of no class: {found}; known values: {_ranges(class_of_value)}")
-    return table[values]
-
-
-def _translated(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Return `table[values]` for arrays of bytes; numpy would convert `values` to 8 bytes per pixel first."""
-    return np.frombuffer(values.tobytes().translate(table.tobytes()), table.dtype).reshape(values.shape)
-
-
-def _ranges(values: Iterable[int]) -> str:
-    """Format integers as ranges, such as `0-20, 255`."""
-    runs: list[list[int]] = []
-    for value in sorted(values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

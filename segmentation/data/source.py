@@ -1,12 +1,40 @@
 """Interface of a data set: named images with masks, read one at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from segmentation.classes import Classes
+from segmentation.config import DataConfig
+from segmentation.errors import InputError, one_of
+
+
+class MissingDataError(InputError):
+    """`data_dir` does not hold the data set in any layout that `dataset` reads."""
+
+
+VALIDATION = ("val", "valid", "validation")
+"""Names that tools give to the validation split; `val` stands for any of them."""
+
+
+def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
+    """Return the name under which the data hold a split.
+
+    Raises:
+        InputError: there is no such split. For the validation split, the message says how to do without it.
+    """
+    if split not in known and split in VALIDATION:
+        split = next((name for name in VALIDATION if name in known), split)
+    try:
+        return one_of("split", split, known)
+    except InputError as error:
+        if split != config.val_split or config.train_split not in known:
+            raise
+        raise InputError(
+            f"{error} If there are no validation images, hold some of the training images out with val_fraction=0.2"
+        ) from error
 
 
 class LabelledImage(NamedTuple):
@@ -18,6 +46,8 @@ class LabelledImage(NamedTuple):
     """Class indices `(H, W)` uint8, void 255."""
     digest: bytes
     """Hash of the content of the source files; part of the data set's fingerprint."""
+    image_digest: bytes = b""
+    """Hash of the content of the image file alone; empty if there is no file."""
 
 
 class Source(Protocol):

@@ -30,6 +30,8 @@ class Split:
     """Number of pixels for each of the 256 mask values; None if unknown."""
     in_crop: float = 1.0
     """Fraction of the original images' pixels that lies inside the crop."""
+    image_digests: tuple[str, ...] = ()
+    """Hash of each image's file alone, without its mask, in hexadecimal."""
 
     def __len__(self) -> int:
         return len(self.names)

@@ -12,6 +12,7 @@ from torchvision.datasets import VOCSegmentation
 from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
 from segmentation.data.pairs import ImagePairs
+from segmentation.data.source import MissingDataError
 from segmentation.errors import InputError, listed, one_of
 from segmentation.io.text_lists import image_names
 
@@ -29,7 +30,7 @@ def open_voc(config: DataConfig, split: str) -> ImagePairs:
     folder = Path(config.data_dir) / "VOCdevkit" / f"VOC{year}"
     split_file = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not split_file.is_file() and not config.download:
-        raise InputError(
+        raise MissingDataError(
             f"data_dir={config.data_dir} has no file {split_file.relative_to(config.data_dir)}: add "
             f"`-P download=true` to download {config.dataset}, or set data_dir to the folder that holds VOCdevkit"
         )
@@ -43,10 +44,12 @@ def open_voc(config: DataConfig, split: str) -> ImagePairs:
         for name in image_names(split_file)
     }
     missing = [str(path) for pair in files.values() for path in pair if not _is_file(path)]
+    faults = []
     if missing:
-        raise InputError(f"{split_file} lists {len(missing)} file(s) that do not exist: {listed(missing)}")
+        faults.append(f"{split_file} lists {len(missing)} file(s) that do not exist: {listed(missing, 20)}")
+        files = {name: pair for name, pair in files.items() if all(map(_is_file, pair))}
     class_of_value = {index: index for index in range(len(CLASSES))} | {VOID: VOID}
-    return ImagePairs(CLASSES, str(folder.resolve()), files, class_of_value)
+    return ImagePairs(CLASSES, str(folder.resolve()), files, class_of_value, faults=tuple(faults))
 
 
 def _download(config: DataConfig, year: str, split: str, split_file: Path) -> None:

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segmentation.errors import InputError
-from segmentation.io.pixels import FORMATS, UnfitError, color_image, mask_values
+from segmentation.io.pixels import FORMATS, UnfitError, color_image, mask_colors, mask_values, value_colors
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded. This is Pillow's own limit. The largest single photographs have
@@ -51,6 +52,31 @@ def read_mask(file: Path | BytesIO, name: object = "it") -> np.ndarray:
     """
     with decoded(file, name) as image:
         return mask_values(image)
+
+
+class ColorMask(NamedTuple):
+    """A mask file as its pixels are shown."""
+
+    values: np.ndarray | None
+    """The integers `(H, W)` of a greyscale or palette mask; None for RGB and RGBA."""
+    colors: np.ndarray
+    """uint32 `0xRRGGBB`: for each pixel `(H, W)` of RGB and RGBA, otherwise for each value `(N,)`."""
+
+
+def read_color_mask(file: Path | BytesIO, name: object = "it") -> ColorMask:
+    """Return the values or the colours of a mask file, with its EXIF orientation applied.
+
+    Args:
+        file: a path, or the file's content.
+        name: what error messages call the file.
+
+    Raises:
+        InputError: the file cannot be read exactly; the message says why.
+    """
+    with decoded(file, name) as image:
+        if image.mode in ("RGB", "RGBA"):
+            return ColorMask(None, mask_colors(image))
+        return ColorMask(mask_values(image), value_colors(image))
 
 
 @contextmanager

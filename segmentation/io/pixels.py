@@ -68,14 +68,14 @@ def mask_values(image: Image.Image) -> np.ndarray:
     Raises:
         UnfitError: the mask has colours, fractions, transparency, several frames or lossy compression.
     """
-    if image.format in ("JPEG", "MPO") or image.info.get("compression") in LOSSY:
-        raise UnfitError("is a JPEG, which does not store class indices exactly; save masks as png or tif")
+    _refuse_lossy(image)
     _refuse_frames(image)
     _refuse_odd_bmp(image)
     mode, bits = image.mode, _bits(image)
     if mode not in ("1", "L", "P", "I", "F") and not mode.startswith("I;"):
         raise UnfitError(
-            f"{_kind(image)} (mode {mode}); a mask must have one class index per pixel, as a greyscale or palette image"
+            f"{_kind(image)} (mode {mode}); a mask must have one class index per pixel, as a greyscale or palette "
+            f"image, unless classes.json states the colours of the classes"
         )
     tags = getattr(image, "tag_v2", {})
     if mode != "P" and tags.get(PHOTOMETRIC) == 0:
@@ -97,6 +97,50 @@ def mask_values(image: Image.Image) -> np.ndarray:
     if mode == "L" and bits in (2, 4):
         return values // np.uint8(255 // (2**bits - 1))  # undoes Pillow's scaling to 0-255
     return values
+
+
+def mask_colors(image: Image.Image) -> np.ndarray:
+    """Return the colours `(H, W)` of an opened RGB or RGBA mask as uint32 `0xRRGGBB`; applies the EXIF orientation.
+
+    Raises:
+        UnfitError: the mask has transparent pixels, several frames, more than 8 bits per channel or lossy compression.
+    """
+    _refuse_lossy(image)
+    _refuse_frames(image)
+    if _bits(image) > 8:
+        raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); save the mask with 8 bits")
+    _refuse_extra_bands(image)
+    upright = _upright(image)
+    if image.mode == "RGBA":
+        transparent = np.count_nonzero(np.asarray(upright)[..., 3] != 255)
+        if transparent:
+            raise UnfitError(
+                f"has {transparent} transparent pixels, so their colour is not certain; save the mask without "
+                f"transparency"
+            )
+    pixels = np.array(upright.convert("RGBA"))  # 4 bytes a pixel, read as one number
+    return pixels.view(">u4")[..., 0].astype(np.uint32) >> 8
+
+
+def value_colors(image: Image.Image) -> np.ndarray:
+    """Return the colour in which each value of an opened greyscale or palette mask is shown, as uint32 `0xRRGGBB`.
+
+    Of a mask of more than 8 bits, returns none.
+    """
+    if image.mode == "P":
+        palette = np.array(image.getpalette("RGB") or [], np.uint32).reshape(-1, 3)
+        return palette @ np.array([0x10000, 0x100, 1], np.uint32)
+    bits = 1 if image.mode == "1" else _bits(image)
+    if bits > 8:
+        return np.zeros(0, np.uint32)
+    return np.arange(2**bits, dtype=np.uint32) * np.uint32(0x010101 * (255 // (2**bits - 1)))
+
+
+def _refuse_lossy(image: Image.Image) -> None:
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") in LOSSY:
+        raise UnfitError(
+            "is a JPEG, which does not store class indices exactly, nor their colours; export masks as png or tif"
+        )
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:

@@ -12,15 +12,15 @@ MAX_NAME_LENGTH = 1000
 """Letters in an image's name, including its folders."""
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
     """Return the text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, or is larger than `MAX_BYTES`.
+        InputError: the file cannot be read, is not UTF-8, or is larger than `max_bytes`.
     """
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{file} is too large for a list: more than {MAX_BYTES:,} bytes")
+        if file.stat().st_size > max_bytes:
+            raise InputError(f"{file} is too large: more than {max_bytes:,} bytes")
         return file.read_bytes().decode("utf-8-sig")  # `read_text` ignores a truncated byte order mark
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: {error}") from error

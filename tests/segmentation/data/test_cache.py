@@ -17,7 +17,7 @@ from tests.segmentation.data.conftest import cached_folder
 OTHER = {
     "resize": 40, "crop": 30, "interpolation": "nearest", "calibration_fraction": 0.5, "dataset_seed": 5,
     "dataset": "folder", "data_dir": ".", "download": True, "train_split": "val", "val_split": "train",
-    "cache_dir": "elsewhere",
+    "cache_dir": "elsewhere", "image_suffix": "_image", "mask_suffix": "_mask", "empty": "background",
 }  # fmt: skip
 
 
