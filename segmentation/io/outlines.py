@@ -40,8 +40,8 @@ def filled_polygons(polygons: Any, height: int, width: int, where: str) -> np.nd
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise InputError(f"{where} needs at least three points [x, y, x, y, x, y] for each polygon")
         _checked(list(zip(polygon[::2], polygon[1::2], strict=True)), height, width, where)
-    found: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width)))
-    return found.astype(bool)
+    encoded = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    return filled_runs({"size": [height, width], "counts": encoded["counts"].decode()}, height, width, where)
 
 
 def filled_shape(kind: Any, points: Any, height: int, width: int, where: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from segmentation.config import TrainingConfig
 from segmentation.data import Split, load_split
 from segmentation.data.batches import in_order, index_batches
 from segmentation.devices import deterministic, resolve_device, to_device
-from segmentation.errors import DivergedError, InputError
+from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.scoring.bootstrap import Interval
@@ -42,6 +42,14 @@ class Data:
 
     train: Split
     val: Split
+
+    def __post_init__(self) -> None:
+        if self.train.labels.names != self.val.labels.names:
+            different = sorted({*self.train.labels.names} ^ {*self.val.labels.names}) or [*self.val.labels.names]
+            raise InputError(
+                f"{self.train.name} and {self.val.name} of {self.train.location} have other classes, or the same in "
+                f"another order: {listed(different)}; describe the same classes for both"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from segmentation import plots
-from segmentation.data import Split, report_coverage
+from segmentation.data import Split, overlap_warning, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
@@ -351,6 +351,9 @@ def _print_warnings(data: Data, config: TrainConfig) -> None:
         print(f"Note: {crop_note(cropped)}")
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)
+    if warning := overlap_warning(data.train, data.val):
+        print(f"WARNING: {warning}", flush=True)
+        tracking.log_tags({"warning.data": warning})
 
 
 def _description(device: torch.device) -> str:
