@@ -29,14 +29,14 @@ def export_hint(data_dir: str) -> str:
 
     If the folder itself is not recognised, its sub-folders are looked at.
     """
-    root = Path(data_dir)
+    root = Path(data_dir).absolute()
     try:
         for folder in (root, *(path for path in _entries(root) if path.is_dir())):
             export = recognised(folder)
             if export is not None:
                 use = f"use {export.fields}" if export.fields else export.instead
                 where = "It" if folder == root else str(folder)
-                if export.fields and folder != root:
+                if export.fields and folder != root and "data_dir" not in export.fields:
                     use += f" data_dir={folder}"
                 return f"{where} looks like {export.tool}: {use}"
     except OSError:
@@ -91,7 +91,9 @@ def _of_json(folder: Path) -> Export | None:
             start = stream.read(2**16)
         if b'"shapes"' in start and (b'"imagePath"' in start or b'"shape_type"' in start):
             if file.parent == folder:
-                return Export("a folder of labelme files", f"dataset=labelme train_split={folder.name} data_dir=..")
+                return Export(
+                    "a folder of labelme files", f"dataset=labelme train_split={folder.name} data_dir={folder.parent}"
+                )
             return Export("labelme files", "dataset=labelme")
         if b'"categories"' in start or (b'"images"' in start and b'"file_name"' in start):
             return Export("a COCO annotation file", f"dataset=coco train_split={file.stem}")

@@ -34,7 +34,11 @@ def open_labelme(config: DataConfig, split: str) -> DrawnImages:
     if not root.is_dir():
         raise InputError(f"data_dir={config.data_dir} does not exist")
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_skipped(path.name)]
-    files = {folder.name: found for folder in folders if (found := annotation_files(folder))}
+    files = {
+        folder.name: found
+        for folder in folders
+        if (found := annotation_files(folder)) and found.keys() & files_by_stem(folder).keys()
+    }
     if not files:
         raise MissingDataError(
             f"data_dir={config.data_dir} has no labelme files: it needs a folder for each split, such as {split}/a.jpg "
