@@ -94,7 +94,8 @@ def _of_json(folder: Path) -> Export | None:
                 return Export(
                     "a folder of labelme files", f"dataset=labelme train_split={folder.name} data_dir={folder.parent}"
                 )
-            return Export("labelme files", "dataset=labelme")
+            split = "" if (folder / "train").is_dir() else f" train_split={file.parent.name}"
+            return Export("labelme files", f"dataset=labelme{split}")
         if b'"categories"' in start or (b'"images"' in start and b'"file_name"' in start):
             return Export("a COCO annotation file", f"dataset=coco train_split={file.stem}")
     return None

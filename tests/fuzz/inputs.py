@@ -25,15 +25,18 @@ class Inputs(NamedTuple):
 
 
 ENTRIES = {
-    "images": Inputs(120, 14),
-    "masks": Inputs(120, 10),
+    "images": Inputs(120, 10),
+    "masks": Inputs(120, 7),
+    "colour masks": Inputs(60, 3),
     "generated images": Inputs(60, 4),
-    "images to predict": Inputs(80, 9),
+    "images to predict": Inputs(80, 7),
     "folders of predictions": Inputs(8, 0.5),
-    "split lists": Inputs(60, 8),
+    "split lists": Inputs(60, 6),
     "class files": Inputs(80, 8),
+    "annotation files": Inputs(80, 6),
+    "annotations made up": Inputs(60, 4),
     "cache folders": Inputs(60, 6),
-    "checkpoints": Inputs(80, 10),
+    "checkpoints": Inputs(80, 8),
     "checkpoints made up": Inputs(40, 3),
     "model weights": Inputs(50, 6),
     "scores": Inputs(50, 6),

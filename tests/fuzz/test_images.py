@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from segmentation.classes import VOID, Classes
+from segmentation.data.masks import read_indices
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
 from segmentation.io.decoding import MAX_PIXELS, decoded, read_image
@@ -157,6 +158,30 @@ def test_mangled_masks(door: Callable[[str], Door], real_images: tuple[list[byte
                 bits = mask.tag_v2.get(258, (8,))[0] if mask.format == "TIFF" and mask.mode == "L" else 8
                 values = np.asarray(ImageOps.exif_transpose(mask)).astype(np.int64) // (255 // (2**bits - 1))
             np.testing.assert_array_equal(found.mask, np.vectorize(classes.__getitem__)(values))
+    assert door.right > door.tried // 20
+    assert door.refused > door.tried // 4
+
+
+def test_mangled_colour_masks(door: Callable[[str], Door]) -> None:
+    door = door("colour masks")
+    colors = {0x102030: 0, 0x0000FF: 1, 0xFFFFFF: 2, 0: VOID}
+    table = np.zeros((256, 3), np.uint8)
+    table[[0, 1, 2]] = [(0x10, 0x20, 0x30), (0, 0, 0xFF), (0xFF, 0xFF, 0xFF)]
+    mask = Image.fromarray(table[INDICES])
+    contents = [
+        stored(mask, "PNG"), stored(mask.convert("RGBA"), "PNG"), stored(mask.quantize(8), "PNG"), stored(mask, "TIFF"),
+        stored(mask, "BMP"), stored(mask.convert("RGBA"), "TIFF", compression="tiff_lzw"), stored(mask, "JPEG"),
+        stored(mask.quantize(8), "PNG", transparency=0), stored(Image.fromarray(INDICES == 2), "PNG"),
+    ]  # fmt: skip
+    file = Path("mask.png")
+    for random in door.randoms():
+        content = mangled(contents, random)
+        found = door(lambda content=content: read_indices(content, file, {}, colors, NAMES), "mask.png")
+        if found is not None:
+            with Image.open(BytesIO(content)) as image:
+                shown = np.asarray(ImageOps.exif_transpose(image).convert("RGBA").convert("RGB")).astype(np.int64)
+            codes = shown @ np.array([0x10000, 0x100, 1])
+            np.testing.assert_array_equal(found, np.vectorize(colors.__getitem__)(codes))
     assert door.right > door.tried // 20
     assert door.refused > door.tried // 4
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -97,8 +98,15 @@ def test_class_files(door: Callable[[str], Door]) -> None:
     config = DataConfig(dataset="folder", data_dir=str(door.folder))
     good = {
         "classes.txt": [b"red\ngreen\nblue\n", "\ufeffroad\r\nlane (left)\r\nß\r\n".encode()],
-        "classes.json": [b'["red", "green"]', b'{"ground": 0, "object": 255, "sky": 7}'],
-    }
+        "classes.json": [
+            b'["red", "green"]', b'{"ground": 0, "object": 255, "sky": 7}',
+            b'{"ground": 0, "road": [7, 8], "car": {"colors": ["#00008e", [1, 2, 3]], "values": 9}, "void": [255, 1]}',
+        ],
+        "classes.yaml": [
+            b"[red, green]", b"ground: 0\nroad: [7, 8]\ncar:\n  colors: ['#00008e']\n  values: 9\nvoid: 255\n"
+        ],
+        "labelmap.txt": [b"# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:128,0,0:a,b:\n"],
+    }  # fmt: skip
 
     def check(name: str, content: bytes) -> None:
         for each in good:
@@ -107,16 +115,24 @@ def test_class_files(door: Callable[[str], Door]) -> None:
         found = door(lambda: open_folder(config, "train"), (name, "class", "metrics"))
         if found is None:
             return
+        assert all(map(is_plain, found.labels.names))
+        if name == "labelmap.txt":
+            assert len(found.labels) + 1 >= len(found.class_of_color) >= len(found.labels)
+            return
         if name == "classes.txt":
-            expected = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
-            values = list(range(len(expected)))
+            stated = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
         else:
-            content_of_json = json.loads(content.decode("utf-8-sig"))
-            expected = list(content_of_json)
-            values = list(content_of_json.values()) if isinstance(content_of_json, dict) else list(range(len(expected)))
-        assert list(found.labels.names) == expected
-        assert dict(found.class_of_value) == {VOID: VOID} | {value: index for index, value in enumerate(values)}
-        assert all(map(is_plain, expected))
+            stated = (json.loads if name == "classes.json" else yaml.safe_load)(content.decode("utf-8-sig"))
+        values = {each: [at] for at, each in enumerate(stated)}
+        if isinstance(stated, dict):
+            values = {each: whole_numbers(described) for each, described in stated.items()}
+        names = [each for each in values if each != "void" or isinstance(stated, list)]
+        assert list(found.labels.names) == names
+        expected = {value: names.index(each) for each in names for value in values[each]}
+        expected |= dict.fromkeys(values.get("void", []) if isinstance(stated, dict) else [], VOID)
+        if expected and not (isinstance(stated, dict) and "void" in stated):
+            expected.setdefault(VOID, VOID)
+        assert dict(found.class_of_value) == expected
 
     for random in door.randoms():
         name = random.choice(list(good))
@@ -128,8 +144,11 @@ def test_class_files(door: Callable[[str], Door]) -> None:
     content_of_json = st.recursive(
         scalar, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner), max_leaves=8
     )
+    forms = st.one_of(st.integers(0, 300), st.lists(st.integers(0, 9), max_size=3), st.just("#00ff00"), content_of_json)
     classes = st.one_of(
         content_of_json,
+        st.dictionaries(st.sampled_from(["a", "b", "c", "void"]), forms, min_size=2),
+        st.dictionaries(st.sampled_from("ab"), st.dictionaries(st.sampled_from(["values", "colors"]), forms)),
         st.dictionaries(st.text(max_size=5), st.integers(0, 300)),
         st.lists(st.text(max_size=5), max_size=6),
     )
@@ -145,6 +164,14 @@ def test_class_files(door: Callable[[str], Door]) -> None:
         before = door.refused
         check("classes.json", content.encode())
         assert door.refused == before + 1, content[:20]
+
+
+def whole_numbers(described: object) -> list[int]:
+    """The mask values in the description of a class."""
+    if isinstance(described, dict):
+        described = described.get("values", [])
+    listed = described if isinstance(described, list) else [described]
+    return [value for value in listed if not isinstance(value, str)]
 
 
 def test_file_names_of_camvid_are_checked(door: Callable[[str], Door]) -> None:

@@ -233,3 +233,111 @@ def test_a_folder_whose_text_files_list_no_image_has_no_layout(tmp_path: Path) -
     (tmp_path / "README.txt").write_text("hello\n")
     with pytest.raises(InputError, match="has none of the layouts of dataset=folder"):
         names(tmp_path)
+
+
+def suffixed(root: Path, image: str, mask: str) -> None:
+    for split in ("train", "val"):
+        for index in range(2):
+            write_pair(root / f"{split}/{image.format(index)}", root / f"{split}/{mask.format(index)}", (20, 16), index)
+    (root / "classes.txt").write_text("background\ngreen\nblue\n")
+
+
+SUFFIXED = {
+    "one suffix": ("images/{}.jpg", "masks/{}_mask.png", {"mask_suffix": "_mask"}),
+    "with the ending": ("images/{}.jpg", "masks/{}_mask.png", {"mask_suffix": "_mask.png"}),
+    "both": (
+        "images/{}_leftImg8bit.png", "masks/{}_gtFine_labelIds.png",
+        {"image_suffix": "_leftImg8bit", "mask_suffix": "_gtFine_labelIds"},
+    ),
+    "images and masks in images": ("images/{}.jpg", "images/{}_mask.png", {"mask_suffix": "_mask"}),
+    "in the folder of the split": ("{}.jpg", "{}_mask.png", {"mask_suffix": "_mask"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("image", "mask", "fields"), SUFFIXED.values(), ids=list(SUFFIXED))
+def test_suffixes_are_not_part_of_the_name(image: str, mask: str, fields: dict[str, str], tmp_path: Path) -> None:
+    suffixed(tmp_path, image, mask)
+    if "masks/" in mask:
+        write_blank(tmp_path, "train/masks/0_color.png")  # a mask of another kind
+    for split in ("train", "val"):
+        source = open_split(DataConfig(dataset="folder", data_dir=str(tmp_path), **fields), split)  # type: ignore[arg-type]
+        assert source.names == ("0", "1")
+        np.testing.assert_array_equal(source.read(1).mask, np.asarray(Image.open(tmp_path / split / mask.format(1))))
+
+
+def test_lists_may_name_images_with_their_suffix(tmp_path: Path) -> None:
+    write_blank(tmp_path, "images/a_rgb.png", "images/b_rgb.png", "images/c_rgb.png", "masks/a.png", "masks/b.png")
+    write_blank(tmp_path, "masks/c.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "train.txt").write_text("a\nb_rgb\nc_rgb.png\n")
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), image_suffix="_rgb")
+    assert open_split(config, "train").names == ("a", "b", "c")
+
+
+def test_the_suffixes_that_fit_are_suggested(tmp_path: Path) -> None:
+    write_blank(tmp_path, "train/images/a_leftImg8bit.png", "train/masks/a_gtFine_labelIds.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(InputError, match="add image_suffix=_leftImg8bit mask_suffix=_gtFine_labelIds"):
+        names(tmp_path)
+
+
+def test_an_image_without_a_mask_is_background_if_empty_says_so(own_data: Path) -> None:
+    (own_data / "train/masks/3.png").unlink()
+    config = DataConfig(dataset="folder", data_dir=str(own_data), empty="background", resize=16, crop=16)
+    with pytest.raises(InputError, match="empty=background needs a class named background; the classes are red, green"):
+        open_split(config, "train")
+    (own_data / "classes.txt").write_text("red\nbackground\nblue\n")
+    with pytest.raises(InputError, match=r"for 1 image name\(s\): 3\. .*empty=background"):
+        names(own_data)
+    split = load_split(config, "train")
+    assert split.names == ("0", "1", "2", "3", "4", "5")
+    assert (split.masks[3] == 1).all()
+    (own_data / "train/images/4.jpg").unlink()
+    with pytest.raises(InputError, match=r"no image in .* for 1 mask name\(s\): 4"):
+        open_split(config, "train")
+
+
+def cvat(root: Path, images: bool = True) -> None:
+    kinds = ("JPEGImages", "SegmentationClass") if images else ("SegmentationClass",)
+    write_blank(root, *(f"{kind}/{name}.png" for kind in kinds for name in ("a", "b")))
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ncar:128,0,0::\n")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/default.txt").write_text("a\nb\n")
+
+
+def test_an_export_of_cvat_is_read_as_it_is(tmp_path: Path) -> None:
+    cvat(tmp_path)
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), train_split="default")
+    source = open_split(config, "default")
+    assert (source.names, source.labels.names) == (("a", "b"), ("background", "car"))
+    assert not source.read(0).mask.any()
+    with pytest.raises(InputError, match=r"split='val' .*Known: default\. .*val_fraction=0\.2"):
+        open_split(config, "val")
+
+
+def test_an_export_of_cvat_without_images_says_what_to_export(tmp_path: Path) -> None:
+    cvat(tmp_path, images=False)
+    with pytest.raises(InputError, match=r"no folder JPEGImages: .*Save images"):
+        names(tmp_path, "default")
+
+
+def test_a_missing_validation_split_says_how_to_do_without(own_data: Path) -> None:
+    shutil.rmtree(own_data / "val")
+    with pytest.raises(InputError, match=r"split='val' .*val_fraction=0\.2"):
+        names(own_data, "val")
+    (own_data / "train").rename(own_data / "valid")
+    assert len(names(own_data, "val")) == 6
+    with pytest.raises(InputError) as refusal:
+        names(own_data, "test")
+    assert "val_fraction" not in str(refusal.value)
+
+
+def test_the_masks_of_roboflow_are_read_as_they_are(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        write_pair(tmp_path / split / "a_jpg.rf.0.jpg", tmp_path / split / "a_jpg.rf.0_mask.png", (20, 16), 1)
+        (tmp_path / split / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, cat\n2, dog\n")
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), mask_suffix="_mask")
+    for split in ("train", "val"):
+        source = open_split(config, split)
+        assert source.labels.names == ("background", "cat", "dog")
+        assert set(np.unique(source.read(0).mask)) == {0, 1, 2, 255}
