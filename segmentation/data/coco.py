@@ -64,8 +64,8 @@ class _Reader:
     def __init__(self, file: Path, root: Path, split: str) -> None:
         self.file, self.root, self.split = file, root, split
         self.faults: list[str] = []
-        self._file_names: dict[Any, str] = {}
-        self._faulty: set[Any] = set()  # ids of images with a fault, whose annotations are not reported too
+        self._file_names: dict[str | None, str] = {}
+        self._faulty: set[str | None] = set()  # ids of images with a fault, whose annotations are not reported too
         content = read_json(file, MAX_BYTES)
         if not isinstance(content, dict):
             raise InputError(f"{file} is not a COCO file: it must be an object with images, annotations, categories")
@@ -82,13 +82,13 @@ class _Reader:
         labels, index_of_category = self._classes()
         images = self._images()
         self._faulty -= images.keys()  # an id that two images have
-        outlines: dict[Any, list[Outline]] = {identifier: [] for identifier in images}
+        outlines: dict[str | None, list[Outline]] = {identifier: [] for identifier in images}
         for number, annotation in enumerate(self.content["annotations"]):
-            if _is_id(annotation.get("image_id")) and annotation["image_id"] in self._faulty:
+            if _key(annotation.get("image_id")) in self._faulty:
                 continue
             try:
                 outline = self._outline(annotation, f"{self.file}, annotations[{number}]", images, index_of_category)
-                outlines[annotation["image_id"]].append(outline)
+                outlines[_key(annotation["image_id"])].append(outline)
             except InputError as error:
                 self.faults.append(str(error))
         files: dict[str, Drawn] = {}
@@ -99,9 +99,9 @@ class _Reader:
             files[name] = image._replace(outlines=tuple(outlines[identifier]))
         return DrawnImages(labels, str(self.root.resolve()), files, tuple(self.faults))
 
-    def _classes(self) -> tuple[Classes, dict[Any, int]]:
+    def _classes(self) -> tuple[Classes, dict[str | None, int]]:
         """The classes in the order of their category ids, with background first, and the class index of each id."""
-        names: dict[Any, str] = {}
+        names: dict[int, str] = {}
         for number, category in enumerate(self.content["categories"]):
             where = f"{self.file}, categories[{number}]"
             identifier, name = category.get("id"), category.get("name")
@@ -121,37 +121,38 @@ class _Reader:
             classes = Classes.named(*labels)
         except InputError as error:
             raise InputError(f"{self.file}, categories: {error}") from error
-        return classes, {identifier: labels.index(names[identifier]) for identifier in ordered}
+        return classes, {str(identifier): labels.index(names[identifier]) for identifier in ordered}
 
     def _container(self) -> int | None:
         """Id of the category that Roboflow adds as the parent of all others, without annotations; or None."""
         categories = self.content["categories"]
         for category in categories:
-            parents = {each.get("supercategory") for each in categories if each is not category}
-            if category["id"] == 0 and category.get("supercategory") == "none" and parents == {category["name"]}:
+            others = [each for each in categories if each is not category]
+            is_parent = bool(others) and all(each.get("supercategory") == category["name"] for each in others)
+            if category["id"] == 0 and category.get("supercategory") == "none" and is_parent:
                 return 0
         return None
 
-    def _images(self) -> dict[Any, Drawn]:
+    def _images(self) -> dict[str | None, Drawn]:
         """The images by their ids, without annotations."""
-        images: dict[Any, Drawn] = {}
+        images: dict[str | None, Drawn] = {}
         missing = []
         for number, image in enumerate(self.content["images"]):
             try:
                 size = self._checked_size(image, f"{self.file}, images[{number}]")
             except InputError as error:
                 self.faults.append(str(error))
-                if _is_id(image.get("id")):
-                    self._faulty.add(image["id"])
+                if (key := _key(image.get("id"))) is not None:
+                    self._faulty.add(key)
                 continue
-            name = image["file_name"]
+            name, key = image["file_name"], str(image["id"])
             file = next((folder / name for folder in self._folders if _is_file(folder / name)), None)
-            self._file_names[image["id"]] = name
+            self._file_names[key] = name
             if file is None:
                 missing.append(name)
-                self._faulty.add(image["id"])
+                self._faulty.add(key)
             else:
-                images[image["id"]] = Drawn(file, size, (), self.file)
+                images[key] = Drawn(file, size, (), self.file)
         if missing:
             self.faults.append(
                 f"{self.file} names {len(missing)} image(s) that are in none of the folders "
@@ -162,9 +163,9 @@ class _Reader:
     def _checked_size(self, image: dict[str, Any], where: str) -> tuple[int, int] | None:
         """The stated size of an image. Raises an `InputError` if its id, name or size is wrong."""
         identifier, name = image.get("id"), image.get("file_name")
-        if not _is_id(identifier):
+        if _key(identifier) is None:
             raise InputError(f"{where}: id is {identifier!r:.80}; it must be a whole number or text")
-        if identifier in self._file_names:
+        if _key(identifier) in self._file_names:
             raise InputError(f"{where}: id {identifier!r:.80} is that of another image too")
         if not isinstance(name, str) or not name.strip("./") or not is_plain(name) or len(name) > MAX_NAME_LENGTH:
             raise InputError(f"{where}: file_name is {name!r:.80}; it must be the path of the image")
@@ -173,21 +174,25 @@ class _Reader:
         return stated_size(image.get("width"), image.get("height"), f"{where}: width and height")
 
     def _outline(
-        self, annotation: dict[str, Any], where: str, images: dict[Any, Drawn], index_of_category: dict[Any, int]
+        self,
+        annotation: dict[str, Any],
+        where: str,
+        images: dict[str | None, Drawn],
+        index_of_category: dict[str | None, int],
     ) -> Outline:
         """An annotation with its class. Raises an `InputError` if a field is missing or wrong."""
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_id(image_id) or image_id not in images:
-            raise InputError(f"{where}: image_id {image_id!r:.80} is the id of no image")
-        if not _is_id(category_id) or category_id not in index_of_category:
-            raise InputError(f"{where}: category_id {category_id!r:.80} is the id of no category")
+        image = images.get(_key(annotation.get("image_id")))
+        if image is None:
+            raise InputError(f"{where}: image_id {annotation.get('image_id')!r:.80} is the id of no image")
+        class_index = index_of_category.get(_key(annotation.get("category_id")))
+        if class_index is None:
+            raise InputError(f"{where}: category_id {annotation.get('category_id')!r:.80} is the id of no category")
         crowd, shape = annotation.get("iscrowd", 0), annotation.get("segmentation")
         if crowd not in (0, 1):
             raise InputError(f"{where}: iscrowd is {crowd!r:.80}; it must be 0 or 1")
         if not isinstance(shape, list | dict) or not shape:
             raise InputError(f"{where} has no segmentation (only a box?); export polygons or masks")
-        index = VOID if crowd else index_of_category[category_id]
-        return Outline(index, f"{where}.segmentation (image {images[image_id].file.name})", shape)
+        return Outline(VOID if crowd else class_index, f"{where}.segmentation (image {image.file.name})", shape)
 
     @cached_property
     def _folders(self) -> list[Path]:
@@ -199,8 +204,11 @@ class _Reader:
         return [self.root / name for name in dict.fromkeys(names) if (self.root / name).is_dir()]
 
 
-def _is_id(value: object) -> bool:
-    return type(value) is int or isinstance(value, str)
+def _key(identifier: object) -> str | None:
+    """An id as text, or None if it is none. Some tools write the same id as a number and as text."""
+    if type(identifier) is int:
+        return str(identifier)
+    return identifier if isinstance(identifier, str) else None
 
 
 def _is_file(path: Path) -> bool:

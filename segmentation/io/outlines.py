@@ -36,6 +36,10 @@ def filled_polygons(polygons: Any, height: int, width: int, where: str) -> np.nd
         raise InputError("dataset=coco needs the package pycocotools: pip install pycocotools") from error
     if not isinstance(polygons, list) or not polygons:
         raise InputError(f"{where} must be a list of polygons")
+    if all(
+        type(each) in (int, float) for each in polygons
+    ):  # the VGG Image Annotator writes one polygon without a list
+        polygons = [polygons]
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise InputError(f"{where} needs at least three points [x, y, x, y, x, y] for each polygon")

@@ -91,6 +91,12 @@ def test_label_studio_s_single_file_and_its_categories_from_0(tmp_path: Path) ->
         open_split(config(tmp_path, train_split="result"), "val")
 
 
+def test_ids_as_text_and_a_polygon_without_a_list_as_the_vgg_image_annotator_writes_them(tmp_path: Path) -> None:
+    content = coco(["a.png"], {"image_id": "0", "category_id": "3", "segmentation": square(1, 1)[0]})
+    mask = open_split(config(written(tmp_path, content)), "train").read(0).mask
+    np.testing.assert_array_equal(np.bincount(mask.ravel()), [20 * 16 - 16, 0, 16])
+
+
 def change(key: str, number: int, **values: object) -> dict[str, Any]:
     content = coco(["a.png"], {})
     content[key][number] |= values
