@@ -2,13 +2,14 @@
 
 import pkgutil
 from collections.abc import Callable
+from functools import partial
 
 from segmentation.config import DATASETS, DataConfig
 from segmentation.data.building import load, reading_faults
 from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
 from segmentation.data.exports import export_hint
-from segmentation.data.faults import MAX_LISTED, refuse
+from segmentation.data.faults import MAX_LISTED, refuse, together
 from segmentation.data.held_out import HELD_OUT, held_out
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
@@ -17,8 +18,8 @@ from segmentation.data.split import Split
 from segmentation.errors import InputError, one_of
 
 __all__ = [
-    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "open_split", "overlap_warning",
-    "report_coverage",
+    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "load_splits", "open_split",
+    "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 
@@ -32,6 +33,16 @@ def load_split(config: DataConfig, split: str) -> Split:
         InputError: the data are wrong; the message names the file.
     """
     return load(open_split(config, split), config, split)
+
+
+def load_splits(config: DataConfig, *splits: str) -> list[Split]:
+    """Return several prepared splits; see `load_split`. One error lists the faults of all."""
+    return together(partial(load_split, config, split) for split in splits)
+
+
+def open_splits(config: DataConfig, *splits: str) -> list[Source]:
+    """Return several splits before preparation; see `open_split`. One error lists the faults of all."""
+    return together(partial(open_split, config, split) for split in splits)
 
 
 def open_split(config: DataConfig, split: str) -> Source:

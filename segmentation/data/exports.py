@@ -35,7 +35,7 @@ def export_hint(data_dir: str) -> str:
             export = recognised(folder)
             if export is not None:
                 use = f"use {export.fields}" if export.fields else export.instead
-                where = "It" if folder == root else str(folder)
+                where = "data_dir" if folder == root else str(folder)
                 if export.fields and folder != root and "data_dir" not in export.fields:
                     use += f" data_dir={folder}"
                 return f"{where} looks like {export.tool}: {use}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import segmentation
-from segmentation.data import Split, load_split, open_split
+from segmentation.data import Split, load_splits, open_splits
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
@@ -34,16 +34,15 @@ def check_start(config: TrainConfig) -> TrainConfig:
     resolve_device(config.device)
     # fetching is left to the run
     if not (config.download and config.dataset.startswith("voc")):
-        for split in (config.train_split, config.val_split):
-            names = open_split(config, split).labels.names
+        train, _ = open_splits(config, config.train_split, config.val_split)
         if config.class_weights not in NAMED:
-            weights_of_file(Path(config.class_weights), names)
+            weights_of_file(Path(config.class_weights), train.labels.names)
     return resolve_normalization(config)
 
 
 def load_data(config: TrainConfig) -> Data:
     """Return the training and the validation split."""
-    return Data(load_split(config, config.train_split), load_split(config, config.val_split))
+    return Data(*load_splits(config, config.train_split, config.val_split))
 
 
 def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, LoadedWeights | None]:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segmentation.config import DataConfig
-from segmentation.data import load_split, open_split
+from segmentation.data import load_split, load_splits, open_split, open_splits
 from segmentation.errors import InputError
 from tests.conftest import write_own_data
 
@@ -53,3 +53,17 @@ def test_one_fault_stands_alone_and_nothing_is_cached(own_data: Path) -> None:
     (own_data / "train/images/3.jpg").write_bytes(b"")
     assert message(own_data).startswith(f"{own_data}/train/images/3.jpg cannot be read")
     assert not list((own_data.parent / "cache").rglob("*.npy"))
+
+
+def test_faults_of_both_splits_are_in_one_message(own_data: Path) -> None:
+    for split in ("train", "val"):
+        (own_data / split / "images/1.jpg").write_bytes(b"")
+        (own_data / split / "masks/2.png").unlink()
+    for opens in (load_splits, open_splits):
+        with pytest.raises(InputError) as refusal:
+            opens(config(own_data), "train", "val")
+        told = str(refusal.value)
+        assert told.startswith("4 faults")
+        for split in ("train", "val"):
+            assert f"{own_data}/{split}/images/1.jpg cannot be read" in told
+            assert f"no mask in {own_data}/{split}/masks for 1 image name(s): 2" in told
