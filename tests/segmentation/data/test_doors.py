@@ -79,5 +79,4 @@ def test_polygons_hold_nearly_the_same_pixels(
 ) -> None:
     values = write(tmp_path) | {"data_dir": str(tmp_path)}
     found, right = (np.concatenate([mask.ravel() for mask in masks(each)]) for each in (values, voc))
-    print((found != right).mean())
     assert (found != right).mean() < TOLERANCE

@@ -1,17 +1,23 @@
 """Validation images that are also training images."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from segmentation.classes import Classes
 from segmentation.config import DataConfig
-from segmentation.data import load_split, overlap_warning
+from segmentation.data import Split, load_split, overlap_warning
 from segmentation.data.overlap import equal_images
+from segmentation.errors import InputError
+from segmentation.training.loop import Data
+from studies.config import TrainConfig
+from studies.runs import training
 from tests.conftest import write_own_data
 
 
-def splits(root: Path) -> list:
+def splits(root: Path) -> list[Split]:
     config = DataConfig(dataset="folder", data_dir=str(root), resize=16, crop=16)
     return [load_split(config, split) for split in ("train", "val")]
 
@@ -28,18 +34,21 @@ def test_equal_files_are_found_under_other_names_and_with_other_masks(own_data: 
         assert part in warning
 
 
-@pytest.mark.slow
-def test_a_run_with_equal_images_is_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from studies.config import TrainConfig
-    from studies.runs.training import run_training
-    from tests.conftest import last_run
+def test_the_warning_is_printed_and_a_tag_of_the_run(
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags: dict[str, str] = {}
+    monkeypatch.setattr(training.tracking, "log_tags", tags.update)
+    config = TrainConfig(dataset="folder", data_dir=str(own_data))
+    training._print_warnings(Data(*splits(own_data)), config)
+    assert "warning.data" not in tags
+    shutil.copy(own_data / "train/images/1.jpg", own_data / "val/images/1.jpg")
+    training._print_warnings(Data(*splits(own_data)), config)
+    assert tags["warning.data"].startswith("1 of 3 images of folder/val are also in folder/train")
+    assert f"WARNING: {tags['warning.data']}" in capsys.readouterr().out
 
-    root = write_own_data(tmp_path, train=4, val=2)
-    shutil.copy(root / "train/images/1.jpg", root / "val/images/1.jpg")
-    run_training(TrainConfig(
-        dataset="folder", data_dir=str(root), resize=32, crop=32, model="lraspp_mobilenet_v3_large", epochs=1,
-        batch_size=2, device="cpu", plot_every=0, log_model=False,
-    ))  # fmt: skip
-    warning = last_run().data.tags["warning.data"]
-    assert warning.startswith("1 of 2 images of folder/val are also in folder/train")
-    assert f"WARNING: {warning}" in capsys.readouterr().out
+
+def test_splits_with_other_classes_are_not_trained_on(own_data: Path) -> None:
+    train, val = splits(own_data)
+    with pytest.raises(InputError, match=r"train and val of .*: blue, sky; describe the same classes"):
+        Data(train, replace(val, labels=Classes.named("red", "green", "sky")))
