@@ -14,7 +14,6 @@ from segmentation.errors import InputError
 from segmentation.training.loop import Data
 from studies.config import TrainConfig
 from studies.runs import training
-from tests.conftest import write_own_data
 
 
 def splits(root: Path) -> list[Split]:
