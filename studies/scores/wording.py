@@ -41,11 +41,27 @@ def calibration_sentence(
     return f"{text} With only {images} images, all intervals are too narrow." if images < FEW else text
 
 
-def prediction_warnings(scores: Scores) -> list[str]:
-    """Return what shows that a model has learned little: classes never predicted, a mean IoU without knowledge."""
+def learned_nothing(scores: Scores) -> str:
+    """Return why a model has learned no segmentation, as the end of a sentence; empty if nothing shows that."""
     counts, names = scores.confusion.counts, scores.labels.names
     labelled = counts.sum(1)
     if (labelled > 0).sum() < 2:
+        return ""
+    only, constant = only_predicted(counts), baseline(labelled)
+    if only is not None:
+        return f"predicts only {names[only]}"
+    if scores.confusion.mean_iou() <= constant.mean_iou:
+        return (
+            f"has a mean IoU of {scores.confusion.mean_iou():.4f}, not above that of predicting "
+            f"{names[constant.most_frequent]} everywhere ({constant.mean_iou:.4f})"
+        )
+    return ""
+
+
+def prediction_warnings(scores: Scores) -> list[str]:
+    """Return what shows that a model has learned little: classes never predicted, a mean IoU without knowledge."""
+    counts, names = scores.confusion.counts, scores.labels.names
+    if (counts.sum(1) > 0).sum() < 2:
         return []
     warnings = []
     missing = listed([names[index] for index in never_predicted(counts)], at_most=10)
@@ -57,12 +73,8 @@ def prediction_warnings(scores: Scores) -> list[str]:
         )
     elif missing:
         warnings.append(f"never predicted, although the labels hold them: {missing}")
-    constant = baseline(labelled)
-    if only is None and scores.confusion.mean_iou() <= constant.mean_iou:
-        warnings.append(
-            f"mean IoU {scores.confusion.mean_iou():.4f} is not above that of predicting "
-            f"{names[constant.most_frequent]} everywhere ({constant.mean_iou:.4f})"
-        )
+    if only is None and (reason := learned_nothing(scores)):
+        warnings.append(f"the model {reason}")
     return warnings
 
 
