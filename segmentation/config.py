@@ -153,8 +153,8 @@ class OptimizationConfig:
 class ScoringConfig:
     """Validation metrics, best epoch and early stopping."""
 
-    monitor: str = "val/loss"
-    """Metric that selects the best epoch."""
+    monitor: str = "val/mean_iou"
+    """Metric that selects the best epoch: the lowest val/loss can be that of an early epoch that predicts one class."""
     patience: int | None = None
     """Epochs without improvement of monitor before training stops; None never stops early."""
     boundary_width: int = 3

@@ -14,7 +14,7 @@ from segmentation.data import Split, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
-from segmentation.metrics import METRICS
+from segmentation.metrics import METRICS, of_model
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
 from segmentation.scoring.evaluate import score
@@ -35,7 +35,7 @@ from studies.runs.resume import last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.scores.figures import example_plots
 from studies.scores.recording import log_scores, protocol
-from studies.scores.wording import crop_note
+from studies.scores.wording import crop_note, first_epoch_warning
 
 EVERY_EPOCH = "epoch_seconds"
 """A metric that every epoch has."""
@@ -120,7 +120,7 @@ def run_training(
             model = build(config, len(data.val.labels))
         recorded = set()
         if resumes:
-            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
+            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, of_model("epoch"))
         result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
     print(tracking.where_to_look(run_id))
     return result
@@ -248,20 +248,20 @@ def _train_and_record(
         print(
             f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
         )
-    best = history[best_epoch - 1]
-    if WHOLE_RUN not in recorded:
-        metrics = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
-        tracking.log_metrics(metrics, WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
+    of_kept = history[kept_epoch - 1]
+    if WHOLE_RUN not in recorded:
+        metrics = {of_model("epoch"): kept_epoch} | {of_model(name): of_kept[f"val/{name}"] for name in METRICS}
+        tracking.log_metrics(metrics, WHOLE_RUN)
     if kept_epoch != len(history):
         model.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # scored before the run was interrupted
         batches = in_order(data.val, config.batch_size, device)
         model.to(device)
         kept = score(model, batches, data.val.labels, config.boundary_width)
-    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch)
+    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch, len(history))
     tracking.log_tags({"model_epoch": str(kept_epoch)})
-    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
+    return TrainingResult(run_id, len(history), best_epoch, history[best_epoch - 1], kept_epoch, of_kept)
 
 
 def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
@@ -292,7 +292,8 @@ def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
         if config.plot_every and history:
             _log_curves(history, checkpoint.best_epoch)
         kept = score(model, in_order(data.val, config.batch_size, device), data.val.labels, config.boundary_width)
-        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch)
+        epochs = len(history) or config.epochs
+        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch, epochs)
 
 
 def _log_kept(
@@ -304,16 +305,21 @@ def _log_kept(
     device: torch.device,
     kept_epoch: int,
     best_epoch: int,
+    epochs: int,
 ) -> None:
     """Log the scores, plots and model of the epoch that is kept; register the model if a name is given."""
     state = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         state += f", best {config.monitor}"
+    warnings = first_epoch_warning(kept_epoch, epochs, config.monitor)
+    if warnings:
+        tracking.log_tags({"warning.best_epoch": warnings[0]})
     rules = protocol(config, data.val, kept)
     trained = StoredModel(config, data.val.labels, model.state_dict(), kept_epoch, run_id, calibration=None)
     log_scores(
-        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0
-    )
+        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0,
+        warnings=warnings,
+    )  # fmt: skip
     if config.log_model:
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:

@@ -10,6 +10,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
+from segmentation.metrics import of_model
 from segmentation.system.processes import is_dead
 from studies.base.errors import FINAL, AwayError, raised_as_input_errors, unusable
 from studies.tracking.journal import unsent_journals
@@ -134,7 +135,7 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
     client = mlflow.MlflowClient()
     epochs: dict[int, dict[str, float]] = {}
     for name in with_retries(lambda: client.get_run(run_id)).data.metrics:
-        if name.startswith(("best/", "system/")) or metric not in (None, name):
+        if name.startswith((of_model(""), "best/", "system/")) or metric not in (None, name):
             continue
         for point in with_retries(partial(client.get_metric_history, run_id, name)):
             epochs.setdefault(point.step, {})[name] = point.value

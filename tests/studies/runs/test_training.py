@@ -186,7 +186,7 @@ def test_the_bars_that_are_drawn_are_the_numbers_that_are_stored(finished: Finis
     file = mlflow.artifacts.download_artifacts(f"runs:/{finished.result.run_id}/reliability/val_histograms.npz")
     scores, _ = load_scores(Path(file), load_split(finished.config, "val").labels)
     groups = scores.groups()
-    figures = dict(reliability_figures(scores, groups, scores.intervals()["ece"], "t", "n"))
+    figures = dict(reliability_figures(scores, groups, scores.intervals(), "t", "n"))
     top, bottom = figures[""].axes
     filled = np.array(record["count"]) > 0
     bars = [patch.get_height() for patch in top.patches if patch.get_hatch() is None]
