@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -39,6 +40,8 @@ SOLID_BAR = 0.7
 """Full opacity of an accuracy bar."""
 FAINTEST = 0.12
 """Smallest relative opacity of a bin."""
+HOLLOW: dict[str, Any] = {"ls": "none", "ms": 3.5, "mfc": "white", "mew": 0.8}
+"""Style of the points of bins with few pixels."""
 BARS = 0.8
 """Fraction of a bin's width that the bars of all series take together."""
 
@@ -156,11 +159,13 @@ def reliability_lines(
         filled, marker = bins.count > 0, MARKERS[index % len(MARKERS)]
         confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
         many = bins.fraction[filled] >= FEW
-        top.plot(confidence[~many], accuracy[~many], marker, ms=3.5, mfc="white", mec=colour, mew=0.8, clip_on=False)
-        has_few |= bool((~many).any())
+        if (~many).any():
+            has_few = True
+            top.plot(confidence[~many], accuracy[~many], color=colour, marker=marker, clip_on=False, **HOLLOW)
         top.plot(
             confidence[many], accuracy[many], f"{marker}-", ms=5, lw=1.6, mec="white", mew=0.5, color=colour, zorder=3,
-            label=f"{name} · ECE {bins.ece():.4f}" if filled.any() else f"{name} · no pixels", clip_on=False,
+            label=f"{name} · ECE {bins.ece():.4f}" if filled.any() else f"{name} · no pixels",
+            clip_on=not many.any(),  # an empty line that is not clipped counts as text at the figure's corner
         )  # fmt: skip
         if bands and name in bands:
             low, high = bands[name]
@@ -174,18 +179,8 @@ def reliability_lines(
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
     head(figure, title)
-    few = Line2D(
-        [],
-        [],
-        color=GREY,
-        marker="o",
-        ls="none",
-        ms=3.5,
-        mfc="white",
-        mew=0.8,
-        label=f"bin with < {FEW:.0%} of the pixels",
-    )
-    foot(figure, [*_key(top), *([few] if has_few else [])], note)
+    hollow = Line2D([], [], color=GREY, label=f"bin with < {FEW:.0%} of the pixels", marker="o", **HOLLOW)
+    foot(figure, [*_key(top), *([hollow] if has_few else [])], note)
     return figure
 
 

@@ -30,9 +30,9 @@ def calibration_sentence(
     if math.isnan(gap):
         return "No labelled pixel: calibration is unknown."
     lean = confidence_verdict(gap, ends)
-    text = f"{lean[0].upper()}{lean[1:]} on {images} image(s) (accuracy - confidence {gap:+.4f} {ends})."
+    text = f"{lean[0].upper()}{lean[1:]} on {_images(images)} (accuracy - confidence {gap:+.4f} {ends})."
     if images < FEW:
-        return f"{text} {images} image(s) are too few for a noise floor of the ECE ({metrics['ece']:.4f})."
+        return f"{text} {_images(images)}: too few for a noise floor of the ECE {metrics['ece']:.4f}."
     relation = "above" if metrics["ece"] > floor.highest else "within"
     return (
         f"{text} ECE {metrics['ece']:.4f} is {relation} the noise floor for {images} images ({floor.mean:.4f} "
@@ -44,13 +44,13 @@ def few_images_warning(images: int) -> list[str]:
     """Return the warning that intervals over so few images are too narrow; empty for enough images."""
     if images >= FEW:
         return []
-    return [f"only {images} image(s) are scored: all intervals are too narrow. Score at least {FEW}, better 100"]
+    return [f"only {_images(images)} scored: all intervals are too narrow. Score at least {FEW} images, better 100"]
 
 
 def trained_on_warning(split: str, images: int) -> list[str]:
     """Return the warning that a model was trained on the scored split."""
     return [
-        f"the model was trained on these {images} images (split={split}), so its metrics are too good. Score a split "
+        f"the model was trained on these {_images(images)} (split={split}), so its metrics are too good. Score a split "
         f"that it has not seen"
     ]
 
@@ -121,3 +121,7 @@ def crop_note(in_crop: Mapping[str, float]) -> str:
         f"the crop keeps {parts}; the others are neither trained on nor scored. To score whole images, use evaluate "
         f"with score_at=original."
     )
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

@@ -16,6 +16,7 @@ from studies.base.errors import FINAL, AwayError, raised_as_input_errors, unusab
 from studies.tracking.journal import unsent_journals
 from studies.tracking.run_journals import records_folder, sync_command, wait_until_sent
 from studies.tracking.run_tags import process_of, processes_of
+from studies.tracking.shared_view import LABELS, view_address
 from studies.tracking.store import address, with_retries
 
 
@@ -143,7 +144,7 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
 
 
 def where_to_look(run_id: str) -> str:
-    """Return the line that says where to see a run: its address, or the command that starts the UI."""
+    """Return two lines that say where to see all runs, and where to see this one: their addresses in the UI."""
     uri = address()
     if unsent_journals(records_folder(), run_id):
         return f"To see the run, send its records first: {sync_command()}"
@@ -153,11 +154,13 @@ def where_to_look(run_id: str) -> str:
         return f"See run {run_id} in {uri}"
     # without the query the UI opens its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    all_runs = f"All runs with {LABELS}: {server}{view_address(run.info.experiment_id)}"
     if uri.startswith("http"):
-        return f"See the run: {uri.rstrip('/')}{page}"
+        return f"{all_runs}\nSee the run: {server}{page}"
     start = f"mlflow ui --backend-store-uri {uri}"
     shown = f"`make ui` (or `{start}`)" if Path("MLproject").is_file() else f"`{start}`"
-    return f"See the run: {shown}, http://127.0.0.1:5000{page}"
+    return f"{all_runs}\nSee the run: {shown}, {server}{page}"
 
 
 def _runs_where(condition: str) -> list[FoundRun]:

@@ -112,11 +112,12 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     for name in ("train/loss", "train/pixel_accuracy", "learning_rate", "epoch_seconds", "images_per_second",
                  *(f"val/{metric}" for metric in METRICS), "val/iou/red"):  # fmt: skip
         assert [point.step for point in client.get_metric_history(result.run_id, name)] == [1, 2, 3], name
-    assert run.data.metrics["best/epoch"] == result.best_epoch
+    assert run.data.metrics["val_model/epoch"] == result.best_epoch == result.kept_epoch
+    assert not [name for name in run.data.metrics if name.startswith("best/")]
     best = next(p for p in client.get_metric_history(result.run_id, "val/ece") if p.step == result.best_epoch)
-    assert run.data.metrics["best/ece"] == best.value
-    losses = [point.value for point in client.get_metric_history(result.run_id, "val/loss")]
-    assert losses.index(min(losses)) + 1 == result.best_epoch
+    assert run.data.metrics["val_model/ece"] == best.value
+    ious = [point.value for point in client.get_metric_history(result.run_id, "val/mean_iou")]
+    assert ious.index(max(ious)) + 1 == result.best_epoch
 
     # plots
     files = artifacts(result.run_id)
@@ -130,7 +131,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     steps = {file.split("+step+")[1].split("+")[0] for file in files if file.startswith("images/reliability~val+step+")}
     assert steps == {"1", "2", "3"}
     assert any(file.startswith("images/examples~val_0+step+2") for file in files)
-    assert "best val/loss" in tags["mlflow.note.content"]
+    assert "best val/mean_iou" in tags["mlflow.note.content"]
     in_crop = "84.2 % of the pixels of val"  # 32 of 38 columns
     assert in_crop in tags["mlflow.note.content"]
     assert printed.count("in the crop") + printed.count("the crop keeps") == 1
@@ -164,7 +165,9 @@ def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> Non
     assert low <= record["metrics"]["pixel_accuracy"] <= high
     assert record["count"] == reliability.bins().count.tolist()
     assert record["protocol"]["pixels"] == int((val.masks != 255).sum())
-    assert mlflow.get_run(result.run_id).data.metrics["best/ece"] == pytest.approx(record["metrics"]["ece"], abs=1e-12)
+    assert mlflow.get_run(result.run_id).data.metrics["val_model/ece"] == pytest.approx(
+        record["metrics"]["ece"], abs=1e-12
+    )
 
     file = mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val_histograms.npz")
     histograms = np.load(file, allow_pickle=False)
@@ -174,7 +177,7 @@ def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> Non
     rows = list(csv.reader(io.StringIO(text(result.run_id, "confusion/val.csv"))))
     counts = np.array([row[1:] for row in rows[1:]], dtype=int)
     accuracy = counts.trace() / counts.sum()
-    assert mlflow.get_run(result.run_id).data.metrics["best/pixel_accuracy"] == pytest.approx(accuracy)
+    assert mlflow.get_run(result.run_id).data.metrics["val_model/pixel_accuracy"] == pytest.approx(accuracy)
 
     with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val.png")) as plot:
         assert min(plot.size) > 400
@@ -279,7 +282,7 @@ def test_evaluation_gives_the_metrics_of_the_training_run(
     assert evaluated.info.status == "FINISHED"
     for name in METRICS:
         assert evaluated.data.metrics[f"val/{name}"] == metrics[f"val/{name}"]
-        assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"best/{name}"], abs=1e-5)
+        assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"val_model/{name}"], abs=1e-5)
     assert artifacts(evaluated.info.run_id) >= {"reliability/val.png", "confusion/val.csv", "examples/val_0.png"}
     assert evaluated.info.run_id in capsys.readouterr().out.splitlines()[-1]
     on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("last"), split="train"))
@@ -355,6 +358,8 @@ def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
     result = run_training(plain(own_data, keep="last", monitor="val/ece", epochs=4, log_model=True))
     run = mlflow.get_run(result.run_id)
     assert run.data.tags["model_epoch"] == "4"
+    assert run.data.metrics["val_model/epoch"] == 4
+    assert run.data.metrics["val_model/ece"] == run.data.metrics["val/ece"] != result.best["val/ece"]
     assert json.loads(text(result.run_id, "reliability/val.json"))["metrics"]["ece"] == run.data.metrics["val/ece"]
     stored = model_store.load(result.run_id)
     val = load_split(stored.config, "val")

@@ -102,8 +102,8 @@ def test_a_grid_logs_its_table_its_heat_maps_and_a_run_for_each_trial(
     assert parent.data.tags["objective"] == "val/loss"
     assert parent.data.tags["best_trial"] == str(best.number)
     assert "Predicting " in parent.data.tags["baseline"]
-    assert parent.data.metrics["best/loss"] == best.value
-    found = MlflowClient().search_runs([parent.info.experiment_id], f"metrics.`best/loss` <= {best.value}")
+    assert parent.data.metrics["val_model/loss"] == best.value
+    found = MlflowClient().search_runs([parent.info.experiment_id], f"metrics.`val_model/loss` <= {best.value}")
     assert {run.info.run_id for run in found} >= {parent.info.run_id, best.user_attrs[RUN]}, "one filter must find both"
     assert parent.data.tags["best_run"] == best.user_attrs[RUN]
 

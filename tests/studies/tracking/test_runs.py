@@ -24,6 +24,28 @@ def test_a_failing_run_has_the_reason_and_raises_the_error() -> None:
     assert run.data.tags["a"] == "b"
 
 
+def test_an_experiment_gets_a_view_with_the_headline_metrics_of_the_models() -> None:
+    with tracking.tracked_run("viewed", "n", {}) as run_id:
+        pass
+    experiment = mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id)
+    columns = json.loads(experiment.tags["mlflow.sharedViewState.results"])["selectedColumns"]
+    assert columns[1:] == [f"metrics.`val_model/{name}`" for name in ("loss", "pixel_accuracy", "mean_iou", "ece")]
+    address, _ = tracking.where_to_look(run_id).splitlines()
+    assert address.endswith(
+        f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
+    )
+
+
+def test_a_store_that_refuses_the_view_records_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise mlflow.MlflowException("no permission")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", refuse)
+    with tracking.tracked_run("no view", "n", {}) as run_id:
+        pass
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+
+
 def test_an_interrupted_run_is_killed() -> None:
     with pytest.raises(KeyboardInterrupt), tracking.tracked_run("e", "n", {}) as run_id:
         raise KeyboardInterrupt
