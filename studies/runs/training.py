@@ -39,6 +39,8 @@ from studies.scores.wording import crop_note, first_epoch_warning
 
 EVERY_EPOCH = "epoch_seconds"
 """A metric that every epoch has."""
+OF_EPOCHS = "val_epochs"
+"""Section of the UI with the plots of single epochs. The UI sorts sections by name: these are below the curves."""
 WHOLE_RUN = 0
 """Step of metrics that belong to no epoch."""
 
@@ -329,9 +331,10 @@ def _log_kept(
 def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:
     """Log the reliability diagram and some examples of one epoch, for the image stepper of the UI."""
     title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
-    tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
+    diagram = plots.reliability(epoch.val.reliability.bins(), title)
+    tracking.log_figure_at(diagram, f"{OF_EPOCHS}/reliability", epoch.number)
     for name, figure in example_plots(model, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
-        tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
+        tracking.log_figure_at(figure, f"{OF_EPOCHS}/example_{name}", epoch.number)
 
 
 def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:

@@ -144,7 +144,10 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
 
 
 def where_to_look(run_id: str) -> str:
-    """Return two lines that say where to see all runs, and where to see this one: their addresses in the UI."""
+    """Return the line that says where to see a run: its address, or the command that starts the UI.
+
+    If the run has a model, a line before it has the address of the list of runs with the metrics of their models.
+    """
     uri = address()
     if unsent_journals(records_folder(), run_id):
         return f"To see the run, send its records first: {sync_command()}"
@@ -155,12 +158,14 @@ def where_to_look(run_id: str) -> str:
     # without the query the UI opens its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    all_runs = f"All runs with {LABELS}: {server}{view_address(run.info.experiment_id)}"
+    all_runs = ""
+    if any(name.startswith(of_model("")) for name in run.data.metrics):
+        all_runs = f"All runs with {LABELS}: {server}{view_address(run.info.experiment_id)}\n"
     if uri.startswith("http"):
-        return f"{all_runs}\nSee the run: {server}{page}"
+        return f"{all_runs}See the run: {server}{page}"
     start = f"mlflow ui --backend-store-uri {uri}"
     shown = f"`make ui` (or `{start}`)" if Path("MLproject").is_file() else f"`{start}`"
-    return f"{all_runs}\nSee the run: {shown}, {server}{page}"
+    return f"{all_runs}See the run: {shown}, {server}{page}"
 
 
 def _runs_where(condition: str) -> list[FoundRun]:

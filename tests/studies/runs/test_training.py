@@ -128,9 +128,13 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
         "reliability/val_classes.png", "reliability/val_predicted.png", "reliability/val_boundary.png",
         "reliability/val_risk_coverage.png", "reliability/val_images.csv",
     }  # fmt: skip
-    steps = {file.split("+step+")[1].split("+")[0] for file in files if file.startswith("images/reliability~val+step+")}
+    steps = {
+        file.split("+step+")[1].split("+")[0]
+        for file in files
+        if file.startswith("images/val_epochs~reliability+step+")
+    }
     assert steps == {"1", "2", "3"}
-    assert any(file.startswith("images/examples~val_0+step+2") for file in files)
+    assert any(file.startswith("images/val_epochs~example_0+step+2") for file in files)
     assert "best val/mean_iou" in tags["mlflow.note.content"]
     in_crop = "84.2 % of the pixels of val"  # 32 of 38 columns
     assert in_crop in tags["mlflow.note.content"]

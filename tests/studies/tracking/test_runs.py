@@ -26,7 +26,7 @@ def test_a_failing_run_has_the_reason_and_raises_the_error() -> None:
 
 def test_an_experiment_gets_a_view_with_the_headline_metrics_of_the_models() -> None:
     with tracking.tracked_run("viewed", "n", {}) as run_id:
-        pass
+        tracking.log_metrics({"val_model/loss": 0.5})
     experiment = mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id)
     columns = json.loads(experiment.tags["mlflow.sharedViewState.results"])["selectedColumns"]
     assert columns[1:] == [f"metrics.`val_model/{name}`" for name in ("loss", "pixel_accuracy", "mean_iou", "ece")]
@@ -44,6 +44,7 @@ def test_a_store_that_refuses_the_view_records_the_run(monkeypatch: pytest.Monke
     with tracking.tracked_run("no view", "n", {}) as run_id:
         pass
     assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert len(tracking.where_to_look(run_id).splitlines()) == 1, "it has no model to list"
 
 
 def test_an_interrupted_run_is_killed() -> None:
