@@ -28,7 +28,7 @@ from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.logging import log_model
 from studies.runs.names import run_name
-from studies.scores.recording import bins_record, log_scores, protocol
+from studies.scores.recording import Lead, bins_record, log_scores, protocol
 from studies.scores.wording import FEW, protocol_line, trained_on_warning
 
 REFITS = (0.0005, 0.1, 0.5, 0.9, 0.9995)
@@ -113,7 +113,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             {name: scores.accuracy_band() for name, scores in both.items()}, protocol_line(rules),
         )  # fmt: skip
         drawn = tracking.log_figure(figure, "calibration/before_and_after.png")
-        lead = f"**{verdict}**\n\n{_change_table(changes, scored_on)}\n\n{summary}\n\n{covered}", drawn
+        lead = Lead(f"**{verdict}**", f"{_change_table(changes, scored_on)}\n\n{covered}\n\n{summary}", drawn)
         log_scores(
             model, scored_on, after, rules, calibrated.origin(), device, config.examples, state, lead,
             warnings=_warnings(fitted_on, scored_on, data),

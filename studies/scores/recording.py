@@ -1,7 +1,7 @@
 """Records a scored split in the open run: metrics, plots, tables, and the run's description."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,16 @@ USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
 """Numbers of bins for which the ECE is stored too."""
 
 
+class Lead(NamedTuple):
+    """Beginning of a description, such as that of a calibration."""
+
+    verdict: str
+    """Markdown above the warnings."""
+    details: str
+    """Markdown below the warnings."""
+    image: Image.Image
+
+
 def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> dict[str, Any]:
     """Return the rules by which a split was scored. Metrics are comparable only where the rules are equal.
 
@@ -77,7 +87,7 @@ def log_scores(
     device: torch.device,
     examples: int,
     state: str,
-    lead: tuple[str, Image.Image] | None = None,
+    lead: Lead | None = None,
     draw: bool = True,
     warnings: Sequence[str] = (),
 ) -> None:
@@ -92,7 +102,7 @@ def log_scores(
         device: computes the examples.
         examples: number of images to plot.
         state: model and epoch, for titles.
-        lead: Markdown and image that the description begins with instead of the metrics, which are not printed then.
+        lead: begins the description instead of the metrics, which are not printed then.
         draw: whether to log plots.
         warnings: what else a reader of the scores must know.
     """
@@ -124,21 +134,22 @@ def log_scores(
     sentence = calibration_sentence(metrics, intervals, floor, len(split))
     if of_predictions:
         tracking.log_tags({"warning.predictions": "; ".join(of_predictions)})
-    notes = [f"**Warning:** {escaped(warning)}." for warning in warnings]
-    notes.append(sentence)
+    # the UI shows about five lines of the description, the rest on a click
+    noted = [f"**Warning:** {escaped(warning)}." for warning in warnings]
+    notes = [sentence]
     if (in_crop := rules.get("in_crop", 1.0)) != 1:
         notes.append(f"Note: {escaped(crop_note({split.name: in_crop}))}")
-    summary = "\n\n".join([
-        f"**{escaped(scored)}: {escaped(state)}**", key_metrics(metrics, intervals), class_table(classes), *notes,
-    ])  # fmt: skip
+    heading, by_class = f"**{escaped(scored)}: {escaped(state)}**", class_table(classes)
     tables = "\n\n".join([
         metric_table(metrics, intervals), "**Calibration of the classes**", class_calibration_table(scores, groups),
         "**Parts of the images**", region_table(groups), note,
     ])  # fmt: skip
     if lead is None:
-        tracking.log_note(summary, logged[:1], tables)
+        summary = [heading, key_metrics(metrics, intervals), *noted, by_class, *notes]
+        tracking.log_note("\n\n".join(summary), logged[:1], tables)
     else:
-        tracking.log_note(lead[0], [lead[1]], f"{summary}\n\n{tables}")
+        summary = [heading, key_metrics(metrics, intervals), by_class, *notes, tables]
+        tracking.log_note("\n\n".join([lead.verdict, *noted, lead.details]), [lead.image], "\n\n".join(summary))
     print(f"\n{scored}: {state}. Brackets: 95 % intervals over images.")
     for name in HEADLINE if lead is None else ():
         print(f"  {METRICS[name].label:16} {metrics[name]:7.4f} {intervals[name]}")

@@ -153,14 +153,14 @@ def where_to_look(run_id: str) -> str:
         return f"To see the run, send its records first: {sync_command()}"
     try:
         run = mlflow.get_run(run_id)
+        has_model = any(name.startswith(of_model("")) for name in run.data.metrics)
+        view = view_address(run.info.experiment_id) if has_model else ""
     except MlflowException:  # everything is sent: a server that is gone since then is no failure
         return f"See run {run_id} in {uri}"
     # without the query the UI opens its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    all_runs = ""
-    if any(name.startswith(of_model("")) for name in run.data.metrics):
-        all_runs = f"All runs with {LABELS}: {server}{view_address(run.info.experiment_id)}\n"
+    all_runs = f"All runs with {LABELS}: {server}{view}\n" if view else ""
     if uri.startswith("http"):
         return f"{all_runs}See the run: {server}{page}"
     start = f"mlflow ui --backend-store-uri {uri}"

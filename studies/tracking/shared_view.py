@@ -27,5 +27,11 @@ def share_view(experiment_id: str) -> None:
 
 
 def view_address(experiment_id: str) -> str:
-    """Return the address of the view, after that of the server."""
+    """Return the address of the view, after that of the server; empty if the experiment has none.
+
+    Raises:
+        MlflowException: the server does not answer.
+    """
+    if TAG not in mlflow.MlflowClient().get_experiment(experiment_id).tags:
+        return ""
     return f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={KEY}"
