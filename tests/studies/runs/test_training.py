@@ -79,6 +79,10 @@ def text(run_id: str, path: str) -> str:
     return mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
 
 
+def stored_warnings(run_id: str, split: str) -> list[str]:
+    return list(json.loads(text(run_id, f"reliability/{split}.json"))["warnings"])
+
+
 def artifacts(run_id: str, folder: str | None = None) -> set[str]:
     found = set()
     for file in MlflowClient().list_artifacts(run_id, folder):
@@ -146,6 +150,24 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     lines = printed.splitlines()
     last_epoch = max(number for number, line in enumerate(lines) if line.startswith("epoch "))
     assert len(lines) - last_epoch - 1 <= 25
+    words = (
+        "loss ",
+        "pixel accuracy ",
+        "mean IoU ",
+        "ECE ",
+        "class ",
+        "red ",
+        "green ",
+        "blue ",
+        "Warning: only 3 images",
+    )
+    assert sorted(words, key=printed.rindex) == list(words), "the most important first"
+    assert printed.rindex("Warning: ") < printed.index("on 3 images (accuracy - confidence")
+    described = tags["mlflow.note.content"]
+    assert described.index("ECE ") < described.index("**Warning:** only 3 images") < described.index("class")
+    scored = json.loads(text(result.run_id, "reliability/val.json"))
+    assert [each["name"] for each in scored["classes"]] == ["red", "green", "blue"]
+    assert np.mean([each["iou"] for each in scored["classes"]]) == pytest.approx(scored["metrics"]["mean_iou"])
     assert "reliability/val.json" in lines[-3] + lines[-2]
     assert "mlflow ui --backend-store-uri" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]
@@ -289,8 +311,26 @@ def test_evaluation_gives_the_metrics_of_the_training_run(
         assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"val_model/{name}"], abs=1e-5)
     assert artifacts(evaluated.info.run_id) >= {"reliability/val.png", "confusion/val.csv", "examples/val_0.png"}
     assert evaluated.info.run_id in capsys.readouterr().out.splitlines()[-1]
+    assert not any("was trained on" in each for each in stored_warnings(evaluated.info.run_id, "val"))
     on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("last"), split="train"))
     assert "train/ece" in on_train
+    trained_on = "the model was trained on these 6 images (split=train)"
+    assert any(each.startswith(trained_on) for each in stored_warnings(last_run().info.run_id, "train"))
+    assert f"Warning: {trained_on}" in capsys.readouterr().out
+
+
+def test_a_best_epoch_that_is_the_first_is_a_warning_everywhere(
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentation.training.loop.is_better", lambda *_: False)
+    result = run_training(plain(own_data, epochs=2))
+    warning = "the best epoch is the first of 2: val/mean_iou never improved"
+    tags = mlflow.get_run(result.run_id).data.tags
+    assert result.kept_epoch == 1
+    assert any(each.startswith(warning) for each in stored_warnings(result.run_id, "val"))
+    assert tags["warning.best_epoch"].startswith(warning)
+    assert warning in tags["mlflow.note.content"]
+    assert f"Warning: {warning}" in capsys.readouterr().out
 
 
 def test_a_run_can_start_from_another_run_s_weights(

@@ -387,7 +387,9 @@ def test_the_default_budget_is_half_of_the_original_grid() -> None:
     assert make_plan(TuneConfig(sampler="grid")).max_epochs is None
     assert make_plan(TuneConfig(objective="val/ece")).base.monitor == "val/ece"
     assert make_plan(TuneConfig(objectives="val/ece,val/loss")).base.monitor == "val/ece"
-    assert make_plan(TuneConfig(objective="val/ece", monitor="val/mean_iou")).base.monitor == "val/mean_iou"
+    assert make_plan(TuneConfig(objective="val/ece", monitor="val/loss")).base.monitor == "val/loss"
+    typed = mlproject.parse(TuneConfig, ["--objective", "val/ece", "--monitor", "val/mean_iou"], "tune")
+    assert make_plan(typed).base.monitor == "val/mean_iou"
 
 
 def test_trials_that_search_a_field_of_the_data_get_other_data(monkeypatch: pytest.MonkeyPatch) -> None:
