@@ -188,7 +188,7 @@ def derived(recipe: str, weights: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
-    """All fields that determine the result of a run. The defaults are the protocol of the original report."""
+    """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
 
     def __post_init__(self) -> None:
         check_choices(self)

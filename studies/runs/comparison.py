@@ -105,9 +105,12 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
             for difference in [pair.differences[metric]]
         ]
         better = "higher" if METRICS[metric].higher_is_better else "lower"
+        adjusted = f" · intervals adjusted for {len(pairs)} pairs" if len(pairs) > 1 else ""
         yield (
             f"difference_{metric}",
-            plots.differences(rows, title, f"difference of {METRICS[metric].label} ({better} is better)", note),
+            plots.differences(
+                rows, title, f"difference of {METRICS[metric].label} ({better} is better)", f"{note}{adjusted}"
+            ),
         )
     # one curve for each training run, however often its model was scored
     first_of = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
