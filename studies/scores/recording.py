@@ -136,10 +136,11 @@ def log_scores(
         tracking.log_tags({"warning.predictions": "; ".join(of_predictions)})
     # the UI shows about five lines of the description, the rest on a click
     noted = [f"**Warning:** {escaped(warning)}." for warning in warnings]
+    counted = f" · {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else ""
     notes = [sentence]
     if (in_crop := rules.get("in_crop", 1.0)) != 1:
         notes.append(f"Note: {escaped(crop_note({split.name: in_crop}))}")
-    heading, by_class = f"**{escaped(scored)}: {escaped(state)}**", class_table(classes)
+    heading, by_class = f"**{escaped(scored)}: {escaped(state)}{counted}**", class_table(classes)
     tables = "\n\n".join([
         metric_table(metrics, intervals), "**Calibration of the classes**", class_calibration_table(scores, groups),
         "**Parts of the images**", region_table(groups), note,

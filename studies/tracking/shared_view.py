@@ -14,13 +14,19 @@ from segmentation.metrics import HEADLINE, METRICS, of_model
 
 KEY = "results"
 TAG = f"mlflow.sharedViewState.{KEY}"
+WIDTH = 170
+"""Width of a column in pixels: enough for its name."""
 LABELS = ", ".join(METRICS[name].label for name in HEADLINE)
 
 
 def share_view(experiment_id: str) -> None:
     """Add the view to an experiment, unless it has it. A server that refuses tags of experiments has no view."""
-    columns = ["attributes.`Created`", *(f"metrics.`{of_model(name)}`" for name in HEADLINE)]
-    value, client = json.dumps({"selectedColumns": columns}), mlflow.MlflowClient()
+    columns = [f"metrics.`{of_model(name)}`" for name in HEADLINE]
+    value = json.dumps({
+        "selectedColumns": ["attributes.`Created`", *columns], "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, WIDTH),
+    })  # fmt: skip
+    client = mlflow.MlflowClient()
     with suppress(MlflowException):
         if client.get_experiment(experiment_id).tags.get(TAG) != value:
             client.set_experiment_tag(experiment_id, TAG, value)
