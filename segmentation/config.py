@@ -94,6 +94,20 @@ class ModelConfig:
     auxiliary_loss: float = 0.0
     """Weight of the auxiliary head's loss (not for lraspp_mobilenet_v3_large); 0 builds no auxiliary head."""
 
+    def known_normalization(self) -> str:
+        """Normalization of the input; `auto` is that of the starting weights.
+
+        Raises:
+            InputError: it is `auto`, and the starting weights come from a run, the registry or a file.
+        """
+        found = NORMALIZATIONS.get(self.weights, "auto") if self.normalization == "auto" else self.normalization
+        if found == "auto":
+            raise InputError(
+                f"normalization=auto: the normalization of weights={self.weights} is unknown; "
+                f"set normalization to one of {', '.join(dict.fromkeys(NORMALIZATIONS.values()))}"
+            )
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:

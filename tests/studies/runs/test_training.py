@@ -171,7 +171,7 @@ def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> Non
     """Load the logged model, score it by itself, and compare with every number that the run holds."""
     config, result, _ = finished
     val = load_split(config, "val")
-    network = mlflow.pytorch.load_model(f"runs:/{result.run_id}/model")
+    network = mlflow.pyfunc.load_model(f"runs:/{result.run_id}/model").get_raw_model().predictor.model
     reliability = Reliability()
     with torch.no_grad():
         for images, masks in in_order(val, 2, torch.device("cpu")):
@@ -263,7 +263,7 @@ def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished
     version = MlflowClient().get_model_version_by_alias("shapes-model", "champion")
     assert version.run_id == result.run_id
     assert f"Registered as models:/shapes-model/{version.version}, alias champion" in printed
-    network = mlflow.pytorch.load_model("models:/shapes-model@champion")
+    network = mlflow.pyfunc.load_model("models:/shapes-model@champion").get_raw_model().predictor.model
     for shape in ((1, 3, 40, 64), (3, 3, 32, 32)):
         assert network(torch.zeros(shape, dtype=torch.uint8)).shape == (shape[0], 3, *shape[2:])
     info = mlflow.models.get_model_info("models:/shapes-model@champion")
