@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     prepare_process()
     logging.getLogger("mlflow.store.db.utils").addFilter(_is_warning)  # a new database logs how it is made
-    previous = interruption.catch()
+    previous = interruption.catch(answer=True)
     try:
         _warn_about_clone(config)
         command.run(config)

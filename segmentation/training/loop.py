@@ -257,14 +257,14 @@ def _train_epoch(
 
     batches = index_batches(order, config.batch_size, group.size)
     loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
-    with progress(f"epoch {number}/{config.epochs}", len(split)) as bar:
+    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar:
         for index, indices in enumerate(batches):
             draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
             images, masks = augmentation.apply(*split.gather(group.shard(indices)), group.shard(draws))
             rate = optimizers.learning_rate(config, (number - 1) * len(batches) + index, len(batches))
             optimizers.set_learning_rate(step.optimizer, rate)
             try:
-                batch_loss, batch_correct, batch_pixels = step(images, masks, len(indices))
+                batch_loss, batch_correct, batch_pixels = step(images, masks, len(indices), bar.update)
             except FloatingPointError as error:
                 raise DivergedError(
                     f"the loss is {error} in epoch {number}, step {index + 1} of {len(batches)} "
@@ -273,7 +273,6 @@ def _train_epoch(
             if average is not None:
                 average.update((number - 1) * len(batches) + index + 1)
             loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
-            bar.update(len(indices))
     batch_norm.average_statistics(step.model, group)
     loss_sum, correct_of_all, pixels_of_all = group.sum(loss_sum, correct, pixels)
     if not pixels_of_all:
@@ -287,7 +286,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
         return score(model, in_order(val, config.batch_size, device), val.labels, config.boundary_width)
     scores = Scores(val.labels, config.boundary_width)
     shard = group.shard(np.arange(len(val)))
-    with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard)) as bar:
+    with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard), shown=group.rank == 0) as bar:
         for indices in index_batches(shard, max(1, config.batch_size // group.size)):
             images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -243,7 +243,7 @@ def _train_and_record(
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
         if best_epoch:
-            print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
+            _print_checkpoints(folder)
             if config.plot_every:
                 _log_curves(history, best_epoch)
     if len(history) < config.epochs:
@@ -326,6 +326,13 @@ def _log_kept(
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
+
+
+def _print_checkpoints(folder: Path) -> None:
+    """Print the epochs of the files themselves: an interrupted epoch may be in the history without being saved."""
+    with suppress(InputError):  # an error of its own has been raised, or will be
+        best, last = (checkpoints.load(folder / name).epoch for name in ("best.pt", "last.pt"))
+        print(f"Checkpoints: {folder}/best.pt (epoch {best}) and last.pt (epoch {last})")
 
 
 def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:
