@@ -57,10 +57,10 @@ def test_a_signal_during_the_write_of_a_checkpoint_is_an_interruption(
 
 
 IN_C = """
-import hashlib
+import hashlib, threading
 from segmentation.system import interruption
 interruption.catch(answer=True)
-print("ready", flush=True)
+threading.Timer(1, print, ("ready",), {"flush": True}).start()
 hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)
 """
 """A program that is in C for minutes, as in a long step of torch: Python runs no handler meanwhile."""
