@@ -11,12 +11,14 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from segmentation.classes import VOID, Classes
-from segmentation.plots.style import LABEL, LINE, blank, foot, head, wrapped
+from segmentation.plots.style import LINE, blank, foot, head, wrapped
 
 PANEL = 2.5
 """Width of a panel in inches."""
 COLUMNS = 5
 """Most panels in a row."""
+HEADING, NAME = 17, 14
+"""Font sizes in points of titles and of the panels' names: plots as wide as these are shown at half their size."""
 
 
 def example(
@@ -45,9 +47,9 @@ def example(
     _show(panels[2], labels.colours(predicted), "prediction")
     drawn = _show(panels[3], confidence, "confidence")
     _show(panels[4], errors, f"wrong: {_fraction(wrong, valid)}")
-    figure.colorbar(drawn, ax=panels[3], fraction=0.046, pad=0.03)
-    head(figure, title, 11)
-    foot(figure, _present(labels, truth, predicted))
+    figure.colorbar(drawn, ax=panels[3], fraction=0.046, pad=0.03).ax.tick_params(labelsize=NAME - 2)
+    head(figure, title, HEADING)
+    foot(figure, _present(labels, truth, predicted), size=NAME)
     return figure
 
 
@@ -68,11 +70,11 @@ def side_by_side(
     shown = {"image": image, "truth": labels.colours(truth)}
     for name, predicted in predictions.items():
         correct = _fraction(valid & (predicted == truth), valid)
-        lines = wrapped(name, PANEL, LABEL).replace(" ·\n", "\n")
+        lines = wrapped(name, PANEL, NAME).replace(" ·\n", "\n")
         shown[f"{lines}\ncorrect: {correct}"] = labels.colours(predicted)
     rows = math.ceil(len(shown) / COLUMNS)
     columns = math.ceil(len(shown) / rows)
-    above = max(name.count("\n") + 1 for name in shown) * LABEL * LINE + 0.1
+    above = max(name.count("\n") + 1 for name in shown) * NAME * LINE + 0.1
     figure = blank(columns * (PANEL + 0.1), rows * (PANEL * height / width + above))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, panel) in zip(panels, shown.items(), strict=False):
@@ -80,13 +82,13 @@ def side_by_side(
         axes.set_anchor("N")  # below the title, because the layout reserves the title's room at the top of the cell
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    head(figure, title, 11)
-    foot(figure, _present(labels, truth, *predictions.values()))
+    head(figure, title, HEADING)
+    foot(figure, _present(labels, truth, *predictions.values()), size=NAME)
     return figure
 
 
 def _show(axes: Axes, image: np.ndarray, name: str) -> AxesImage:
-    axes.set_title(name, fontsize=LABEL)
+    axes.set_title(name, fontsize=NAME)
     axes.set_axis_off()
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_visible(False)  # hidden ticks would still take a third of the drawing time

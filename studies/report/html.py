@@ -31,8 +31,10 @@ a { color: var(--link); }
 code { font: .85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { margin: .6rem 0 1.2rem; padding: .6rem .8rem; background: var(--box); border-left: 3px solid var(--line); }
 pre code { white-space: pre-wrap; overflow-wrap: anywhere; }
-.box { margin: .8rem 0 1.2rem; position: relative; left: 50%; transform: translateX(-50%); width: max-content;
-  min-width: 100%; max-width: calc(100vw - 3rem); overflow-x: auto; scrollbar-width: thin; }
+.box { margin: .8rem 0 1.2rem; width: max-content; min-width: 100%; max-width: calc(50vw + 27rem); overflow-x: auto;
+  scrollbar-width: thin; }
+.box.broad { position: relative; left: 50%; transform: translateX(-50%); max-width: calc(100vw - 3rem); }
+td.prose { max-width: 34rem; }
 table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; }
@@ -43,7 +45,7 @@ figure img { display: block; max-width: min(100%, 40rem); height: auto; backgrou
 figure.wide img { max-width: 100%; }
 figcaption { font-size: .85rem; line-height: 1.4; color: var(--faint); margin-top: .3rem; position: sticky; left: 0; }
 @media (max-width: 44rem) {
-  .box { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
+  .box, .box.broad { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
   .box, figure.wide { border-right: 2px solid var(--line); }
   .box.wide::before, figure.wide::before { content: "\\2194  scroll sideways to see all"; display: block;
     position: sticky; left: 0; width: max-content; font-size: .75rem; color: var(--faint); }
@@ -63,7 +65,7 @@ figcaption { font-size: .85rem; line-height: 1.4; color: var(--faint); margin-to
   p, li { orphans: 3; widows: 3; }
   figure, tr, pre { break-inside: avoid; }
   figure, .box { overflow: visible; }
-  .box { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
+  .box, .box.broad { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
   figure img, figure.wide img { width: auto; max-width: 100%; max-height: 11.5cm; }
   table { font-size: 8pt; }
   th, td { padding: .2rem .4rem; }
@@ -74,9 +76,13 @@ figcaption { font-size: .85rem; line-height: 1.4; color: var(--faint); margin-to
 
 NARROW = 52
 """Characters of a table's row that fit on a narrow screen."""
+BROAD = 140
+"""Characters from which a row is wider than the text and the free room beside it."""
 PROSE = 24
-"""Characters from which a cell wraps on a narrow screen."""
-GAP = 2
+"""Characters from which a cell with spaces wraps on a narrow screen."""
+LINE = 75
+"""Characters from which it wraps on a wide screen."""
+GAP = 3
 """Characters that take as much room as the space between two columns."""
 
 
@@ -92,10 +98,9 @@ class SelfContained(Treeprocessor):
         for parent in list(root.iter()):
             for index, each in enumerate(list(parent)):
                 if each.tag == "table":
-                    wide = _mark_prose(each) > NARROW
-                    parent[index] = ElementTree.Element(
-                        "div", {"class": "box wide" if wide else "box", "tabindex": "0"}
-                    )
+                    narrow, full = _widths(each)
+                    kind = f"box{' wide' if narrow > NARROW else ''}{' broad' if full > BROAD else ''}"
+                    parent[index] = ElementTree.Element("div", {"class": kind, "tabindex": "0"})
                     parent[index].append(each)
                 elif each.tag == "p" and len(each) == 1 and each[0].tag == "img":
                     content = self.images[each[0].attrib["src"]]
@@ -107,17 +112,18 @@ class SelfContained(Treeprocessor):
                         each.attrib.update({"class": "wide", "tabindex": "0"})
 
 
-def _mark_prose(table: ElementTree.Element) -> int:
-    """Mark the cells of a table that wrap on narrow screens; return the width of the table there, in characters."""
-    widths: dict[int, int] = {}
+def _widths(table: ElementTree.Element) -> tuple[int, int]:
+    """Mark the cells of a table that may wrap; return its width on a narrow and on a wide screen, in characters."""
+    widths: dict[int, tuple[int, int]] = {}
     for row in table.iter("tr"):
         for column, cell in enumerate(row):
             text = "".join(cell.itertext())
             if len(text) > PROSE and " " in text:
                 cell.set("class", "prose")
-            width = min(PROSE, max(map(len, text.split(" ")))) if cell.get("class") else len(text)
-            widths[column] = max(widths.get(column, 0), width)
-    return sum(width + GAP for width in widths.values())
+            narrow, full = (PROSE, min(len(text), LINE)) if cell.get("class") else (len(text), len(text))
+            before = widths.get(column, (0, 0))
+            widths[column] = max(before[0], narrow), max(before[1], full)
+    return sum(narrow + GAP for narrow, _ in widths.values()), sum(full + GAP for _, full in widths.values())
 
 
 def to_html(text: str, images: Mapping[str, bytes], title: str) -> str:
