@@ -37,6 +37,8 @@ class Page:
         """PNG files by their path in the Markdown."""
         self.missing: list[MissingPart] = []
         self.headings: list[str] = []
+        self.commands: dict[str, str] = {}
+        """Commands with the heading of the section that shows them."""
 
     def heading(self, title: str, letter: str = "") -> None:
         """Start a section. The title is ours, not a user's, and has only letters, digits, spaces and brackets.
@@ -63,7 +65,11 @@ class Page:
         self.lines += [*table(header, rows), ""]
 
     def code(self, command: str) -> None:
-        """Add a command as a code block."""
+        """Add a command as a code block, or the section that has it already."""
+        if command in self.commands:
+            self.text(f"The command is above, under {self.commands[command]}.")
+            return
+        self.commands[command] = self.headings[-1] if self.headings else "the title"
         longest = max(map(len, re.findall("`+", command)), default=0)
         fence = "`" * max(3, longest + 1)
         self.lines += [f"{fence}sh", " ".join(command.splitlines()), fence, ""]
@@ -76,13 +82,9 @@ class Page:
 
     def add_missing(self, what: str, command: str) -> None:
         """Add a note that a part is missing, with the command that creates it."""
-        shown = command in {part.command for part in self.missing}
         self.missing.append(MissingPart(what, command))
-        if shown:
-            self.text(f"**Missing:** {what}. A command above creates it.")
-        else:
-            self.text(f"**Missing:** {what}. To create it:")
-            self.code(command)
+        self.text(f"**Missing:** {what}. To create it:")
+        self.code(command)
 
 
 def shortened(text: str, length: int = 60) -> str:

@@ -46,9 +46,9 @@ def counts_of(run: ReportedRun, split: str) -> Counts | None:
     try:
         (_, *names), *rows = list(csv.reader(io.StringIO(run.files[path].decode(), newline="")))
         pixels = np.array([[int(cell) for cell in row[1:]] for row in rows], np.int64)
-        if pixels.shape != (len(names), len(names)) or not names or (pixels < 0).any():
+        if [row[0] for row in rows] != names or pixels.shape != (len(names), len(names)) or (pixels < 0).any():
             raise ValueError(f"it has {len(rows)} rows for {len(names)} classes")
-    except (ValueError, OverflowError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise InputError(f"{path} of run {run.run_id} ({run.name}) is damaged: {error}") from error
     return Counts(names, pixels)
 

@@ -12,8 +12,8 @@ PLAIN = ("model", "dataset", "calibrated")
 """Fields whose value says what it is."""
 FIRST = ("model", "weights", "dataset", "learning_rate", "weight_decay")
 """Fields that come first in labels."""
-IMPLIED = ("calibrated_on",)
-"""Fields that differ together with another one."""
+IMPLIED = {"calibrated_on": "calibrated", "normalization": "weights"}
+"""Fields that labels leave out if another one differs, from which they follow."""
 MADE = " · "
 """Part of every name that `models` makes; such a name repeats parameters that do not differ."""
 LONGEST = 5
@@ -25,7 +25,8 @@ def labels_of(stored: Sequence[StoredScores]) -> list[str]:
 
     Runs of equal parameters keep their names. Equal labels are extended by the kept epoch, the split and the run's ID.
     """
-    differing = differing_parameters(stored)
+    every = differing_parameters(stored)
+    differing = {name: values for name, values in every.items() if IMPLIED.get(name) not in every}
     given = [str(each.origin["config"].get("run_name") or "") for each in stored]
     labels = [
         name if name and MADE not in name and given.count(name) == 1 else _label(differing, index) or each.name
@@ -44,7 +45,7 @@ def differing_parameters(stored: Sequence[StoredScores]) -> dict[str, list[Any]]
     """Return the value of each run for every field that differs between runs, with the most important fields first."""
     settings = [dict(each.setting()) | {"seed": each.seed} for each in stored]
     names = sorted(dict.fromkeys(name for each in settings for name in each), key=_rank)
-    values = {name: [each.get(name) for each in settings] for name in names if name not in IMPLIED}
+    values = {name: [each.get(name) for each in settings] for name in names}
     return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
 
 
