@@ -215,7 +215,7 @@ def test_a_study_names_its_objective_and_marks_one_best_trial(
     assert f"Best: trial 1, {objective} {value}" in text
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("|") and "★" in line] == ["| **1 ★**"]
     images = [path for path in page.images if path.startswith("images/study000")]
-    assert images[0] == f"images/study000-{first_map}.png"
+    assert images[0] == f"images/study000-{first_map.replace('_', '-')}.png"
     captions = [line for line in text.splitlines() if line.startswith("![") and "the objective of the study" in line]
     assert [f"({images[0]})" in line for line in captions] == [True]
     if objective == "val/mce":
