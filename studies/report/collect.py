@@ -18,12 +18,12 @@ from studies.base.errors import unusable
 from studies.base.rerun import RUN
 from studies.config import ReportConfig
 from studies.report.content import Comparison, ReportContent, ReportedRun, ReportedStudy
-from studies.report.files import read_files
 from studies.report.headline import Choice, best_of, first_of
 from studies.report.markup import png
 from studies.scores.comparison_files import compared, comparison_examples, comparison_plots, comparison_record
 from studies.scores.stored import StoredScores, find_runs
 from studies.tracking.queries import every_run
+from studies.tracking.read_artifacts import read_files
 
 REPORTED_KINDS = ("train", "evaluate", "calibrate", "compare", "models", "tune")
 """Kinds of runs that a report can show."""

@@ -13,7 +13,7 @@ from segmentation.errors import InputError
 from studies.tracking.artifact_folders import missing_files
 
 READ = (".png", ".json", ".csv")
-"""Extensions of the files that a report reads."""
+"""Extensions of the files that are read."""
 
 
 def read_files(run: Run, folders: Collection[str], wanted: Callable[[str], bool]) -> dict[str, bytes]:
