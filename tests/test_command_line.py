@@ -207,19 +207,17 @@ def test_a_mistake_that_is_found_in_seconds_opens_no_run(
         (file_in_the_way, ["--cache_dir", "own/taken"], "choose another cache_dir"),
     ],
 )
-def test_a_mistake_in_the_data_or_weights_ends_the_run_as_failed_with_the_reason(
+def test_a_mistake_in_the_data_or_weights_opens_no_run(
     damage: Callable[[Path], None], more: list[str], message: str, own_data: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     damage(own_data)
-    code, said = called(on_own_data(own_data, *more), capsys)
+    code, said = called(on_own_data(own_data, "--experiment", str(own_data), *more), capsys)
     assert code == 1
     assert message in said
     assert "Traceback" not in said
-    run = last_run()
-    assert run.info.status == "FAILED"
-    assert message in run.data.tags["status_reason"]
+    assert mlflow.get_experiment_by_name(str(own_data)) is None
 
 
 @pytest.mark.parametrize(

@@ -38,16 +38,18 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
         The pairs.
 
     Raises:
-        InputError: a mistake of the user; the run ends as FAILED, with the reason in a tag.
+        InputError: a mistake of the user. A run that is open by then ends as FAILED, with the reason in a tag.
     """
     tracking.keep_records_in(config.records)
+    tracking.check_store()
+    stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
+    if len(stored) < 2:
+        raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); give at least two different ones")
+    stored, skipped = comparable(stored, named_alone(config.run_ids, stored))
+    check_protocols(stored)
     tags = {"kind": "compare", "compared": config.run_ids}
     with tracking.tracked_run(config.experiment, config.run_name or "compare", tags) as run_id:
         tracking.log_config(config)
-        stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
-        if len(stored) < 2:
-            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); give at least two different ones")
-        stored, skipped = comparable(stored, named_alone(config.run_ids, stored))
         for each, reason in skipped:
             print(f"Skipped {each.name} ({each.run_id}), which was scored differently: {reason}.")
         pairs = record_comparison(stored, config.examples)

@@ -3,10 +3,11 @@
 import math
 from dataclasses import replace
 
+from segmentation.classes import Classes
 from segmentation.data import Originals, Split, load_split, open_split, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.scoring.evaluate import score
 from studies import tracking
 from studies.config import EvaluateConfig, TrainConfig
@@ -31,7 +32,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
     data = _data(config, stored)
     device = resolve_device(config.device)
     if not config.download:
-        open_split(data, config.split)
+        check_classes(config.model_uri, stored, open_split(data, config.split).labels, data.dataset)
     name = config.run_name or f"evaluate · {config.model_uri[-40:]} · {config.split}"
     with tracking.tracked_run(config.experiment, name, {"kind": "evaluate", "evaluated": config.model_uri}) as run_id:
         tracking.log_config(config)
@@ -40,11 +41,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             name = f"{model_name(stored.config, stored.calibration)} · {config.split}{size}"
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
-        if split.labels.names != stored.labels.names:
-            raise InputError(
-                f"{config.model_uri} predicts {len(stored.labels)} classes ({', '.join(stored.labels.names)}), but "
-                f"dataset={data.dataset} has {len(split.labels)} ({', '.join(split.labels.names)})"
-            )
+        check_classes(config.model_uri, stored, split.labels, data.dataset)
         report_coverage(split)
         tracking.log_split(split, "evaluation")
         tracking.log_model_input(stored.model_id)
@@ -72,6 +69,15 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         log_scores(model, scored, scores, rules, stored.origin(), device, config.examples, stored.described())
     print(tracking.where_to_look(run_id))
     return metrics
+
+
+def check_classes(name: str, stored: StoredModel, labels: Classes, dataset: str) -> None:
+    """Raise an `InputError` if a model predicts other classes than those of a data set."""
+    if labels.names != stored.labels.names:
+        raise InputError(
+            f"{name} predicts {len(stored.labels)} classes ({listed(stored.labels.names)}), but dataset={dataset} has "
+            f"{len(labels)} ({listed(labels.names)})"
+        )
 
 
 def _data(config: EvaluateConfig, stored: StoredModel) -> TrainConfig:

@@ -86,10 +86,13 @@ def run_training(
         config, run_id, data = resumption.find(config)
         if run_id is not None:
             opened_by_mlflow = os.environ.pop("MLFLOW_RUN_ID", None)
-    resumes = run_id is not None
-    if not resumes:
+    resumes, model = run_id is not None, None
+    if not resumes:  # a mistake in the data or the starting weights opens no run
         tracking.check_store()
         config = check_start(config)
+        data = data or load_data(config)
+        report_coverage(data.train, to_train=True)
+        model, loaded = starting_model(config, data.train)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
     with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as on_exit:
@@ -113,7 +116,8 @@ def run_training(
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if resumes else None
         if start is None:
-            model, loaded = starting_model(config, data.train)
+            if model is None:
+                model, loaded = starting_model(config, data.train)
             tracking.log_tags({IDENTITY: identity(config, data, model)})
             _print_start(model, loaded, config, data.train)
         else:

@@ -28,7 +28,7 @@ from studies.tracking.queries import (
     where_to_look,
 )
 from studies.tracking.run_journals import UNSENT, keep_records_in, sync_command, wait_until_sent
-from studies.tracking.run_tags import PROCESS, describe_run, tag_reason
+from studies.tracking.run_tags import PROCESS, describe_run, tag_run
 from studies.tracking.runs import (
     Stopped,
     create_run,
@@ -82,7 +82,7 @@ __all__ = [
     "send_unsent",
     "stored_config",
     "sync_command",
-    "tag_reason",
+    "tag_run",
     "tracked_run",
     "wait_until_sent",
     "where_to_look",

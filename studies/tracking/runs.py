@@ -19,6 +19,7 @@ from segmentation.errors import InputError
 from segmentation.system import interruption
 from segmentation.system.processes import is_dead, is_same, me, parsed
 from studies.base.errors import unusable
+from studies.base.opened_run import REASON
 from studies.tracking.journal import Entry, Journal, LostRunError, Send
 from studies.tracking.run_journals import (
     add_open,
@@ -33,7 +34,6 @@ from studies.tracking.run_journals import (
 from studies.tracking.run_tags import (
     JOINED,
     PROCESS,
-    REASON,
     code_tags,
     joined_tag,
     process_of,
