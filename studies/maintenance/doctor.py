@@ -69,7 +69,7 @@ def _close(run: FoundRun, config: DoctorConfig) -> str:
     if current is not None and current.status != "RUNNING":
         return f"its records were sent, it is {current.status}."
     next_step = _next_step(run, config)
-    tracking.end_run(run.run_id, "KILLED", f"its process died. {next_step.splitlines()[0].rstrip(':')}")
+    tracking.end_run(run.run_id, "KILLED", "its process died", next_step)
     return f"closed as KILLED. {next_step}"
 
 

@@ -81,7 +81,8 @@ def run_models(config: ModelsConfig) -> list[str]:
         check_start(run_config)
     tags = {"kind": "models", "dataset": config.dataset, "variants": config.variants}
     name = config.run_name or f"models · {config.dataset} · {_counted(len(configs), 'run')}"
-    with tracking.tracked_run(config.experiment, name, tags) as parent:
+    repeat = "Repeat the command to resume: finished runs are not trained again."
+    with tracking.tracked_run(config.experiment, name, tags, remedy=lambda _: repeat) as parent:
         tracking.log_config(config, leave_out=("model", "weights", "recipe"))
         print(f"Models {parent}: {_counted(len(configs), 'run')}, then their comparison.")
         planned = [_planned(each) for each in configs]  # reports a mistake in any of them before hours of training

@@ -1,6 +1,7 @@
 """One training run as one MLflow run: data, model, epochs, plots, logged model. `train` and every trial call it."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -95,7 +96,11 @@ def run_training(
         model, loaded = starting_model(config, data.train)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
-    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as on_exit:
+    run = tracking.tracked_run(
+        config.experiment, name, tags, run_id,
+        remedy=lambda opened: how_to_resume(config, opened) if watch is None else "",
+    )  # fmt: skip
+    with run as run_id, ExitStack() as on_exit:
         if watch is None:  # a trial is resumed by its study
             on_exit.enter_context(_printing_how_to_resume(run_id, config))
         if opened_by_mlflow is not None:
@@ -138,10 +143,17 @@ def _printing_how_to_resume(run_id: str, config: TrainConfig) -> Iterator[None]:
     except (DivergedError, tracking.Stopped):
         raise
     except BaseException:
-        if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
-            values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
-            print(f"To resume it:\n  {here('train', values)}", flush=True)
+        if how := how_to_resume(config, run_id):
+            print(how, flush=True)
         raise
+
+
+def how_to_resume(config: TrainConfig, run_id: str) -> str:
+    """Return the command that resumes a run from its last checkpoint; empty if there is none, or it has diverged."""
+    error = sys.exception()
+    if isinstance(error, DivergedError) or not last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
+        return ""
+    return f"To resume it:\n  {here('train', {'resume': run_id, 'checkpoint_dir': config.checkpoint_dir})}"
 
 
 def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:

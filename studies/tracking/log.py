@@ -17,12 +17,11 @@ from segmentation import plots
 from segmentation.data import Split
 from studies.base.redaction import hidden, redacted, without_password
 from studies.tracking.journal import Entry
+from studies.tracking.notes import note_tag
 from studies.tracking.run_journals import journal_of, open_run
 from studies.tracking.sending import metrics_entry, now
 from studies.tracking.store import with_retries
 
-NOTE_LENGTH = 7900
-"""Characters that a tag can hold."""
 NOTE_WIDTH = 560
 """Width of an image in pixels; wider ones displace the right column of the run's page."""
 
@@ -100,15 +99,8 @@ def log_note(summary: str, images: Sequence[Image.Image] = (), details: str = ""
         _log_artifact(path, image.save, run_id)
         # relative, so that it works at every address of the UI
         shown.append(f"![{path}](get-artifact?path={path}&run_uuid={run_id})\n")
-    lines, room = [], NOTE_LENGTH
-    for line in "\n".join([summary, "", *shown, details]).strip().splitlines():
-        line = _spaced(line)
-        room -= len(line) + 1
-        if room < 0:
-            lines.append("…")
-            break
-        lines.append(line)
-    _record({"what": "tags", "values": {"mlflow.note.content": without_password("\n".join(lines))}}, run_id)
+    lines = "\n".join([summary, "", *shown, details]).splitlines()
+    _record({"what": "tags", "values": note_tag(run_id, "\n".join(map(_spaced, lines)))}, run_id)
 
 
 def _spaced(line: str) -> str:

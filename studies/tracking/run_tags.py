@@ -15,8 +15,6 @@ from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.system.processes import me, parsed
-from studies.base.opened_run import REASON_LENGTH
-from studies.base.redaction import without_password
 from studies.tracking.run_journals import journal_of
 from studies.tracking.store import check_store
 
@@ -38,11 +36,6 @@ def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
     with suppress(MlflowException, InputError):
         check_store()
         mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-def shortened(reason: str) -> str:
-    """Return a reason as the tag holds it: without passwords, and cut."""
-    return without_password(reason)[:REASON_LENGTH]
 
 
 def code_tags() -> dict[str, str]:

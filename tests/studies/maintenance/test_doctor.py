@@ -52,7 +52,10 @@ def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.C
     states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
     assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
     assert f"--resume {ids['dead']}" in said, "it had finished no epoch, and can start again in its run"
-    assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
+    tags = mlflow.get_run(ids["dead"]).data.tags
+    assert tags["status_reason"] == "its process died"
+    assert tags["mlflow.note.content"].startswith("**Stopped:** its process died\n")
+    assert f"--resume {ids['dead']}\n```" in tags["mlflow.note.content"]
     for run_id in ids.values():
         mlflow.MlflowClient().set_terminated(run_id)
 
