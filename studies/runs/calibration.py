@@ -66,7 +66,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         download=False,
     )
     _check_splits(config, data, stored)
-    name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
+    name = config.run_name or f"calibrate {config.method} · {config.run_id[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
         tracking.log_config(config)
         if stored.calibration:
@@ -78,7 +78,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         tags = {"model": data.model, "dataset": data.dataset, "method": config.method, "calibrated": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         if config.run_name is None:
-            tracking.log_tags({"mlflow.runName": f"calibrated by {config.method} · {run_name(stored.config)}"})
+            tracking.log_tags({"mlflow.runName": f"calibrate {config.method} · {run_name(stored.config)}"[:250]})
         about = {
             "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
             "fingerprint": fitted_on.fingerprint,

@@ -13,6 +13,7 @@ from studies.base import original_report as published
 from studies.base.markdown import code, escaped
 from studies.base.tables import csv_text, table
 from studies.config import CompareConfig
+from studies.runs.names import SHORT, data_name
 from studies.scores.comparison import (
     Contestant,
     Pair,
@@ -54,10 +55,18 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
             print(f"Skipped {each.name} ({each.run_id}), which was scored differently: {reason}.")
         pairs = record_comparison(stored, config.examples)
         if config.run_name is None:
-            rules = stored[0].protocol
-            tracking.log_tags({"mlflow.runName": f"compare · {len(stored)} runs · {rules['dataset']}/{config.split}"})
+            tracking.log_tags({"mlflow.runName": _name(stored, config.split)})
     print(tracking.where_to_look(run_id))
     return pairs
+
+
+def _name(stored: Sequence[StoredScores], split: str) -> str:
+    """Return the name of a comparison: number of runs, split, and the fields that differ."""
+    configs = [each.origin["config"] for each in stored]
+    differing = [name for name in configs[0] if name in SHORT and len({str(each.get(name)) for each in configs}) > 1]
+    about = f"{', '.join(differing[:4])} · " if differing else ""
+    data = data_name(str(configs[0].get("dataset")), str(configs[0].get("data_dir")))
+    return f"compare {about}{len(stored)} runs · {split} · {data}"
 
 
 def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pair]:

@@ -13,7 +13,7 @@ from studies import tracking
 from studies.config import EvaluateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
-from studies.runs.names import model_name
+from studies.runs.names import data_name, model_name
 from studies.scores.recording import log_scores, protocol
 
 
@@ -33,12 +33,14 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
     device = resolve_device(config.device)
     if not config.download:
         check_classes(config.model_uri, stored, open_split(data, config.split).labels, data.dataset)
-    name = config.run_name or f"evaluate · {config.model_uri[-40:]} · {config.split}"
+    name = config.run_name or f"evaluate {config.split} · {config.model_uri[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "evaluate", "evaluated": config.model_uri}) as run_id:
         tracking.log_config(config)
         if config.run_name is None:
-            size = ", original size" if config.score_at == "original" else ""
-            name = f"{model_name(stored.config, stored.calibration)} · {config.split}{size}"
+            size = " at original size" if config.score_at == "original" else ""
+            data_set = data_name(data.dataset, data.data_dir)
+            other = "" if data_set == data_name(stored.config.dataset, stored.config.data_dir) else f" of {data_set}"
+            name = f"evaluate {config.split}{other}{size} · {model_name(stored.config, stored.calibration)}"[:250]
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
         check_classes(config.model_uri, stored, split.labels, data.dataset)

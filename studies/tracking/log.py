@@ -48,8 +48,9 @@ def log_split(split: Split, context: str) -> None:
 
 
 def _dataset(split: Split) -> dict[str, str]:
-    """Return what identifies a data set in MLflow."""
-    return {"name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16]}
+    """Return what identifies a data set in MLflow; the name of `dataset=folder` is that of its folder."""
+    name = Path(split.location).name if split.dataset == "folder" else split.dataset
+    return {"name": f"{name}/{split.name}", "digest": split.fingerprint[:16]}
 
 
 def log_model_input(model_id: str | None) -> None:
