@@ -39,7 +39,7 @@ class RecordConfig:
     alias: str = "latest-run"
     """Alias of the version that this run registers."""
     checkpoint_dir: str = "checkpoints"
-    """Folder for checkpoints: CHECKPOINT_DIR/RUN_ID/best.pt and last.pt."""
+    """Folder for checkpoints: CHECKPOINT_DIR/RUN_ID/best.pt and last.pt; a finished run has one of them."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
 
@@ -358,6 +358,8 @@ class DoctorConfig:
     """Storage of the studies to check: FILE.journal, postgresql://HOST/NAME, sqlite:///FILE."""
     close: bool = True
     """Close the runs of dead processes and delete damaged prepared images; false only lists them."""
+    prune: bool = False
+    """Delete the checkpoints that finished runs no longer need; false only lists them with their sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)

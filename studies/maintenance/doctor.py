@@ -8,6 +8,7 @@ from segmentation.data import cache
 from segmentation.errors import InputError, listed
 from segmentation.system.progress import progress
 from segmentation.training import checkpoints
+from segmentation.training.checkpoints import shown_size, size_of
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import DoctorConfig, StatusConfig
@@ -15,8 +16,6 @@ from studies.runs.resume import can_resume
 from studies.search.storage import is_missing, open_storage
 from studies.tracking import FoundRun
 from studies.tracking.journal import all_journals, run_of, unsent_journals
-
-CHECKPOINTS = ("best.pt", "last.pt")
 
 
 def examine(config: DoctorConfig) -> None:
@@ -26,7 +25,14 @@ def examine(config: DoctorConfig) -> None:
         InputError: there are problems that the user must fix.
     """
     tracking.keep_records_in(config.records)
-    problems = [*_runs(config), *_studies(config), *_checkpoints(config), *_caches(config), *_records(config)]
+    problems = [
+        *_runs(config),
+        *_studies(config),
+        *_checkpoints(config),
+        *_unneeded(config),
+        *_caches(config),
+        *_records(config),
+    ]
     if problems:
         raise InputError(f"{len(problems)} problem(s) to fix:\n" + "\n".join(f"  {each}" for each in problems))
     print(f"No problems found. The runs are in {tracking.address()}.")
@@ -97,7 +103,7 @@ def _studies(config: DoctorConfig) -> Iterator[str]:
 
 def _checkpoints(config: DoctorConfig) -> Iterator[str]:
     folder = Path(config.checkpoint_dir)
-    files = sorted(file for name in CHECKPOINTS for file in folder.glob(f"*/{name}"))
+    files = sorted(file for name in checkpoints.NAMES for file in folder.glob(f"*/{name}"))
     damaged = []
     with progress("reading checkpoints", len(files)) as bar:
         for file in files:
@@ -106,8 +112,46 @@ def _checkpoints(config: DoctorConfig) -> Iterator[str]:
             except InputError as error:
                 damaged.append(f"{error}: replace it by a copy, or remove it and start that run again")
             bar.update(1)
-    print(f"Checkpoints: {len(files)} in {folder}, {len(damaged)} damaged.")
+    print(f"Checkpoints: {len(files)} in {folder}, {shown_size(size_of(files))}, {len(damaged)} damaged.")
     yield from damaged
+
+
+def _unneeded(config: DoctorConfig) -> Iterator[str]:
+    """List the checkpoints that finished runs no longer need, or delete them with `prune`."""
+    folder = Path(config.checkpoint_dir)
+    try:
+        files = [file for each in sorted(folder.glob("*/")) for file in _unneeded_of(each)]
+    except InputError as error:
+        yield f"which checkpoints are needed is not known: {error}"
+        return
+    if not files:
+        return
+    size = shown_size(size_of(files))
+    for file in files:
+        print(f"  {file}, {shown_size(size_of([file]))}, is of a finished run.")
+        if config.prune:
+            file.unlink()
+    if config.prune:
+        print(f"  Deleted {len(files)} checkpoint(s), {size}.")
+    else:
+        command = here("doctor", {"checkpoint_dir": config.checkpoint_dir, "prune": True})
+        print(f"  To delete these {len(files)} checkpoint(s), {size}:\n    {command}")
+
+
+def _unneeded_of(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run that nothing needs any more.
+
+    Of a finished run whose records MLflow has all accepted, these are all if MLflow has its model, and otherwise all
+    but the one that holds the model. All others may be needed: a stopped run resumes from its checkpoint.
+    """
+    files = [file for name in checkpoints.NAMES if (file := folder / name).is_file()]
+    run = tracking.find_run(folder.name) if files else None
+    if run is None or run.status != "FINISHED" or run.kind != "train" or not tracking.is_sent(run.run_id):
+        return []
+    if tracking.has_model(run.run_id):
+        return files
+    kept = {f"{run.keep}.pt"} & {file.name for file in files} or {files[0].name}
+    return [file for file in files if file.name not in kept]
 
 
 def _caches(config: DoctorConfig) -> Iterator[str]:

@@ -128,7 +128,7 @@ def _why_missing(uri: str, error: Exception) -> str:
 
 
 def _checkpoint_of(run_id: str, without_model: bool = False) -> Path | None:
-    """Return the path of a run's best checkpoint; None if the run or its parameter `checkpoint_dir` is unknown.
+    """Return the path of the checkpoint with a run's model; None if the run or its `checkpoint_dir` is unknown.
 
     Args:
         run_id: the run.
@@ -140,7 +140,7 @@ def _checkpoint_of(run_id: str, without_model: bool = False) -> Path | None:
         return None
     if without_model and params.get("log_model", "").lower() != "false":
         return None
-    return Path(params.get("checkpoint_dir", "checkpoints")) / run_id / "best.pt"
+    return Path(params.get("checkpoint_dir", "checkpoints")) / run_id / f"{params.get('keep', 'best')}.pt"
 
 
 def _known_model_id(model_id: str | None) -> str | None:

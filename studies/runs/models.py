@@ -138,6 +138,7 @@ def run_configs(config: ModelsConfig) -> Iterator[TrainConfig]:
             f"variants={config.variants!r} and seeds={config.seeds} are {_counted(len(variants), 'run')}: give at "
             f"least two variants, separated by commas, or seeds=2"
         )
+    named = {name for name in named if name == "seed" or len({getattr(each, name) for each in variants}) > 1}
     for variant in variants:
         for seed in range(config.seed, config.seed + config.seeds):
             seeded = replace(variant, seed=seed)

@@ -131,8 +131,19 @@ def run_training(
         if resumes:
             recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
         result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
+    _print_checkpoint(Path(config.checkpoint_dir) / run_id, config.keep, tracking.is_sent(run_id))
     print(tracking.where_to_look(run_id))
     return result
+
+
+def _print_checkpoint(folder: Path, keep: str, is_sent: bool) -> None:
+    """Print where the checkpoint of a finished run is. Remove the other one if MLflow has accepted the whole run."""
+    removed = checkpoints.remove_unneeded(folder, keep) if is_sent else 0
+    files = [file for name in checkpoints.NAMES if (file := folder / name).is_file()]
+    note = f"; removed the other one, {checkpoints.shown_size(removed)}" if removed else ""
+    if files:
+        names = " and ".join(file.name for file in files)
+        print(f"Checkpoint: {folder}/{names}, {checkpoints.shown_size(checkpoints.size_of(files))}{note}")
 
 
 @contextmanager
@@ -257,7 +268,8 @@ def _train_and_record(
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
         if best_epoch:
-            print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
+            if sys.exception() is not None:
+                print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
             if config.plot_every:
                 _log_curves(history, best_epoch)
     if len(history) < config.epochs:

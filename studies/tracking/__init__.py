@@ -39,7 +39,7 @@ from studies.tracking.runs import (
     tracked_run,
 )
 from studies.tracking.store import address, answers, check_store, is_absent
-from studies.tracking.unsent import has_arrived, refused_summary, send_unsent
+from studies.tracking.unsent import has_arrived, has_model, is_sent, refused_summary, send_unsent
 
 __all__ = [
     "PROCESS",
@@ -56,7 +56,9 @@ __all__ = [
     "end_run",
     "find_run",
     "has_arrived",
+    "has_model",
     "is_absent",
+    "is_sent",
     "joined",
     "keep_records_in",
     "leave_run",

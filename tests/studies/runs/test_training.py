@@ -283,8 +283,13 @@ def test_evaluation_gives_the_metrics_of_the_training_run(
         assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"best/{name}"], abs=1e-5)
     assert artifacts(evaluated.info.run_id) >= {"reliability/val.png", "confusion/val.csv", "examples/val_0.png"}
     assert evaluated.info.run_id in capsys.readouterr().out.splitlines()[-1]
-    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("last"), split="train"))
+    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("best"), split="train"))
     assert "train/ece" in on_train
+
+
+def test_a_finished_run_keeps_the_checkpoint_of_its_model_only(finished: Finished) -> None:
+    folder = Path(finished.checkpoint("best")).parent
+    assert [file.name for file in folder.iterdir()] == ["best.pt"]
 
 
 def test_a_run_can_start_from_another_run_s_weights(
@@ -322,7 +327,7 @@ def test_normalization_follows_the_starting_weights_and_a_contradiction_is_print
     run = mlflow.get_run(second.run_id)
     assert run.data.params["normalization"] == run.data.tags["normalization"] == "imagenet"
     assert json.loads(text(second.run_id, "config.json"))["normalization"] == "imagenet"
-    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/last.pt")).config["normalization"] == "imagenet"
+    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/best.pt")).config["normalization"] == "imagenet"
     assert model_store.load(second.run_id).network().mean.flatten()[0] == pytest.approx(123.675)
     assert run.data.tags["precision"] == "float32"
 
@@ -382,7 +387,7 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
     run = mlflow.get_run(result.run_id)
     assert {"val/iou/road: left _50__ _1", "val/iou/signs _ lights_ too", "val/iou/река/été"} <= set(run.data.metrics)
     assert "signs & lights, too" in text(result.run_id, "confusion/val.csv")
-    stored = model_store.load(f"checkpoints/{result.run_id}/last.pt")
+    stored = model_store.load(f"checkpoints/{result.run_id}/best.pt")
     assert stored.labels.names[0] == "road: left (50%) #1"
 
 
@@ -397,7 +402,7 @@ def test_without_plots_all_numbers_are_stored_and_an_evaluation_can_plot_them(ow
     run = mlflow.get_run(result.run_id)
     assert "val/ece" in run.data.metrics
     assert "| ece |" in run.data.tags["mlflow.note.content"].replace("\u2003\u200b", "")
-    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/last.pt", examples=1))
+    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/best.pt", examples=1))
     assert artifacts(last_run().info.run_id) >= {"reliability/val.png", "confusion/val.png", "examples/val_0.png"}
 
 
