@@ -26,6 +26,7 @@ from studies.base.markdown import escaped
 from studies.base.tables import table
 from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
+from studies.models.card import model_card
 from studies.models.logging import log_model
 from studies.models.stored import StoredModel
 from studies.runs.evaluation import check_classes
@@ -113,6 +114,10 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         log_scores(model, scored_on, after, rules, calibrated.origin(), device, config.examples, state, lead)
         _print_changes(changes, covered)
         registered = log_model(model, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
+        card, card_tags = model_card(calibrated, after.metrics(), scored_on, named)
+        of_model = {f"{scored_on.name}/{name}": value for name, value in after.metrics().items()}
+        tracking.log_model_card(card, card_tags, of_model, config.register_as)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
     print(f"Calibrated model: model_uri=runs:/{run_id} for evaluate and predict.")

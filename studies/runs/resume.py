@@ -71,7 +71,7 @@ def can_resume(run: FoundRun, checkpoint_dir: Path) -> bool:
 
 
 def last_checkpoint(run_id: str, checkpoint_dir: Path) -> Path:
-    """Return the path of the checkpoint that a run resumes from; a finished run may have that of its best epoch only."""
+    """Return the path of the checkpoint that a run resumes from; a finished one may have that of its best epoch."""
     best, last = (checkpoint_dir / run_id / name for name in checkpoints.NAMES)
     return best if best.is_file() and not last.is_file() else last
 

@@ -27,6 +27,7 @@ from segmentation.training.loop import Data, Epoch, train, train_rank
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
+from studies.models.card import model_card
 from studies.models.logging import log_model
 from studies.models.starting_weights import resolve_normalization
 from studies.models.stored import StoredModel
@@ -344,6 +345,11 @@ def _log_kept(
     )
     if config.log_model:
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
+        named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
+        metrics = kept.metrics()
+        card, card_tags = model_card(trained, metrics, data.val, named)
+        of_model = {f"best/{name}": value for name, value in metrics.items()}
+        tracking.log_model_card(card, card_tags, of_model, config.register_as)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
 

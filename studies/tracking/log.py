@@ -59,6 +59,25 @@ def log_model_input(model_id: str | None) -> None:
         _record({"what": "model_input", "model_id": model_id})
 
 
+def log_model_card(
+    description: str, tags: Mapping[str, str], metrics: Mapping[str, float], register_as: str | None
+) -> None:
+    """Describe the model that was logged last in the open run, and the version that it was registered as.
+
+    Args:
+        description: Markdown.
+        tags: of the model.
+        metrics: of the model, by the names they have in the run.
+        register_as: name in the model registry, or None.
+    """
+    entry = metrics_entry(metrics, None) | {
+        "what": "model_card", "description": without_password(description), "tags": hidden(tags),
+        "register_as": register_as,
+    }  # fmt: skip
+    with journal_of() as journal:
+        journal.add("files", entry)
+
+
 def log_metrics(
     metrics: Mapping[str, float], step: int | None = None, model_id: str | None = None, split: Split | None = None
 ) -> None:

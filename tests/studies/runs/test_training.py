@@ -287,6 +287,26 @@ def test_evaluation_gives_the_metrics_of_the_training_run(
     assert "train/ece" in on_train
 
 
+def test_the_model_and_its_registered_version_are_described(finished: Finished) -> None:
+    client = MlflowClient()
+    run = client.get_run(finished.result.run_id)
+    version = client.get_model_version_by_alias("shapes-model", "champion")
+    (logged,) = (client.get_logged_model(output.model_id) for output in run.outputs.model_outputs)
+    assert client.get_registered_model("shapes-model").description
+    scored = finished.result.kept
+    for description, tags in (
+        (version.description, version.tags), (logged.tags["mlflow.note.content"], logged.tags),
+    ):  # fmt: skip
+        assert f"{scored['val/mean_iou']:.4f}" in description
+        assert "**Classes** (3): red, green, blue." in description
+        assert "shorter side resized to 32 pixels" in description
+        assert "mlflow models serve -m models:/shapes-model@champion" in description
+        assert tags["val/mean_iou"] == f"{scored['val/mean_iou']:.4f}"
+        assert (tags["classes"], tags["calibration"]) == ("red, green, blue", "none")
+    found = {metric.key: metric.value for metric in logged.metrics}
+    assert found["best/ece"] == pytest.approx(scored["val/ece"])
+
+
 def test_a_finished_run_keeps_the_checkpoint_of_its_model_only(finished: Finished) -> None:
     folder = Path(finished.checkpoint("best")).parent
     assert [file.name for file in folder.iterdir()] == ["best.pt"]
