@@ -28,6 +28,7 @@ NAME_LENGTH = 80
 INPUTS = ("data_dir", "images")
 """Fields with paths of files that a command reads."""
 SQLITE = "sqlite:///"
+RUNNING = "SELECT run_uuid FROM runs WHERE status = 'RUNNING' AND lifecycle_stage = 'active'"
 BUSY_SECONDS = 10.0
 """How long a write waits for other processes that write to the same SQLite file."""
 
@@ -60,6 +61,18 @@ def _callers_folder() -> Path:
             if "MLFLOW_RUN_ID" not in each.environ():
                 return Path(each.cwd())
     return Path.cwd()
+
+
+def running_in_file() -> set[str] | None:
+    """Return the IDs of the runs that are RUNNING, except the opened one; None if the store is no known SQLite file."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    file = Path(uri.removeprefix(SQLITE))
+    with suppress(sqlite3.Error):
+        if uri.startswith(SQLITE) and file.is_file():
+            with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database:
+                found = database.execute(RUNNING).fetchall()
+            return {run_id for (run_id,) in found} - {opened_run()}
+    return None
 
 
 def name_run(run_id: str, command: str) -> None:

@@ -25,9 +25,6 @@ def model_card(stored: StoredModel, metrics: Mapping[str, float], split: Split, 
     """
     scored_on = f"{split.dataset}/{split.name}"
     names = [escaped(name) for name in stored.labels.names]
-    classes = ", ".join(names[:MOST_CLASSES]) + (
-        f" and {len(names) - MOST_CLASSES} more" if names[MOST_CLASSES:] else ""
-    )
     resized = (
         "at its own size"
         if stored.config.resize is None

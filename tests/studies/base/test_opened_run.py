@@ -1,5 +1,7 @@
 """The run that `mlflow run` has opened, when the command records nothing in it."""
 
+import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -85,15 +87,30 @@ def test_the_summary_is_the_first_mistake(message: str, expected: str) -> None:
     assert summary(message) == expected
 
 
-def test_a_mistake_imports_neither_torch_nor_mlflow(opened: str) -> None:
+def imported_by(calls: list[str], **environment: str) -> str:
+    """Exit codes of calls in one new process, and which of the large libraries it has imported."""
     program = (
-        "import sys, mlproject\n"
-        "codes = [mlproject.main(words.split()) for words in ('train --epochs ten', 'status', 'trian')]\n"
-        "print(codes, [name for name in ('torch', 'mlflow') if name in sys.modules])\n"
+        f"import sys, mlproject\n"
+        f"codes = [mlproject.main(words.split()) for words in {calls}]\n"
+        f"print(codes, [name for name in ('torch', 'mlflow') if name in sys.modules])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[2, 1, 2] []", done.stderr
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)} | environment
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+
+
+def test_mistakes_and_quick_commands_import_neither_torch_nor_mlflow(opened: str) -> None:
+    calls = ["train --epochs ten", "status", "train --dataset folder --data_dir /nowhere", "sync", "trian"]
+    assert imported_by(calls) == "[2, 1, 1, 0, 2] []"
     assert mlflow.get_run(opened).info.run_name == "not started: command='trian' is not known"
+
+
+def test_doctor_imports_neither_if_there_is_nothing_to_examine(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE runs (run_uuid, status, lifecycle_stage)")
+        database.execute("INSERT INTO runs VALUES ('a', 'FINISHED', 'active'), ('b', 'RUNNING', 'deleted')")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert imported_by(["doctor"], MLFLOW_TRACKING_URI=uri) == "[0] []"
 
 
 def test_paths_of_inputs_are_relative_to_the_folder_where_mlflow_run_was_called(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import mlproject
 from segmentation.config import DataConfig
 from segmentation.data import load_split
 from segmentation.system.processes import me
+from segmentation.training import checkpoints
 from studies import tracking
-from studies.maintenance import doctor
 from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT
 
@@ -127,8 +127,8 @@ def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
 WORKERS = """
 import os, sys, time
 from pathlib import Path
+from segmentation.training import checkpoints
 from studies import tracking
-from studies.maintenance import doctor
 for name in ("first", "left", "last"):
     if os.fork() == 0:
         os.chdir(name)
@@ -202,7 +202,7 @@ def test_doctor_lists_and_prunes_the_checkpoints_that_finished_runs_do_not_need(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, expected = mlflow.MlflowClient(), []
-    monkeypatch.setattr(doctor.checkpoints, "load", lambda file: None)
+    monkeypatch.setattr(checkpoints, "load", lambda file: None)
     logged = tracking.create_run("doctor", "logged", {"kind": "train"})
     monkeypatch.setattr(tracking, "has_model", lambda run_id: run_id == logged)
     for status, kind, names in (
