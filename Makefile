@@ -11,6 +11,9 @@ STORAGE ?= studies.journal
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= $(shell date +%s)
 
+# In an activated shell, `mlflow run` prints no lines about the tables of a new database and its own steps.
+QUIET := export MLFLOW_LOGGING_LEVEL="$${MLFLOW_LOGGING_LEVEL:-WARNING}"
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-quick fuzz lint audit ui dashboard bench clean
 
@@ -71,6 +74,7 @@ $(VENV)/constraints.txt: $(VENV)/bin/python conda.yaml
 $(VENV)/installed: $(VENV)/constraints.txt pyproject.toml
 	@echo 'Installing the project with PyTorch and MLflow into $(VENV): 1 to 10 minutes the first time, up to 6 GB on Linux.'
 	@$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable .
+	@grep -q MLFLOW_LOGGING_LEVEL $(BIN)/activate || echo '$(QUIET)' >> $(BIN)/activate
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/installed
