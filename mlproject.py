@@ -3,14 +3,14 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segmentation.errors import InputError, one_of
 from segmentation.system import interruption
 from segmentation.system.runtime import check_system, prepare_process
 from studies.base.arguments import parse
-from studies.base.opened_run import describe_failure, name_run, opened_run, with_callers_paths
+from studies.base.opened_run import failure_tags, name_tags, opened_run, tag_in_file, with_callers_paths
 from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
 from studies.entry_points import NAMES, entry_point
 
@@ -40,19 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _warn_about_clone(config)
         command.run(config)
-        if run_id := opened_run():
-            name_run(run_id, arguments[0])
+        _tag_opened_run(name_tags(arguments[0]))
     except (Exception, KeyboardInterrupt) as error:
         started = not hasattr(config, "run_name")  # a command that has a run was not started, or its run has the error
         if stopped := interruption.stopped_by(error):
             print(f"Stopped: {stopped or 'interrupted'}.", file=sys.stderr)
-            _describe_opened_run(arguments[0], f"stopped by {stopped or 'the user'}", started)
+            _tag_opened_run(failure_tags(arguments[0], f"stopped by {stopped or 'the user'}", started))
             return 130
         from studies.base.errors import explained
 
         input_error = error if isinstance(error, InputError) else explained(error)
         if input_error is None:
-            _describe_opened_run(arguments[0], f"{type(error).__name__}: {error}", started)
+            _tag_opened_run(failure_tags(arguments[0], f"{type(error).__name__}: {error}", started))
             raise
         return _failed(input_error, 1, arguments[0], started)
     finally:
@@ -76,14 +75,16 @@ def _is_warning(record: logging.LogRecord) -> bool:
 def _failed(error: InputError, code: int, command: str, started: bool = False) -> int:
     message = without_password(str(error))
     print(f"error: {message}", file=sys.stderr)
-    _describe_opened_run(command, message, started)
+    _tag_opened_run(failure_tags(command, message, started))
     return code
 
 
-def _describe_opened_run(command: str, reason: str, started: bool) -> None:
-    """Describe the run that `mlflow run` has opened with the reason of a failure, unless the command has used it."""
-    if run_id := opened_run():
-        describe_failure(run_id, command, reason, started)
+def _tag_opened_run(tags: Mapping[str, str]) -> None:
+    """Tag the run that `mlflow run` has opened, unless the command has used it. Import MLflow only if it is needed."""
+    if (run_id := opened_run()) and not tag_in_file(run_id, tags):
+        from studies.tracking import tag_run
+
+        tag_run(run_id, tags)
 
 
 def _overview() -> str:

@@ -66,6 +66,16 @@ def explained(error: BaseException) -> InputError | None:
     return None
 
 
+def why_absent(error: BaseException) -> str:
+    """Return why MLflow did not find what a user has named: the reason without its ID again, and where to look."""
+    if _is_mlflow(error) and getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+        import mlflow
+
+        store = without_password(mlflow.get_tracking_uri())
+        return f"it is not in {store}: copy its ID or name from the UI, or set MLFLOW_TRACKING_URI"
+    return reason(error)
+
+
 @contextmanager
 def raised_as_input_errors() -> Iterator[None]:
     """Raise errors of MLflow, Optuna, databases and S3 as `InputError`."""

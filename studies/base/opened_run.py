@@ -1,8 +1,8 @@
 """Name and describe the run that `mlflow run` has opened for a command that records nothing in it.
 
 `mlflow run` opens a run before our code starts, with a random name. Commands such as `status` and calls with a mistake
-do not use it. Importing MLflow to rename it takes seconds, so a SQLite file is written directly. Any other tracking
-store, and a file of an unknown layout, is written through MLflow.
+do not use it. Importing MLflow to rename it takes seconds, so a SQLite file is written directly. For any other tracking
+store, and a file of an unknown layout, `studies.tracking.tag_run` does the same through MLflow.
 """
 
 import os
@@ -75,16 +75,15 @@ def running_in_file() -> set[str] | None:
     return None
 
 
-def name_run(run_id: str, command: str) -> None:
-    """Name a run after a command that records nothing else in it."""
-    _tag(run_id, {NAME: command, "kind": command})
+def name_tags(command: str) -> dict[str, str]:
+    """Return the tags of the opened run of a command that records nothing else in it."""
+    return {NAME: command, "kind": command}
 
 
-def describe_failure(run_id: str, command: str, message: str, started: bool) -> None:
-    """Name a run after a failure, and store the whole message as its description and as the tag `status_reason`.
+def failure_tags(command: str, message: str, started: bool) -> dict[str, str]:
+    """Return the tags of the opened run after a failure: a telling name, and the whole message as its description.
 
     Args:
-        run_id: the run.
         command: the entry point.
         message: what is wrong.
         started: whether the command ran, as `doctor` does before it reports problems; otherwise it was not started.
@@ -93,7 +92,7 @@ def describe_failure(run_id: str, command: str, message: str, started: bool) -> 
     prefix = command if started else "not started"
     heading = f"**`{command}` failed:**" if started else f"**`{command}` was not started:**"
     note = f"{heading}\n\n{_as_markdown(message)}"
-    _tag(run_id, {NAME: f"{prefix}: {summary(message)}", NOTE: note, REASON: message, "kind": command})
+    return {NAME: f"{prefix}: {summary(message)}", NOTE: note, REASON: message, "kind": command}
 
 
 def summary(message: str) -> str:
@@ -110,23 +109,19 @@ def _as_markdown(message: str) -> str:
     return "\n".join([escaped(first), "", *(f"- {escaped(line)}" for line in others)]).strip()
 
 
-def _tag(run_id: str, tags: Mapping[str, str]) -> None:
+def tag_in_file(run_id: str, tags: Mapping[str, str]) -> bool:
+    """Set tags of a run in MLflow's SQLite file; return whether they were set.
+
+    They were not if the store is another one, has another layout, or does not have the run.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    with suppress(sqlite3.Error):  # another layout, or a locked file
-        if uri.startswith(SQLITE) and _tag_in_file(Path(uri.removeprefix(SQLITE)), run_id, tags):
-            return
-    from studies.tracking import tag_run
-
-    tag_run(run_id, tags)
-
-
-def _tag_in_file(file: Path, run_id: str, tags: Mapping[str, str]) -> bool:
-    """Set tags of a run in MLflow's SQLite file; return whether the file has the run."""
-    if not file.is_file():
-        return False
-    with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database, database:
-        if database.execute("UPDATE runs SET name = ? WHERE run_uuid = ?", (tags[NAME], run_id)).rowcount != 1:
-            return False
-        rows = [(key, value, run_id) for key, value in tags.items()]
-        database.executemany("INSERT OR REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", rows)
-    return True
+    file = Path(uri.removeprefix(SQLITE))
+    with suppress(sqlite3.Error):
+        if uri.startswith(SQLITE) and file.is_file():
+            with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database, database:
+                named = database.execute("UPDATE runs SET name = ? WHERE run_uuid = ?", (tags[NAME], run_id))
+                if named.rowcount == 1:
+                    rows = [(key, value, run_id) for key, value in tags.items()]
+                    database.executemany("INSERT OR REPLACE INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", rows)
+                    return True
+    return False

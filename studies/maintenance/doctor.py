@@ -153,7 +153,7 @@ def _unneeded(config: DoctorConfig) -> Iterator[str]:
         print(f"  Deleted {len(files)} checkpoint(s), {size}.")
     else:
         command = here("doctor", {"checkpoint_dir": config.checkpoint_dir, "prune": True})
-        print(f"  To delete these {len(files)} checkpoint(s), {size}:\n    {command}")
+        print(f"  To delete {len(files)} checkpoint(s), {size}:\n    {command}")
 
 
 def _checkpoint_folders(config: DoctorConfig) -> list[Path]:

@@ -53,6 +53,19 @@ def test_a_failure_without_a_run_of_its_own_names_and_describes_the_opened_run(
     assert run.data.tags["mlflow.note.content"].startswith(f"**`{arguments[0]}` ")
 
 
+@pytest.mark.parametrize(
+    "words", ["evaluate --model_uri", "calibrate --run_id", "compare --run_ids", "report --run_ids"]
+)
+def test_the_id_of_a_missing_run_is_named_once_with_where_to_look(
+    words: str, capsys: pytest.CaptureFixture[str], store: str
+) -> None:
+    assert mlproject.main([*words.split(), "a" * 32]) == 1
+    said = capsys.readouterr().err
+    assert said.count("a" * 32) == 1
+    assert f"it is not in {store}" in said
+    assert "study_name" not in said
+
+
 def test_every_mistake_is_in_the_description(opened: str) -> None:
     mlproject.main(["train", "--epochs", "ten", "--seed", "-1"])
     note = mlflow.get_run(opened).data.tags["mlflow.note.content"]

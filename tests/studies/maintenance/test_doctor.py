@@ -228,7 +228,7 @@ def test_doctor_lists_and_prunes_the_checkpoints_that_finished_runs_do_not_need(
     said = capsys.readouterr().out
     assert all(f"checkpoints/{file.parent.name}/{file.name}" in said for file in gone)
     assert not any(f"checkpoints/{file.parent.name}/{file.name}" in said for file in kept)
-    assert "To delete these 3 checkpoint(s), 5.0 MB" in said
+    assert "To delete 3 checkpoint(s), 5.0 MB" in said
     assert "doctor --prune True" in said
     assert all(file.is_file() for file in gone)
     mlproject.main(["doctor", "--prune", "true"])
