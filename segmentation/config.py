@@ -153,8 +153,8 @@ class OptimizationConfig:
 class ScoringConfig:
     """Validation metrics, best epoch and early stopping."""
 
-    monitor: str = "val/loss"
-    """Metric that selects the best epoch."""
+    monitor: str = "val/mean_iou"
+    """Metric that selects the best epoch: the lowest val/loss can be that of an early epoch that predicts one class."""
     patience: int | None = None
     """Epochs without improvement of monitor before training stops; None never stops early."""
     boundary_width: int = 3
@@ -188,7 +188,7 @@ def derived(recipe: str, weights: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
-    """All fields that determine the result of a run. The defaults are the protocol of the original report."""
+    """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
 
     def __post_init__(self) -> None:
         mistakes = Mistakes()

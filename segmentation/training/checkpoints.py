@@ -1,5 +1,6 @@
 """Checkpoint files: the state of a run after an epoch, from which it resumes or its model is loaded."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -34,6 +35,7 @@ class Checkpoint:
     """Number of finished epochs."""
     best_epoch: int
     best_value: float
+    """Value of `monitor` after the best epoch."""
     network: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
@@ -42,6 +44,8 @@ class Checkpoint:
     """Weights that training resumes from if `network` is their moving average (`ema`); otherwise empty."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every epoch by name, added by the caller of `train`; empty by default."""
+    best_loss: float = math.nan
+    """Validation loss after the best epoch; NaN if unknown."""
 
     @property
     def labels(self) -> Classes:
@@ -130,7 +134,8 @@ def load(file: Path) -> Checkpoint:
         raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):
-        content = {"history": [], "trained": {}} | content  # missing in files of earlier versions
+        # missing in files of earlier versions
+        content = {"history": [], "trained": {}, "best_loss": math.nan} | content
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

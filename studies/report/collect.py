@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError, one_of
-from segmentation.metrics import METRICS, is_better, of_epoch
+from segmentation.metrics import METRICS, is_better, of_epoch, of_model
 from studies.base.errors import unusable
 from studies.base.rerun import RUN
 from studies.config import ReportConfig
@@ -199,10 +199,9 @@ class _Collector:
             return None, ""
         monitors = {str(each.config.get("monitor", "val/loss")) for each in candidates}
         monitor = monitors.pop() if len(monitors) == 1 else "val/loss"
-        name = f"best/{monitor.removeprefix('val/')}"
         best = candidates[0]
         for each in candidates[1:]:
-            if is_better(monitor, each.metrics.get(name, float("nan")), best.metrics.get(name, float("nan"))):
+            if is_better(monitor, _of_model(each, monitor), _of_model(best, monitor)):
                 best = each
         if len(candidates) == 1:
             return best, "the only finished training run" if training_runs else "the best trial of the study"
@@ -323,6 +322,12 @@ class _Collector:
                 yield file.path
             elif file.path in FOLDERS:
                 yield from (inner.path for inner in self.client.list_artifacts(run.info.run_id, file.path))
+
+
+def _of_model(run: ReportedRun, metric: str) -> float:
+    """Return a metric such as `val/loss` of the model that a run kept; NaN if unknown."""
+    of_earlier_versions = f"best/{metric.removeprefix('val/')}"
+    return run.metrics.get(of_model(metric), run.metrics.get(of_earlier_versions, float("nan")))
 
 
 def _config(run: Run, stored: bytes) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from studies.scores.comparison import (
     Contestant,
     Pair,
     SeedSpread,
+    adjusted_for,
     between_settings,
     check_protocols,
     comparable,
@@ -115,9 +116,12 @@ def _figures(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> Iterat
             for difference in [pair.differences[metric]]
         ]
         better = "higher" if METRICS[metric].higher_is_better else "lower"
+        adjusted = f" · intervals adjusted for {len(pairs)} pairs" if len(pairs) > 1 else ""
         yield (
             f"difference_{metric}",
-            plots.differences(rows, title, f"difference of {METRICS[metric].label} ({better} is better)", note),
+            plots.differences(
+                rows, title, f"difference of {METRICS[metric].label} ({better} is better)", f"{note}{adjusted}"
+            ),
         )
     # one curve for each training run, however often its model was scored
     first_of = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
@@ -171,7 +175,7 @@ def _markdown(contestants: Sequence[Contestant], pairs: Sequence[Pair], spreads:
     yield from (
         "",
         f"On the {images} images that all runs share. Intervals: 95 %, from paired resamples of the images. p-values: "
-        f"of no difference, adjusted per metric for {len(pairs)} pair(s) by Holm's method.",
+        f"of no difference. {adjusted_for(len(pairs))}",
     )
 
 
@@ -189,16 +193,20 @@ def published_ece_table(contestants: Sequence[Contestant]) -> Iterator[str]:
 
 
 def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
-    header = ["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"]
+    header = [
+        "what", "run", "second_run", "metric", "value", "low", "high", "p_value", "adjusted_low", "adjusted_high",
+        "adjusted_p_value",
+    ]  # fmt: skip
     rows: list[list[object]] = []
     for each in contestants:
         for metric in METRICS:
             ends = each.interval(metric)
-            rows.append(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
+            rows.append(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, "", "", "", ""])
     for pair in pairs:
         ids = pair.first.stored.run_id, pair.second.stored.run_id
         for metric, found in pair.differences.items():
-            rows.append(["difference", *ids, metric, found.value, *found.interval, found.p_value])
+            alone, adjusted = (*found.interval_alone, found.p_value_alone), (*found.interval, found.p_value)
+            rows.append(["difference", *ids, metric, found.value, *alone, *adjusted])
     return csv_text(header, rows)
 
 
@@ -233,7 +241,7 @@ def _print_result(contestants: Sequence[Contestant], pairs: Sequence[Pair], spre
         print(f"  {each.label} ({each.stored.run_id})")
         for metric in COMPARED:
             print(f"      {metric:15} {each.metrics[metric]:.4f} {each.interval(metric)}")
-    print(f"\np-values are adjusted for {len(pairs)} pair(s) by Holm's method; intervals are not adjusted.")
+    print(f"\nFirst minus second. {adjusted_for(len(pairs))}")
     for pair in pairs:
         print(pair.sentence(spreads))
     for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):

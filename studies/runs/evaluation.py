@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from segmentation.classes import Classes
 from segmentation.data import Originals, Split, load_split, open_split, report_coverage
@@ -15,6 +16,7 @@ from studies.models import loading as model_store
 from studies.models.stored import StoredModel
 from studies.runs.names import data_name, model_name
 from studies.scores.recording import log_scores, protocol
+from studies.scores.wording import trained_on_warning
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
@@ -64,11 +66,15 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
                 f"{config.model_uri} predicts NaN or infinite logits on {split.dataset}/{split.name}: the model has "
                 f"diverged. Evaluate a model trained with a lower learning_rate"
             )
+        warnings = _trained_on(stored, data, split)
         metrics = {f"{split.name}/{key}": value for key, value in found.items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics, model_id=stored.model_id, split=split)
         rules = protocol(data, scored, scores)
-        log_scores(model, scored, scores, rules, stored.origin(), device, config.examples, stored.described())
+        log_scores(
+            model, scored, scores, rules, stored.origin(), device, config.examples, stored.described(),
+            warnings=warnings,
+        )  # fmt: skip
     print(tracking.where_to_look(run_id))
     return metrics
 
@@ -80,6 +86,13 @@ def check_classes(name: str, stored: StoredModel, labels: Classes, dataset: str)
             f"{name} predicts {len(stored.labels)} classes ({listed(stored.labels.names)}), but dataset={dataset} has "
             f"{len(labels)} ({listed(labels.names)})"
         )
+
+
+def _trained_on(stored: StoredModel, data: TrainConfig, split: Split) -> list[str]:
+    """Return the warning that a model was trained on the scored images; empty if that is not known."""
+    trained = stored.config
+    same_data = data.dataset == trained.dataset and Path(data.data_dir).resolve() == Path(trained.data_dir).resolve()
+    return trained_on_warning(split.name, len(split)) if same_data and split.name == trained.train_split else []
 
 
 def _data(config: EvaluateConfig, stored: StoredModel) -> TrainConfig:

@@ -15,7 +15,7 @@ from segmentation.data import Split, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
-from segmentation.metrics import METRICS
+from segmentation.metrics import METRICS, of_model
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
 from segmentation.scoring.evaluate import score
@@ -37,10 +37,12 @@ from studies.runs.resume import last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.scores.figures import example_plots
 from studies.scores.recording import log_scores, protocol
-from studies.scores.wording import crop_note
+from studies.scores.wording import crop_note, first_epoch_warning
 
 EVERY_EPOCH = "epoch_seconds"
 """A metric that every epoch has."""
+OF_EPOCHS = "val_epochs"
+"""Section of the UI with the plots of single epochs. The UI sorts sections by name: these are below the curves."""
 WHOLE_RUN = 0
 """Step of metrics that belong to no epoch."""
 
@@ -130,7 +132,7 @@ def run_training(
             model = build(config, len(data.val.labels))
         recorded = set()
         if resumes:
-            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
+            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, of_model("epoch"))
         result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
     _print_checkpoint(Path(config.checkpoint_dir) / run_id, config.keep, tracking.is_sent(run_id))
     print(tracking.where_to_look(run_id))
@@ -277,20 +279,20 @@ def _train_and_record(
         print(
             f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
         )
-    best = history[best_epoch - 1]
-    if WHOLE_RUN not in recorded:
-        metrics = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
-        tracking.log_metrics(metrics, WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
+    of_kept = history[kept_epoch - 1]
+    if WHOLE_RUN not in recorded:
+        metrics = {of_model("epoch"): kept_epoch} | {of_model(name): of_kept[f"val/{name}"] for name in METRICS}
+        tracking.log_metrics(metrics, WHOLE_RUN)
     if kept_epoch != len(history):
         model.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # scored before the run was interrupted
         batches = in_order(data.val, config.batch_size, device)
         model.to(device)
         kept = score(model, batches, data.val.labels, config.boundary_width)
-    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch)
+    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch, len(history))
     tracking.log_tags({"model_epoch": str(kept_epoch)})
-    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
+    return TrainingResult(run_id, len(history), best_epoch, history[best_epoch - 1], kept_epoch, of_kept)
 
 
 def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
@@ -321,7 +323,8 @@ def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
         if config.plot_every and history:
             _log_curves(history, checkpoint.best_epoch)
         kept = score(model, in_order(data.val, config.batch_size, device), data.val.labels, config.boundary_width)
-        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch)
+        epochs = len(history) or config.epochs
+        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch, epochs)
 
 
 def _log_kept(
@@ -333,23 +336,28 @@ def _log_kept(
     device: torch.device,
     kept_epoch: int,
     best_epoch: int,
+    epochs: int,
 ) -> None:
     """Log the scores, plots and model of the epoch that is kept; register the model if a name is given."""
     state = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         state += f", best {config.monitor}"
+    warnings = first_epoch_warning(kept_epoch, epochs, config.monitor)
+    if warnings:
+        tracking.log_tags({"warning.best_epoch": warnings[0]})
     rules = protocol(config, data.val, kept)
     trained = StoredModel(config, data.val.labels, model.state_dict(), kept_epoch, run_id, calibration=None)
     log_scores(
-        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0
-    )
+        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0,
+        warnings=warnings,
+    )  # fmt: skip
     if config.log_model:
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
         named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
         metrics = kept.metrics()
         card, card_tags = model_card(trained, metrics, data.val, named)
-        of_model = {f"best/{name}": value for name, value in metrics.items()}
-        tracking.log_model_card(card, card_tags, of_model, config.register_as)
+        by_logged_name = {of_model(name): value for name, value in metrics.items()}
+        tracking.log_model_card(card, card_tags, by_logged_name, config.register_as)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
 
@@ -357,9 +365,10 @@ def _log_kept(
 def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:
     """Log the reliability diagram and some examples of one epoch, for the image stepper of the UI."""
     title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
-    tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
+    diagram = plots.reliability(epoch.val.reliability.bins(), title)
+    tracking.log_figure_at(diagram, f"{OF_EPOCHS}/reliability", epoch.number)
     for name, figure in example_plots(model, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
-        tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
+        tracking.log_figure_at(figure, f"{OF_EPOCHS}/example_{name}", epoch.number)
 
 
 def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:

@@ -41,6 +41,7 @@ from studies.tracking.run_tags import (
     processes_of,
 )
 from studies.tracking.sending import deleted, metrics_entry, now, sender
+from studies.tracking.shared_view import share_view
 from studies.tracking.store import check_store, experiment_id, with_retries, with_timeout
 from studies.tracking.system_metrics import SystemMetrics, next_step
 
@@ -188,6 +189,7 @@ def _open(
     try:
         run = _start(experiment, name, tags, run_id, others is not None)
         run_id = run.info.run_id
+        share_view(run.info.experiment_id)
         journal = open_journal(run_id, sender(run_id) if others else _owner_sender(run_id))
         monitor = SystemMetrics(run_id, partial(_log_sample, journal), next_step(run))
         monitor.start()

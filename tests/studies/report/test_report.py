@@ -111,7 +111,7 @@ def voc_run(two_seeds: Trained, name: str, ece: tuple[float, float, float], **va
     with tracking.tracked_run("voc", name, {"kind": "train", "dataset": "voc2007", "device": "<b>cpu"}) as run_id:
         tracking.log_config(TrainConfig(**values))
         tracking.log_metrics({"train/loss": 0.5, "val/loss": 0.9}, step=1)
-        tracking.log_metrics({"best/loss": 0.9})
+        tracking.log_metrics({"val_model/loss": 0.9})
         tracking.log_json(record, "reliability/val.json")
     return run_id
 
@@ -309,10 +309,10 @@ def test_names_from_outside_cannot_become_html(two_seeds: Trained) -> None:
 
 def test_the_best_of_an_experiment_is_shown_and_reports_are_not(two_seeds: Trained, comparison: str) -> None:
     content, _, read = written(experiment=two_seeds.experiment)
-    best = min(two_seeds.run_ids, key=lambda run_id: mlflow.get_run(run_id).data.metrics["best/loss"])
+    best = max(two_seeds.run_ids, key=lambda run_id: mlflow.get_run(run_id).data.metrics["val_model/mean_iou"])
     assert content.main is not None
     assert content.main.run_id == best
-    assert "lowest val/loss of 2 finished training runs" in "".join(read.text)
+    assert "highest val/mean_iou of 2 finished training runs" in "".join(read.text)
     assert {each.run_id for each in content.training_runs} == set(two_seeds.run_ids)
     assert content.comparison is not None
     assert set(content.comparison.tags["compared_runs"].split(",")) >= set(two_seeds.run_ids)
