@@ -67,7 +67,7 @@ class Epoch:
     images_per_second: float
     """Training images per second, without validation."""
     is_best: bool
-    """Whether `config.monitor` is better than in all earlier epochs."""
+    """Whether `config.monitor` is better than in all earlier epochs, or equal to the best one with a lower loss."""
     checkpoint: Checkpoint
     """State after the epoch; save it before the next epoch starts."""
 
@@ -146,7 +146,7 @@ def _epochs(
     device = resolve_device(config.device, group.local_rank, group.local_size)
     weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
     step = TrainingStep(model, config, device, group, weights)
-    finished_epochs, best_epoch, best_value = 0, 0, math.nan
+    finished_epochs, best_epoch, best_value, best_loss = 0, 0, math.nan, math.nan
     average = None if config.ema is None else AveragedWeights(model, config.ema)
     if start is not None:
         model.load_state_dict(start.trained or start.network)
@@ -154,7 +154,8 @@ def _epochs(
             average.load(start.network)
         step.optimizer.load_state_dict(start.optimizer)
         step.scaler.load_state_dict(start.scaler)
-        finished_epochs, best_epoch, best_value = start.epoch, start.best_epoch, start.best_value
+        finished_epochs, best_epoch = start.epoch, start.best_epoch
+        best_value, best_loss = start.best_value, start.best_loss
 
     with batch_norm.synchronized(model, device, group) if config.sync_batch_norm else nullcontext():
         for number in range(finished_epochs + 1, config.epochs + 1):
@@ -180,9 +181,13 @@ def _epochs(
                     f"smaller learning_rate, or a larger batch_size or crop (batch norm needs more than a few values)"
                 )
             value = metrics[config.monitor.removeprefix("val/")]
-            is_best = number == 1 or is_better(config.monitor, value, best_value)
+            is_best = (
+                number == 1
+                or is_better(config.monitor, value, best_value)
+                or (value == best_value and metrics["loss"] < best_loss)
+            )
             if is_best:
-                best_epoch, best_value = number, value
+                best_epoch, best_value, best_loss = number, value, metrics["loss"]
             checkpoint = Checkpoint(
                 config=asdict(config),
                 class_names=list(data.train.labels.names),
@@ -191,6 +196,7 @@ def _epochs(
                 epoch=number,
                 best_epoch=best_epoch,
                 best_value=best_value,
+                best_loss=best_loss,
                 network=model.state_dict(),
                 optimizer=step.optimizer.state_dict(),
                 scaler=step.scaler.state_dict(),

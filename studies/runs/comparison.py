@@ -9,7 +9,15 @@ from studies.base import original_report as published
 from studies.base.markdown import code, escaped, unbroken
 from studies.base.tables import csv_text, table
 from studies.config import CompareConfig
-from studies.scores.comparison import Contestant, Pair, between_settings, comparable
+from studies.runs.names import SHORT, data_name
+from studies.scores.comparison import (
+    Contestant,
+    Pair,
+    adjusted_for,
+    between_settings,
+    check_protocols,
+    comparable,
+)
 from studies.scores.comparison_files import (
     Compared,
     compared,
@@ -19,9 +27,7 @@ from studies.scores.comparison_files import (
 )
 from studies.scores.labels import differing_parameters
 from studies.scores.stored import StoredScores, find_runs, named_alone
-from studies.scores.wording import FEW
-
-ADJUSTED = "p-values are adjusted per metric for {pairs} pair(s) by Holm's method; intervals are not adjusted."
+from studies.scores.wording import few_images_warning
 
 
 def run_comparison(config: CompareConfig) -> list[Pair]:
@@ -33,24 +39,34 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
         The pairs.
 
     Raises:
-        InputError: a mistake of the user; the run ends as FAILED, with the reason in a tag.
+        InputError: a mistake of the user. A run that is open by then ends as FAILED, with the reason in a tag.
     """
     tracking.keep_records_in(config.records)
+    tracking.check_store()
+    stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
+    if len(stored) < 2:
+        raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); give at least two different ones")
+    stored, skipped = comparable(stored, named_alone(config.run_ids, stored))
+    check_protocols(stored)
     tags = {"kind": "compare", "compared": config.run_ids}
     with tracking.tracked_run(config.experiment, config.run_name or "compare", tags) as run_id:
         tracking.log_config(config)
-        stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
-        if len(stored) < 2:
-            raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); give at least two different ones")
-        stored, skipped = comparable(stored, named_alone(config.run_ids, stored))
         for each, reason in skipped:
             print(f"Skipped {each.name} ({each.run_id}), which was scored differently: {reason}.")
         pairs = record_comparison(stored, config.examples)
         if config.run_name is None:
-            rules = stored[0].protocol
-            tracking.log_tags({"mlflow.runName": f"compare · {len(stored)} runs · {rules['dataset']}/{config.split}"})
+            tracking.log_tags({"mlflow.runName": _name(stored, config.split)})
     print(tracking.where_to_look(run_id))
     return pairs
+
+
+def _name(stored: Sequence[StoredScores], split: str) -> str:
+    """Return the name of a comparison: number of runs, split, and the fields that differ."""
+    configs = [each.origin["config"] for each in stored]
+    differing = [name for name in configs[0] if name in SHORT and len({str(each.get(name)) for each in configs}) > 1]
+    about = f"{', '.join(differing[:4])} · " if differing else ""
+    data = data_name(str(configs[0].get("dataset")), str(configs[0].get("data_dir")))
+    return f"compare {about}{len(stored)} runs · {split} · {data}"
 
 
 def record_comparison(stored: Sequence[StoredScores], examples: int) -> list[Pair]:
@@ -90,9 +106,9 @@ def _markdown(found: Compared) -> Iterator[str]:
     yield from (f"- {escaped(pair.sentence(spreads))}" for pair in pairs)
     for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
         yield from ("", escaped(sentence))
-    yield from ("", f"On the {len(names)} images that all runs share. {ADJUSTED.format(pairs=len(pairs))}")
-    if len(names) < FEW:
-        yield from ("", f"**Warning:** {_few_images(len(names))}")
+    yield from ("", f"On the {len(names)} images that all runs share. {adjusted_for(len(pairs))}")
+    for warning in few_images_warning(len(names)):
+        yield from ("", f"**Warning:** {warning}.")
     yield from ("", "## Runs", "")
     yield from table(["", "run", "ID"], [
         [each.letter, escaped(each.title), code(each.stored.run_id)] for each in contestants
@@ -136,16 +152,20 @@ def published_ece_table(contestants: Sequence[Contestant]) -> Iterator[str]:
 
 
 def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
-    header = ["what", "run", "second_run", "metric", "value", "low", "high", "adjusted_p_value"]
+    header = [
+        "what", "run", "second_run", "metric", "value", "low", "high", "p_value", "adjusted_low", "adjusted_high",
+        "adjusted_p_value",
+    ]  # fmt: skip
     rows: list[list[object]] = []
     for each in contestants:
         for metric in METRICS:
             ends = each.interval(metric)
-            rows.append(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, ""])
+            rows.append(["run", each.stored.run_id, "", metric, each.metrics[metric], *ends, "", "", "", ""])
     for pair in pairs:
         ids = pair.first.stored.run_id, pair.second.stored.run_id
         for metric, found in pair.differences.items():
-            rows.append(["difference", *ids, metric, found.value, *found.interval, found.p_value])
+            alone, adjusted = (*found.interval_alone, found.p_value_alone), (*found.interval, found.p_value)
+            rows.append(["difference", *ids, metric, found.value, *alone, *adjusted])
     return csv_text(header, rows)
 
 
@@ -157,9 +177,9 @@ def _print_result(found: Compared) -> None:
         print(pair.sentence(spreads))
     for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
         print(sentence)
-    if len(names) < FEW:
-        print(f"Warning: {_few_images(len(names))}")
-    print(ADJUSTED.format(pairs=len(pairs)))
+    for warning in few_images_warning(len(names)):
+        print(f"Warning: {warning}.")
+    print(f"First minus second. {adjusted_for(len(pairs))}")
     print(f"\nOn {len(names)} images that all runs share. Brackets: 95 % intervals over images.")
     for each in contestants:
         print(f"  {each.label} ({each.stored.run_id})")
@@ -167,7 +187,3 @@ def _print_result(found: Compared) -> None:
             print(f"      {metric:15} {each.metrics[metric]:.4f} {each.interval(metric)}")
     for line in published_ece_table(contestants):
         print(line)
-
-
-def _few_images(images: int) -> str:
-    return f"the runs share only {images} images: all intervals are too narrow. Score at least {FEW}, better 100."

@@ -87,10 +87,9 @@ def comparison_plots(found: Compared) -> Iterator[tuple[str, Figure]]:
             for difference in [pair.differences[metric]]
         ]
         better = "higher" if METRICS[metric].higher_is_better else "lower"
-        yield (
-            f"difference_{metric}",
-            plots.differences(rows, title, f"difference of {METRICS[metric].label} ({better} is better)", note),
-        )
+        heading = f"difference of {METRICS[metric].label} ({better} is better)"
+        adjusted = f" · intervals adjusted for {len(found.pairs)} pairs" if len(found.pairs) > 1 else ""
+        yield f"difference_{metric}", plots.differences(rows, title, heading, f"{note}{adjusted}")
     # one curve for each training run, however often its model was scored
     first_of = {each.stored.origin["trained_in_run"]: each for each in reversed(contestants)}
     curves = {each.label: each.stored.curves() for each in contestants if each in first_of.values()}
