@@ -11,7 +11,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from segmentation.classes import VOID, Classes
-from segmentation.plots.style import LABEL, LINE, NOTE, blank, foot, head, wrapped
+from segmentation.plots.style import LINE, blank, foot, head, wrapped
 
 PANEL = 2.5
 """Width of a panel in inches."""
@@ -21,6 +21,8 @@ GAP, MARGIN, ABOVE = 0.12, 0.1, 0.3
 """Room between the panels of an example, around them, and above them for their names, in inches."""
 BAR = 0.45
 """Room for the colour bar of the confidence, in inches."""
+HEADING, NAME = 17, 14
+"""Font sizes in points of titles and of the panels' names: plots as wide as these are shown at half their size."""
 
 
 def example(
@@ -54,19 +56,19 @@ def example(
     axes.set_axis_off()
     left = MARGIN
     for name, panel in shown.items():
-        axes.text(left + PANEL / 2, ABOVE - 0.07, name, ha="center", va="bottom", fontsize=LABEL)
+        axes.text(left + PANEL / 2, ABOVE - 0.07, name, ha="center", va="bottom", fontsize=NAME)
         _place(axes, panel, left, PANEL, tall)
         left += PANEL + GAP
         if name == "confidence":
             bar = left - GAP + 0.08
             _place(axes, np.linspace(1, 0, 256)[:, None], bar, 0.1, tall)
             for value in (0, 0.5, 1):
-                axes.text(bar + 0.14, ABOVE + tall * (1 - value), f"{value:g}", va="center", fontsize=NOTE)
+                axes.text(bar + 0.14, ABOVE + tall * (1 - value), f"{value:g}", va="center", fontsize=NAME - 2)
             left += BAR
     axes.set(xlim=(0, across), ylim=(down, 0))
-    head(figure, title, 11)
+    head(figure, title, HEADING)
     above = figure.get_figheight() - down
-    foot(figure, _present(labels, truth, predicted))
+    foot(figure, _present(labels, truth, predicted), size=NAME)
     total = figure.get_figheight()
     figure.set_layout_engine("none")
     axes.set_position((0, 1 - (above + down) / total, 1, down / total))
@@ -90,11 +92,11 @@ def side_by_side(
     shown = {"image": image, "truth": labels.colours(truth)}
     for name, predicted in predictions.items():
         correct = _fraction(valid & (predicted == truth), valid)
-        lines = wrapped(name, PANEL, LABEL).replace(" ·\n", "\n")
+        lines = wrapped(name, PANEL, NAME).replace(" ·\n", "\n")
         shown[f"{lines}\ncorrect: {correct}"] = labels.colours(predicted)
     rows = math.ceil(len(shown) / COLUMNS)
     columns = math.ceil(len(shown) / rows)
-    above = max(name.count("\n") + 1 for name in shown) * LABEL * LINE + 0.1
+    above = max(name.count("\n") + 1 for name in shown) * NAME * LINE + 0.1
     figure = blank(columns * (PANEL + 0.1), rows * (PANEL * height / width + above))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, panel) in zip(panels, shown.items(), strict=False):
@@ -102,13 +104,13 @@ def side_by_side(
         axes.set_anchor("N")  # below the title, because the layout reserves the title's room at the top of the cell
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    head(figure, title, 11)
-    foot(figure, _present(labels, truth, *predictions.values()))
+    head(figure, title, HEADING)
+    foot(figure, _present(labels, truth, *predictions.values()), size=NAME)
     return figure
 
 
 def _show(axes: Axes, image: np.ndarray, name: str) -> AxesImage:
-    axes.set_title(name, fontsize=LABEL)
+    axes.set_title(name, fontsize=NAME)
     axes.set_axis_off()
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_visible(False)  # hidden ticks would still take a third of the drawing time

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from segmentation.errors import InputError
 from segmentation.models.state_dicts import read_pickled
 
 FORMAT = 1
+NAMES = ("best.pt", "last.pt")
+"""Names of a run's checkpoint files: that of the best epoch, and that of the last one, from which it resumes."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,36 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary files of processes that were killed while they wrote a checkpoint to this folder."""
-    for name in ("best.pt", "last.pt"):
+    for name in NAMES:
         for path in folder.glob(f".{name}-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_unneeded(folder: Path, keep: str) -> int:
+    """Remove the checkpoint that a finished run no longer needs; return its size in bytes.
+
+    Args:
+        folder: that of the run.
+        keep: `best` or `last`, the checkpoint that holds the run's model. If it is the only one, nothing is removed.
+    """
+    kept = folder / f"{keep}.pt"
+    (other,) = (file for name in NAMES if (file := folder / name) != kept)
+    if not (kept.is_file() and other.is_file()):
+        return 0
+    size = size_of([kept, other]) - size_of([kept])
+    other.unlink()
+    return size
+
+
+def shown_size(size: int) -> str:
+    """Return a number of bytes in MB, as text."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def size_of(files: Iterable[Path]) -> int:
+    """Return the bytes that files take on the disk; hard links to one file count once."""
+    found = {(state.st_dev, state.st_ino): state.st_size for state in (file.stat() for file in files)}
+    return sum(found.values())
 
 
 def keep_as(file: Path, other: Path) -> None:

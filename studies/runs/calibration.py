@@ -26,7 +26,10 @@ from studies.base.markdown import escaped
 from studies.base.tables import table
 from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
+from studies.models.card import model_card
 from studies.models.logging import log_model
+from studies.models.stored import StoredModel
+from studies.runs.evaluation import check_classes
 from studies.runs.names import run_name
 from studies.scores.recording import Lead, bins_record, log_scores, protocol
 from studies.scores.wording import FEW, protocol_line, trained_on_warning
@@ -63,25 +66,20 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         cache_dir=config.cache_dir,
         download=False,
     )
-    _check_splits(config, data)
-    name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
+    _check_splits(config, data, stored)
+    name = config.run_name or f"calibrate {config.method} · {config.run_id[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
         tracking.log_config(config)
         if stored.calibration:
             print(f"{config.run_id} is already calibrated: its model is calibrated again from the raw logits.")
         fitted_on, scored_on = _splits(config, data)
-        if fitted_on.labels.names != stored.labels.names:
-            raise InputError(
-                f"{config.run_id} predicts the classes {listed(stored.labels.names)}, but dataset={data.dataset} has "
-                f"{listed(fitted_on.labels.names)}"
-            )
         tracking.log_split(fitted_on, "calibration")
         tracking.log_split(scored_on, "evaluation")
         tracking.log_model_input(stored.model_id)
         tags = {"model": data.model, "dataset": data.dataset, "method": config.method, "calibrated": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         if config.run_name is None:
-            tracking.log_tags({"mlflow.runName": f"calibrated by {config.method} · {run_name(stored.config)}"})
+            tracking.log_tags({"mlflow.runName": f"calibrate {config.method} · {run_name(stored.config)}"[:250]})
         about = {
             "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
             "fingerprint": fitted_on.fingerprint,
@@ -119,6 +117,10 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             warnings=_warnings(fitted_on, scored_on, data),
         )  # fmt: skip
         registered = log_model(model, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
+        card, card_tags = model_card(calibrated, after.metrics(), scored_on, named)
+        by_logged_name = {f"{scored_on.name}_after/{name}": value for name, value in after.metrics().items()}
+        tracking.log_model_card(card, card_tags, by_logged_name, config.register_as)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
     print(f"Calibrated model: model_uri=runs:/{run_id} for evaluate and predict.")
@@ -189,8 +191,11 @@ def interval_covers(fit: Fit, fitted_on: int, scored_on: int) -> str:
     )
 
 
-def _check_splits(config: CalibrateConfig, data: TrainConfig) -> None:
-    """Raise an `InputError` for splits that do not exist or must not be fitted on, without preparing images."""
+def _check_splits(config: CalibrateConfig, data: TrainConfig, stored: StoredModel) -> None:
+    """Raise an `InputError` for splits that do not exist, have other classes, or must not be fitted on.
+
+    No image is prepared.
+    """
     if config.calibration_split == data.train_split:
         raise InputError(
             f"calibration_split={config.calibration_split} is the split that the model was trained on, where it is "
@@ -200,7 +205,7 @@ def _check_splits(config: CalibrateConfig, data: TrainConfig) -> None:
     if difflib.get_close_matches(config.calibration_split, [HELD_OUT], cutoff=0.8):
         one_of("calibration_split", config.calibration_split, [HELD_OUT])
     for split in (config.calibration_split, config.split):
-        open_split(data, split)
+        check_classes(config.run_id, stored, open_split(data, split).labels, data.dataset)
 
 
 def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:

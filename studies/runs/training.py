@@ -1,6 +1,7 @@
 """One training run as one MLflow run: data, model, epochs, plots, logged model. `train` and every trial call it."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
@@ -26,6 +27,7 @@ from segmentation.training.loop import Data, Epoch, train, train_rank
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
+from studies.models.card import model_card
 from studies.models.logging import log_model
 from studies.models.starting_weights import resolve_normalization
 from studies.models.stored import StoredModel
@@ -88,13 +90,20 @@ def run_training(
         config, run_id, data = resumption.find(config)
         if run_id is not None:
             opened_by_mlflow = os.environ.pop("MLFLOW_RUN_ID", None)
-    resumes = run_id is not None
-    if not resumes:
+    resumes, model = run_id is not None, None
+    if not resumes:  # a mistake in the data or the starting weights opens no run
         tracking.check_store()
         config = check_start(config)
+        data = data or load_data(config)
+        report_coverage(data.train, to_train=True)
+        model, loaded = starting_model(config, data.train)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
-    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as on_exit:
+    run = tracking.tracked_run(
+        config.experiment, name, tags, run_id,
+        remedy=lambda opened: how_to_resume(config, opened) if watch is None else "",
+    )  # fmt: skip
+    with run as run_id, ExitStack() as on_exit:
         if watch is None:  # a trial is resumed by its study
             on_exit.enter_context(_printing_how_to_resume(run_id, config))
         if opened_by_mlflow is not None:
@@ -115,7 +124,8 @@ def run_training(
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if resumes else None
         if start is None:
-            model, loaded = starting_model(config, data.train)
+            if model is None:
+                model, loaded = starting_model(config, data.train)
             tracking.log_tags({IDENTITY: identity(config, data, model)})
             _print_start(model, loaded, config, data.train)
         else:
@@ -124,8 +134,19 @@ def run_training(
         if resumes:
             recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, of_model("epoch"))
         result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
+    _print_checkpoint(Path(config.checkpoint_dir) / run_id, config.keep, tracking.is_sent(run_id))
     print(tracking.where_to_look(run_id))
     return result
+
+
+def _print_checkpoint(folder: Path, keep: str, is_sent: bool) -> None:
+    """Print where the checkpoint of a finished run is. Remove the other one if MLflow has accepted the whole run."""
+    removed = checkpoints.remove_unneeded(folder, keep) if is_sent else 0
+    files = [file for name in checkpoints.NAMES if (file := folder / name).is_file()]
+    note = f"; removed the other one, {checkpoints.shown_size(removed)}" if removed else ""
+    if files:
+        names = " and ".join(file.name for file in files)
+        print(f"Checkpoint: {folder}/{names}, {checkpoints.shown_size(checkpoints.size_of(files))}{note}")
 
 
 @contextmanager
@@ -136,10 +157,17 @@ def _printing_how_to_resume(run_id: str, config: TrainConfig) -> Iterator[None]:
     except (DivergedError, tracking.Stopped):
         raise
     except BaseException:
-        if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
-            values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
-            print(f"To resume it:\n  {here('train', values)}", flush=True)
+        if how := how_to_resume(config, run_id):
+            print(how, flush=True)
         raise
+
+
+def how_to_resume(config: TrainConfig, run_id: str) -> str:
+    """Return the command that resumes a run from its last checkpoint; empty if there is none, or it has diverged."""
+    error = sys.exception()
+    if isinstance(error, DivergedError) or not last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
+        return ""
+    return f"To resume it:\n  {here('train', {'resume': run_id, 'checkpoint_dir': config.checkpoint_dir})}"
 
 
 def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:
@@ -243,7 +271,8 @@ def _train_and_record(
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
         if best_epoch:
-            _print_checkpoints(folder)
+            if sys.exception() is not None:
+                _print_checkpoints(folder)
             if config.plot_every:
                 _log_curves(history, best_epoch)
     if len(history) < config.epochs:
@@ -324,6 +353,11 @@ def _log_kept(
     )  # fmt: skip
     if config.log_model:
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
+        named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
+        metrics = kept.metrics()
+        card, card_tags = model_card(trained, metrics, data.val, named)
+        by_logged_name = {of_model(name): value for name, value in metrics.items()}
+        tracking.log_model_card(card, card_tags, by_logged_name, config.register_as)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
 

@@ -13,6 +13,7 @@ from segmentation.errors import InputError, listed
 from segmentation.metrics import COMPARED, METRICS
 from segmentation.scoring.bootstrap import LEVEL, Interval, holm, holm_levels, interval, p_value
 from segmentation.scoring.scores import Scores, common_classes
+from studies.scores.labels import labels_of
 from studies.scores.stored import StoredScores
 from studies.scores.wording import learned_nothing
 
@@ -294,19 +295,8 @@ def contestants_of(stored: Sequence[StoredScores], names: Sequence[str]) -> Iter
     """Yield every run with its metrics on these images. Means over classes use the same classes for all runs."""
     found = [each.scores(names) for each in stored]
     classes = common_classes(found)
-    for index, (each, title, scores) in enumerate(zip(stored, _titles(stored), found, strict=True)):
+    for index, (each, title, scores) in enumerate(zip(stored, labels_of(stored), found, strict=True)):
         yield Contestant(_letter(index), each, title, scores, scores.metrics(classes), scores.resampled(classes))
-
-
-def _titles(stored: Sequence[StoredScores]) -> list[str]:
-    """Return the names of the runs; equal names are extended by the seed or, if still equal, by the ID."""
-    titles = [each.name for each in stored]
-    for addition in (lambda each: f"seed {each.seed}", lambda each: each.run_id[:8]):
-        titles = [
-            f"{title} · {addition(each)}" if titles.count(title) > 1 else title
-            for title, each in zip(titles, stored, strict=True)
-        ]
-    return titles
 
 
 def _letter(index: int) -> str:

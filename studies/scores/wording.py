@@ -1,13 +1,16 @@
 """Scores in sentences: calibration against the noise floor, the scoring protocol in one line, warnings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from segmentation.errors import listed
 from segmentation.scoring.baseline import baseline, never_predicted, only_predicted
 from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.calibration_error import confidence_verdict
+from segmentation.scoring.confusion import iou, mean_of_defined
 from segmentation.scoring.scores import Scores
 
 FEW = 20
@@ -67,39 +70,12 @@ def first_epoch_warning(kept_epoch: int, epochs: int, monitor: str) -> list[str]
 
 def learned_nothing(scores: Scores) -> str:
     """Return why a model has learned no segmentation, as the end of a sentence; empty if nothing shows that."""
-    counts, names = scores.confusion.counts, scores.labels.names
-    labelled = counts.sum(1)
-    if (labelled > 0).sum() < 2:
-        return ""
-    only, constant = only_predicted(counts), baseline(labelled)
-    if only is not None:
-        return f"predicts only {names[only]}"
-    if scores.confusion.mean_iou() <= constant.mean_iou:
-        return (
-            f"has a mean IoU of {scores.confusion.mean_iou():.4f}, not above that of predicting "
-            f"{names[constant.most_frequent]} everywhere ({constant.mean_iou:.4f})"
-        )
-    return ""
+    return why_nothing_learned(scores.confusion.counts, scores.labels.names)
 
 
 def prediction_warnings(scores: Scores) -> list[str]:
     """Return what shows that a model has learned little: classes never predicted, a mean IoU without knowledge."""
-    counts, names = scores.confusion.counts, scores.labels.names
-    if (counts.sum(1) > 0).sum() < 2:
-        return []
-    warnings = []
-    missing = listed([names[index] for index in never_predicted(counts)], at_most=10)
-    only = only_predicted(counts)
-    if only is not None:
-        warnings.append(
-            f"the model predicts only {names[only]} (never predicted: {missing}): it has learned no segmentation. "
-            f"Train for more epochs, change learning_rate, or check the masks"
-        )
-    elif missing:
-        warnings.append(f"never predicted, although the labels hold them: {missing}")
-    if only is None and (reason := learned_nothing(scores)):
-        warnings.append(f"the model {reason}")
-    return warnings
+    return count_warnings(scores.confusion.counts, scores.labels.names)
 
 
 def protocol_line(rules: Mapping[str, Any]) -> str:
@@ -121,6 +97,47 @@ def crop_note(in_crop: Mapping[str, float]) -> str:
         f"the crop keeps {parts}; the others are neither trained on nor scored. To score whole images, use evaluate "
         f"with score_at=original."
     )
+
+
+def why_nothing_learned(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Return why a model has learned no segmentation, as the end of a sentence; empty if nothing shows that.
+
+    Args:
+        counts: `(C, C)` confusion matrix: row true class, column predicted class.
+        names: of the classes.
+    """
+    labelled, predicted = counts.sum(1), counts.sum(0)
+    if (labelled > 0).sum() < 2:
+        return ""
+    only, constant = only_predicted(counts), baseline(labelled)
+    if only is not None:
+        return f"predicts only {names[only]}"
+    mean_iou = float(mean_of_defined(iou(counts.diagonal(), labelled, predicted)))
+    if mean_iou <= constant.mean_iou:
+        return (
+            f"has a mean IoU of {mean_iou:.4f}, not above that of predicting {names[constant.most_frequent]} "
+            f"everywhere ({constant.mean_iou:.4f})"
+        )
+    return ""
+
+
+def count_warnings(counts: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return the warnings of `prediction_warnings` for a confusion matrix; arguments as in `why_nothing_learned`."""
+    if (counts.sum(1) > 0).sum() < 2:
+        return []
+    warnings = []
+    missing = listed([names[index] for index in never_predicted(counts)], at_most=10)
+    only = only_predicted(counts)
+    if only is not None:
+        warnings.append(
+            f"the model predicts only {names[only]} (never predicted: {missing}): it has learned no segmentation. "
+            f"Train for more epochs, change learning_rate, or check the masks"
+        )
+    elif missing:
+        warnings.append(f"never predicted, although the labels hold them: {missing}")
+    if only is None and (reason := why_nothing_learned(counts, names)):
+        warnings.append(f"the model {reason}")
+    return warnings
 
 
 def _images(count: int) -> str:

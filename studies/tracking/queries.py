@@ -36,6 +36,8 @@ class FoundRun(NamedTuple):
     """The study whose trial it is; empty for another run."""
     promises_model: bool = False
     """Whether its configuration logs the model."""
+    keep: str = "best"
+    """The epoch whose weights are its model: `best` or `last`."""
 
     def is_dead(self) -> bool | None:
         """Return whether all its processes have ended; None if this machine cannot know."""
@@ -178,5 +180,5 @@ def _found(run: Run) -> FoundRun:
     return FoundRun(
         run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process_of(run),
         processes_of(run), study=tags.get("study", ""),
-        promises_model=run.data.params.get("log_model", "").lower() == "true",
+        promises_model=run.data.params.get("log_model", "").lower() == "true", keep=run.data.params.get("keep", "best"),
     )  # fmt: skip

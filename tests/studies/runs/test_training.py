@@ -105,11 +105,12 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     assert len(tags["git_commit"].removesuffix("-dirty")) == 40 or tags["git_commit"] == "unknown"
     assert tags["device"].startswith("cpu (")
     assert tags["version.torch"] == torch.__version__.partition("+")[0]
-    assert run.info.run_name == run_name(config) == "lraspp_mobilenet_v3_large · none · folder · lr 0.02 · wd 0"
+    assert run.info.run_name == run_name(config)
+    assert run.info.run_name.startswith("lr 0.02 · wd 0 · ")
     inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
-    assert set(inputs) == {"folder/train", "folder/val"}
-    assert train.fingerprint.startswith(inputs["folder/train"].dataset.digest)
-    assert json.loads(inputs["folder/train"].dataset.profile)["images"] == 6
+    assert set(inputs) == {"own/train", "own/val"}
+    assert train.fingerprint.startswith(inputs["own/train"].dataset.digest)
+    assert json.loads(inputs["own/train"].dataset.profile)["images"] == 6
 
     # metrics of every epoch
     client = MlflowClient()
@@ -306,7 +307,7 @@ def test_evaluation_gives_the_metrics_of_the_training_run(
     assert artifacts(evaluated.info.run_id) >= {"reliability/val.png", "confusion/val.csv", "examples/val_0.png"}
     assert evaluated.info.run_id in capsys.readouterr().out.splitlines()[-1]
     assert not any("was trained on" in each for each in stored_warnings(evaluated.info.run_id, "val"))
-    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("last"), split="train"))
+    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("best"), split="train"))
     assert "train/ece" in on_train
     trained_on = "the model was trained on these 6 images (split=train)"
     assert any(each.startswith(trained_on) for each in stored_warnings(last_run().info.run_id, "train"))
@@ -325,6 +326,31 @@ def test_a_best_epoch_that_is_the_first_is_a_warning_everywhere(
     assert tags["warning.best_epoch"].startswith(warning)
     assert warning in tags["mlflow.note.content"]
     assert f"Warning: {warning}" in capsys.readouterr().out
+
+
+def test_the_model_and_its_registered_version_are_described(finished: Finished) -> None:
+    client = MlflowClient()
+    run = client.get_run(finished.result.run_id)
+    version = client.get_model_version_by_alias("shapes-model", "champion")
+    (logged,) = (client.get_logged_model(output.model_id) for output in run.outputs.model_outputs)
+    assert client.get_registered_model("shapes-model").description
+    scored = finished.result.kept
+    for description, tags in (
+        (version.description, version.tags), (logged.tags["mlflow.note.content"], logged.tags),
+    ):  # fmt: skip
+        assert f"{scored['val/mean_iou']:.4f}" in description
+        assert "**Classes** (3): red, green, blue." in description
+        assert "shorter side resized to 32 pixels" in description
+        assert "mlflow models serve -m models:/shapes-model@champion" in description
+        assert tags["val/mean_iou"] == f"{scored['val/mean_iou']:.4f}"
+        assert (tags["classes"], tags["calibration"]) == ("red, green, blue", "none")
+    found = {metric.key: metric.value for metric in logged.metrics}
+    assert found["val_model/ece"] == pytest.approx(scored["val/ece"])
+
+
+def test_a_finished_run_keeps_the_checkpoint_of_its_model_only(finished: Finished) -> None:
+    folder = Path(finished.checkpoint("best")).parent
+    assert [file.name for file in folder.iterdir()] == ["best.pt"]
 
 
 def test_a_run_can_start_from_another_run_s_weights(
@@ -362,7 +388,7 @@ def test_normalization_follows_the_starting_weights_and_a_contradiction_is_print
     run = mlflow.get_run(second.run_id)
     assert run.data.params["normalization"] == run.data.tags["normalization"] == "imagenet"
     assert json.loads(text(second.run_id, "config.json"))["normalization"] == "imagenet"
-    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/last.pt")).config["normalization"] == "imagenet"
+    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/best.pt")).config["normalization"] == "imagenet"
     assert model_store.load(second.run_id).network().mean.flatten()[0] == pytest.approx(123.675)
     assert run.data.tags["precision"] == "float32"
 
@@ -424,7 +450,7 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
     run = mlflow.get_run(result.run_id)
     assert {"val/iou/road: left _50__ _1", "val/iou/signs _ lights_ too", "val/iou/река/été"} <= set(run.data.metrics)
     assert "signs & lights, too" in text(result.run_id, "confusion/val.csv")
-    stored = model_store.load(f"checkpoints/{result.run_id}/last.pt")
+    stored = model_store.load(f"checkpoints/{result.run_id}/best.pt")
     assert stored.labels.names[0] == "road: left (50%) #1"
 
 
@@ -439,7 +465,7 @@ def test_without_plots_all_numbers_are_stored_and_an_evaluation_can_plot_them(ow
     run = mlflow.get_run(result.run_id)
     assert "val/ece" in run.data.metrics
     assert "| ece |" in run.data.tags["mlflow.note.content"].replace("\u2003\u200b", "")
-    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/last.pt", examples=1))
+    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/best.pt", examples=1))
     assert artifacts(last_run().info.run_id) >= {"reliability/val.png", "confusion/val.png", "examples/val_0.png"}
 
 

@@ -22,6 +22,33 @@ def test_a_failing_run_has_the_reason_and_raises_the_error() -> None:
     assert run.info.status == "FAILED"
     assert run.data.tags["status_reason"] == "ZeroDivisionError: division by zero"
     assert run.data.tags["a"] == "b"
+    assert run.data.tags["mlflow.note.content"] == "**Failed:** ZeroDivisionError: division by zero"
+
+
+def test_the_description_begins_with_the_reason_and_the_remedy_until_the_run_is_resumed() -> None:
+    step = "To resume it:\n  train --resume ID"
+
+    def stopped() -> None:
+        with tracking.tracked_run("e", "n", {}, remedy=lambda run_id: step) as run_id:
+            run_ids.append(run_id)
+            tracking.log_note("| what | was logged |")
+            raise tracking.Stopped("no time left")
+
+    run_ids: list[str] = []
+    with pytest.raises(tracking.Stopped):
+        stopped()
+    note = mlflow.get_run(run_ids[0]).data.tags["mlflow.note.content"]
+    assert note.splitlines()[:6] == [
+        "**Stopped:** no time left",
+        "",
+        "To resume it:",
+        "```",
+        "train --resume ID",
+        "```",
+    ]
+    assert "logged" in note.splitlines()[-1]
+    with tracking.tracked_run("e", "n", {}, run_ids[0]):
+        assert not {"mlflow.note.content", "status_reason"} & mlflow.get_run(run_ids[0]).data.tags.keys()
 
 
 def test_an_experiment_gets_a_view_with_the_headline_metrics_of_the_models() -> None:
