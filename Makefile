@@ -11,6 +11,9 @@ STORAGE ?= studies.journal
 FUZZ_INPUTS ?= 100000
 FUZZ_SEED ?= $(shell date +%s)
 
+# In an activated shell, `mlflow run` prints no lines about the tables of a new database and its own steps.
+QUIET := export MLFLOW_LOGGING_LEVEL="$${MLFLOW_LOGGING_LEVEL:-WARNING}"
+
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-quick fuzz lint audit ui dashboard bench clean
 
@@ -61,16 +64,20 @@ clean:  ## Remove .venv and everything that tools made; runs and checkpoints sta
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ...'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo 'Creating the virtual environment $(VENV) (a few seconds).'
+	@$(PYTHON) -m venv $(VENV)
 
 # The exact versions of conda.yaml, so that every machine runs what was tested; constraints bear no [extras].
 $(VENV)/constraints.txt: $(VENV)/bin/python conda.yaml
 	@sed -n 's/\[.*\]//; s/^ *- \(.*==.*\)/\1/p' conda.yaml > $@
 
 $(VENV)/installed: $(VENV)/constraints.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable .
+	@echo 'Installing the project with PyTorch and MLflow into $(VENV): 1 to 10 minutes the first time, up to 6 GB on Linux.'
+	@$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable .
+	@grep -q MLFLOW_LOGGING_LEVEL $(BIN)/activate || echo '$(QUIET)' >> $(BIN)/activate
 	@touch $@
 
 $(VENV)/installed-%: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[$*]'
+	@echo 'Installing what `make $*` needs in addition into $(VENV): about a minute the first time.'
+	@$(BIN)/python -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[$*]'
 	@touch $@

@@ -3,13 +3,14 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segmentation.errors import InputError, one_of
 from segmentation.system import interruption
 from segmentation.system.runtime import check_system, prepare_process
 from studies.base.arguments import parse
+from studies.base.opened_run import failure_tags, name_tags, opened_run, tag_in_file, with_callers_paths
 from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
 from studies.entry_points import NAMES, entry_point
 
@@ -30,30 +31,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = entry_point(one_of("command", arguments[0], NAMES))
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments[0] not in DISTRIBUTED:
             raise InputError(f"torchrun can start train and main only: start {arguments[0]} without it")
-        config = parse(command.Config, arguments[1:], f"mlproject.py {arguments[0]}")
+        config = with_callers_paths(parse(command.Config, arguments[1:], f"mlproject.py {arguments[0]}"))
     except InputError as error:
-        return _failed(error, 2)
-    except SystemExit as stop:  # tyro has printed the mistake or the help
-        if stop.code:
-            _tag_mlflow_run(f"wrong call: {' '.join(arguments)}")
-        raise
+        return _failed(error, 2, arguments[0])
     prepare_process()
     logging.getLogger("mlflow.store.db.utils").addFilter(_is_warning)  # a new database logs how it is made
-    previous = interruption.catch()
+    previous = interruption.catch(answer=True)
     try:
         _warn_about_clone(config)
         command.run(config)
-        _name_mlflow_run(arguments[0])
+        _tag_opened_run(name_tags(arguments[0]))
     except (Exception, KeyboardInterrupt) as error:
+        started = not hasattr(config, "run_name")  # a command that has a run was not started, or its run has the error
         if stopped := interruption.stopped_by(error):
             print(f"Stopped: {stopped or 'interrupted'}.", file=sys.stderr)
+            _tag_opened_run(failure_tags(arguments[0], f"stopped by {stopped or 'the user'}", started))
             return 130
         from studies.base.errors import explained
 
         input_error = error if isinstance(error, InputError) else explained(error)
         if input_error is None:
+            _tag_opened_run(failure_tags(arguments[0], f"{type(error).__name__}: {error}", started))
             raise
-        return _failed(input_error, 1)
+        return _failed(input_error, 1, arguments[0], started)
     finally:
         interruption.restore(previous)
     return 0
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _warn_about_clone(config: Any) -> None:
     """Print a warning if `mlflow run` has cloned the project into a temporary folder, where relative outputs go."""
-    if os.environ.get("MLFLOW_RUN_ID"):
+    if opened_run():
         from studies.base.clone import warning
 
         if message := warning(config):
@@ -72,27 +72,19 @@ def _is_warning(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING
 
 
-def _failed(error: InputError, code: int) -> int:
+def _failed(error: InputError, code: int, command: str, started: bool = False) -> int:
     message = without_password(str(error))
     print(f"error: {message}", file=sys.stderr)
-    _tag_mlflow_run(message)
+    _tag_opened_run(failure_tags(command, message, started))
     return code
 
 
-def _tag_mlflow_run(reason: str) -> None:
-    """Store the reason of a failure as a tag of the run that `mlflow run` has opened."""
-    if os.environ.get("MLFLOW_RUN_ID"):
-        from studies.tracking import tag_reason
+def _tag_opened_run(tags: Mapping[str, str]) -> None:
+    """Tag the run that `mlflow run` has opened, unless the command has used it. Import MLflow only if it is needed."""
+    if (run_id := opened_run()) and not tag_in_file(run_id, tags):
+        from studies.tracking import tag_run
 
-        tag_reason(os.environ["MLFLOW_RUN_ID"], reason)
-
-
-def _name_mlflow_run(command: str) -> None:
-    """Name the run that `mlflow run` has opened after its command, unless the command has used it."""
-    if os.environ.get("MLFLOW_RUN_ID"):
-        from studies.tracking import describe_run
-
-        describe_run(os.environ["MLFLOW_RUN_ID"], command, {"kind": command})
+        tag_run(run_id, tags)
 
 
 def _overview() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from segmentation.errors import InputError, one_of
+from segmentation.errors import InputError, Mistakes, one_of
 from segmentation.fields import at_least, check_choices, within
 from segmentation.metrics import METRICS
 
@@ -104,6 +104,20 @@ class ModelConfig:
     auxiliary_loss: float = 0.0
     """Weight of the auxiliary head's loss (not for lraspp_mobilenet_v3_large); 0 builds no auxiliary head."""
 
+    def known_normalization(self) -> str:
+        """Normalization of the input; `auto` is that of the starting weights.
+
+        Raises:
+            InputError: it is `auto`, and the starting weights come from a run, the registry or a file.
+        """
+        found = NORMALIZATIONS.get(self.weights, "auto") if self.normalization == "auto" else self.normalization
+        if found == "auto":
+            raise InputError(
+                f"normalization=auto: the normalization of weights={self.weights} is unknown; "
+                f"set normalization to one of {', '.join(dict.fromkeys(NORMALIZATIONS.values()))}"
+            )
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
@@ -163,8 +177,8 @@ class OptimizationConfig:
 class ScoringConfig:
     """Validation metrics, best epoch and early stopping."""
 
-    monitor: str = "val/loss"
-    """Metric that selects the best epoch."""
+    monitor: str = "val/mean_iou"
+    """Metric that selects the best epoch: the lowest val/loss can be that of an early epoch that predicts one class."""
     patience: int | None = None
     """Epochs without improvement of monitor before training stops; None never stops early."""
     boundary_width: int = 3
@@ -198,30 +212,31 @@ def derived(recipe: str, weights: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
-    """All fields that determine the result of a run. The defaults are the protocol of the original report."""
+    """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if not self.stays_open():
+        mistakes = Mistakes()
+        mistakes.check(check_choices, self)
+        if self.recipe in RECIPES and not self.stays_open():
             self._settle()
         for name in ("epochs", "batch_size", "processes"):
-            at_least(self, name, 1)
+            mistakes.check(at_least, self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
             if getattr(self, name) is not None:
-                at_least(self, name, 1)
+                mistakes.check(at_least, self, name, 1)
         for name in ("freeze_backbone", "warmup_epochs", "seed", "dataset_seed"):
             if getattr(self, name) is not None:
-                at_least(self, name, 0)
-        at_least(self, "boundary_width", 0)
-        within(self, "calibration_fraction", 0.0, 0.9)
-        within(self, "focal_gamma", 0.0, 10.0)
+                mistakes.check(at_least, self, name, 0)
+        mistakes.check(at_least, self, "boundary_width", 0)
+        mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
+        mistakes.check(within, self, "focal_gamma", 0.0, 10.0)
         if self.label_smoothing and not self.loss.startswith("cross_entropy"):
-            raise InputError(
+            mistakes.add(
                 f"label_smoothing={self.label_smoothing} has no effect with loss={self.loss}: set it to 0, or loss to "
                 f"cross_entropy or cross_entropy+dice"
             )
         if self.focal_gamma != type(self).focal_gamma and self.loss != "focal":
-            raise InputError(f"focal_gamma={self.focal_gamma} has no effect with loss={self.loss}: set loss=focal")
+            mistakes.add(f"focal_gamma={self.focal_gamma} has no effect with loss={self.loss}: set loss=focal")
         for name in (
             "learning_rate",
             "weight_decay",
@@ -230,36 +245,37 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
             "backbone_learning_rate_factor",
         ):
             if getattr(self, name) is not None:
-                within(self, name, 0.0, math.inf)
+                mistakes.check(within, self, name, 0.0, math.inf)
         for name in ("flip", "color_jitter", "momentum", "label_smoothing"):
-            within(self, name, 0.0, 1.0)
+            mistakes.check(within, self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
-            within(self, "batch_norm_momentum", 0.0, 1.0)
+            mistakes.check(within, self, "batch_norm_momentum", 0.0, 1.0)
         if self.gradient_clip is not None and not 0 < self.gradient_clip < math.inf:
-            raise InputError(f"gradient_clip={self.gradient_clip}: it must be larger than 0; leave it out for no limit")
+            mistakes.add(f"gradient_clip={self.gradient_clip}: it must be larger than 0; leave it out for no limit")
         if self.ema is not None and not 0 <= self.ema < 1:
-            raise InputError(f"ema={self.ema}: the decay must be at least 0 and less than 1; 0.999 is usual")
+            mistakes.add(f"ema={self.ema}: the decay must be at least 0 and less than 1; 0.999 is usual")
         for name in ("scale_min", "scale_max"):
-            within(self, name, 0.1, 10.0)
+            mistakes.check(within, self, name, 0.1, 10.0)
         if self.scale_min > self.scale_max:
-            raise InputError(f"scale_min={self.scale_min} is larger than scale_max={self.scale_max}: exchange them")
-        if self.resize is not None and self.crop is not None and self.crop > self.resize:
-            raise InputError(f"crop={self.crop} is larger than resize={self.resize}: set crop to at most {self.resize}")
-        if self.batch_size < self.processes:
-            raise InputError(
+            mistakes.add(f"scale_min={self.scale_min} is larger than scale_max={self.scale_max}: exchange them")
+        if self.resize is not None and self.crop is not None and self.crop > self.resize >= 1:
+            mistakes.add(f"crop={self.crop} is larger than resize={self.resize}: set crop to at most {self.resize}")
+        if self.processes > self.batch_size >= 1:
+            mistakes.add(
                 f"batch_size={self.batch_size} is smaller than processes={self.processes}: set it to at least "
                 f"{self.processes}, one image for each process"
             )
-        if self.warmup_epochs > self.epochs:
-            raise InputError(
+        if self.warmup_epochs > self.epochs >= 1:
+            mistakes.add(
                 f"warmup_epochs={self.warmup_epochs} is more than epochs={self.epochs}: set it to at most {self.epochs}"
             )
         if self.auxiliary_loss and self.model == "lraspp_mobilenet_v3_large":
-            raise InputError(f"auxiliary_loss={self.auxiliary_loss}: {self.model} has no auxiliary head; set it to 0")
+            mistakes.add(f"auxiliary_loss={self.auxiliary_loss}: {self.model} has no auxiliary head; set it to 0")
         split, slash, metric = self.monitor.partition("/")
         known = [name for name, about in METRICS.items() if about.higher_is_better is not None]
         if split != "val" or not slash or metric not in known:
-            one_of("monitor", self.monitor, [f"val/{name}" for name in known])
+            mistakes.check(one_of, "monitor", self.monitor, [f"val/{name}" for name in known])
+        mistakes.raise_all()
 
     def stays_open(self) -> bool:
         """Whether fields that the user has not set stay unset; otherwise they get the values of `derived`."""

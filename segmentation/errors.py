@@ -1,15 +1,56 @@
 """Errors that a user can fix, with messages in the terms of fields and files."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class InputError(ValueError):
     """An input of the user is wrong. The message says what is wrong, where, and what to do."""
 
+    @property
+    def mistakes(self) -> tuple[str, ...]:
+        """The messages of all mistakes."""
+        return (str(self),)
+
+
+class SeveralMistakesError(InputError):
+    """Several inputs are wrong; the message lists all of them."""
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self._mistakes = tuple(mistakes)
+        super().__init__("\n  ".join([f"{len(self._mistakes)} mistakes:", *self._mistakes]))
+
+    @property
+    def mistakes(self) -> tuple[str, ...]:
+        return self._mistakes
+
 
 class DivergedError(InputError):
     """The loss is no longer finite. The message names the epoch, the step and the learning rate."""
+
+
+class Mistakes:
+    """Collects mistakes, so that all of them are reported together."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, *messages: str) -> None:
+        """Add mistakes, each once."""
+        self.found += [message for message in dict.fromkeys(messages) if message not in self.found]
+
+    def check(self, check: Callable[..., object], *arguments: Any) -> None:
+        """Call a function; if it raises an `InputError`, add its mistakes."""
+        try:
+            check(*arguments)
+        except InputError as error:
+            self.add(*error.mistakes)
+
+    def raise_all(self) -> None:
+        """Raise an `InputError` if there are any mistakes."""
+        if self.found:
+            raise InputError(self.found[0]) if len(self.found) == 1 else SeveralMistakesError(self.found)
 
 
 def one_of(field: str, value: str, known: Iterable[str]) -> str:

@@ -5,15 +5,17 @@ from dataclasses import fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from segmentation.errors import InputError, one_of
+from segmentation.errors import InputError, Mistakes, one_of
 
 
 def check_choices(config: Any) -> None:
-    """Raise an `InputError` for a field whose value is not one of the choices of its type."""
+    """Raise an `InputError` for the fields whose values are not among the choices of their types."""
+    mistakes = Mistakes()
     for name, known in choices(type(config)).items():
         value = getattr(config, name)
         if value is not None:
-            one_of(name, value, known)
+            mistakes.check(one_of, name, value, known)
+    mistakes.raise_all()
 
 
 def choices(config_class: type) -> dict[str, tuple[str, ...]]:
@@ -52,7 +54,10 @@ def read_value(config_class: type, name: str, text: str, where: str = "") -> Any
         return kind(text)
     except ValueError:
         wanted = "a whole number" if kind is int else "a number"
-        raise InputError(f"{where}{name}={text}: {text!r} is not {wanted}") from None
+        default = {each.name: each.default for each in fields(config_class)}[name]
+        example = f", such as {default}" if type(default) in (int, float) else ""
+        none = " or none" if NoneType in kinds else ""
+        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{none}{example}") from None
 
 
 def at_least(config: Any, name: str, lowest: int) -> None:

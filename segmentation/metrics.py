@@ -1,7 +1,8 @@
 """Table of all metrics: name, label, direction, meaning, and where each is shown.
 
 A run logs each metric as `<split>/<name>`, for example `val/mean_iou`, and the IoU of each class as
-`<split>/iou/<class>`. Every list of metric names in the program is derived from this table and keeps its order.
+`<split>/iou/<class>`. At its end a training run logs the metrics of the model that it kept as `val_model/<name>`. Every
+list of metric names in the program is derived from this table and keeps its order.
 `segmentation.scoring.definitions` computes the metrics.
 """
 
@@ -18,8 +19,6 @@ class Metric(NamedTuple):
     meaning: str
     headline: bool = False
     """Shown for every epoch, in every table of runs or trials, and tested when runs are compared."""
-    printed: bool = False
-    """Printed at the end of a run, after those of the headline."""
     brief: bool = False
     """Shown where space is short: heat maps of a study, table of calibrations in a report."""
     on_train: bool = False
@@ -59,7 +58,7 @@ METRICS = {
     "adaptive_ece": Metric(False, "adaptive ECE", "ECE over 10 bins with equal numbers of pixels", calibration=True),
     "classwise_ece": Metric(
         False, "classwise ECE", "ECE of each class's probability, one class against the rest, mean over classes",
-        calibration=True, of_change=True, printed=True,
+        calibration=True, of_change=True,
     ),
     "image_ece": Metric(
         False, "image-wise ECE", "ECE of each image, mean over images", calibration=True, of_change=True
@@ -75,7 +74,7 @@ METRICS = {
     ),
     "brier": Metric(
         False, "Brier score", "squared distance of the class probabilities from the one-hot truth, in [0, 2]",
-        calibration=True, of_change=True, printed=True,
+        calibration=True, of_change=True,
     ),
     "brier_reliability": Metric(
         False, "Brier reliability", "part of the Brier score that perfect calibration would remove"
@@ -92,7 +91,6 @@ METRICS = {
 }  # fmt: skip
 
 HEADLINE = tuple(name for name, metric in METRICS.items() if metric.headline)
-PRINTED = tuple(name for name, metric in METRICS.items() if metric.headline or metric.printed)
 BRIEF = tuple(name for name, metric in METRICS.items() if metric.brief)
 CALIBRATION = tuple(name for name, metric in METRICS.items() if metric.calibration)
 ON_TRAIN = tuple(name for name, metric in METRICS.items() if metric.on_train)
@@ -107,6 +105,11 @@ def of_epoch(names: tuple[str, ...] = HEADLINE) -> tuple[str, ...]:
     return tuple(
         f"{split}/{name}" for name in names for split in ("train", "val") if split == "val" or METRICS[name].on_train
     )
+
+
+def of_model(metric: str) -> str:
+    """Name under which a run logs a metric such as `val/loss` of the model that it kept, once at its end."""
+    return f"val_model/{metric.removeprefix('val/')}"
 
 
 def is_better(metric: str, value: float, than: float) -> bool:

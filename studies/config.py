@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from segmentation.config import Dataset, Network, TrainingConfig
-from segmentation.errors import InputError
+from segmentation.errors import InputError, Mistakes
 from segmentation.fields import at_least, check_choices, within
 
 
@@ -39,14 +39,14 @@ class RecordConfig:
     alias: str = "latest-run"
     """Alias of the version that this run registers."""
     checkpoint_dir: str = "checkpoints"
-    """Folder for checkpoints: CHECKPOINT_DIR/RUN_ID/best.pt and last.pt."""
+    """Folder for checkpoints: CHECKPOINT_DIR/RUN_ID/best.pt and last.pt; a finished run has one of them."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, TrainingConfig):
-    """Train one model and record it as an MLflow run. The defaults are the original report's protocol."""
+    """Train one model and record it as an MLflow run. The defaults but monitor are the original report's protocol."""
 
     IS_TEMPLATE: ClassVar[bool] = False
     """Whether `settled` makes the configurations of runs from it; fields that were not given then stay open."""
@@ -54,10 +54,12 @@ class TrainConfig(RecordConfig, TrainingConfig):
     """Names of the fields typed on the command line; None if unknown."""
 
     def __post_init__(self) -> None:
-        check_names(self)
-        super().__post_init__()
+        mistakes = Mistakes()
+        mistakes.check(check_names, self)
+        mistakes.check(super().__post_init__)
         for name in ("plot_every", "examples"):
-            at_least(self, name, 0)
+            mistakes.check(at_least, self, name, 0)
+        mistakes.raise_all()
 
     def stays_open(self) -> bool:
         """Return whether fields that were not given stay open: in a template, and when resuming a run by its ID."""
@@ -123,8 +125,10 @@ class ModelsConfig(TrainConfig):
     """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, "seeds", 1)
+        mistakes = Mistakes()
+        mistakes.check(super().__post_init__)
+        mistakes.check(at_least, self, "seeds", 1)
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +179,17 @@ class TuneConfig(StudyConfig, TrainConfig):
     """Seconds between heartbeats in a database; a worker silent for twice as long is presumed dead."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        mistakes = Mistakes()
+        mistakes.check(super().__post_init__)
         for name in ("n_trials", "max_epochs_total"):
             if getattr(self, name) is not None:
-                at_least(self, name, 1)
+                mistakes.check(at_least, self, name, 1)
         for name in ("workers", "max_failures", "heartbeat"):
-            at_least(self, name, 1)
-        at_least(self, "confirm_seeds", 0)
+            mistakes.check(at_least, self, name, 1)
+        mistakes.check(at_least, self, "confirm_seeds", 0)
         if self.timeout is not None:
-            within(self, "timeout", 0.0, math.inf)
+            mistakes.check(within, self, "timeout", 0.0, math.inf)
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,11 +234,13 @@ class EvaluateConfig:
     """Name of the MLflow run; None builds it from model and split."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_names(self)
-        at_least(self, "batch_size", 1)
+        mistakes = Mistakes()
+        mistakes.check(check_choices, self)
+        mistakes.check(check_names, self)
+        mistakes.check(at_least, self, "batch_size", 1)
         for name in ("examples", "boundary_width"):
-            at_least(self, name, 0)
+            mistakes.check(at_least, self, name, 0)
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,16 +281,18 @@ class CalibrateConfig:
     """Alias of the version that this run registers."""
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_names(self)
-        at_least(self, "batch_size", 1)
+        mistakes = Mistakes()
+        mistakes.check(check_choices, self)
+        mistakes.check(check_names, self)
+        mistakes.check(at_least, self, "batch_size", 1)
         for name in ("seed", "examples", "boundary_width"):
-            at_least(self, name, 0)
+            mistakes.check(at_least, self, name, 0)
         if self.calibration_split == self.split:
-            raise InputError(
+            mistakes.add(
                 f"calibration_split={self.calibration_split} is also the split to score, which would make the "
                 f"calibration look better than it is: choose two different splits"
             )
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,8 +313,10 @@ class CompareConfig:
     """Name of the MLflow run; None builds it from the number of runs and the split."""
 
     def __post_init__(self) -> None:
-        check_names(self)
-        at_least(self, "examples", 0)
+        mistakes = Mistakes()
+        mistakes.check(check_names, self)
+        mistakes.check(at_least, self, "examples", 0)
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +358,8 @@ class DoctorConfig:
     """Storage of the studies to check: FILE.journal, postgresql://HOST/NAME, sqlite:///FILE."""
     close: bool = True
     """Close the runs of dead processes and delete damaged prepared images; false only lists them."""
+    prune: bool = False
+    """Delete the checkpoints that finished runs no longer need; false only lists them with their sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -384,8 +398,10 @@ class PredictConfig:
     """Name of the MLflow run; None builds it from model and images."""
 
     def __post_init__(self) -> None:
-        check_names(self)
-        at_least(self, "batch_size", 1)
+        mistakes = Mistakes()
+        mistakes.check(check_names, self)
+        mistakes.check(at_least, self, "batch_size", 1)
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -426,7 +442,8 @@ LONGEST_STUDY = 200
 
 
 def check_names(config: Any) -> None:
-    """Raise an `InputError` for a name that MLflow would refuse later, perhaps after hours."""
+    """Raise an `InputError` for names that MLflow would refuse later, perhaps after hours."""
+    mistakes = Mistakes()
     longest = {"register_as": LONGEST_NAME, "alias": LONGEST_NAME, "experiment": LONGEST_NAME,
                "run_name": LONGEST_NAME, "study_name": LONGEST_STUDY}  # fmt: skip
     given = {name: getattr(config, name, None) for name in longest}
@@ -434,17 +451,16 @@ def check_names(config: Any) -> None:
         if value is None:
             continue
         if name in ("register_as", "alias", "experiment") and not value.strip():
-            raise InputError(f"{name}={value!r} is empty: give a name")
+            mistakes.add(f"{name}={value!r} is empty: give a name")
         if len(value) > longest[name]:
-            raise InputError(f"{name}={value[:40]}… has {len(value)} characters; at most {longest[name]} are allowed")
+            mistakes.add(f"{name}={value[:40]}… has {len(value)} characters; at most {longest[name]} are allowed")
     model, alias = given["register_as"], given["alias"]
     if model is not None and not getattr(config, "log_model", True):
-        raise InputError(
-            f"register_as={model!r} needs log_model=true: with log_model=false there is no model to register"
-        )
+        mistakes.add(f"register_as={model!r} needs log_model=true: with log_model=false there is no model to register")
     if model is not None and (re.search("[/:]", model) or model in (".", "..")):
-        raise InputError(f"register_as={model!r} is not allowed: a name must not contain / or :")
-    if alias is not None and not re.fullmatch(r"[\w-]+", alias):
-        raise InputError(f"alias={alias!r} is not allowed: use letters, digits, _ and - only")
+        mistakes.add(f"register_as={model!r} is not allowed: a name must not contain / or :")
+    if alias and not re.fullmatch(r"[\w-]+", alias):
+        mistakes.add(f"alias={alias!r} is not allowed: use letters, digits, _ and - only")
     if alias is not None and re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
-        raise InputError(f"alias={alias!r} is not allowed: MLflow reserves `latest` and v1, v2, …")
+        mistakes.add(f"alias={alias!r} is not allowed: MLflow reserves `latest` and v1, v2, …")
+    mistakes.raise_all()

@@ -52,11 +52,11 @@ def test_the_quick_start_learns(store: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = mlflow.search_runs(experiment_names=["quick start"], output_format="list")
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/pixel_accuracy")
-    first, last = history[0].value, run.data.metrics["best/pixel_accuracy"]
+    first, last = history[0].value, run.data.metrics["val_model/pixel_accuracy"]
     assert 0.8 < last < 0.98
     assert last > first + 0.08
-    assert run.data.metrics["best/mean_iou"] > 0.3
-    assert 0 < run.data.metrics["best/ece"] < 0.1
+    assert run.data.metrics["val_model/mean_iou"] > 0.3
+    assert 0 < run.data.metrics["val_model/ece"] < 0.1
     assert "pixel_accuracy" in done.stdout
 
 

@@ -32,6 +32,7 @@ from studies.config import CompareConfig, QuickStartConfig, ReportConfig
 from studies.runs.comparison import run_comparison
 from studies.runs.report import run_report
 from studies.runs.training import run_training
+from studies.tracking.shared_view import view_address
 from tests.conftest import PROJECT, write_own_data
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -222,28 +223,21 @@ def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser,
     names = [mlflow.get_run(run_id).info.run_name for run_id in (*shown.training_runs, shown.comparison)]
     data = mlflow.get_run(shown.training_runs[0]).data.tags["dataset"]
     assert names[:2] == [f"lraspp_mobilenet_v3_large · none · {data} · lr {rate} · wd 0" for rate in (0.1, 0.03)]
-    browser.open(f"{shown.address}/#/experiments/{shown.experiment_id}/runs?workflowType=machine_learning")
-    browser.wait_for_text(*names)
-    browser.the("//button[normalize-space()='Columns']").click()
-    for column in ("Dataset", "Source", "val/ece", "val/loss", "val/mean_iou"):
-        search = browser.the("//input[@placeholder='Search columns']")
-        search.send_keys(Keys.CONTROL, "a")
-        search.send_keys(column)
-        line = f"//*[contains(@class, 'treenode')][normalize-space()='{column}']"
-        browser.the(f"{line}//*[contains(@class, 'checkbox')]").click()
-    search.send_keys(Keys.ESCAPE)
-    browser.wait_for_text("Metrics", "val/ece", "val/loss", "val/mean_iou")
+    browser.open(f"{shown.address}{view_address(shown.experiment_id)}")
+    of_model = mlflow.get_run(shown.training_runs[0]).data.metrics
+    headline = [f"val_model/{name}" for name in ("loss", "pixel_accuracy", "mean_iou", "ece")]
+    browser.wait_for_text(*names, *headline, f"{of_model['val_model/mean_iou']:.3g}")
     browser.screenshot("runs", height=420)
     search = browser.the("//input[contains(@placeholder, 'metrics.rmse')]")
-    search.send_keys("tags.kind = 'train' and metrics.`val/ece` < 1", Keys.ENTER)
+    search.send_keys("tags.kind = 'train' and metrics.`val_model/ece` < 1", Keys.ENTER)
     browser.wait(lambda: names[2] not in browser.text(), "shorter list")
     browser.wait_for_text(*names[:2])
 
 
 def test_a_run_is_described_by_its_figures_and_pictures(browser: Browser, shown: Shown) -> None:
     browser.open(shown.page(shown.training_runs[0]))
-    ece = mlflow.get_run(shown.training_runs[0]).data.metrics["best/ece"]
-    browser.wait_for_text("epoch", "best val/loss", f"ECE {ece:.4f} [")
+    ece = mlflow.get_run(shown.training_runs[0]).data.metrics["val_model/ece"]
+    browser.wait_for_text("epoch", "best val/mean_iou", f"ECE {ece:.4f} [")
     browser.the("//button[normalize-space()='Show more']").click()
     (diagram,) = browser.rendered("//img[contains(@src, 'get-artifact')]")
     side = browser.the("//*[normalize-space(text())='About this run']")
@@ -269,14 +263,26 @@ def test_metrics_are_charted_over_epochs(browser: Browser, shown: Shown) -> None
         assert browser.all(f"//*[normalize-space(text())='{name}']"), name
 
 
+def test_the_metrics_tab_opens_with_curves_and_ends_with_the_kept_model(browser: Browser, shown: Shown) -> None:
+    def sections() -> list[str]:
+        return re.findall(r"^([\w/]+)\n\(\d+\)$", browser.text(), re.MULTILINE)
+
+    browser.open(shown.page(shown.training_runs[0], "/model-metrics"))
+    browser.wait(lambda: "val_model" in sections(), "section val_model")
+    assert sections()[:2] == ["train", "val"]
+    assert set(sections()[2:]) == {"val/iou", "val_epochs", "val_model"}
+
+
 def test_the_stepper_shows_the_reliability_diagram_of_every_logged_epoch(browser: Browser, shown: Shown) -> None:
     logged = mlflow.artifacts.list_artifacts(run_id=shown.training_runs[0], artifact_path="images")
-    found = [re.fullmatch(r"images/reliability~val\+step\+(\d+)\+.*\.png", each.path) for each in logged]
+    found = [re.fullmatch(r"images/val_epochs~reliability\+step\+(\d+)\+.*\.png", each.path) for each in logged]
     epochs = sorted(int(each[1]) for each in found if each)
     assert len(epochs) > 2
     browser.open(shown.page(shown.training_runs[0], "/model-metrics"))
     browser.search_charts("val/(loss|ece|mean_iou)$")
-    card = "//*[@data-testid='experiment-view-compare-runs-card'][.//*[normalize-space(text())='reliability/val']]"
+    card = (
+        "//*[@data-testid='experiment-view-compare-runs-card'][.//*[normalize-space(text())='val_epochs/reliability']]"
+    )
     browser.the(f"{card}//*[@data-testid='experiment-view-compare-runs-card-menu']").click()
     browser.the("//*[@role='menuitem'][contains(., 'Configure')]").click()
     browser.the("//*[@role='dialog']//button[@role='switch']").click()

@@ -132,8 +132,8 @@ class Fit:
         low, middle, high = self.temperature
         if low < high:
             return f"median temperature {middle:.2f}, {low:.2f} to {high:.2f} for 90 % of pixels"
-        was = "over-confident" if middle > 1.005 else "under-confident" if middle < 0.995 else "calibrated"
-        return f"temperature {middle:.2f} ({was} before)"
+        effect = "lowers" if middle > 1.005 else "raises" if middle < 0.995 else "hardly changes"
+        return f"temperature {middle:.2f} ({effect} the confidence)"
 
 
 @torch.inference_mode(False)  # parameters created in a caller's inference mode could not be trained

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.data.preparation import resize_image
 from segmentation.data.source import Source
 from segmentation.data.split import Split
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class Originals:
     def __len__(self) -> int:
         return len(self.split)
 
-    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def gather(self, indices: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return one image `(1, 3, h, w)` uint8 and its mask `(1, H, W)` uint8. `indices` must hold one index."""
+        import torch
+
         (index,) = indices
         original = self.source.read(index)
         image = np.array(resize_image(original.image, self.config))

@@ -1,9 +1,10 @@
-"""Prepares an image and its mask for training: resize and centre crop. The result is cached."""
+"""Prepares an image and its mask for training: resize and centre crop. The result is cached.
+
+torchvision is imported by the functions that use it, so that mistakes in data are found before it is loaded.
+"""
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from segmentation.config import DataConfig
 from segmentation.errors import InputError
@@ -24,6 +25,9 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
     Raises:
         InputError: the image is smaller than the crop.
     """
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     mask_image = Image.fromarray(mask)
     image = resize_image(image, config)
     if config.resize is not None:  # Pillow's NEAREST equals torch's NEAREST_EXACT
@@ -50,6 +54,9 @@ def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
 
 def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
     """Return the image with its shorter side resized to `config.resize`."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     if config.resize is None:
         return image
     resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))

@@ -1,12 +1,15 @@
 """A prepared split: images and masks as arrays that are mapped from the cache."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from segmentation.classes import Classes
+
+if TYPE_CHECKING:  # mistakes in data are found before torch is imported, which takes seconds
+    import torch
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,10 @@ class Split:
             return self.counts
         return tuple(int(count) for count in sum((np.array(histogram(mask)) for mask in self.masks), np.zeros(256)))
 
-    def gather(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def gather(self, indices: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
         """Return images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
+        import torch
+
         return torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2), torch.from_numpy(self.masks[indices])
 
 

@@ -7,8 +7,6 @@ import tarfile
 import unicodedata
 from pathlib import Path
 
-from torchvision.datasets import VOCSegmentation
-
 from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
 from segmentation.data.pairs import ImagePairs
@@ -53,6 +51,8 @@ def open_voc(config: DataConfig, split: str) -> ImagePairs:
 
 
 def _download(config: DataConfig, year: str, split: str, split_file: Path) -> None:
+    from torchvision.datasets import VOCSegmentation
+
     try:
         VOCSegmentation(config.data_dir, year=year, image_set=split, download=True)
     except (OSError, RuntimeError, tarfile.TarError) as error:

@@ -1,12 +1,19 @@
-"""`Segmenter`: uint8 RGB images in, logits out. It normalizes its own input, so the scale cannot be wrong."""
+"""`Segmenter`: uint8 RGB images in, logits out. It normalizes its own input, so the scale cannot be wrong.
+
+Every logged model carries a copy of this module (`studies.models.flavor.SHIPPED`), so it imports only modules of this
+project that are copied as well.
+"""
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from segmentation.calibration.calibrators import Calibrator
-from segmentation.config import NORMALIZATIONS, ModelConfig
-from segmentation.errors import InputError, one_of
 from segmentation.models.networks import NETWORKS
+
+if TYPE_CHECKING:
+    from segmentation.config import ModelConfig
 
 NORMALIZATION = {
     "signed_unit": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
@@ -54,25 +61,29 @@ class Segmenter(nn.Module):
         return outputs
 
 
-def build(config: ModelConfig, classes: int) -> Segmenter:
+def assemble(model: str, normalization: str, classes: int, auxiliary_head: bool = False) -> Segmenter:
+    """Build a model with random weights.
+
+    Args:
+        model: one of `NETWORKS`.
+        normalization: one of `NORMALIZATION`.
+        classes: number of output channels.
+        auxiliary_head: whether to build the auxiliary head.
+    """
+    options = {"aux_loss": True} if auxiliary_head else {}
+    network = NETWORKS[model].build(weights=None, weights_backbone=None, num_classes=classes, **options)
+    return Segmenter(network, normalization)
+
+
+def build(config: "ModelConfig", classes: int) -> Segmenter:
     """Build the configured model with random weights and `classes` output channels.
 
     Raises:
         InputError: `normalization=auto` is not resolved, because the starting weights come from elsewhere.
     """
-    options = {"aux_loss": True} if config.auxiliary_loss else {}
-    architecture = NETWORKS[one_of("model", config.model, NETWORKS)]
-    network = architecture.build(weights=None, weights_backbone=None, num_classes=classes, **options)
+    model = assemble(config.model, config.known_normalization(), classes, config.auxiliary_loss != 0)
     if config.batch_norm_momentum is not None:
-        for module in network.modules():
+        for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = config.batch_norm_momentum
-    normalization: str = config.normalization
-    if normalization == "auto":
-        normalization = NORMALIZATIONS.get(config.weights, "auto")
-    if normalization == "auto":
-        raise InputError(
-            f"normalization=auto: the normalization of weights={config.weights} is unknown; "
-            f"set normalization to one of {', '.join(NORMALIZATION)}"
-        )
-    return Segmenter(network, normalization)
+    return model

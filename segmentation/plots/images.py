@@ -11,12 +11,18 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from segmentation.classes import VOID, Classes
-from segmentation.plots.style import LABEL, LINE, blank, foot, head, wrapped
+from segmentation.plots.style import LINE, blank, foot, head, wrapped
 
 PANEL = 2.5
 """Width of a panel in inches."""
 COLUMNS = 5
 """Most panels in a row."""
+GAP, MARGIN, ABOVE = 0.12, 0.1, 0.3
+"""Room between the panels of an example, around them, and above them for their names, in inches."""
+BAR = 0.45
+"""Room for the colour bar of the confidence, in inches."""
+HEADING, NAME = 17, 14
+"""Font sizes in points of titles and of the panels' names: plots as wide as these are shown at half their size."""
 
 
 def example(
@@ -33,21 +39,39 @@ def example(
         title: above the panels.
     """
     height, width = truth.shape
-    figure = blank(5 * PANEL + 0.7, PANEL * height / width + 0.4)
-    panels = figure.subplots(1, 5)
     valid = truth != VOID
     wrong = valid & (predicted != truth)
     errors = (0.35 * image + 0.65 * 255).astype(np.uint8)
     errors[wrong] = (197, 48, 48)
     errors[~valid] = (224, 224, 224)
-    _show(panels[0], image, "image")
-    _show(panels[1], labels.colours(truth), "truth")
-    _show(panels[2], labels.colours(predicted), "prediction")
-    drawn = _show(panels[3], confidence, "confidence")
-    _show(panels[4], errors, f"wrong: {_fraction(wrong, valid)}")
-    figure.colorbar(drawn, ax=panels[3], fraction=0.046, pad=0.03)
-    head(figure, title, 11)
-    foot(figure, _present(labels, truth, predicted))
+    shown = {
+        "image": image, "truth": labels.colours(truth), "prediction": labels.colours(predicted),
+        "confidence": confidence, f"wrong: {_fraction(wrong, valid)}": errors,
+    }  # fmt: skip
+    # all panels in one `Axes`, in inches: five of them and a layout would take three times as long to draw
+    tall = PANEL * height / width
+    across, down = 5 * PANEL + 4 * GAP + BAR + 2 * MARGIN, tall + ABOVE + MARGIN
+    figure = blank(across, down)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    left = MARGIN
+    for name, panel in shown.items():
+        axes.text(left + PANEL / 2, ABOVE - 0.07, name, ha="center", va="bottom", fontsize=NAME)
+        _place(axes, panel, left, PANEL, tall)
+        left += PANEL + GAP
+        if name == "confidence":
+            bar = left - GAP + 0.08
+            _place(axes, np.linspace(1, 0, 256)[:, None], bar, 0.1, tall)
+            for value in (0, 0.5, 1):
+                axes.text(bar + 0.14, ABOVE + tall * (1 - value), f"{value:g}", va="center", fontsize=NAME - 2)
+            left += BAR
+    axes.set(xlim=(0, across), ylim=(down, 0))
+    head(figure, title, HEADING)
+    above = figure.get_figheight() - down
+    foot(figure, _present(labels, truth, predicted), size=NAME)
+    total = figure.get_figheight()
+    figure.set_layout_engine("none")
+    axes.set_position((0, 1 - (above + down) / total, 1, down / total))
     return figure
 
 
@@ -68,11 +92,11 @@ def side_by_side(
     shown = {"image": image, "truth": labels.colours(truth)}
     for name, predicted in predictions.items():
         correct = _fraction(valid & (predicted == truth), valid)
-        lines = wrapped(name, PANEL, LABEL).replace(" ·\n", "\n")
+        lines = wrapped(name, PANEL, NAME).replace(" ·\n", "\n")
         shown[f"{lines}\ncorrect: {correct}"] = labels.colours(predicted)
     rows = math.ceil(len(shown) / COLUMNS)
     columns = math.ceil(len(shown) / rows)
-    above = max(name.count("\n") + 1 for name in shown) * LABEL * LINE + 0.1
+    above = max(name.count("\n") + 1 for name in shown) * NAME * LINE + 0.1
     figure = blank(columns * (PANEL + 0.1), rows * (PANEL * height / width + above))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, panel) in zip(panels, shown.items(), strict=False):
@@ -80,17 +104,23 @@ def side_by_side(
         axes.set_anchor("N")  # below the title, because the layout reserves the title's room at the top of the cell
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    head(figure, title, 11)
-    foot(figure, _present(labels, truth, *predictions.values()))
+    head(figure, title, HEADING)
+    foot(figure, _present(labels, truth, *predictions.values()), size=NAME)
     return figure
 
 
 def _show(axes: Axes, image: np.ndarray, name: str) -> AxesImage:
-    axes.set_title(name, fontsize=LABEL)
+    axes.set_title(name, fontsize=NAME)
     axes.set_axis_off()
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_visible(False)  # hidden ticks would still take a third of the drawing time
     return axes.imshow(image, vmin=0, vmax=1, cmap="viridis", interpolation="nearest")
+
+
+def _place(axes: Axes, image: np.ndarray, left: float, width: float, height: float) -> None:
+    """Draw an image below `ABOVE`; sizes in inches."""
+    extent = (left, left + width, ABOVE + height, ABOVE)
+    axes.imshow(image, "viridis", aspect="auto", interpolation="nearest", vmin=0, vmax=1, extent=extent)
 
 
 def _fraction(part: np.ndarray, valid: np.ndarray) -> str:

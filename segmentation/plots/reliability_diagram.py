@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -27,6 +28,7 @@ from segmentation.plots.style import (
     wrapped,
 )
 from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.calibration_error import confidence_verdict
 from segmentation.scoring.reliability import Bins
 
 MARKERS = "osD^v<>p"
@@ -38,6 +40,10 @@ SOLID_BAR = 0.7
 """Full opacity of an accuracy bar."""
 FAINTEST = 0.12
 """Smallest relative opacity of a bin."""
+HOLLOW: dict[str, Any] = {"ls": "none", "ms": 3.5, "mfc": "white", "mew": 0.8}
+"""Style of the points of bins with few pixels."""
+BARS = 0.8
+"""Fraction of a bin's width that the bars of all series take together."""
 
 
 def reliability(
@@ -46,6 +52,7 @@ def reliability(
     ece: Interval | None = None,
     band: tuple[np.ndarray, np.ndarray] | None = None,
     note: str | None = None,
+    gap: Interval | None = None,
 ) -> Figure:
     """Reliability diagram: accuracy and gap of each bin of confidence, above the fraction of pixels in each bin.
 
@@ -57,6 +64,7 @@ def reliability(
         ece: 95 % interval of the expected calibration error, written next to it.
         band: low and high ends `(n,)` of the 95 % interval of each bin's accuracy; anything for empty bins.
         note: small print below the plot, such as the scoring protocol.
+        gap: 95 % interval of accuracy minus confidence; the title calls a model over- or under-confident only with it.
     """
     figure, top, bottom = _diagram_above_fractions()
     edges, filled = bins.edges, bins.count > 0
@@ -69,9 +77,9 @@ def reliability(
         halo = [withStroke(linewidth=3.5, foreground="white")]
         top.vlines(confidence, low, high, color=black, lw=1.5, path_effects=halo, zorder=3)
         for end in (low, high):
-            top.scatter(confidence, end, 49, black, marker="_", lw=1.5, path_effects=halo, zorder=3)
-    top.scatter(confidence, accuracy, 20, black, lw=0, zorder=4)
-    top.set_title(_subtitle(bins, ece), fontsize=10)
+            top.scatter(confidence, end, 49, black, marker="_", lw=1.5, path_effects=halo, zorder=3, clip_on=False)
+    top.scatter(confidence, accuracy, 20, black, lw=0, zorder=4, clip_on=False)
+    top.set_title(_subtitle(bins, ece, gap), fontsize=10)
 
     bottom.bar(left, bins.fraction[filled], width, align="edge", color=GREY, edgecolor="white")
     for x, fraction in zip(left + width / 2, bins.fraction[filled], strict=True):
@@ -96,13 +104,16 @@ def opacity(bins: Bins) -> np.ndarray:
     return np.clip(np.sqrt(np.nan_to_num(bins.fraction) / SOLID), FAINTEST, 1)
 
 
-def reliability_panels(groups: Mapping[str, Bins], title: str, note: str | None = None) -> Figure:
+def reliability_panels(
+    groups: Mapping[str, Bins], title: str, note: str | None = None, gaps: Mapping[str, Interval] | None = None
+) -> Figure:
     """One small reliability diagram for each group of pixels, such as each class.
 
     Args:
         groups: numbers by name of the group; the panel of a group without pixels says so.
         title: above the panels.
         note: small print below the plot, such as the scoring protocol.
+        gaps: by name, 95 % interval of accuracy minus confidence; see `reliability`.
     """
     rows = max(1, round(math.sqrt(len(groups) / 1.5)))
     columns = max(1, math.ceil(len(groups) / rows))
@@ -111,7 +122,7 @@ def reliability_panels(groups: Mapping[str, Bins], title: str, note: str | None 
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     total = sum(int(bins.count.sum()) for bins in groups.values())
     for index, (axes, (name, bins)) in enumerate(zip(panels, groups.items(), strict=False)):
-        _panel(axes, name, bins, total, side)
+        _panel(axes, name, bins, total, side, (gaps or {}).get(name))
         lowest = index + columns >= len(groups)
         axes.tick_params(labelsize=8, labelbottom=lowest, labelleft=index % columns == 0)
         axes.set_xlabel("confidence" if lowest else "", fontsize=LABEL)
@@ -132,7 +143,8 @@ def reliability_lines(
 ) -> Figure:
     """Several reliability diagrams as lines through the bins at their mean confidence, above the fractions of pixels.
 
-    Bins with less than 1 % of the pixels are faint points outside the line.
+    Bins with less than 1 % of the pixels are small hollow points outside the line. The fractions of the series are bars
+    side by side in each bin.
 
     Args:
         series: the numbers by name.
@@ -142,26 +154,33 @@ def reliability_lines(
     """
     figure, top, bottom = _diagram_above_fractions()
     _diagonal(top)
+    has_few = False
     for index, (colour, (name, bins)) in enumerate(zip(colours(len(series)), series.items(), strict=True)):
         filled, marker = bins.count > 0, MARKERS[index % len(MARKERS)]
         confidence, accuracy = bins.confidence[filled], bins.accuracy[filled]
         many = bins.fraction[filled] >= FEW
-        top.plot(confidence[~many], accuracy[~many], marker, ms=5, mec="white", mew=0.5, color=colour, alpha=0.3)
+        if (~many).any():
+            has_few = True
+            top.plot(confidence[~many], accuracy[~many], color=colour, marker=marker, clip_on=False, **HOLLOW)
         top.plot(
             confidence[many], accuracy[many], f"{marker}-", ms=5, lw=1.6, mec="white", mew=0.5, color=colour, zorder=3,
             label=f"{name} · ECE {bins.ece():.4f}" if filled.any() else f"{name} · no pixels",
+            clip_on=not many.any(),  # an empty line that is not clipped counts as text at the figure's corner
         )  # fmt: skip
         if bands and name in bands:
             low, high = bands[name]
             draw_band(top, confidence[many], low[filled][many], high[filled][many], colour)
         if filled.any():
-            bottom.stairs(bins.fraction, bins.edges, color=colour, lw=1.4)
+            width = BARS / len(bins.count) / len(series)
+            left = bins.edges[:-1] + (1 - BARS) / 2 / len(bins.count) + index * width
+            bottom.bar(left, bins.fraction, width, align="edge", color=colour)
     highest = max((bins.fraction.max() for bins in series.values() if bins.count.any()), default=1.0)
     bottom.set_ylim(0, min(1.0, 1.15 * highest))
     for axes in (top, bottom):
         axes.grid(alpha=0.25)
     head(figure, title)
-    foot(figure, _key(top), note)
+    hollow = Line2D([], [], color=GREY, label=f"bin with < {FEW:.0%} of the pixels", marker="o", **HOLLOW)
+    foot(figure, [*_key(top), *([hollow] if has_few else [])], note)
     return figure
 
 
@@ -210,7 +229,7 @@ def _bars(axes: Axes, bins: Bins) -> None:
             bar.set_alpha(full * strength)
 
 
-def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float) -> None:
+def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float, gap: Interval | None) -> None:
     clean(axes)
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
     axes.set_title(wrapped(name, side - 0.3, LABEL), fontsize=LABEL, weight="bold", loc="left", pad=3.5 * NOTE)
@@ -221,27 +240,31 @@ def _panel(axes: Axes, name: str, bins: Bins, total: int, side: float) -> None:
         return
     _bars(axes, bins)
     axes.scatter(
-        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.fraction[filled], color="black", zorder=4, lw=0
-    )
+        bins.confidence[filled], bins.accuracy[filled], 3 + 50 * bins.fraction[filled], color="black", zorder=4, lw=0,
+        clip_on=False,
+    )  # fmt: skip
     fraction = bins.count.sum() / total
     size = f"{fraction:.1%}" if fraction >= 0.001 else "<0.1%"
     axes.annotate(
-        f"{size} of pixels\nECE {bins.ece():.3f}, {_lean(bins)}-confident by {abs(bins.signed_gap()):.3f}",
+        f"{size} of pixels, ECE {bins.ece():.4f}\n{_lean(bins, gap)}",
         (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points", va="bottom", fontsize=NOTE,
     )  # fmt: skip
 
 
-def _subtitle(bins: Bins, ece: Interval | None) -> str:
+def _subtitle(bins: Bins, ece: Interval | None, gap: Interval | None) -> str:
     if not bins.count.any():
         return "no pixels"
     worst = bins.fraction[np.nanargmax(np.abs(bins.gap))]
     fraction = f"{100 * worst:.2g} %" if worst >= 0.001 else "less than 0.1 %"
     where = f" (in a bin with {fraction} of the pixels)" if worst < SOLID else ""
     return "\n".join([
-        f"ECE {bins.ece():.4f}{f' {ece}' if ece else ''} · {_lean(bins)}-confident by {abs(bins.signed_gap()):.4f}",
+        f"ECE {bins.ece():.4f}{f' {ece}' if ece else ''} · {_lean(bins, gap)}",
         f"MCE {bins.mce():.4f}{where}",
     ])  # fmt: skip
 
 
-def _lean(bins: Bins) -> str:
-    return "over" if bins.signed_gap() < 0 else "under"
+def _lean(bins: Bins, gap: Interval | None) -> str:
+    """Verdict on the confidence; only the number where its interval is unknown."""
+    if gap is None:
+        return f"accuracy − confidence {bins.signed_gap():+.4f}"
+    return confidence_verdict(bins.signed_gap(), gap)

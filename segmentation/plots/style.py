@@ -74,23 +74,24 @@ def head(figure: Figure, title: str, size: float = TITLE) -> None:
     figure.suptitle(text, fontsize=size)
 
 
-def foot(figure: Figure, handles: Sequence[Artist] = (), note: str | None = None) -> None:
+def foot(figure: Figure, handles: Sequence[Artist] = (), note: str | None = None, size: float = LABEL) -> None:
     """Add a legend and a small grey note below all plots; the figure grows by their height.
 
     Args:
         figure: a figure with all its plots.
         handles: artists of the legend, with labels.
         note: text such as the scoring protocol.
+        size: font size of the legend in points.
     """
     width = figure.get_figwidth()
     note = wrapped(note, width - 0.2, NOTE) if note else ""
-    labels = [wrapped(str(handle.get_label()), width - 0.9, LABEL) for handle in handles]
+    labels = [wrapped(str(handle.get_label()), width - 0.9, size) for handle in handles]
     below = _height(note, NOTE) if note else 0.0
     needed = below
     if labels:
         letters = max(len(line) for label in labels for line in label.split("\n"))
-        columns = min(len(labels), max(1, int((width - 0.2) / (letters * LETTER * LABEL + 0.6))))
-        needed += 0.15 + max(sum(_height(label, LABEL) for label in part) for part in np.array_split(labels, columns))
+        columns = min(len(labels), max(1, int((width - 0.2) / (letters * LETTER * size + 0.6))))
+        needed += 0.15 + max(sum(_height(label, size) for label in part) for part in np.array_split(labels, columns))
     height = figure.get_figheight() + needed
     figure.set_figheight(height)
     figure.set_layout_engine("constrained", rect=(0, needed / height, 1, 1 - needed / height))
@@ -98,7 +99,7 @@ def foot(figure: Figure, handles: Sequence[Artist] = (), note: str | None = None
         figure.text(0.1 / width, 0.05 / height, note, va="bottom", fontsize=NOTE, color=GREY, in_layout=False)
     if labels:
         legend = figure.legend(
-            handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=LABEL, borderaxespad=0,
+            handles, labels, loc="lower center", ncols=columns, frameon=False, fontsize=size, borderaxespad=0,
             bbox_to_anchor=(0, (below + 0.04) / height, 1, 1),
         )  # fmt: skip
         legend.set_in_layout(False)

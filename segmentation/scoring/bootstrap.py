@@ -137,6 +137,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def holm_levels(p_values: Sequence[float], level: float = LEVEL) -> list[float]:
+    """Levels of the intervals that agree with `holm`: each is the level at which Holm's method tests that value.
+
+    The smallest of `m` p-values is tested at `1 - (1 - level) / m`, the next at `1 - (1 - level) / (m - 1)`, and so on.
+    The first that is not significant ends the procedure, so all larger ones have its level. An interval at this level
+    excludes 0 if and only if the adjusted p-value is below `1 - level`. Serlin, "Confidence Intervals and the
+    Scientific Method: A Case for Holm on the Range", Journal of Experimental Education 1993; Ludbrook, "Multiple
+    Inferences Using Confidence Intervals", Clinical and Experimental Pharmacology and Physiology 2000.
+    """
+    levels, tests = [0.0] * len(p_values), len(p_values)
+    for index in np.argsort(p_values, kind="stable"):
+        levels[index] = 1 - (1 - level) / tests
+        if tests * p_values[index] < 1 - level and tests > 1:
+            tests -= 1
+    return levels
+
+
 def _flat_rows(blocks: Iterable[Sums], shapes: dict[str, tuple[int, ...]]) -> Iterator[np.ndarray]:
     """Yield each image's values as one row, float32, which is precise enough for intervals; fills in `shapes`."""
     for block in blocks:

@@ -8,6 +8,7 @@ confidence over these pixels, and `correct` the number of correct pixels.
 import numpy as np
 import torch
 
+from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.confusion import mean_of_defined, ratios
 
 BINS = 10
@@ -54,6 +55,18 @@ def rmsce(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
 def confidence_gap(count: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """Mean accuracy minus mean confidence, in [-1, 1]: negative is over-confident, positive under-confident."""
     return ratios(gap.sum(-1), count.sum(-1))
+
+
+def confidence_verdict(gap: float, ends: Interval) -> str:
+    """Whether a model is over- or under-confident, in words: only where the gap's interval excludes 0.
+
+    Args:
+        gap: accuracy minus confidence.
+        ends: its 95 % interval.
+    """
+    if ends.low > 0 or ends.high < 0:
+        return f"{'over' if gap < 0 else 'under'}-confident by {abs(gap):.4f}"
+    return "no over- or under-confidence shown"
 
 
 def adaptive_ece(count: np.ndarray, gap: np.ndarray, bins: int = BINS) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
+from numba import config, njit
+from numba.misc.appdirs import AppDirs
 
 from segmentation.classes import VOID
 from segmentation.devices import countable
@@ -28,6 +29,9 @@ from segmentation.scoring.log_odds import (
 )
 from segmentation.scoring.reliability import FINE_BINS, Bins, bin_of, histogram_columns, histograms, numbered
 from segmentation.scoring.softmax import PixelPredictions, check_classes, check_shapes, pixel_predictions
+
+# numba's user-wide folder: by default it would write the machine code beside this file
+config.CACHE_DIR = config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir  # type: ignore[attr-defined]
 
 LANES = 128
 """Pixels in one inner loop; with 150 classes their probabilities take 77 kB."""

@@ -1,7 +1,10 @@
 """Signals that stop this process: they raise `KeyboardInterrupt` and set a deadline for all further waiting."""
 
 import math
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from types import FrameType
@@ -16,6 +19,10 @@ _deadline = math.inf
 """In seconds of `time.monotonic()`."""
 _signal = ""
 """Name of the signal that set the deadline."""
+AGAIN_SECONDS = 0.3
+"""A Ctrl-C this soon after another is the same: `mlflow run` and the terminal may both send one."""
+_pipe = -1
+"""Where the numbers of signals are written for the thread that answers Ctrl-C; -1 without one."""
 
 
 def seconds_left() -> float:
@@ -40,14 +47,29 @@ def stopped_by(error: BaseException) -> KeyboardInterrupt | None:
 
 def restore(handlers: Mapping[int, Any]) -> None:
     """Restore the signal handlers that `catch` returned and remove the deadline."""
-    global _deadline
+    global _deadline, _pipe
     for number, handler in handlers.items():
         signal.signal(number, handler)
     _deadline = math.inf
+    if _pipe >= 0:
+        signal.set_wakeup_fd(-1)
+        os.close(_pipe)  # ends the thread
+        _pipe = -1
 
 
-def catch() -> dict[int, Any]:
-    """Stop on these signals, except those that are ignored, as under `nohup`; returns the previous handlers."""
+def catch(answer: bool = False) -> dict[int, Any]:
+    """Stop on these signals, except those that are ignored, as under `nohup`; returns the previous handlers.
+
+    Args:
+        answer: print a line at once on Ctrl-C, and end the process at once on the second. Python runs the handlers only
+            between two of its own instructions, and a step of torch may take seconds.
+    """
+    global _pipe
+    if answer:
+        source, _pipe = os.pipe()
+        os.set_blocking(_pipe, False)
+        signal.set_wakeup_fd(_pipe, warn_on_full_buffer=False)
+        threading.Thread(target=_answer, args=(source,), daemon=True).start()
     return {number: signal.signal(number, stop) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
 
 
@@ -68,3 +90,18 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
         if signal.getsignal(each) is stop:
             signal.signal(each, lambda number, frame: None)  # SIG_IGN fails if a signal is already pending
     raise KeyboardInterrupt(_signal)
+
+
+def _answer(source: int) -> None:
+    """Answer each Ctrl-C whose number arrives in a pipe, until the pipe is closed."""
+    first = math.inf
+    with open(source, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] != signal.SIGINT:
+                continue
+            if first == math.inf:
+                first = time.monotonic()
+                print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+            elif time.monotonic() - first > AGAIN_SECONDS:
+                print("Stopped at once. The command doctor closes the run.", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)

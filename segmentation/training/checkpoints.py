@@ -1,8 +1,10 @@
 """Checkpoint files: the state of a run after an epoch, from which it resumes or its model is loaded."""
 
+import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from segmentation.errors import InputError
 from segmentation.models.state_dicts import read_pickled
 
 FORMAT = 1
+NAMES = ("best.pt", "last.pt")
+"""Names of a run's checkpoint files: that of the best epoch, and that of the last one, from which it resumes."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Checkpoint:
     """Number of finished epochs."""
     best_epoch: int
     best_value: float
+    """Value of `monitor` after the best epoch."""
     network: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
@@ -39,6 +44,8 @@ class Checkpoint:
     """Weights that training resumes from if `network` is their moving average (`ema`); otherwise empty."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of every epoch by name, added by the caller of `train`; empty by default."""
+    best_loss: float = math.nan
+    """Validation loss after the best epoch; NaN if unknown."""
 
     @property
     def labels(self) -> Classes:
@@ -67,9 +74,36 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove temporary files of processes that were killed while they wrote a checkpoint to this folder."""
-    for name in ("best.pt", "last.pt"):
+    for name in NAMES:
         for path in folder.glob(f".{name}-*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def remove_unneeded(folder: Path, keep: str) -> int:
+    """Remove the checkpoint that a finished run no longer needs; return its size in bytes.
+
+    Args:
+        folder: that of the run.
+        keep: `best` or `last`, the checkpoint that holds the run's model. If it is the only one, nothing is removed.
+    """
+    kept = folder / f"{keep}.pt"
+    (other,) = (file for name in NAMES if (file := folder / name) != kept)
+    if not (kept.is_file() and other.is_file()):
+        return 0
+    size = size_of([kept, other]) - size_of([kept])
+    other.unlink()
+    return size
+
+
+def shown_size(size: int) -> str:
+    """Return a number of bytes in MB, as text."""
+    return f"{size / 1e6:.1f} MB"
+
+
+def size_of(files: Iterable[Path]) -> int:
+    """Return the bytes that files take on the disk; hard links to one file count once."""
+    found = {(state.st_dev, state.st_ino): state.st_size for state in (file.stat() for file in files)}
+    return sum(found.values())
 
 
 def keep_as(file: Path, other: Path) -> None:
@@ -100,7 +134,8 @@ def load(file: Path) -> Checkpoint:
         raise InputError(f"{file} is not a checkpoint of this program, or it is damaged") from error
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):
-        content = {"history": [], "trained": {}} | content  # missing in files of earlier versions
+        # missing in files of earlier versions
+        content = {"history": [], "trained": {}, "best_loss": math.nan} | content
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

@@ -75,7 +75,7 @@ class Epoch:
     images_per_second: float
     """Training images per second, without validation."""
     is_best: bool
-    """Whether `config.monitor` is better than in all earlier epochs."""
+    """Whether `config.monitor` is better than in all earlier epochs, or equal to the best one with a lower loss."""
     checkpoint: Checkpoint
     """State after the epoch; save it before the next epoch starts."""
 
@@ -154,7 +154,7 @@ def _epochs(
     device = resolve_device(config.device, group.local_rank, group.local_size)
     weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
     step = TrainingStep(model, config, device, group, weights)
-    finished_epochs, best_epoch, best_value = 0, 0, math.nan
+    finished_epochs, best_epoch, best_value, best_loss = 0, 0, math.nan, math.nan
     average = None if config.ema is None else AveragedWeights(model, config.ema)
     if start is not None:
         model.load_state_dict(start.trained or start.network)
@@ -162,7 +162,8 @@ def _epochs(
             average.load(start.network)
         step.optimizer.load_state_dict(start.optimizer)
         step.scaler.load_state_dict(start.scaler)
-        finished_epochs, best_epoch, best_value = start.epoch, start.best_epoch, start.best_value
+        finished_epochs, best_epoch = start.epoch, start.best_epoch
+        best_value, best_loss = start.best_value, start.best_loss
 
     with batch_norm.synchronized(model, device, group) if config.sync_batch_norm else nullcontext():
         for number in range(finished_epochs + 1, config.epochs + 1):
@@ -188,9 +189,13 @@ def _epochs(
                     f"smaller learning_rate, or a larger batch_size or crop (batch norm needs more than a few values)"
                 )
             value = metrics[config.monitor.removeprefix("val/")]
-            is_best = number == 1 or is_better(config.monitor, value, best_value)
+            is_best = (
+                number == 1
+                or is_better(config.monitor, value, best_value)
+                or (value == best_value and metrics["loss"] < best_loss)
+            )
             if is_best:
-                best_epoch, best_value = number, value
+                best_epoch, best_value, best_loss = number, value, metrics["loss"]
             checkpoint = Checkpoint(
                 config=asdict(config),
                 class_names=list(data.train.labels.names),
@@ -199,6 +204,7 @@ def _epochs(
                 epoch=number,
                 best_epoch=best_epoch,
                 best_value=best_value,
+                best_loss=best_loss,
                 network=model.state_dict(),
                 optimizer=step.optimizer.state_dict(),
                 scaler=step.scaler.state_dict(),
@@ -259,14 +265,14 @@ def _train_epoch(
 
     batches = index_batches(order, config.batch_size, group.size)
     loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
-    with progress(f"epoch {number}/{config.epochs}", len(split)) as bar:
+    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar:
         for index, indices in enumerate(batches):
             draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
             images, masks = augmentation.apply(*split.gather(group.shard(indices)), group.shard(draws))
             rate = optimizers.learning_rate(config, (number - 1) * len(batches) + index, len(batches))
             optimizers.set_learning_rate(step.optimizer, rate)
             try:
-                batch_loss, batch_correct, batch_pixels = step(images, masks, len(indices))
+                batch_loss, batch_correct, batch_pixels = step(images, masks, len(indices), bar.update)
             except FloatingPointError as error:
                 raise DivergedError(
                     f"the loss is {error} in epoch {number}, step {index + 1} of {len(batches)} "
@@ -275,7 +281,6 @@ def _train_epoch(
             if average is not None:
                 average.update((number - 1) * len(batches) + index + 1)
             loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
-            bar.update(len(indices))
     batch_norm.average_statistics(step.model, group)
     loss_sum, correct_of_all, pixels_of_all = group.sum(loss_sum, correct, pixels)
     if not pixels_of_all:
@@ -289,7 +294,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
         return score(model, in_order(val, config.batch_size, device), val.labels, config.boundary_width)
     scores = Scores(val.labels, config.boundary_width)
     shard = group.shard(np.arange(len(val)))
-    with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard)) as bar:
+    with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard), shown=group.rank == 0) as bar:
         for indices in index_batches(shard, max(1, config.batch_size // group.size)):
             images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())

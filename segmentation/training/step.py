@@ -43,8 +43,18 @@ class TrainingStep:
         self._autocast = autocast(device, resolve_precision(config.precision, device))
         self._parallel: DistributedDataParallel | None = None
         self._trainable: list[bool] = []
+        if device.type == "cpu":
+            for module in model.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.register_forward_hook(_let_signals_in)
 
-    def __call__(self, images: torch.Tensor, masks: torch.Tensor, batch_size: int) -> tuple[float, int, int]:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        batch_size: int,
+        advance: Callable[[int], object] = lambda images: None,
+    ) -> tuple[float, int, int]:
         """Update the weights by the gradient of the loss of the whole batch, see `losses`.
 
         The result does not depend on the number of forward passes or ranks, except through batch norm, which normalizes
@@ -54,6 +64,7 @@ class TrainingStep:
             images: `(B, 3, H, W)` uint8 of this rank, on the CPU.
             masks: `(B, H, W)` uint8.
             batch_size: number of images of all ranks.
+            advance: called after each forward and backward pass with its number of images of all ranks.
 
         Returns:
             Sum of the cross-entropy, number of correct pixels and number of non-void pixels of this rank.
@@ -64,6 +75,7 @@ class TrainingStep:
         pixels = int((masks != VOID).sum())
         whole = Totals(*self.group.sum(*totals(masks, self.class_weights)))
         if whole.weight == 0:
+            advance(batch_size)
             return 0.0, 0, 0
         # DistributedDataParallel averages the gradients of the ranks
         whole = Totals(whole.weight / self.group.size, whole.images / self.group.size)
@@ -84,6 +96,7 @@ class TrainingStep:
                     self.scaler.scale(loss).backward()
                 loss_sum += logged_loss.item()
                 correct += count_correct(outputs["out"], part_masks)
+                advance(batch_size * number // len(parts) - batch_size * (number - 1) // len(parts))
         if self.config.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
@@ -120,6 +133,12 @@ class _Outputs(nn.Module):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.model.outputs(images)
+
+
+def _let_signals_in(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    """Call Python in the backward pass of a layer: a signal is handled there, instead of after the whole pass."""
+    if output.requires_grad:
+        output.register_hook(lambda gradient: None)
 
 
 def _outputs(

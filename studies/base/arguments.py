@@ -1,7 +1,9 @@
 """Turns `--field value` words into a command's configuration, and prints its help by groups of fields."""
 
 import ast
+import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
@@ -11,8 +13,8 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from segmentation.config import AugmentationConfig, DataConfig, ModelConfig, OptimizationConfig, ScoringConfig
-from segmentation.errors import one_of
-from segmentation.fields import choices
+from segmentation.errors import InputError, Mistakes
+from segmentation.fields import read_value
 from studies.config import RecordConfig, TrainConfig
 
 GROUPS: dict[str, type] = {
@@ -29,23 +31,79 @@ MOST_USED = (
 
 
 def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
-    """Return the configuration for `--field value` pairs. A mistake ends the program with a message and code 2."""
+    """Return the configuration for `--field value` words. With `--help`, print all fields and end the program.
+
+    Raises:
+        InputError: some words are wrong; the message lists all mistakes.
+    """
+    if {"-h", "--help"} & set(arguments):
+        _print_help(config_class, program)
+    mistakes = Mistakes()
+    typed = _typed(config_class, arguments, program, mistakes)
+    values, wrong = {}, []
+    for name, text in typed.items():
+        try:
+            values[name] = read_value(config_class, name, text)
+        except InputError as error:
+            mistakes.add(str(error))
+            wrong.append(name)
+    for each in fields(config_class):
+        if each.default is MISSING and each.name not in typed:
+            mistakes.add(f"--{each.name} is missing. {_help_texts(config_class)[each.name]}")
+            wrong.append(each.name)
+    config = None
+    if all(each.default is not MISSING or each.name in values for each in fields(config_class)):
+        try:
+            config = config_class(**values)
+        except InputError as error:
+            # a mistake that names a field whose value could not be read may be a consequence of that
+            mistakes.add(
+                *(text for text in error.mistakes if not any(re.search(rf"\b{name}=", text) for name in wrong))
+            )
+    mistakes.raise_all()
+    # `mlflow run` passes every parameter that MLproject declares, typed or not
+    if isinstance(config, TrainConfig) and "MLFLOW_RUN_ID" not in os.environ:
+        object.__setattr__(config, "typed", frozenset(typed))
+    return config
+
+
+def _typed(config_class: type, arguments: Sequence[str], program: str, mistakes: Mistakes) -> dict[str, str]:
+    """Return the text of every field in `--field value` and `--field=value` words; the last one counts."""
+    known, words, found = [each.name for each in fields(config_class)], list(arguments), {}
+    while words:
+        word = words.pop(0)
+        flag, equals, text = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--"):
+            write = f"write --{word}" if equals and name in known else "write --field value"
+            mistakes.add(f"{word!r} stands where a field should: {write}")
+            continue
+        has_value = bool(equals)
+        if not has_value and words and not words[0].startswith("--"):
+            text, has_value = words.pop(0), True
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"Did you mean --{nearest[0]}? " if nearest else ""
+            mistakes.add(f"{flag} is not a field of {program.split()[-1]}. {hint}`{program} --help` lists all fields")
+        elif has_value:
+            found[name] = text
+        else:
+            mistakes.add(f"{flag} has no value: write {flag} VALUE")
+    return found
+
+
+def _print_help(config_class: type, program: str) -> None:
+    """Print all fields by groups, and end the program."""
     import tyro
 
-    found: Any = tyro.cli(
+    tyro.cli(
         _by_groups(config_class),
         prog=program,
         description=_summary(config_class),
-        args=_in_python_spelling(config_class, arguments),
+        args=["--help"],
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
     )
-    config = config_class(**_flattened(found))
-    # `mlflow run` passes every parameter that MLproject declares, typed or not
-    if isinstance(config, TrainConfig) and "MLFLOW_RUN_ID" not in os.environ:
-        flags = (word.removeprefix("--").partition("=")[0] for word in arguments if word.startswith("--"))
-        object.__setattr__(config, "typed", frozenset(flag.replace("-", "_") for flag in flags))
-    return config
 
 
 def groups(config_class: type) -> dict[str, list[str]]:
@@ -102,14 +160,6 @@ def _hint(hint: Any) -> Any:
     return Union[get_args(hint)] if get_origin(hint) is UnionType else hint  # noqa: UP007
 
 
-def _flattened(found: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for each in fields(found):
-        value = getattr(found, each.name)
-        values |= _flattened(value) if is_dataclass(value) else {each.name: value}
-    return values
-
-
 def _summary(config_class: type) -> str:
     return (config_class.__doc__ or "").strip()
 
@@ -138,22 +188,3 @@ def _texts_by_class(file: str) -> dict[str, dict[str, str]]:
                 and isinstance(below.value.value, str)
             }  # fmt: skip
     return found
-
-
-def _in_python_spelling(config_class: type, arguments: Sequence[str]) -> list[str]:
-    """Capitalise `true`, `false` and `none`, and check closed lists of values so that a mistake gets a suggestion."""
-    known, spelled = choices(config_class), list(arguments)
-    types = {each.name: each.type for each in fields(config_class)}
-    for index, argument in enumerate(spelled):
-        joined = argument.startswith("--") and "=" in argument  # `--field=value`; otherwise a value follows its flag
-        flag, _, value = argument.partition("=") if joined else (spelled[index - 1] if index else "", "", argument)
-        name = flag.removeprefix("--").replace("-", "_")
-        if not flag.startswith("--") or "=" in flag or name not in types:
-            continue
-        optional = type(None) in get_args(types[name])
-        is_bool = bool in (types[name], *get_args(types[name]))
-        if (is_bool and value.lower() in ("true", "false")) or (optional and value.lower() == "none"):
-            spelled[index] = f"{flag}={value.capitalize()}" if joined else value.capitalize()
-        elif name in known:
-            one_of(name, value, [*known[name], "None"] if optional else known[name])
-    return spelled

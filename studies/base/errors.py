@@ -9,10 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import mlflow
-import requests
-from mlflow.exceptions import MlflowException, RestException
-
 from segmentation.errors import InputError
 from studies.base.redaction import without_password
 
@@ -70,6 +66,16 @@ def explained(error: BaseException) -> InputError | None:
     return None
 
 
+def why_absent(error: BaseException) -> str:
+    """Return why MLflow did not find what a user has named: the reason without its ID again, and where to look."""
+    if _is_mlflow(error) and getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST":
+        import mlflow
+
+        store = without_password(mlflow.get_tracking_uri())
+        return f"it is not in {store}: copy its ID or name from the UI, or set MLFLOW_TRACKING_URI"
+    return reason(error)
+
+
 @contextmanager
 def raised_as_input_errors() -> Iterator[None]:
     """Raise errors of MLflow, Optuna, databases and S3 as `InputError`."""
@@ -84,16 +90,18 @@ def raised_as_input_errors() -> Iterator[None]:
 
 def unusable(error: BaseException) -> InputError:
     """Return what to report of MLflow's error, without passwords; an `AwayError` if a retry may succeed."""
+    import mlflow  # takes seconds, which commands that do without MLflow save
+
     message = f"MLflow at {without_password(mlflow.get_tracking_uri())} cannot be used: {reason(error)}"
-    return AwayError(message) if isinstance(error, MlflowException) and is_away(error) else InputError(message)
+    return AwayError(message) if _is_mlflow(error) and is_away(error) else InputError(message)
 
 
-def is_away(error: Exception) -> bool:
+def is_away(error: BaseException) -> bool:
     """Return whether a retry may succeed without the user's action: not for a refusal or a wrong password."""
     return not is_final(error) and http_status(error) not in (401, 403)
 
 
-def is_final(error: Exception) -> bool:
+def is_final(error: BaseException) -> bool:
     """Return whether a retry cannot change the response."""
     code = s3_code(error)
     if code is not None:
@@ -101,7 +109,12 @@ def is_final(error: Exception) -> bool:
     status = http_status(error)
     if status is not None:
         return 400 <= status < 500 and status not in RETRIED_STATUS
-    return isinstance(error, MlflowException) and error.error_code in FINAL
+    return _is_mlflow(error) and getattr(error, "error_code", None) in FINAL
+
+
+def _is_mlflow(error: Any, name: str = "MlflowException") -> bool:
+    """Return whether an error is of a class of `mlflow.exceptions`, without importing MLflow."""
+    return any((kind.__module__, kind.__name__) == ("mlflow.exceptions", name) for kind in type(error).__mro__)
 
 
 def http_status(error: BaseException | None) -> int | None:
@@ -110,9 +123,9 @@ def http_status(error: BaseException | None) -> int | None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(status, int):
             return status
-        if isinstance(error, RestException) and "error_code" not in error.json:
+        if _is_mlflow(error, "RestException") and "error_code" not in getattr(error, "json", {}):
             return _status_in_traceback(error)
-        if isinstance(error, MlflowException) and (found := STATUS_IN_TEXT.search(str(error))):
+        if _is_mlflow(error) and (found := STATUS_IN_TEXT.search(str(error))):
             return int(found[1])
         error = error.__cause__
     return None
@@ -124,9 +137,11 @@ def _status_in_traceback(error: BaseException) -> int | None:
     MLflow drops the status of a response with a JSON body. A body without MLflow's `error_code` comes from a proxy, so
     the status alone says whether a retry can help.
     """
+    from requests import Response
+
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         for value in frame.f_locals.values():
-            if isinstance(value, requests.Response):
+            if isinstance(value, Response):
                 return value.status_code
     return None
 

@@ -16,6 +16,11 @@ def one_line(text: object) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 
 
+def unbroken(text: str) -> str:
+    """Return text with no-break spaces, so that a table cell stays on one line."""
+    return text.replace(" ", "\u00a0")
+
+
 def code(text: object) -> str:
     """Return text as inline code; text with `|` or a backtick is escaped instead, since it would break a table cell."""
     plain = one_line(text)

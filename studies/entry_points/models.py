@@ -8,6 +8,9 @@ __all__ = ["Config", "run"]
 
 def run(config: Config) -> None:
     """Run the entry point."""
+    from studies.runs.data_check import check_data
+
+    check_data(config)
     with importing():
         from studies.runs.models import run_models
     run_models(config)

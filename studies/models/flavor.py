@@ -1,18 +1,20 @@
-"""Save a model as an MLflow model: exported program, tensors, and the code that serves images.
+"""Save a model as an MLflow model: tensors, configuration, and the code that builds the model and serves images.
 
 Layout of the folder:
 
-- `MLmodel`: flavors `pytorch` (tensors to logits) and `python_function` (images to classes and confidence), metadata;
-- `data/`: the exported program of flavor `pytorch`;
+- `MLmodel`: flavor `python_function` (images to classes and confidence), and as metadata what `StoredModel.metadata`
+  returns;
 - `weights.safetensors`: the tensors, which `models.loading` reads without running anything;
 - `code/`: the modules of flavor `python_function`, which need nothing else of this project.
+
+There is no exported program: `torch.export` takes longer than the rest of a short run, and its files hold no more than
+the tensors, the configuration and the code do.
 """
 
 import base64
 import hashlib
 import logging
 import re
-import shutil
 import tempfile
 from importlib.metadata import version
 from io import BytesIO
@@ -20,27 +22,32 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import torch
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
 from PIL import Image
 from safetensors.torch import save_file
 
+from segmentation import errors
+from segmentation.calibration import calibrators
 from segmentation.io import pixels
+from segmentation.models import networks, segmenter
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction import predictor
 from segmentation.system import full_precision
+from studies.base import checksum as checksums
 from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.models import request, served
 
 PACKAGE = "served_segmenter"
 """Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
 loaded in one process."""
-SHIPPED = (full_precision, pixels, predictor, request, served)
+SHIPPED = (
+    calibrators, checksums, errors, full_precision, networks, pixels, predictor, request, segmenter, served,
+)  # fmt: skip
 """Modules copied into every logged model. They import each other, and nothing else of the project."""
-REQUIRED = ("mlflow", "numpy", "pillow", "torch", "torchvision")
+REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision")
 
 SIGNATURE = ModelSignature(
     # AnyType: MLflow has no type for base64 text or pixels of any size.
@@ -60,13 +67,13 @@ SIGNATURE = ModelSignature(
 )  # fmt: skip
 
 
-def save_model(folder: Path, network: Segmenter, images: torch.Tensor, metadata: dict[str, Any]) -> None:
+def save_model(folder: Path, network: Segmenter, image: torch.Tensor, metadata: dict[str, Any]) -> None:
     """Save a model into a new folder.
 
     Args:
         folder: created here.
-        network: on the CPU, in evaluation mode.
-        images: `(B, 3, H, W)` uint8 with B of at least 2: the export would fix a dimension of size 1.
+        network: on the CPU.
+        image: `(3, H, W)` uint8, stored as an example of a request.
         metadata: configuration, class names, palette, epoch and calibration, see `StoredModel.metadata`.
     """
     requirements = [required(package, version(package)) for package in REQUIRED]
@@ -80,24 +87,9 @@ def save_model(folder: Path, network: Segmenter, images: torch.Tensor, metadata:
             code_paths=[str(Path(temporary) / package)],
             mlflow_model=model,
             signature=SIGNATURE,
-            input_example=[{request.COLUMN: _png(images[0])}],
+            input_example=[{request.COLUMN: _png(image)}],
             pip_requirements=requirements,
         )
-        exported = Path(temporary) / "exported"
-        mlflow.pytorch.save_model(
-            network,
-            str(exported),
-            signature=ModelSignature(
-                Schema([TensorSpec(np.dtype("uint8"), (-1, 3, -1, -1))]),
-                Schema([TensorSpec(np.dtype("float32"), (-1, len(metadata["class_names"]), -1, -1))]),
-            ),
-            input_example=images,
-            pip_requirements=requirements,
-            serialization_format="pt2",
-        )
-        flavor = Model.load(str(exported)).flavors["pytorch"]
-        model.add_flavor("pytorch", **flavor)
-        shutil.move(exported / flavor["model_data"], folder / flavor["model_data"])
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
     model.metadata = {**metadata, CHECKSUM: checksum(folder / WEIGHTS)}
     model.save(str(folder / "MLmodel"))

@@ -12,7 +12,7 @@ from segmentation.errors import InputError
 from segmentation.models.state_dicts import read_safetensors
 from segmentation.training import checkpoints
 from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
-from studies.base.errors import reason
+from studies.base.errors import why_absent
 from studies.models.stored import StoredModel, stored_model
 from studies.tracking.artifact_folders import missing_files
 from studies.tracking.queries import quoted
@@ -73,7 +73,7 @@ def version_uri(uri: str) -> str:
             return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
         versions = client.search_model_versions(f"name={quoted(name)}")
     except MlflowException as error:
-        raise InputError(f"{uri} cannot be loaded: {reason(error)}") from error
+        raise InputError(f"{uri} cannot be loaded: {why_absent(error)}") from error
     if not versions:
         raise InputError(f"{uri} cannot be loaded: there is no version of a model called {name!r}")
     return f"models:/{name}/{max(int(each.version) for each in versions)}"
@@ -118,17 +118,19 @@ def _why_missing(uri: str, error: Exception) -> str:
     """Return why a model could not be downloaded, and what to name instead."""
     if where := missing_files(uri):
         return where
-    message = reason(error).rstrip(".")
+    message = why_absent(error).rstrip(".")
     if not uri.startswith("runs:/"):
         return message
     run_id = uri.removeprefix("runs:/").partition("/")[0]
     if checkpoint := _checkpoint_of(run_id, without_model=True):
         return f"the run logged no model (log_model=false); use its checkpoint instead: {checkpoint}"
+    if "Run with id=" in str(error):
+        return message
     return f"{message}. Only runs of train and calibrate with log_model=true have a model"
 
 
 def _checkpoint_of(run_id: str, without_model: bool = False) -> Path | None:
-    """Return the path of a run's best checkpoint; None if the run or its parameter `checkpoint_dir` is unknown.
+    """Return the path of the checkpoint with a run's model; None if the run or its `checkpoint_dir` is unknown.
 
     Args:
         run_id: the run.
@@ -140,7 +142,7 @@ def _checkpoint_of(run_id: str, without_model: bool = False) -> Path | None:
         return None
     if without_model and params.get("log_model", "").lower() != "false":
         return None
-    return Path(params.get("checkpoint_dir", "checkpoints")) / run_id / "best.pt"
+    return Path(params.get("checkpoint_dir", "checkpoints")) / run_id / f"{params.get('keep', 'best')}.pt"
 
 
 def _known_model_id(model_id: str | None) -> str | None:

@@ -21,7 +21,7 @@ def log_model(
 
     Args:
         network: moved to the CPU and put into evaluation mode.
-        split: its images are the example inputs of the export.
+        split: its first image is the example of a request.
         metadata: configuration, class names, palette, epoch and calibration, see `StoredModel.metadata`.
         register_as: name in the model registry, or None.
         alias: alias that will point to the registered version.
@@ -30,10 +30,10 @@ def log_model(
         The URI of the registered version; None if no name is given or MLflow does not answer now.
     """
     network.cpu().to(memory_format=torch.contiguous_format).eval()
-    images, _ = split.gather(np.array([0, min(1, len(split) - 1)]))
+    images, _ = split.gather(np.array([0]))
 
     def save(folder: Path) -> None:
-        save_model(folder / MODEL, network, images.contiguous(), metadata)
+        save_model(folder / MODEL, network, images[0], metadata)
 
     with journal_of() as journal:
         entry = {"what": "model", "register_as": register_as, "alias": alias, "time": now()}

@@ -4,21 +4,22 @@ This file is copied into every logged model (`flavor.SHIPPED`) and imports only 
 """
 
 import base64
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from PIL import Image
+from safetensors.torch import load_file
 
+from segmentation.calibration.calibrators import build as build_calibrator
+from segmentation.models.segmenter import assemble
 from segmentation.prediction.predictor import Prediction, Predictor
+from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.models.request import MAX_PIXELS, RequestError, decode_image, listed_images, open_image
 
 MAX_LOGITS = 2**28
@@ -26,7 +27,6 @@ MAX_LOGITS = 2**28
 DIGITS = 4
 """Decimals of a confidence; more would make the JSON half as long again."""
 ENCODINGS = ("arrays", "png")
-ALLOW_PICKLE = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 
 
 class Refused(MlflowException):
@@ -147,11 +147,6 @@ class ServedModel:
         """Predict one image, and return its record of the answer."""
         try:
             (prediction,) = self.predictor([image])
-        except AssertionError as error:  # guards of the exported program, which fail below about 17 pixels
-            raise Refused(
-                f"{label}: {image.width} x {image.height} pixels are too few for this model, whose input size is "
-                f"{self.predictor.resize or 'the size of the image'}; enlarge the image"
-            ) from error
         except ValueError as error:  # logits that are NaN
             raise Refused(f"{label}: {error}") from error
         record = {
@@ -180,27 +175,20 @@ def _png(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-@contextmanager
-def _without_pickle() -> Iterator[None]:
-    """Forbid MLflow to unpickle anything inside."""
-    before = os.environ.get(ALLOW_PICKLE)
-    os.environ[ALLOW_PICKLE] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[ALLOW_PICKLE]
-        if before is not None:
-            os.environ[ALLOW_PICKLE] = before
-
-
 def _load_pyfunc(path: str) -> ServedModel:
-    """Load a logged model from its folder, for `mlflow.pyfunc.load_model`. Nothing is unpickled."""
-    metadata = Model.load(Path(path)).metadata
+    """Build a logged model from its folder, for `mlflow.pyfunc.load_model`. Nothing is unpickled.
+
+    Raises:
+        ValueError: the file with the tensors is not the one that was logged.
+    """
+    metadata, weights = Model.load(Path(path)).metadata, Path(path) / WEIGHTS
     assert metadata is not None
-    with _without_pickle():
-        network = mlflow.pytorch.load_model(str(path))
-    predictor = Predictor(network, metadata["config"]["resize"], metadata["config"]["interpolation"])
-    calibration = metadata["calibration"]
-    return ServedModel(
-        predictor, metadata["class_names"], metadata["palette"], calibration["method"] if calibration else None
-    )
+    if metadata[CHECKSUM] != checksum(weights):
+        raise ValueError(f"{weights} is damaged: it is not the file that was logged (SHA-256 differs)")
+    config, calibration, names = metadata["config"], metadata["calibration"], metadata["class_names"]
+    network = assemble(config["model"], config["normalization"], len(names), config["auxiliary_loss"] != 0)
+    if calibration:
+        network.calibrator = build_calibrator(calibration["method"], len(names))
+    network.load_state_dict(load_file(weights))
+    predictor = Predictor(network.eval(), config["resize"], config["interpolation"])
+    return ServedModel(predictor, names, metadata["palette"], calibration["method"] if calibration else None)

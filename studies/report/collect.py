@@ -3,11 +3,9 @@
 import json
 import re
 import shlex
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -15,19 +13,33 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError, one_of
-from segmentation.metrics import METRICS, is_better, of_epoch
+from segmentation.metrics import of_epoch
 from studies.base.errors import unusable
 from studies.base.rerun import RUN
 from studies.config import ReportConfig
-from studies.report.content import ReportContent, ReportedRun, ReportedStudy
-from studies.scores.stored import find_runs
-from studies.tracking.artifact_folders import missing_files
+from studies.report.content import Comparison, ReportContent, ReportedRun, ReportedStudy
+from studies.report.headline import Choice, best_of, first_of
+from studies.report.markup import png
+from studies.scores.comparison_files import compared, comparison_examples, comparison_plots, comparison_record
+from studies.scores.stored import StoredScores, find_runs
 from studies.tracking.queries import every_run
+from studies.tracking.read_artifacts import read_files
 
 REPORTED_KINDS = ("train", "evaluate", "calibrate", "compare", "models", "tune")
 """Kinds of runs that a report can show."""
-FOLDERS = ("curves", "reliability", "examples", "comparison", "calibration", "study")
-"""Artifact folders that a report reads."""
+AT_ONCE = 16
+"""Runs whose files are read at the same time."""
+RUN_ID = re.compile("[0-9a-f]{32}")
+IN_ONE_SEARCH = 200
+"""Most IDs in the condition of a search."""
+EXAMPLES = 2
+"""Images plotted with the prediction of every run in such a comparison."""
+COMPARED_ANEW = 8
+"""Most runs that a report compares itself, if no stored comparison has exactly these."""
+SCORES = ("reliability", "confusion")
+"""Artifact folders with the scores of a run."""
+MAIN_FOLDERS = (*SCORES, "curves", "examples")
+"""Artifact folders of the main run, and of an evaluation of it."""
 HISTORY = (*of_epoch(), "val/ece_low", "val/ece_high")
 """Metrics shown by epoch."""
 
@@ -62,6 +74,8 @@ class _Collector:
         self.config, self.split = config, config.split
         self.experiments = {each.experiment_id: each.name for each in self.client.search_experiments()}
         self.by_id = bool(config.run_ids)
+        self.found: dict[str, Run] = {}
+        """All runs that were read, by ID."""
         self.referring: dict[str, list[Run]] = {}
         """All evaluations or calibrations of the store, by tag, see `_referring_to`."""
         self.runs = self._requested_runs()
@@ -69,16 +83,17 @@ class _Collector:
     def content(self) -> ReportContent:
         studies = [self._study(run) for run in self._of_kind("tune")]
         training_runs = self._training_runs()
-        main, why_main = self._main(training_runs, studies)
+        choice = self._main(training_runs, studies)
+        main = choice.run
         if main is not None:
-            main = self._reported(self.client.get_run(main.run_id), self._is_score_file)
+            main = self._reported(self._run(main.run_id), MAIN_FOLDERS, self._is_score_file)
         scored = self._scored(main)
         first = self.runs[0]
         return ReportContent(
             title=self._title(),
             split=self.split,
             experiment=self.config.experiment or self.experiments[first.info.experiment_id],
-            main=main, why_main=why_main, scored=scored,
+            main=main, why_main=choice.why, scored=scored,
             history={} if main is None else self._history(main.run_id),
             training_runs=[main if main and each.run_id == main.run_id else each for each in training_runs],
             comparison=self._comparison(training_runs),
@@ -102,6 +117,7 @@ class _Collector:
         runs: list[Run] = []
         if self.config.run_ids:
             runs = find_runs(self.config.run_ids, self.split)
+            self.found |= {run.info.run_id: run for run in runs}
             for run in runs:
                 name = f"run_ids: {run.info.run_id} ({run.info.run_name})"
                 if kind_of(run) not in REPORTED_KINDS or run.data.tags.get("role") == "worker":
@@ -157,7 +173,26 @@ class _Collector:
 
     def _search(self, condition: str, experiment_ids: Sequence[str] | None = None) -> list[Run]:
         """Return the runs that satisfy a condition, oldest first; by default of all experiments."""
-        return every_run(list(experiment_ids or self.experiments), condition)
+        runs = every_run(list(experiment_ids or self.experiments), condition)
+        self.found |= {run.info.run_id: run for run in runs}
+        return runs
+
+    def _run(self, run_id: str) -> Run:
+        """Return a run by its ID.
+
+        Raises:
+            MlflowException: it does not exist.
+        """
+        if run_id not in self.found:
+            self.found[run_id] = self.client.get_run(run_id)
+        return self.found[run_id]
+
+    def _read_once(self, run_ids: Iterable[str]) -> None:
+        """Read runs that are not known yet, in one search. Those that do not exist any more are left out."""
+        unknown = [run_id for run_id in dict.fromkeys(run_ids) if RUN_ID.fullmatch(run_id) and run_id not in self.found]
+        for start in range(0, len(unknown), IN_ONE_SEARCH):
+            listed = ", ".join(f"'{run_id}'" for run_id in unknown[start : start + IN_ONE_SEARCH])
+            self._search(f"attributes.run_id IN ({listed})")
 
     def _of_kind(self, *kinds: str) -> list[Run]:
         return [run for run in self.runs if kind_of(run) in kinds]
@@ -169,50 +204,32 @@ class _Collector:
         """
         found = {run.info.run_id: run for run in self._of_kind("train")}
         if self.by_id or not found:
-            for run in self._of_kind("compare", "models", "evaluate", "calibrate"):
+            others = self._of_kind("compare", "models", "evaluate", "calibrate")
+            self._read_once(name for run in others for name in _source_names(run))
+            for run in others:
                 for source in self._sources(run):
                     found.setdefault(source.info.run_id, source)
-        return [self._reported(run, self._is_scores) for run in found.values()]
+        return self._all_reported(found.values(), SCORES, self._is_scores)
 
     def _sources(self, run: Run) -> list[Run]:
         """Return the training runs that a run compared, scored or calibrated, without deleted ones."""
-        tags = run.data.tags
         found: list[Run] = []
-        one = tags.get("trained_in_run") or tags.get("calibrated") or tags.get("evaluated") or ""
-        for name in tags.get("compared_runs", one).split(","):
+        for name in _source_names(run):
             try:
-                other = self.client.get_run(name.removeprefix("runs:/"))
+                other = self._run(name)
             except MlflowException:
                 continue
             found += [other] if kind_of(other) == "train" else self._sources(other)
         return found
 
-    def _main(
-        self, training_runs: Sequence[ReportedRun], studies: Sequence[ReportedStudy]
-    ) -> tuple[ReportedRun | None, str]:
+    def _main(self, training_runs: Sequence[ReportedRun], studies: Sequence[ReportedStudy]) -> Choice:
         """Return the main run and why it was chosen."""
         if self.by_id and self._of_kind("train"):
-            return training_runs[0], "the first in run_ids" if len(training_runs) > 1 else "the only training run"
+            return first_of(training_runs, self.split)
+        if training_runs:
+            return best_of(training_runs, self.split, "finished training runs")
         best_trials = [study.best for study in studies if study.best]
-        candidates = list(training_runs) or best_trials
-        if not candidates:
-            return None, ""
-        monitors = {str(each.config.get("monitor", "val/loss")) for each in candidates}
-        monitor = monitors.pop() if len(monitors) == 1 else "val/loss"
-        name = f"best/{monitor.removeprefix('val/')}"
-        best = candidates[0]
-        for each in candidates[1:]:
-            if is_better(monitor, each.metrics.get(name, float("nan")), best.metrics.get(name, float("nan"))):
-                best = each
-        if len(candidates) == 1:
-            return best, "the only finished training run" if training_runs else "the best trial of the study"
-        rank = "highest" if METRICS[monitor.removeprefix("val/")].higher_is_better else "lowest"
-        of = (
-            f"{len(training_runs)} finished training runs"
-            if training_runs
-            else f"the best trials of {len(best_trials)} studies"
-        )
-        return best, f"{rank} {monitor} of {of}"
+        return best_of(best_trials, self.split, "best trials of studies")
 
     def _scored(self, main: ReportedRun | None) -> ReportedRun | None:
         """Return the run with the scores: a requested evaluation, else the main run, else an evaluation of it."""
@@ -222,25 +239,54 @@ class _Collector:
         at_training_size = [run for run in evaluations if run.data.params.get("score_at", "training") == "training"]
         candidates: list[Run | ReportedRun] = [*first[::-1], *([main] if main else []), *at_training_size[::-1]]
         for each in candidates:
-            run = each if isinstance(each, ReportedRun) else self._reported(each, self._is_score_file)
+            run = each if isinstance(each, ReportedRun) else self._reported(each, MAIN_FOLDERS, self._is_score_file)
             if f"reliability/{self.split}.json" in run.files:
                 return run
         return None
 
-    def _comparison(self, training_runs: Sequence[ReportedRun]) -> ReportedRun | None:
-        """Return the requested comparison, or the newest of those that cover most of the training runs."""
-        ids = {each.run_id for each in training_runs}
-        requested = self._of_kind("compare", "models") if self.by_id else []
-        best: tuple[int, Run] | None = None
-        for run in requested or (self._search("tags.compared_runs LIKE '%'") if len(ids) > 1 else []):
-            params, compared = run.data.params, run.data.tags.get("compared_runs", "").split(",")
-            split = params.get("split", params.get("val_split", "val"))
-            covered = len(ids & set(compared))
-            if run.info.status != "FINISHED" or split != self.split or covered < min(2, len(ids)):
-                continue
-            if best is None or covered >= best[0]:
-                best = covered, run
-        return self._reported(best[1], lambda path: path.startswith("comparison/")) if best else None
+    def _comparison(self, training_runs: Sequence[ReportedRun]) -> Comparison | None:
+        """Return the comparison of the training runs: a requested one, a stored one, or a new one.
+
+        A stored comparison with other runs is not shown. Of an experiment, one that has most of its runs is.
+        """
+        requested = [run for run in self._of_kind("compare", "models") if self.by_id and self._is_usable(run)]
+        if requested:
+            return self._stored_comparison(requested[-1])
+        ids = frozenset(each.run_id for each in training_runs)
+        if len(ids) < 2:
+            return None
+        stored: dict[frozenset[str], Run] = {}
+        for run in self._search("tags.compared_runs LIKE '%'"):  # the oldest first: the newest remains
+            compared_runs = frozenset(run.data.tags["compared_runs"].split(","))
+            if self._is_usable(run) and compared_runs <= ids and len(compared_runs) > 1:
+                stored.pop(compared_runs, None)
+                stored[compared_runs] = run
+        if ids in stored:
+            return self._stored_comparison(stored[ids])
+        if len(ids) <= COMPARED_ANEW:
+            return self._new_comparison([self._run(each.run_id) for each in training_runs])
+        if self.by_id or not stored:
+            return None
+        return self._stored_comparison(stored[max(reversed(stored), key=len)])
+
+    def _is_usable(self, run: Run) -> bool:
+        params = run.data.params
+        split = params.get("split", params.get("val_split", "val"))
+        return run.info.status == "FINISHED" and split == self.split
+
+    def _stored_comparison(self, run: Run) -> Comparison | None:
+        found = self._reported(run, ("comparison",), lambda path: path.startswith("comparison/"))
+        table = found.json("comparison/table.json")
+        return Comparison(table, found.images("comparison"), found) if table else None
+
+    def _new_comparison(self, runs: Sequence[Run]) -> Comparison | None:
+        """Compare runs; return a comparison without a table but with the reason if they cannot be compared."""
+        try:
+            found = compared([StoredScores(run, self.split) for run in runs])
+        except InputError as error:
+            return Comparison(None, {}, None, str(error))
+        drawn = [*comparison_plots(found), *comparison_examples(found, EXAMPLES)]
+        return Comparison(as_stored(comparison_record(found)), {name: png(figure) for name, figure in drawn}, None)
 
     def _calibrations(self, training_runs: Iterable[ReportedRun]) -> list[ReportedRun]:
         """Return for every training run, method and calibration split the newest calibration."""
@@ -250,7 +296,7 @@ class _Collector:
             params = run.data.params
             if run.info.status == "FINISHED" and params.get("split", "val") == self.split:
                 newest[tuple(params.get(name) for name in ("run_id", "method", "calibration_split"))] = run
-        return [self._reported(run, lambda path: path.startswith("calibration/")) for run in newest.values()]
+        return self._all_reported(newest.values(), ("calibration",), lambda path: path.startswith("calibration/"))
 
     def _referring_to(self, tag: str, run_id: str) -> list[Run]:
         """Return the evaluations or calibrations of a training run in all experiments, oldest first."""
@@ -271,9 +317,10 @@ class _Collector:
     def _study(self, run: Run) -> ReportedStudy:
         best = None
         if "best_run" in run.data.tags:
-            with suppress(MlflowException):  # it has been deleted
-                best = self._reported(self.client.get_run(run.data.tags["best_run"]), self._is_scores)
-        return ReportedStudy(self._reported(run, lambda path: path.startswith("study/")), best)
+            self._read_once([run.data.tags["best_run"]])
+            found = self.found.get(run.data.tags["best_run"])  # None if it has been deleted
+            best = self._reported(found, SCORES, self._is_scores) if found else None
+        return ReportedStudy(self._reported(run, ("study",), lambda path: path.startswith("study/")), best)
 
     def _history(self, run_id: str) -> dict[str, dict[int, float]]:
         return {
@@ -282,25 +329,28 @@ class _Collector:
         }
 
     def _is_scores(self, path: str) -> bool:
-        return path == f"reliability/{self.split}.json"
+        return path in (f"reliability/{self.split}.json", f"confusion/{self.split}.csv")
 
     def _is_score_file(self, path: str) -> bool:
         split = re.escape(self.split)
         return bool(
-            re.fullmatch(rf"curves/\w+\.png|reliability/{split}\.(png|json)|examples/{split}_(worst_)?\d+\.png", path)
+            re.fullmatch(
+                rf"curves/\w+\.png|reliability/{split}\.(png|json)|confusion/{split}\.(png|csv)|"
+                rf"examples/{split}_(worst_)?\d+\.png",
+                path,
+            )
         )
 
-    def _reported(self, run: Run, wanted: Callable[[str], bool]) -> ReportedRun:
-        """Return a run with its configuration and those of its artifacts whose path is wanted."""
-        files: dict[str, bytes] = {}
-        paths = list(self._artifact_paths(run))
-        if not paths and run.info.status == "FINISHED" and (where := missing_files(f"runs:/{run.info.run_id}")):
-            raise InputError(f"run {run.info.run_id} ({run.info.run_name}): {where}")
-        with tempfile.TemporaryDirectory() as folder:
-            for path in paths:
-                if path == "config.json" or (path.endswith((".png", ".json", ".csv")) and wanted(path)):
-                    uri = f"runs:/{run.info.run_id}/{path}"
-                    files[path] = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder)).read_bytes()
+    def _all_reported(
+        self, runs: Iterable[Run], folders: Sequence[str], wanted: Callable[[str], bool]
+    ) -> list[ReportedRun]:
+        """Return runs as `_reported` does, in the same order; their files are read at the same time."""
+        with ThreadPoolExecutor(AT_ONCE) as readers:
+            return list(readers.map(lambda run: self._reported(run, folders, wanted), runs))
+
+    def _reported(self, run: Run, folders: Sequence[str], wanted: Callable[[str], bool]) -> ReportedRun:
+        """Return a run with its configuration, and the artifacts in some folders whose path is wanted."""
+        files = read_files(run, folders, wanted)
         ended = run.info.end_time or run.info.start_time
         return ReportedRun(
             run_id=run.info.run_id,
@@ -316,13 +366,17 @@ class _Collector:
             files=files,
         )
 
-    def _artifact_paths(self, run: Run) -> Iterable[str]:
-        """Yield the paths of the artifacts at the top level and in `FOLDERS`."""
-        for file in self.client.list_artifacts(run.info.run_id):
-            if not file.is_dir:
-                yield file.path
-            elif file.path in FOLDERS:
-                yield from (inner.path for inner in self.client.list_artifacts(run.info.run_id, file.path))
+
+def _source_names(run: Run) -> list[str]:
+    """Return the IDs of the runs that a run compared, scored or calibrated."""
+    tags = run.data.tags
+    one = tags.get("trained_in_run") or tags.get("calibrated") or tags.get("evaluated") or ""
+    return [name.removeprefix("runs:/") for name in tags.get("compared_runs", one).split(",")]
+
+
+def as_stored(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as it is when it is read from a JSON artifact: NaN becomes None."""
+    return dict(json.loads(json.dumps(record), parse_constant=lambda _: None))
 
 
 def _config(run: Run, stored: bytes) -> dict[str, Any]:

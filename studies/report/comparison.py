@@ -1,15 +1,17 @@
-"""Point (h) of the original report, first half: several models side by side."""
+"""Several models side by side; point (h) of the original report, first half."""
 
 import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segmentation.metrics import COMPARED
+from segmentation.metrics import HEADLINE
 from studies.base import original_report
 from studies.base.markdown import escaped
 from studies.base.rerun import command
-from studies.report.content import ReportContent, ReportedRun
-from studies.report.markup import Page, measured
+from studies.report.content import Comparison, ReportContent
+from studies.report.markup import Page, measured, on_one_line
 from studies.report.one_model import add_sources, is_original_data
+from studies.report.predictions import learned_nothing
 from studies.scores.comparison import SeedSpread, between_settings
 
 PLOTS = {
@@ -20,47 +22,58 @@ PLOTS = {
     "example_0": "One image, its labels, and the prediction of each model",
     "example_1": "Another image, its labels, and the prediction of each model",
 }
-"""Plots of a comparison in the order of the page, with their alternative texts."""
+"""Plots of a comparison in the order of the page, with their captions."""
+NAMED = 5
+"""Most runs that the page names as missing in a comparison."""
 
 
 def models(page: Page, content: ReportContent) -> None:
     """Add the comparison, or the command that creates one."""
-    page.heading("(h) Models side by side")
-    table = content.comparison.json("comparison/table.json") if content.comparison else None
-    if content.comparison is None or table is None:
+    page.heading("Models side by side", "h")
+    found = content.comparison
+    if found is None or found.table is None:
         _without_comparison(page, content)
     else:
-        _comparison(page, content, content.comparison, table)
+        _comparison(page, content, found, found.table)
     _original_models(page, content)
 
 
-def _comparison(page: Page, content: ReportContent, run: ReportedRun, table: dict[str, Any]) -> None:
+def _comparison(page: Page, content: ReportContent, found: Comparison, table: Mapping[str, Any]) -> None:
     anchors = {each.run_id: each.anchor for each in content.training_runs}
     rows = []
     for each in table["runs"]:
         name = escaped(each["name"])
         linked = f"[{name}](#{anchors[each['run_id']]})" if each["run_id"] in anchors else name
-        rows.append([each["letter"], linked, *(measured(each, metric) for metric in COMPARED)])
-    page.text(f"On the {len(table['images'])} images that all models were scored on. Brackets are 95 % intervals.")
-    page.table(["", "model", *COMPARED], rows)
+        rows.append([each["letter"], linked, *(on_one_line(measured(each, metric)) for metric in HEADLINE)])
     page.items(escaped(pair["sentence"]) for pair in table["pairs"])
+    page.text(f"On the {len(table['images'])} images that all models were scored on. Brackets are 95 % intervals.")
+    page.table(["", "model", *HEADLINE], rows)
+    _warnings(page, content)
+    if parameters := table.get("parameters"):
+        page.text("Parameters that differ:")
+        letters = [each["letter"] for each in table["runs"]]
+        page.table(["", *letters], [[name, *map(escaped, values)] for name, values in parameters.items()])
     spreads = [SeedSpread(**spread) for spread in table["seeds"]]
     page.text(*(escaped(spread.sentence()) for spread in spreads))
     page.text(*(escaped(sentence) for sentence in between_settings(spreads)))
     if len(table["pairs"]) > 1:
         page.text(f"p-values are adjusted for {len(table['pairs'])} pairs by Holm's method.")
-    found = run.images("comparison")
+    prefix = found.run.run_id[:8] if found.run else "compared"
     for name, alt in PLOTS.items():
-        if name in found:
-            page.image(f"{run.run_id[:8]}-{name}.png", found[name], alt)
-    add_sources(page, run)
+        if name in found.images:
+            page.image(f"{prefix}-{name}.png", found.images[name], alt)
+    if found.run:
+        add_sources(page, found.run)
+    else:
+        page.text("These runs were compared for this page. To record the comparison:")
+        page.code(_compare_command(content, [each["run_id"] for each in table["runs"]]))
     compared = {each["run_id"] for each in table["runs"]}
     others = [each for each in content.training_runs if each.run_id not in compared]
     if others:
-        ids = ",".join([each["run_id"] for each in table["runs"]] + [each.run_id for each in others])
-        names = ", ".join(f"[{escaped(each.name)}](#{each.anchor})" for each in others)
-        values = {"run_ids": ids, "split": content.split}
-        page.add_missing(f"the comparison with {names}", command("compare", values))
+        ids = [each["run_id"] for each in table["runs"]] + [each.run_id for each in others]
+        names = ", ".join(f"[{escaped(each.name)}](#{each.anchor})" for each in others[:NAMED])
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        page.add_missing(f"the comparison with {names}{more}", _compare_command(content, ids))
 
 
 def _without_comparison(page: Page, content: ReportContent) -> None:
@@ -69,23 +82,40 @@ def _without_comparison(page: Page, content: ReportContent) -> None:
     if len(content.training_runs) > 1:
         if scored:
             page.table(
-                ["model", *COMPARED],
+                ["model", *HEADLINE],
                 [
-                    [f"[{escaped(each.name)}](#{each.anchor})", *(measured(scores, name) for name in COMPARED)]
+                    [
+                        f"[{escaped(each.name)}](#{each.anchor})",
+                        *(on_one_line(measured(scores, name)) for name in HEADLINE),
+                    ]
                     for each, scores in scored
                 ],
             )
+            _warnings(page, content)
         page.text("Each interval is of one model. Whether two models differ, only their comparison shows.")
-        add_sources(page, *(each for each, _ in scored))
-        ids = ",".join(each.run_id for each in content.training_runs)
-        values = {"run_ids": ids, "split": content.split}
-        page.add_missing(f"the comparison of these {len(content.training_runs)} models", command("compare", values))
+        why_not = f" ({escaped(content.comparison.why_not)})" if content.comparison else ""
+        ids = [each.run_id for each in content.training_runs]
+        page.add_missing(f"the comparison of these {len(ids)} models{why_not}", _compare_command(content, ids))
         return
     config = content.main.config if content.main else {}
     same = {name: value for name, value in config.items() if name not in ("model", "weights")}
     if config.get("model") not in {each.model for each in original_report.MODELS}:
         same["variants"] = f"{config.get('model')}, {config.get('model')} weights=imagenet"
-    page.add_missing("other models to compare with (the original report has four)", command("models", same))
+    four = " (the original report has four)" if content.is_like_original else ""
+    page.add_missing(f"other models to compare with{four}", command("models", same))
+
+
+def _warnings(page: Page, content: ReportContent) -> None:
+    """Add which of the models have learned no segmentation."""
+    found = [(run, reason) for run in content.training_runs if (reason := learned_nothing(run, content.split))]
+    page.items(
+        f"**Warning:** [{escaped(run.name)}](#{run.anchor}) has learned no segmentation: it {escaped(reason)}."
+        for run, reason in found
+    )
+
+
+def _compare_command(content: ReportContent, run_ids: Iterable[str]) -> str:
+    return command("compare", {"run_ids": ",".join(run_ids), "split": content.split})
 
 
 def _original_models(page: Page, content: ReportContent) -> None:

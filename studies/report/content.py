@@ -4,12 +4,13 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from segmentation.errors import InputError
+from studies.base import original_report
 from studies.base.rerun import command
 
 
@@ -30,6 +31,8 @@ class ReportedRun:
     config: Mapping[str, Any]
     files: Mapping[str, bytes]
     """Artifacts by path."""
+    parsed: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Contents of JSON artifacts that were asked for."""
 
     @property
     def anchor(self) -> str:
@@ -48,7 +51,9 @@ class ReportedRun:
             InputError: the file is damaged.
         """
         try:
-            return json.loads(self.files[path]) if path in self.files else None
+            if path in self.files and path not in self.parsed:
+                self.parsed[path] = json.loads(self.files[path])
+            return self.parsed.get(path)
         except ValueError as error:
             raise InputError(f"{path} of run {self.run_id} ({self.name}) is damaged: {error}") from error
 
@@ -71,6 +76,20 @@ class ReportedStudy:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Several runs compared on the images that all share."""
+
+    table: Mapping[str, Any] | None
+    """Content of `comparison/table.json`; None if the runs cannot be compared."""
+    images: Mapping[str, bytes]
+    """Plots as PNG by name."""
+    run: ReportedRun | None
+    """The run that has stored it; None if the report has compared the runs itself."""
+    why_not: str = ""
+    """Why the runs cannot be compared."""
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything that a report shows."""
 
@@ -87,7 +106,7 @@ class ReportContent:
     history: Mapping[str, Mapping[int, float]]
     """Metrics of the main run by name and epoch."""
     training_runs: Sequence[ReportedRun]
-    comparison: ReportedRun | None
+    comparison: Comparison | None
     calibrations: Sequence[ReportedRun]
     studies: Sequence[ReportedStudy]
 
@@ -95,6 +114,12 @@ class ReportContent:
     def scores(self) -> Mapping[str, Any] | None:
         """The stored scores of the split."""
         return self.scored.json(f"reliability/{self.split}.json") if self.scored else None
+
+    @property
+    def is_like_original(self) -> bool:
+        """Whether the page has the form of the original report: its runs are of the original report's data set."""
+        configs = [self.config, *(study.run.config for study in self.studies)]
+        return any(config.get("dataset") == original_report.GRID_DATASET for config in configs)
 
     @property
     def config(self) -> Mapping[str, Any]:

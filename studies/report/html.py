@@ -31,19 +31,30 @@ a { color: var(--link); }
 code { font: .85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { margin: .6rem 0 1.2rem; padding: .6rem .8rem; background: var(--box); border-left: 3px solid var(--line); }
 pre code { white-space: pre-wrap; overflow-wrap: anywhere; }
-.box { overflow-x: auto; margin: .8rem 0 1.2rem; }
+.box { margin: .8rem 0 1.2rem; width: max-content; min-width: 100%; max-width: calc(50vw + 27rem); overflow-x: auto;
+  scrollbar-width: thin; }
+.box.broad { position: relative; left: 50%; transform: translateX(-50%); max-width: calc(100vw - 3rem); }
+td.prose { max-width: 34rem; }
 table { border-collapse: collapse; font-size: .88rem; line-height: 1.4; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line);
   overflow-wrap: normal; }
 th { border-bottom-width: 2px; color: var(--faint); font-weight: 600; }
 td:first-child, th:first-child { padding-left: 0; }
-figure { margin: 1rem 0; overflow-x: auto; }
+figure { margin: 1rem 0 1.6rem; overflow-x: auto; scrollbar-width: thin; }
 figure img { display: block; max-width: min(100%, 40rem); height: auto; background: #fff; }
 figure.wide img { max-width: 100%; }
+figcaption { font-size: .85rem; line-height: 1.4; color: var(--faint); margin-top: .3rem; position: sticky; left: 0; }
 @media (max-width: 44rem) {
+  .box, .box.broad { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
+  .box, figure.wide { border-right: 2px solid var(--line); }
+  .box.wide::before, figure.wide::before { content: "\\2194  scroll sideways to see all"; display: block;
+    position: sticky; left: 0; width: max-content; font-size: .75rem; color: var(--faint); }
+  .box.wide th:first-child, .box.wide td:first-child { position: sticky; left: 0; background: var(--paper); }
+  .box:not(.wide) { border-right: 0; }
   figure.wide img { max-width: none; width: 52rem; }
   table { font-size: .8rem; }
   th, td { padding: .25rem .4rem; }
+  td.prose { min-width: 11rem; }
 }
 @media print {
   @page { size: A4; margin: 16mm; }
@@ -54,12 +65,25 @@ figure.wide img { max-width: 100%; }
   p, li { orphans: 3; widows: 3; }
   figure, tr, pre { break-inside: avoid; }
   figure, .box { overflow: visible; }
+  .box, .box.broad { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
   figure img, figure.wide img { width: auto; max-width: 100%; max-height: 11.5cm; }
   table { font-size: 8pt; }
   th, td { padding: .2rem .4rem; }
   pre code { font-size: 8pt; }
 }
 """
+
+
+NARROW = 52
+"""Characters of a table's row that fit on a narrow screen."""
+BROAD = 140
+"""Characters from which a row is wider than the text and the free room beside it."""
+PROSE = 24
+"""Characters from which a cell with spaces wraps on a narrow screen."""
+LINE = 75
+"""Characters from which it wraps on a wide screen."""
+GAP = 3
+"""Characters that take as much room as the space between two columns."""
 
 
 class SelfContained(Treeprocessor):
@@ -74,15 +98,32 @@ class SelfContained(Treeprocessor):
         for parent in list(root.iter()):
             for index, each in enumerate(list(parent)):
                 if each.tag == "table":
-                    parent[index] = ElementTree.Element("div", {"class": "box", "tabindex": "0"})
+                    narrow, full = _widths(each)
+                    kind = f"box{' wide' if narrow > NARROW else ''}{' broad' if full > BROAD else ''}"
+                    parent[index] = ElementTree.Element("div", {"class": kind, "tabindex": "0"})
                     parent[index].append(each)
                 elif each.tag == "p" and len(each) == 1 and each[0].tag == "img":
                     content = self.images[each[0].attrib["src"]]
                     each[0].set("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")
+                    ElementTree.SubElement(each, "figcaption").text = each[0].attrib["alt"]
                     each.tag = "figure"
                     each.text = None
                     if is_wide(content):
                         each.attrib.update({"class": "wide", "tabindex": "0"})
+
+
+def _widths(table: ElementTree.Element) -> tuple[int, int]:
+    """Mark the cells of a table that may wrap; return its width on a narrow and on a wide screen, in characters."""
+    widths: dict[int, tuple[int, int]] = {}
+    for row in table.iter("tr"):
+        for column, cell in enumerate(row):
+            text = "".join(cell.itertext())
+            if len(text) > PROSE and " " in text:
+                cell.set("class", "prose")
+            narrow, full = (PROSE, min(len(text), LINE)) if cell.get("class") else (len(text), len(text))
+            before = widths.get(column, (0, 0))
+            widths[column] = max(before[0], narrow), max(before[1], full)
+    return sum(narrow + GAP for narrow, _ in widths.values()), sum(full + GAP for _, full in widths.values())
 
 
 def to_html(text: str, images: Mapping[str, bytes], title: str) -> str:

@@ -1,10 +1,15 @@
 """`Page`: Markdown with its images and missing parts, and the formatting of metrics in it."""
 
+import io
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from matplotlib.figure import Figure
+from PIL import Image
+
+from segmentation.plots import pixels
 from studies.base.markdown import escaped
 from studies.base.tables import table
 
@@ -24,15 +29,25 @@ class MissingPart(NamedTuple):
 class Page:
     """A page under construction: lines of Markdown, the images they show, and the parts that are missing."""
 
-    def __init__(self) -> None:
+    def __init__(self, lettered: bool = False) -> None:
+        self.lettered = lettered
+        """Whether headings carry the letters of the original report's points."""
         self.lines: list[str] = []
         self.images: dict[str, bytes] = {}
         """PNG files by their path in the Markdown."""
         self.missing: list[MissingPart] = []
         self.headings: list[str] = []
+        self.commands: dict[str, str] = {}
+        """Commands with the heading of the section that shows them."""
 
-    def heading(self, title: str) -> None:
-        """Start a section. The title is ours, not a user's, and has only letters, digits, spaces and brackets."""
+    def heading(self, title: str, letter: str = "") -> None:
+        """Start a section. The title is ours, not a user's, and has only letters, digits, spaces and brackets.
+
+        Args:
+            title: without the letter.
+            letter: point of the original report.
+        """
+        title = f"({letter}) {title}" if self.lettered and letter else title
         self.headings.append(title)
         self.lines += [f"## {title}", ""]
 
@@ -50,7 +65,11 @@ class Page:
         self.lines += [*table(header, rows), ""]
 
     def code(self, command: str) -> None:
-        """Add a command as a code block."""
+        """Add a command as a code block, or the section that has it already."""
+        if command in self.commands:
+            self.text(f"The command is above, under {self.commands[command]}.")
+            return
+        self.commands[command] = self.headings[-1] if self.headings else "the title"
         longest = max(map(len, re.findall("`+", command)), default=0)
         fence = "`" * max(3, longest + 1)
         self.lines += [f"{fence}sh", " ".join(command.splitlines()), fence, ""]
@@ -99,6 +118,13 @@ def interval(ends: Sequence[float], sign: str = "") -> str:
 def measured(scores: Mapping[str, Mapping[str, object]], metric: str) -> str:
     """Format a metric of stored scores with its interval."""
     return number(scores["metrics"].get(metric), scores["intervals"].get(metric) or ())  # type: ignore[arg-type]
+
+
+def png(figure: Figure) -> bytes:
+    """Return a plot as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels(figure)).save(file, "png")
+    return file.getvalue()
 
 
 def is_wide(png: bytes) -> bool:

@@ -1,17 +1,20 @@
-"""Sections on one model: protocol, points (b) to (f) of the original report, calibrations, metrics by epoch."""
+"""Sections on one model: metrics, protocol, points (b) to (f) of the original report, calibrations, epochs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from segmentation.metrics import BRIEF, CALIBRATION, METRICS, of_epoch
+from segmentation.classes import Classes
+from segmentation.metrics import BRIEF, CALIBRATION, HEADLINE, METRICS, of_epoch
+from segmentation.plots import confusion
 from segmentation.scoring.bootstrap import Interval
 from studies.base import original_report
 from studies.base.markdown import escaped
 from studies.base.rerun import command
 from studies.config import TrainConfig, decisive
 from studies.report.content import ReportContent, ReportedRun
-from studies.report.markup import NO_BREAK, Page, interval, measured, number, on_one_line, shortened
+from studies.report.markup import NO_BREAK, Page, interval, measured, number, on_one_line, png, shortened
+from studies.report.predictions import Counts, counts_of
 from studies.scores.wording import NoiseFloor, calibration_sentence, protocol_line
 
 PROTOCOL = (
@@ -31,12 +34,53 @@ def is_original_data(content: ReportContent) -> bool:
 
 
 def add_sources(page: Page, *runs: ReportedRun) -> None:
-    """End a section with the runs it shows, and their commands."""
+    """End a section with the runs it shows; the list of runs has their commands."""
+    parts = []
     for run in runs:
         seed = f", seed {escaped(run.config['seed'])}" if run.kind == "train" and "seed" in run.config else ""
         name = escaped(shortened(run.name))
-        page.text(f"From [{run.anchor.replace('-', ' ')}](#{run.anchor}) ({run.kind}{seed}), {name}:")
-        page.code(run.command)
+        parts.append(f"[{run.anchor.replace('-', ' ')}](#{run.anchor}) ({run.kind}{seed}), {name}")
+    if parts:
+        page.text(f"From {'; '.join(parts)}.")
+
+
+def metrics(page: Page, content: ReportContent) -> None:
+    """Add the main metrics, those of each class, and the confusion matrix."""
+    page.heading("Metrics")
+    if content.scores is None or content.scored is None:
+        _add_missing_scores(page, content, "the metrics")
+        return
+    scores = content.scores
+    page.table(
+        ["", "value [95 %]", "meaning"],
+        [[METRICS[name].label, on_one_line(measured(scores, name)), METRICS[name].meaning] for name in HEADLINE],
+    )
+    counts = counts_of(content.scored, content.split)
+    if counts is None:
+        _add_missing_scores(page, content, "the metrics of each class")
+        return
+    total, labelled = max(1, counts.pixels.sum()), counts.pixels.sum(1)
+    page.table(
+        ["class", "IoU", "accuracy", "pixels"],
+        [
+            [escaped(name), number(iou), number(accuracy), f"{pixels:,} ({pixels / total:.1%})"]
+            for name, iou, accuracy, pixels in zip(
+                counts.names, counts.iou(), counts.accuracy(), labelled.tolist(), strict=True
+            )
+        ],
+    )
+    page.text("Accuracy of a class: the fraction of its pixels that are predicted correctly.")
+    image = content.scored.images("confusion").get(content.split) or _drawn(counts, scores)
+    caption = "Confusion matrix: predicted class of the pixels of each true class, in percent"
+    page.image(f"{content.scored.run_id[:8]}-confusion-{content.split}.png", image, caption)
+    _add_score_sources(page, content)
+
+
+def _drawn(counts: Counts, scores: Mapping[str, Any]) -> bytes:
+    """Return the plot of a confusion matrix for a run that has logged no plots."""
+    rules = scores["protocol"]
+    title = f"{rules['dataset']}/{rules['split']}, {rules['images']} images"
+    return png(confusion(counts.pixels, Classes.named(*counts.names), title))
 
 
 def protocol(page: Page, content: ReportContent) -> None:
@@ -50,13 +94,19 @@ def protocol(page: Page, content: ReportContent) -> None:
         rows = []
         for name in names:
             value = escaped(config[name])
-            if name == "seed":
+            if not content.is_like_original:
+                rows.append([name, value])
+            elif name == "seed":
                 rows.append([name, value, "not reported"])
             else:
                 same = config[name] == original[name]
                 rows.append([name, value if same else f"**{value}**", escaped(original[name])])
-        page.table(["", "here", "original report"], rows)
-        page.text("Bold: differs from the original report. Fields that are not listed have its values.")
+        if content.is_like_original:
+            page.table(["", "here", "original report"], rows)
+            page.text("Bold: differs from the original report. Fields that are not listed have its values.")
+        else:
+            page.table(["field", "value"], rows)
+            page.text("Fields that are not listed have their defaults.")
     page.text("The loss is the cross-entropy, averaged over all pixels that are not void.")
     if content.scores:
         rules = content.scores["protocol"]
@@ -71,7 +121,7 @@ def protocol(page: Page, content: ReportContent) -> None:
                 f"The original report trained on {original_report.TRAINING_IMAGES} and scored "
                 f"{original_report.VALIDATION_IMAGES} images of this data set. Its metrics are shown next to ours."
             )
-        else:
+        elif content.is_like_original:
             page.text(
                 f"The original report's metrics are left out: they are of other images "
                 f"({original_report.GRID_DATASET}/val) and not comparable."
@@ -80,7 +130,7 @@ def protocol(page: Page, content: ReportContent) -> None:
 
 def loss(page: Page, content: ReportContent) -> None:
     """Add point (b): loss curves."""
-    page.heading("(b) Loss")
+    page.heading("Loss", "b")
     if not _curve(page, content, "loss", "Training and validation loss by epoch"):
         return
     rows = list(_kept_and_last_epoch(content))
@@ -92,7 +142,7 @@ def loss(page: Page, content: ReportContent) -> None:
 
 def accuracy(page: Page, content: ReportContent) -> None:
     """Add point (c): accuracy by epoch, and the final accuracy."""
-    page.heading("(c) Pixel accuracy")
+    page.heading("Pixel accuracy", "c")
     if _curve(page, content, "accuracy", "Training and validation pixel accuracy by epoch"):
         header = ["epoch", "", "train/pixel_accuracy", "val/pixel_accuracy", "val/mean_iou"]
         page.table(header, [[*row[:2], *row[4:7]] for row in _kept_and_last_epoch(content)])
@@ -111,7 +161,7 @@ def accuracy(page: Page, content: ReportContent) -> None:
 
 def example(page: Page, content: ReportContent) -> None:
     """Add point (d): an image, its labels and its prediction."""
-    page.heading("(d) Image, labels and prediction")
+    page.heading("Image, labels and prediction", "d")
     found = content.scored.images("examples") if content.scored else {}
     typical = [name for name in found if "_worst_" not in name]
     if content.scored is None or not typical:
@@ -130,7 +180,7 @@ def example(page: Page, content: ReportContent) -> None:
 
 def reliability(page: Page, content: ReportContent) -> None:
     """Add point (e): the reliability diagram and its bins."""
-    page.heading("(e) Reliability")
+    page.heading("Reliability", "e")
     if content.scores is None or content.scored is None:
         _add_missing_scores(page, content, "the reliability diagram")
         return
@@ -154,7 +204,7 @@ def reliability(page: Page, content: ReportContent) -> None:
 
 def calibration_error(page: Page, content: ReportContent) -> None:
     """Add point (f): the ECE and related metrics."""
-    page.heading("(f) Expected calibration error")
+    page.heading("Expected calibration error", "f")
     if content.scores is None:
         _add_missing_scores(page, content, "the ECE")
         return
@@ -216,7 +266,7 @@ def every_epoch(page: Page, content: ReportContent) -> None:
         ece = number(content.history.get("val/ece", {}).get(epoch), [end.get(epoch) for end in ends])
         rows.append([str(epoch), *_metrics_at(content, epoch)[:-1], on_one_line(ece)])
     page.table(["epoch", *CURVES], rows)
-    page.text("Intervals of epochs use fewer resamples than those of (f), and so differ a little.")
+    page.text("Intervals of epochs use fewer resamples than those of the kept model, and so differ a little.")
 
 
 def verdict(scores: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from studies.base.markdown import escaped
 from studies.report import comparison, one_model, search
 from studies.report.content import ReportContent, ReportedRun
 from studies.report.markup import Page, measured, slug
+from studies.report.predictions import warnings_of
 
 
 def write(content: ReportContent, command: str, versions: Mapping[str, str]) -> Page:
@@ -17,7 +18,8 @@ def write(content: ReportContent, command: str, versions: Mapping[str, str]) -> 
         command: the command that creates this page.
         versions: of the packages that write it, by name.
     """
-    page = Page()
+    page = Page(content.is_like_original)
+    one_model.metrics(page, content)
     one_model.protocol(page, content)
     one_model.loss(page, content)
     one_model.accuracy(page, content)
@@ -35,10 +37,8 @@ def write(content: ReportContent, command: str, versions: Mapping[str, str]) -> 
     page.code(command)
     front = Page()
     front.lines += [f"# {escaped(content.title)}", ""]
-    front.text(
-        "This page shows runs that are recorded in MLflow. Letters in headings, such as (b), are the points of the "
-        "original report."
-    )
+    letters = " Letters in headings, such as (b), are the points of the original report." if page.lettered else ""
+    front.text(f"This page shows runs that are recorded in MLflow.{letters}")
     front.items(summary(content, page, links=True))
     front.text(" · ".join(f"[{title}](#{slug(title)})" for title in page.headings))
     page.lines = front.lines + page.lines
@@ -53,17 +53,18 @@ def summary(content: ReportContent, page: Page, links: bool = False) -> Iterator
         name = f"[{escaped(main.name)}](#{main.anchor})" if links else escaped(main.name)
         kept = f", epoch {epoch} of {escaped(main.config.get('epochs', '?'))}" if epoch else ""
         yield f"**Main run:** {name}{kept} ({escaped(content.why_main)})."
+        yield from (f"**Warning:** {escaped(text)}." for text in warnings_of(content.scored or main, content.split))
     if scores:
         rules = scores["protocol"]
         yield (
-            f"**{escaped(rules['dataset'])}/{escaped(rules['split'])}, {rules['images']} images:** pixel accuracy "
-            f"{measured(scores, 'pixel_accuracy')}, mean IoU {measured(scores, 'mean_iou')}, loss "
-            f"{measured(scores, 'loss')}, ECE {measured(scores, 'ece')}. Brackets are 95 % intervals over images."
+            f"**{escaped(rules['dataset'])}/{escaped(rules['split'])}, {rules['images']} images:** loss "
+            f"{measured(scores, 'loss')}, pixel accuracy {measured(scores, 'pixel_accuracy')}, mean IoU "
+            f"{measured(scores, 'mean_iou')}, ECE {measured(scores, 'ece')}. Brackets are 95 % intervals over images."
         )
         if one_model.verdict(scores):
             yield one_model.verdict(scores)
     if page.missing:
-        yield f"**Missing:** {'; '.join(part.what for part in page.missing)}. Their sections give the commands."
+        yield f"**Missing:** {'; '.join(part.what for part in page.missing)}. The sections below give the commands."
     else:
         yield "Nothing is missing."
 
@@ -72,12 +73,13 @@ def _runs(page: Page, content: ReportContent) -> None:
     """Add the list of all runs on the page."""
     page.heading("Runs")
     of_studies = [run for study in content.studies for run in (study.run, study.best) if run]
-    first = [run for run in (content.main, content.scored, content.comparison) if run]
+    first = [run for run in (content.main, content.scored, content.comparison and content.comparison.run) if run]
     runs = {run.run_id: run for run in [*first, *content.training_runs, *content.calibrations, *of_studies]}
     for run in runs.values():
         page.lines += [f"### {run.anchor.replace('-', ' ').capitalize()}", ""]
         page.text(f"**{escaped(run.name)}**")
         page.items(_details(run, content.split))
+        page.items(f"**Warning:** {escaped(text)}." for text in warnings_of(run, content.split))
         page.code(run.command)
 
 

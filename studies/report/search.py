@@ -1,31 +1,32 @@
-"""Point (h) of the original report, second half: the hyperparameters that studies tried."""
+"""The hyperparameters that studies tried; point (h) of the original report, second half."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from segmentation.metrics import BRIEF, HEADLINE, METRICS
 from studies.base import original_report
 from studies.base.markdown import escaped
 from studies.base.rerun import command
 from studies.report.content import ReportContent, ReportedRun, ReportedStudy
-from studies.report.markup import Page, measured, number
+from studies.report.markup import Page, measured, number, on_one_line
 from studies.report.one_model import add_sources
+from studies.report.predictions import learned_nothing
 
 TRIAL_METRICS = ("train/loss", *(f"val/{name}" for name in HEADLINE if name != "ece"))
 NOT_HYPERPARAMETERS = ("trial", "state", "reason", "warning", "epoch", "epochs", "run_id")
 """Columns of `study/trials.csv` that are neither hyperparameters nor metrics."""
 PLOTS = {
-    **{name: f"Heat map of the validation {METRICS[name].label} by hyperparameters" for name in BRIEF},
     "trials": "Curves of all trials of the study",
     "reliability": "Reliability of the best trials of the study",
     "history": "The best value so far by trial",
     "importances": "Importance of each hyperparameter",
+    "pareto": "Trials by both objectives; the Pareto front is marked",
 }
-"""Plots of a study in the order of the page, with their alternative texts."""
+"""Plots of a study in the order of the page, after the maps, with their captions."""
 
 
 def hyperparameters(page: Page, content: ReportContent) -> None:
     """Add the table and plots of every study, or the command that creates one."""
-    page.heading("(h) Hyperparameters")
+    page.heading("Hyperparameters", "h")
     for study in content.studies:
         if len(content.studies) > 1:
             page.lines += [f"### Study {escaped(study.run.tags.get('study', study.run.name))}", ""]
@@ -50,54 +51,115 @@ def _study(page: Page, study: ReportedStudy) -> None:
     found = run.images("study")
     fields = [name for name in trials[0] if "/" not in name and name not in NOT_HYPERPARAMETERS]
     is_original = _is_original_grid(run)
-    header = ["trial", *fields, *TRIAL_METRICS, "val/ece", "epoch", "state"]
+    objectives = objectives_of(run)
+    more = [name for name in objectives if name not in (*TRIAL_METRICS, "val/ece") and name in trials[0]]
+    header = ["trial", *fields, *more, *TRIAL_METRICS, "val/ece", "epoch", "state"]
     theirs = ["its val/loss", "its val/pixel_accuracy"] if is_original else []
-    page.table([*header, *theirs], [_row(trial, fields, is_original) for trial in trials])
+    best = best_trial(study, trials)
+    page.table([*header, *theirs], [_row(trial, fields, more, is_original, best) for trial in trials])
     page.text(
-        "Metrics of a trial are those of its kept epoch; of a pruned trial, those of its last epoch."
+        ("★ is the best trial. " if best else "")
+        + "Metrics of a trial are those of its kept epoch; of a pruned trial, those of its last epoch."
         + (" The last two columns are the original report's." if is_original else "")
     )
     if is_original:
         page.text(_original_conclusion())
-    for name, alt in PLOTS.items():
+    for name, alt in (maps(objectives) | PLOTS).items():
         if name in found:
             page.image(f"{run.run_id[:8]}-{name}.png", found[name], alt)
     add_sources(page, run)
+
+
+def objectives_of(run: ReportedRun) -> list[str]:
+    """Return the metrics that a study optimises, such as `val/loss`, the first one first."""
+    several = run.config.get("objectives")
+    return [name.strip() for name in str(several or run.config.get("objective", "val/loss")).split(",")]
+
+
+def maps(objectives: Sequence[str]) -> dict[str, str]:
+    """Return the maps of metrics over the hyperparameters with their captions, those of the objectives first."""
+    found = {}
+    for metric in dict.fromkeys([*objectives, *(f"val/{name}" for name in BRIEF)]):
+        short = metric.removeprefix("val/")
+        label = f"validation {METRICS[short].label}" if short in METRICS else metric
+        ending = ", the objective of the study" if metric in objectives else ""
+        found[short.replace("/", "_")] = f"Map of the {label} by hyperparameters{ending}"
+    return found
+
+
+def best_trial(study: ReportedStudy, trials: Sequence[Mapping[str, str]]) -> str:
+    """Return the number of the best trial, as the study has stored it; empty if there is none."""
+    best_run = study.run.tags.get("best_run")
+    of_run = next((trial["trial"] for trial in trials if best_run and trial["run_id"] == best_run), "")
+    return study.run.tags.get("best_trial", of_run)
 
 
 def _summary(trials: Sequence[dict[str, str]], study: ReportedStudy) -> tuple[str, ...]:
     """Return the number of trials, the best one, and which other trials are too close to distinguish."""
     states = [trial["state"] for trial in trials]
     counts = ", ".join(f"{states.count(state)} {escaped(state)}" for state in dict.fromkeys(states))
-    text = f"{len(trials)} trials: {counts}."
-    best = study.best
+    objectives = objectives_of(study.run)
+    text = f"{len(trials)} trials: {counts}. {_and_directions(objectives)}"
+    best, number_of_best = study.best, best_trial(study, trials)
+    row = next((trial for trial in trials if trial["trial"] == number_of_best), {})
     if best is None:
         return (text,)
-    text += f" Best: [{escaped(best.name)}](#{best.anchor})"
+    values = "".join(f", {escaped(name)} {number(_float(row, name))}" for name in objectives if row.get(name))
+    text += f" Best: trial {escaped(number_of_best)}{values}: [{escaped(best.name)}](#{best.anchor})"
     scores = next((best.json(path) for path in best.files if path.endswith(".json")), None)
     if scores is None:
         return (f"{text}.",)
     text += f", loss {measured(scores, 'loss')}, pixel accuracy {measured(scores, 'pixel_accuracy')}, "
     text += f"ECE {measured(scores, 'ece')}."
-    low, high = scores["intervals"]["loss"]
-    if low is None or study.run.config.get("objectives") or study.run.config.get("objective") != "val/loss":
-        return (text,)
-    losses = {trial["run_id"]: trial.get("val/loss") for trial in trials if trial["state"] == "complete"}
-    close = [run_id for run_id, loss in losses.items() if loss and run_id != best.run_id and low <= float(loss) <= high]
+    reason = learned_nothing(best, str(scores["protocol"]["split"]))
+    warning = f"**Warning:** the best trial has learned no segmentation: it {escaped(reason)}." if reason else ""
+    objective = objectives[0]
+    low, high = scores["intervals"].get(objective.removeprefix("val/")) or (None, None)
+    if low is None or high is None or len(objectives) > 1:
+        return text, warning
+    values_of = {trial["run_id"]: trial.get(objective) for trial in trials if trial["state"] == "complete"}
+    close = [
+        run_id for run_id, value in values_of.items() if value and run_id != best.run_id and low <= float(value) <= high
+    ]
     if not close:
-        return text, "The loss of every other completed trial is outside its interval. All trials have the same seed."
-    return text, (
-        f"The loss of {len(close)} other completed trial{'' if len(close) == 1 else 's'} is inside its interval, so "
-        f"the images may not distinguish them. To compare them: "
-        f"`{command('compare', {'run_ids': ','.join([best.run_id, *close])})}`"
+        return (
+            text,
+            warning,
+            (
+                f"The {objective} of every other completed trial is outside the best trial's interval. All trials "
+                f"have the same seed."
+            ),
+        )
+    return (
+        text,
+        warning,
+        (
+            f"The {objective} of {len(close)} other completed trial{'' if len(close) == 1 else 's'} is inside the best "
+            f"trial's interval, so the images may not distinguish them. To compare them: "
+            f"`{command('compare', {'run_ids': ','.join([best.run_id, *close])})}`"
+        ),
     )
 
 
-def _row(trial: dict[str, str], fields: Sequence[str], is_original: bool) -> list[str]:
+def _and_directions(objectives: Sequence[str]) -> str:
+    """Return the objectives of a study with their directions, in a sentence."""
+    parts = []
+    for objective in objectives:
+        about = METRICS.get(objective.rpartition("/")[2])
+        higher = about.higher_is_better if about else objective.startswith("val/iou/")
+        parts.append(f"{escaped(objective)} ({'higher' if higher else 'lower'} is better)")
+    return f"Objective{'s' if len(parts) > 1 else ''}: {' and '.join(parts)}."
+
+
+def _row(
+    trial: Mapping[str, str], fields: Sequence[str], more: Sequence[str], is_original: bool, best: str
+) -> list[str]:
     ece = number(_float(trial, "val/ece"), [_float(trial, f"val/ece_{end}") for end in ("low", "high")])
-    row = [escaped(trial["trial"]), *(_value(trial[name]) for name in fields)]
-    row += [number(_float(trial, name)) for name in TRIAL_METRICS]
-    row += [ece, escaped(trial["epoch"]) or "–", escaped(trial["state"])]
+    trial_number = escaped(trial["trial"])
+    row = [f"**{trial_number} ★**" if trial["trial"] == best else trial_number]
+    row += [_value(trial[name]) for name in fields]
+    row += [number(_float(trial, name)) for name in (*more, *TRIAL_METRICS)]
+    row += [on_one_line(ece), escaped(trial["epoch"]) or "–", escaped(trial["state"])]
     if is_original:
         cell = original_report.grid_cell(float(trial["learning_rate"]), float(trial["weight_decay"]))
         row += ["–", "–"] if cell is None else [f"{cell.val_loss:.3f}", f"{cell.val_accuracy:.3f}"]
@@ -112,7 +174,7 @@ def _value(text: str) -> str:
         return escaped(text)
 
 
-def _float(trial: dict[str, str], name: str) -> float | None:
+def _float(trial: Mapping[str, str], name: str) -> float | None:
     return float(trial[name]) if trial.get(name) else None
 
 

@@ -16,7 +16,7 @@ from segmentation.data import HELD_OUT, Split, load_split, open_split
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed, one_of
-from segmentation.metrics import COMPARED, METRICS, OF_CHANGE, PRINTED
+from segmentation.metrics import COMPARED, HEADLINE, METRICS, OF_CHANGE
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import Interval, interval
 from segmentation.scoring.evaluate import evaluating
@@ -26,10 +26,13 @@ from studies.base.markdown import escaped
 from studies.base.tables import table
 from studies.config import CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
+from studies.models.card import model_card
 from studies.models.logging import log_model
+from studies.models.stored import StoredModel
+from studies.runs.evaluation import check_classes
 from studies.runs.names import run_name
-from studies.scores.recording import bins_record, log_scores, protocol
-from studies.scores.wording import protocol_line
+from studies.scores.recording import Lead, bins_record, log_scores, protocol
+from studies.scores.wording import FEW, protocol_line, trained_on_warning
 
 REFITS = (0.0005, 0.1, 0.5, 0.9, 0.9995)
 """Quantiles of the refitted temperatures at which images are scored; metrics in between are interpolated."""
@@ -63,25 +66,20 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         cache_dir=config.cache_dir,
         download=False,
     )
-    _check_splits(config, data)
-    name = config.run_name or f"calibrated by {config.method} · {config.run_id[-40:]}"
+    _check_splits(config, data, stored)
+    name = config.run_name or f"calibrate {config.method} · {config.run_id[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "calibrate", "calibrated": config.run_id}) as run_id:
         tracking.log_config(config)
         if stored.calibration:
             print(f"{config.run_id} is already calibrated: its model is calibrated again from the raw logits.")
         fitted_on, scored_on = _splits(config, data)
-        if fitted_on.labels.names != stored.labels.names:
-            raise InputError(
-                f"{config.run_id} predicts the classes {listed(stored.labels.names)}, but dataset={data.dataset} has "
-                f"{listed(fitted_on.labels.names)}"
-            )
         tracking.log_split(fitted_on, "calibration")
         tracking.log_split(scored_on, "evaluation")
         tracking.log_model_input(stored.model_id)
         tags = {"model": data.model, "dataset": data.dataset, "method": config.method, "calibrated": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         if config.run_name is None:
-            tracking.log_tags({"mlflow.runName": f"calibrated by {config.method} · {run_name(stored.config)}"})
+            tracking.log_tags({"mlflow.runName": f"calibrate {config.method} · {run_name(stored.config)}"[:250]})
         about = {
             "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
             "fingerprint": fitted_on.fingerprint,
@@ -89,8 +87,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         calibrated = stored._replace(calibration=about)
         model = stored.uncalibrated().network().to(device)
         fit = _fit(model, fitted_on, config, device)
-        summary = f"On {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
-        print(summary)
+        summary = f"Fitted to {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
         before, after, others = _scored(model, fit, scored_on, config, device)
         model.calibrator = fit.calibrator
         rules, state = protocol(data, scored_on, after), calibrated.described()
@@ -99,6 +96,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         plain = {"metrics": before.metrics(), "intervals": before.intervals()}
         tracking.log_json(plain | bins_record(before, rules), "calibration/before.json")
         covered = interval_covers(fit, len(fitted_on), len(scored_on))
+        verdict = "; ".join(_verdict(name, changes[name]) for name in COMPARED) + "."
+        _print_changes(verdict, changes, summary, covered)
         record = {
             "protocol": rules, "interval_includes_fit": fit.refitted is not None, "interval": covered,
             "changes": {name: change._asdict() for name, change in changes.items()},
@@ -112,10 +111,16 @@ def run_calibration(config: CalibrateConfig) -> Fit:
             {name: scores.accuracy_band() for name, scores in both.items()}, protocol_line(rules),
         )  # fmt: skip
         drawn = tracking.log_figure(figure, "calibration/before_and_after.png")
-        lead = f"{summary}\n\n{_change_table(changes, scored_on)}\n\n{covered}", drawn
-        log_scores(model, scored_on, after, rules, calibrated.origin(), device, config.examples, state, lead)
-        _print_changes(changes, covered)
+        lead = Lead(f"**{verdict}**", f"{_change_table(changes, scored_on)}\n\n{covered}\n\n{summary}", drawn)
+        log_scores(
+            model, scored_on, after, rules, calibrated.origin(), device, config.examples, state, lead,
+            warnings=_warnings(fitted_on, scored_on, data),
+        )  # fmt: skip
         registered = log_model(model, scored_on, calibrated.metadata(), config.register_as, config.alias)
+        named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
+        card, card_tags = model_card(calibrated, after.metrics(), scored_on, named)
+        by_logged_name = {f"{scored_on.name}_after/{name}": value for name, value in after.metrics().items()}
+        tracking.log_model_card(card, card_tags, by_logged_name, config.register_as)
         if registered:
             print(f"Registered as {registered}, alias {config.alias}.")
     print(f"Calibrated model: model_uri=runs:/{run_id} for evaluate and predict.")
@@ -186,8 +191,11 @@ def interval_covers(fit: Fit, fitted_on: int, scored_on: int) -> str:
     )
 
 
-def _check_splits(config: CalibrateConfig, data: TrainConfig) -> None:
-    """Raise an `InputError` for splits that do not exist or must not be fitted on, without preparing images."""
+def _check_splits(config: CalibrateConfig, data: TrainConfig, stored: StoredModel) -> None:
+    """Raise an `InputError` for splits that do not exist, have other classes, or must not be fitted on.
+
+    No image is prepared.
+    """
     if config.calibration_split == data.train_split:
         raise InputError(
             f"calibration_split={config.calibration_split} is the split that the model was trained on, where it is "
@@ -197,7 +205,7 @@ def _check_splits(config: CalibrateConfig, data: TrainConfig) -> None:
     if difflib.get_close_matches(config.calibration_split, [HELD_OUT], cutoff=0.8):
         one_of("calibration_split", config.calibration_split, [HELD_OUT])
     for split in (config.calibration_split, config.split):
-        open_split(data, split)
+        check_classes(config.run_id, stored, open_split(data, split).labels, data.dataset)
 
 
 def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
@@ -207,8 +215,6 @@ def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
         InputError: they share images with each other or with the training split.
     """
     fitted_on, scored_on = load_split(data, config.calibration_split), load_split(data, config.split)
-    if config.split == data.train_split:
-        print(f"Note: split={config.split} is the split that the model was trained on; its metrics mean little.")
     digests = set(fitted_on.digests)
     for other, use in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
         shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
@@ -260,8 +266,8 @@ def _metrics(fit: Fit, before: Scores, after: Scores, split: str) -> dict[str, f
     found = {"fit/loss_before": fit.nll_before, "fit/loss_after": fit.nll_after, "fit/at_bound": fit.at_bound}
     if fit.temperature is not None:
         found["fit/temperature"] = fit.temperature[1]
-    for prefix, scores in (("before", before), (split, after)):
-        found |= {f"{prefix}/{name}": value for name, value in scores.metrics().items()}
+    for state, scores in (("before", before), ("after", after)):
+        found |= {f"{split}_{state}/{name}": value for name, value in scores.metrics().items()}
     return found
 
 
@@ -274,19 +280,31 @@ def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
     return "\n".join(table([escaped(where), "before", "after", "95 % of the change"], rows))
 
 
-def _print_changes(changes: Mapping[str, Change], covered: str) -> None:
-    print("\nBefore -> after. Brackets: 95 % interval of the change.")
-    for name in PRINTED:
+def _warnings(fitted_on: Split, scored_on: Split, data: TrainConfig) -> list[str]:
+    """Return what makes the result of a calibration unreliable."""
+    on_training_images = scored_on.name == data.train_split
+    warnings = trained_on_warning(scored_on.name, len(scored_on)) if on_training_images else []
+    if len(fitted_on) < FEW:
+        warnings.append(
+            f"only {len(fitted_on)} image(s) to fit to (split={fitted_on.name}): other images may give another fit. "
+            f"Hold out more with calibration_fraction"
+        )
+    return warnings
+
+
+def _print_changes(verdict: str, changes: Mapping[str, Change], summary: str, covered: str) -> None:
+    print(f"\n{verdict}\nBefore -> after. Brackets: 95 % interval of the change.")
+    for name in HEADLINE:
         change = changes[name]
-        print(f"  {name:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
-    print("; ".join(_verdict(name, changes[name]) for name in COMPARED) + ".")
+        print(f"  {METRICS[name].label:16} {change.before:7.4f} -> {change.after:7.4f}   {change.interval}")
     print(covered)
+    print(summary)
 
 
 def _verdict(name: str, change: Change) -> str:
     """Return whether a metric improved, in words."""
-    words = "calibration" if name == "ece" else METRICS[name].label
-    if change.interval.low <= 0 <= change.interval.high:
+    words = "Calibration (ECE)" if name == "ece" else METRICS[name].label
+    if not (change.interval.low > 0 or change.interval.high < 0):
         return f"{words}: no change shown"
     better = "better" if (change.after > change.before) is METRICS[name].higher_is_better else "worse"
     return f"{words} {better} by {abs(change.after - change.before):.4f}, 95 % of the change {change.interval}"

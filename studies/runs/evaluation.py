@@ -2,18 +2,21 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+from segmentation.classes import Classes
 from segmentation.data import Originals, Split, load_split, open_split, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.scoring.evaluate import score
 from studies import tracking
 from studies.config import EvaluateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
-from studies.runs.names import model_name
+from studies.runs.names import data_name, model_name
 from studies.scores.recording import log_scores, protocol
+from studies.scores.wording import trained_on_warning
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
@@ -31,20 +34,18 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
     data = _data(config, stored)
     device = resolve_device(config.device)
     if not config.download:
-        open_split(data, config.split)
-    name = config.run_name or f"evaluate · {config.model_uri[-40:]} · {config.split}"
+        check_classes(config.model_uri, stored, open_split(data, config.split).labels, data.dataset)
+    name = config.run_name or f"evaluate {config.split} · {config.model_uri[-40:]}"
     with tracking.tracked_run(config.experiment, name, {"kind": "evaluate", "evaluated": config.model_uri}) as run_id:
         tracking.log_config(config)
         if config.run_name is None:
-            size = ", original size" if config.score_at == "original" else ""
-            name = f"{model_name(stored.config, stored.calibration)} · {config.split}{size}"
+            size = " at original size" if config.score_at == "original" else ""
+            data_set = data_name(data.dataset, data.data_dir)
+            other = "" if data_set == data_name(stored.config.dataset, stored.config.data_dir) else f" of {data_set}"
+            name = f"evaluate {config.split}{other}{size} · {model_name(stored.config, stored.calibration)}"[:250]
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
-        if split.labels.names != stored.labels.names:
-            raise InputError(
-                f"{config.model_uri} predicts {len(stored.labels)} classes ({', '.join(stored.labels.names)}), but "
-                f"dataset={data.dataset} has {len(split.labels)} ({', '.join(split.labels.names)})"
-            )
+        check_classes(config.model_uri, stored, split.labels, data.dataset)
         report_coverage(split)
         tracking.log_split(split, "evaluation")
         tracking.log_model_input(stored.model_id)
@@ -65,13 +66,33 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
                 f"{config.model_uri} predicts NaN or infinite logits on {split.dataset}/{split.name}: the model has "
                 f"diverged. Evaluate a model trained with a lower learning_rate"
             )
+        warnings = _trained_on(stored, data, split)
         metrics = {f"{split.name}/{key}": value for key, value in found.items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics, model_id=stored.model_id, split=split)
         rules = protocol(data, scored, scores)
-        log_scores(model, scored, scores, rules, stored.origin(), device, config.examples, stored.described())
+        log_scores(
+            model, scored, scores, rules, stored.origin(), device, config.examples, stored.described(),
+            warnings=warnings,
+        )  # fmt: skip
     print(tracking.where_to_look(run_id))
     return metrics
+
+
+def check_classes(name: str, stored: StoredModel, labels: Classes, dataset: str) -> None:
+    """Raise an `InputError` if a model predicts other classes than those of a data set."""
+    if labels.names != stored.labels.names:
+        raise InputError(
+            f"{name} predicts {len(stored.labels)} classes ({listed(stored.labels.names)}), but dataset={dataset} has "
+            f"{len(labels)} ({listed(labels.names)})"
+        )
+
+
+def _trained_on(stored: StoredModel, data: TrainConfig, split: Split) -> list[str]:
+    """Return the warning that a model was trained on the scored images; empty if that is not known."""
+    trained = stored.config
+    same_data = data.dataset == trained.dataset and Path(data.data_dir).resolve() == Path(trained.data_dir).resolve()
+    return trained_on_warning(split.name, len(split)) if same_data and split.name == trained.train_split else []
 
 
 def _data(config: EvaluateConfig, stored: StoredModel) -> TrainConfig:

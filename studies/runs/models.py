@@ -14,7 +14,7 @@ from studies.base.rerun import here
 from studies.config import ModelsConfig, RecordConfig, TrainConfig, settled
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
-from studies.runs.names import run_name
+from studies.runs.names import data_name, run_name
 from studies.runs.resume import can_resume, last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.runs.training import run_training
@@ -25,8 +25,6 @@ MAY_DIFFER = {field.name for field in fields(TrainConfig)} - {
     field.name for group in (DataConfig, RecordConfig) for field in fields(group)
 } - {"seed", "device"} | {"patience", "keep"}  # fmt: skip
 """Fields that a variant may change; runs must agree in all others to be comparable."""
-NAMED = ("model", "weights", "recipe", "learning_rate", "weight_decay")
-"""Fields in the name of every run."""
 REUSED_SECONDS = 2.0
 """A run that takes less was trained before, and says nothing about the speed."""
 EXAMPLES = 4
@@ -80,8 +78,10 @@ def run_models(config: ModelsConfig) -> list[str]:
     for run_config in configs:
         check_start(run_config)
     tags = {"kind": "models", "dataset": config.dataset, "variants": config.variants}
-    name = config.run_name or f"models · {config.dataset} · {_counted(len(configs), 'run')}"
-    with tracking.tracked_run(config.experiment, name, tags) as parent:
+    data = data_name(config.dataset, config.data_dir)
+    name = config.run_name or f"models · {_counted(len(configs), 'run')} · {data}"
+    repeat = "Repeat the command to resume: finished runs are not trained again."
+    with tracking.tracked_run(config.experiment, name, tags, remedy=lambda _: repeat) as parent:
         tracking.log_config(config, leave_out=("model", "weights", "recipe"))
         print(f"Models {parent}: {_counted(len(configs), 'run')}, then their comparison.")
         planned = [_planned(each) for each in configs]  # reports a mistake in any of them before hours of training
@@ -121,7 +121,8 @@ def run_configs(config: ModelsConfig) -> Iterator[TrainConfig]:
     Raises:
         InputError: a variant is invalid, duplicated, or not comparable with the others.
     """
-    variants: dict[TrainConfig, str] = {}
+    variants: list[TrainConfig] = []
+    named = {"seed"} if config.seeds > 1 else set()
     for text in filter(None, (part.strip() for part in config.variants.split(","))):
         try:
             changes = _differing(text)
@@ -130,16 +131,18 @@ def run_configs(config: ModelsConfig) -> Iterator[TrainConfig]:
             raise InputError(f"variants: {text!r}: {error}") from None
         if variant in variants:
             raise InputError(f"variants: {text!r} is given twice")
-        further = [f"{name} {value}" for name, value in changes.items() if name not in NAMED]
-        variants[variant] = " · ".join([run_name(variant), *further])
+        named |= changes.keys()
+        variants.append(variant)
     if len(variants) * config.seeds < 2:
         raise InputError(
             f"variants={config.variants!r} and seeds={config.seeds} are {_counted(len(variants), 'run')}: give at "
             f"least two variants, separated by commas, or seeds=2"
         )
-    for variant, name in variants.items():
+    named = {name for name in named if name == "seed" or len({getattr(each, name) for each in variants}) > 1}
+    for variant in variants:
         for seed in range(config.seed, config.seed + config.seeds):
-            yield replace(variant, seed=seed, run_name=f"{name} · seed {seed}" if config.seeds > 1 else name)
+            seeded = replace(variant, seed=seed)
+            yield replace(seeded, run_name=run_name(seeded, always=named))
 
 
 def _differing(text: str) -> dict[str, object]:

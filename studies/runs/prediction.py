@@ -48,12 +48,12 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     tracking.check_store()
     stored = model_store.load(config.model_uri)
     device = resolve_device(config.device)
-    name = config.run_name or f"predict · {config.model_uri[-40:]} · {images.name}"
+    name = config.run_name or f"predict {images.name} · {config.model_uri[-40:]}"
     tags = {"kind": "predict", "predicted_with": config.model_uri}
     with tracking.tracked_run(config.experiment, name, tags) as run_id:
         tracking.log_config(config)
         if config.run_name is None:
-            name = f"predict · {model_name(stored.config, stored.calibration)} · {images.name}"
+            name = f"predict {images.name} · {model_name(stored.config, stored.calibration)}"[:250]
             tracking.log_tags({"mlflow.runName": name})
         tracking.log_model_input(stored.model_id)
         tags = {"model": stored.config.model, "dataset": stored.config.dataset, "predicted_with": stored.name}

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +19,7 @@ from studies.report.collect import collect
 from studies.report.html import to_html
 from studies.report.markup import Page
 from studies.report.page import summary, write
+from studies.report.predictions import warnings_of
 
 
 def run_report(config: ReportConfig) -> Path:
@@ -49,9 +51,11 @@ def run_report(config: ReportConfig) -> Path:
         tracking.log_note("\n".join(lines), [Image.open(BytesIO(png)) for png in diagrams])
     size = (output / "report.html").stat().st_size / 1e6
     print(f"{content.title}: {output / 'report.html'} ({size:.1f} MB, {len(page.images)} images), and report.md")
-    for part in page.missing:
-        what = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", part.what)  # the terminal follows no links
-        print(f"Missing: {what}. To create it:\n  {for_this_folder(part.command)}")
+    for warning in warnings_of(content.scored or content.main, content.split) if content.main else ():
+        print(f"Warning: {warning}.")
+    for needed, parts in groupby(sorted(page.missing, key=lambda part: part.command), key=lambda part: part.command):
+        what = "; ".join(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", part.what) for part in parts)  # no links in a terminal
+        print(f"Missing: {what}. To create it:\n  {for_this_folder(needed)}")
     print(tracking.where_to_look(run_id))
     return output / "report.html"
 

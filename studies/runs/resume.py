@@ -71,8 +71,9 @@ def can_resume(run: FoundRun, checkpoint_dir: Path) -> bool:
 
 
 def last_checkpoint(run_id: str, checkpoint_dir: Path) -> Path:
-    """Return the path of the checkpoint that a run resumes from."""
-    return checkpoint_dir / run_id / "last.pt"
+    """Return the path of the checkpoint that a run resumes from; a finished one may have that of its best epoch."""
+    best, last = (checkpoint_dir / run_id / name for name in checkpoints.NAMES)
+    return best if best.is_file() and not last.is_file() else last
 
 
 def _as_started(config: TrainConfig, run_id: str) -> TrainConfig:
@@ -110,7 +111,9 @@ def _finished(given: TrainConfig, run_id: str) -> str:
     values = {name: started.get(name, default) for name, default in known.items()} | typed | {"resume": None}
     values["weights"] = f"runs:/{run_id}"
     if not started.get("log_model", True):
-        values["weights"] = str(last_checkpoint(run_id, Path(given.checkpoint_dir)).with_name("best.pt"))
+        folder = Path(given.checkpoint_dir) / run_id
+        kept = [folder / f"{name}.pt" for name in (started.get("keep", "best"), "best", "last")]
+        values["weights"] = str(next((file for file in kept if file.is_file()), kept[0]))
     return (
         f"resume={run_id}: that run has finished after {started.get('epochs')} epochs. To train its model further, "
         f"start a new run from its weights:\n  {here('train', values)}"

@@ -1,8 +1,9 @@
 """One training run as one MLflow run: data, model, epochs, plots, logged model. `train` and every trial call it."""
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from segmentation.data import Split, overlap_warning, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
-from segmentation.metrics import METRICS
+from segmentation.metrics import METRICS, of_model
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
 from segmentation.scoring.evaluate import score
@@ -26,6 +27,7 @@ from segmentation.training.loop import Data, Epoch, train, train_rank
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
+from studies.models.card import model_card
 from studies.models.logging import log_model
 from studies.models.starting_weights import resolve_normalization
 from studies.models.stored import StoredModel
@@ -35,10 +37,12 @@ from studies.runs.resume import last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.scores.figures import example_plots
 from studies.scores.recording import log_scores, protocol
-from studies.scores.wording import crop_note
+from studies.scores.wording import crop_note, first_epoch_warning
 
 EVERY_EPOCH = "epoch_seconds"
 """A metric that every epoch has."""
+OF_EPOCHS = "val_epochs"
+"""Section of the UI with the plots of single epochs. The UI sorts sections by name: these are below the curves."""
 WHOLE_RUN = 0
 """Step of metrics that belong to no epoch."""
 
@@ -86,13 +90,20 @@ def run_training(
         config, run_id, data = resumption.find(config)
         if run_id is not None:
             opened_by_mlflow = os.environ.pop("MLFLOW_RUN_ID", None)
-    resumes = run_id is not None
-    if not resumes:
+    resumes, model = run_id is not None, None
+    if not resumes:  # a mistake in the data or the starting weights opens no run
         tracking.check_store()
         config = check_start(config)
+        data = data or load_data(config)
+        report_coverage(data.train, to_train=True)
+        model, loaded = starting_model(config, data.train)
     name = config.run_name or run_name(config)
     tags = {"kind": "train", "dataset": config.dataset, "model": config.model, "weights": config.weights}
-    with tracking.tracked_run(config.experiment, name, tags, run_id) as run_id, ExitStack() as on_exit:
+    run = tracking.tracked_run(
+        config.experiment, name, tags, run_id,
+        remedy=lambda opened: how_to_resume(config, opened) if watch is None else "",
+    )  # fmt: skip
+    with run as run_id, ExitStack() as on_exit:
         if watch is None:  # a trial is resumed by its study
             on_exit.enter_context(_printing_how_to_resume(run_id, config))
         if opened_by_mlflow is not None:
@@ -113,17 +124,29 @@ def run_training(
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if resumes else None
         if start is None:
-            model, loaded = starting_model(config, data.train)
+            if model is None:
+                model, loaded = starting_model(config, data.train)
             tracking.log_tags({IDENTITY: identity(config, data, model)})
             _print_start(model, loaded, config, data.train)
         else:
             model = build(config, len(data.val.labels))
         recorded = set()
         if resumes:
-            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, "best/epoch")
+            recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, of_model("epoch"))
         result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
+    _print_checkpoint(Path(config.checkpoint_dir) / run_id, config.keep, tracking.is_sent(run_id))
     print(tracking.where_to_look(run_id))
     return result
+
+
+def _print_checkpoint(folder: Path, keep: str, is_sent: bool) -> None:
+    """Print where the checkpoint of a finished run is. Remove the other one if MLflow has accepted the whole run."""
+    removed = checkpoints.remove_unneeded(folder, keep) if is_sent else 0
+    files = [file for name in checkpoints.NAMES if (file := folder / name).is_file()]
+    note = f"; removed the other one, {checkpoints.shown_size(removed)}" if removed else ""
+    if files:
+        names = " and ".join(file.name for file in files)
+        print(f"Checkpoint: {folder}/{names}, {checkpoints.shown_size(checkpoints.size_of(files))}{note}")
 
 
 @contextmanager
@@ -134,10 +157,17 @@ def _printing_how_to_resume(run_id: str, config: TrainConfig) -> Iterator[None]:
     except (DivergedError, tracking.Stopped):
         raise
     except BaseException:
-        if last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
-            values = {"resume": run_id, "checkpoint_dir": config.checkpoint_dir}
-            print(f"To resume it:\n  {here('train', values)}", flush=True)
+        if how := how_to_resume(config, run_id):
+            print(how, flush=True)
         raise
+
+
+def how_to_resume(config: TrainConfig, run_id: str) -> str:
+    """Return the command that resumes a run from its last checkpoint; empty if there is none, or it has diverged."""
+    error = sys.exception()
+    if isinstance(error, DivergedError) or not last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
+        return ""
+    return f"To resume it:\n  {here('train', {'resume': run_id, 'checkpoint_dir': config.checkpoint_dir})}"
 
 
 def _checkpoint(config: TrainConfig, run_id: str, split: Split) -> Checkpoint | None:
@@ -241,27 +271,28 @@ def _train_and_record(
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
         if best_epoch:
-            print(f"Checkpoints: {folder}/best.pt (epoch {best_epoch}) and last.pt (epoch {len(history)})")
+            if sys.exception() is not None:
+                _print_checkpoints(folder)
             if config.plot_every:
                 _log_curves(history, best_epoch)
     if len(history) < config.epochs:
         print(
             f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
         )
-    best = history[best_epoch - 1]
-    if WHOLE_RUN not in recorded:
-        metrics = {"best/epoch": best_epoch} | {f"best/{name}": best[f"val/{name}"] for name in METRICS}
-        tracking.log_metrics(metrics, WHOLE_RUN)
     kept_epoch = len(history) if config.keep == "last" else best_epoch
+    of_kept = history[kept_epoch - 1]
+    if WHOLE_RUN not in recorded:
+        metrics = {of_model("epoch"): kept_epoch} | {of_model(name): of_kept[f"val/{name}"] for name in METRICS}
+        tracking.log_metrics(metrics, WHOLE_RUN)
     if kept_epoch != len(history):
         model.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # scored before the run was interrupted
         batches = in_order(data.val, config.batch_size, device)
         model.to(device)
         kept = score(model, batches, data.val.labels, config.boundary_width)
-    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch)
+    _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch, len(history))
     tracking.log_tags({"model_epoch": str(kept_epoch)})
-    return TrainingResult(run_id, len(history), best_epoch, best, kept_epoch, history[kept_epoch - 1])
+    return TrainingResult(run_id, len(history), best_epoch, history[best_epoch - 1], kept_epoch, of_kept)
 
 
 def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
@@ -292,7 +323,8 @@ def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
         if config.plot_every and history:
             _log_curves(history, checkpoint.best_epoch)
         kept = score(model, in_order(data.val, config.batch_size, device), data.val.labels, config.boundary_width)
-        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch)
+        epochs = len(history) or config.epochs
+        _log_kept(model, data, kept, config, run_id, device, checkpoint.epoch, checkpoint.best_epoch, epochs)
 
 
 def _log_kept(
@@ -304,28 +336,46 @@ def _log_kept(
     device: torch.device,
     kept_epoch: int,
     best_epoch: int,
+    epochs: int,
 ) -> None:
     """Log the scores, plots and model of the epoch that is kept; register the model if a name is given."""
     state = f"{config.model}, epoch {kept_epoch} of {config.epochs}"
     if kept_epoch == best_epoch:
         state += f", best {config.monitor}"
+    warnings = first_epoch_warning(kept_epoch, epochs, config.monitor)
+    if warnings:
+        tracking.log_tags({"warning.best_epoch": warnings[0]})
     rules = protocol(config, data.val, kept)
     trained = StoredModel(config, data.val.labels, model.state_dict(), kept_epoch, run_id, calibration=None)
     log_scores(
-        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0
-    )
+        model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0,
+        warnings=warnings,
+    )  # fmt: skip
     if config.log_model:
         model_uri = log_model(model, data.val, trained.metadata(), config.register_as, config.alias)
+        named = f"models:/{config.register_as}@{config.alias}" if config.register_as else f"runs:/{run_id}/model"
+        metrics = kept.metrics()
+        card, card_tags = model_card(trained, metrics, data.val, named)
+        by_logged_name = {of_model(name): value for name, value in metrics.items()}
+        tracking.log_model_card(card, card_tags, by_logged_name, config.register_as)
         if model_uri:
             print(f"Registered as {model_uri}, alias {config.alias}.")
+
+
+def _print_checkpoints(folder: Path) -> None:
+    """Print the epochs of the files themselves: an interrupted epoch may be in the history without being saved."""
+    with suppress(InputError):  # an error of its own has been raised, or will be
+        best, last = (checkpoints.load(folder / name).epoch for name in ("best.pt", "last.pt"))
+        print(f"Checkpoints: {folder}/best.pt (epoch {best}) and last.pt (epoch {last})")
 
 
 def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:
     """Log the reliability diagram and some examples of one epoch, for the image stepper of the UI."""
     title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
-    tracking.log_figure_at(plots.reliability(epoch.val.reliability.bins(), title), "reliability/val", epoch.number)
+    diagram = plots.reliability(epoch.val.reliability.bins(), title)
+    tracking.log_figure_at(diagram, f"{OF_EPOCHS}/reliability", epoch.number)
     for name, figure in example_plots(model, val, device, min(config.examples, 2), f"epoch {epoch.number}"):
-        tracking.log_figure_at(figure, f"examples/val_{name}", epoch.number)
+        tracking.log_figure_at(figure, f"{OF_EPOCHS}/example_{name}", epoch.number)
 
 
 def _log_curves(history: list[dict[str, float]], best_epoch: int) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 
 from segmentation.errors import InputError, listed
 from segmentation.metrics import COMPARED, METRICS
-from segmentation.scoring.bootstrap import LEVEL, Interval, holm, interval, p_value
+from segmentation.scoring.bootstrap import LEVEL, Interval, holm, holm_levels, interval, p_value
 from segmentation.scoring.scores import Scores, common_classes
+from studies.scores.labels import labels_of
 from studies.scores.stored import StoredScores
+from studies.scores.wording import learned_nothing
 
-WORDS = {name: METRICS[name].label for name in COMPARED if name != "ece"}
 MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop")
 """Parts of the protocol that may differ, because only shared images are compared."""
 ADDED_LATER = ("tf32",)
@@ -48,16 +49,39 @@ class Difference(NamedTuple):
 
     value: float
     interval: Interval
+    """95 % interval, adjusted for the number of pairs so that it agrees with `p_value`, see `holm_levels`."""
     p_value: float
-    """p-value of no difference, adjusted for the number of pairs."""
+    """p-value of no difference, adjusted for the number of pairs by Holm's method."""
+    interval_alone: Interval
+    """95 % interval of this pair alone."""
+    p_value_alone: float
+    """p-value of this pair alone."""
 
     @property
     def shown(self) -> bool:
         """Whether the difference is significant at the 5 % level."""
         return self.p_value < 1 - LEVEL
 
+    @property
+    def shown_alone(self) -> bool:
+        """Whether the difference would be significant if only this pair were compared."""
+        return self.p_value_alone < 1 - LEVEL
+
     def __str__(self) -> str:
         return f"{self.value:+.4f}, 95 % {self.interval}, p = {self.p_value:.4f}"
+
+    def verdict(self, metric: str, pairs: int) -> str:
+        """Return whether the first run is better or worse, or what is known otherwise."""
+        if not self.shown_alone:
+            return "no difference shown"
+        better = "better" if (self.value > 0) is METRICS[metric].higher_is_better else "worse"
+        return better if self.shown else f"{better} in this pair alone, not after correcting for {pairs} pairs"
+
+    def numbers(self) -> str:
+        """Return size, interval and p-value, and those of this pair alone where only they show a difference."""
+        if self.shown or not self.shown_alone:
+            return str(self)
+        return f"{self}; alone 95 % {self.interval_alone}, p = {self.p_value_alone:.4f}"
 
 
 class Pair(NamedTuple):
@@ -66,23 +90,31 @@ class Pair(NamedTuple):
     first: Contestant
     second: Contestant
     differences: dict[str, Difference]
+    pairs: int = 1
+    """Number of pairs in the comparison."""
 
     def sentence(self, spreads: Sequence["SeedSpread"] = ()) -> str:
-        """Return which run is better in what, and whether the difference is larger than that between seeds."""
+        """Return which run is better in what, and whether the difference is larger than that between seeds.
+
+        Runs that have learned no segmentation are named first.
+        """
         a, b, ece = self.first.letter, self.second.letter, self.differences["ece"]
-        if ece.shown:
-            text = f"{a} is {'better' if ece.value < 0 else 'worse'} calibrated than {b}: {ece}"
+        warnings = "".join(
+            f"{each.letter} has learned no segmentation: it {reason}. "
+            for each in (self.first, self.second)
+            if (reason := learned_nothing(each.scores))
+        )
+        if ece.shown_alone:
+            better, space, condition = ece.verdict("ece", self.pairs).partition(" ")
+            calibration = f"{a} is {better} calibrated than {b}{space}{condition}"
         else:
-            images = len(self.first.scores)
-            text = f"{a} and {b}: no difference in calibration shown on {images} images: {ece}"
-        verdicts: dict[str, list[str]] = {"better": [], "worse": [], "no difference shown": []}
-        for metric, words in WORDS.items():
-            difference = self.differences[metric]
-            better = (difference.value > 0) is METRICS[metric].higher_is_better
-            verdict = ("better" if better else "worse") if difference.shown else "no difference shown"
-            verdicts[verdict].append(words)
-        rest = [f"{verdict} in {_and(words)}" for verdict, words in verdicts.items() if words]
-        text = f"{text}; {a} against {b}: {', '.join(rest)}."
+            calibration = f"{a} and {b}: no difference in calibration shown on {len(self.first.scores)} images"
+        rest = [
+            f"{difference.verdict(metric, self.pairs)} in {METRICS[metric].label} ({difference.numbers()})"
+            for metric, difference in self.differences.items()
+            if metric != "ece"
+        ]
+        text = f"{warnings}{calibration}: ECE {ece.numbers()}. {a} against {b}: {'; '.join(rest)}."
         if self.first.stored.model_key() == self.second.stored.model_key():
             return f"{text} They are the same model."
         for spread in spreads:
@@ -202,7 +234,7 @@ def shared_images(stored: Sequence[StoredScores]) -> list[str]:
 
 
 def compare(contestants: Sequence[Contestant]) -> list[Pair]:
-    """Return the differences of every pair, with p-values adjusted per metric for the number of pairs."""
+    """Return the differences of every pair; p-values and intervals are adjusted per metric for the number of pairs."""
     pairs = list(itertools.combinations(contestants, 2))
     differences = {
         metric: [first.resampled[metric] - second.resampled[metric] for first, second in pairs] for metric in COMPARED
@@ -210,15 +242,26 @@ def compare(contestants: Sequence[Contestant]) -> list[Pair]:
     values = {
         metric: [first.metrics[metric] - second.metrics[metric] for first, second in pairs] for metric in COMPARED
     }
-    ends = {metric: list(map(interval, differences[metric], values[metric])) for metric in COMPARED}
-    adjusted = {metric: holm(list(map(p_value, differences[metric], values[metric]))) for metric in COMPARED}
+    found: dict[str, list[Difference]] = {}
+    for metric in COMPARED:
+        alone = list(map(p_value, differences[metric], values[metric]))
+        found[metric] = [
+            Difference(value, interval(resampled, value, level), adjusted, interval(resampled, value), p)
+            for value, resampled, level, adjusted, p in zip(
+                values[metric], differences[metric], holm_levels(alone), holm(alone), alone, strict=True
+            )
+        ]
     return [
-        Pair(first, second, {
-            metric: Difference(values[metric][index], ends[metric][index], adjusted[metric][index])
-            for metric in COMPARED
-        })
+        Pair(first, second, {metric: found[metric][index] for metric in COMPARED}, len(pairs))
         for index, (first, second) in enumerate(pairs)
-    ]  # fmt: skip
+    ]
+
+
+def adjusted_for(pairs: int) -> str:
+    """Return how p-values and intervals of differences are adjusted, in a sentence."""
+    if pairs == 1:
+        return "95 % intervals and p-values are of one pair."
+    return f"95 % intervals and p-values of differences are adjusted per metric for {pairs} pairs by Holm's method."
 
 
 def seed_spreads(contestants: Sequence[Contestant]) -> list[SeedSpread]:
@@ -252,19 +295,8 @@ def contestants_of(stored: Sequence[StoredScores], names: Sequence[str]) -> Iter
     """Yield every run with its metrics on these images. Means over classes use the same classes for all runs."""
     found = [each.scores(names) for each in stored]
     classes = common_classes(found)
-    for index, (each, title, scores) in enumerate(zip(stored, _titles(stored), found, strict=True)):
+    for index, (each, title, scores) in enumerate(zip(stored, labels_of(stored), found, strict=True)):
         yield Contestant(_letter(index), each, title, scores, scores.metrics(classes), scores.resampled(classes))
-
-
-def _titles(stored: Sequence[StoredScores]) -> list[str]:
-    """Return the names of the runs; equal names are extended by the seed or, if still equal, by the ID."""
-    titles = [each.name for each in stored]
-    for addition in (lambda each: f"seed {each.seed}", lambda each: each.run_id[:8]):
-        titles = [
-            f"{title} · {addition(each)}" if titles.count(title) > 1 else title
-            for title, each in zip(titles, stored, strict=True)
-        ]
-    return titles
 
 
 def _letter(index: int) -> str:

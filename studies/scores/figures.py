@@ -19,15 +19,22 @@ from segmentation.scoring.softmax import pixel_predictions
 
 
 def reliability_figures(
-    scores: Scores, groups: Mapping[Group, GroupReliability], ece: Interval, title: str, note: str
+    scores: Scores,
+    groups: Mapping[Group, GroupReliability],
+    intervals: Mapping[str, Interval],
+    title: str,
+    note: str,
 ) -> Iterator[tuple[str, Figure]]:
     """Yield every calibration plot, with the suffix of its file name."""
-    yield "", plots.reliability(scores.reliability.bins(), title, ece, scores.accuracy_band(), note)
+    ece, gap = intervals["ece"], intervals["confidence_gap"]
+    yield "", plots.reliability(scores.reliability.bins(), title, ece, scores.accuracy_band(), note, gap)
     for suffix, kind, words in (
         ("_classes", "true class", "by true class"), ("_predicted", "predicted class", "by predicted class")
     ):  # fmt: skip
-        panels = {group.name: found.bins for group, found in groups.items() if group.kind == kind}
-        yield suffix, plots.reliability_panels(panels, f"{title}\n{words}", note)
+        of_kind = {group.name: found for group, found in groups.items() if group.kind == kind}
+        panels = {name: found.bins for name, found in of_kind.items()}
+        gaps = {name: found.confidence_gap for name, found in of_kind.items()}
+        yield suffix, plots.reliability_panels(panels, f"{title}\n{words}", note, gaps)
     width = f"within {scores.boundary_width} pixels of a boundary"
     named = {"boundary": width, "interior": "interior", "foreground": "foreground", "background": "background"}
     for suffix, kind in (("_boundary", "region"), ("_foreground", "ground")):

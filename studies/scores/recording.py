@@ -1,7 +1,7 @@
 """Records a scored split in the open run: metrics, plots, tables, and the run's description."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from PIL import Image
 from segmentation import plots
 from segmentation.config import DataConfig
 from segmentation.data import Originals, Split
-from segmentation.metrics import METRICS, PRINTED
+from segmentation.metrics import HEADLINE, METRICS
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, interval
 from segmentation.scoring.calibration_error import BINS
@@ -19,13 +19,40 @@ from segmentation.scoring.scores import Scores
 from studies import tracking
 from studies.base.markdown import escaped
 from studies.scores.figures import predicted, reliability_figures, spread
-from studies.scores.tables import class_table, confusion_csv, images_csv, key_metrics, metric_table, region_table
-from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, prediction_warnings, protocol_line
+from studies.scores.tables import (
+    class_calibration_table,
+    class_lines,
+    class_scores,
+    class_table,
+    confusion_csv,
+    images_csv,
+    key_metrics,
+    metric_table,
+    region_table,
+)
+from studies.scores.wording import (
+    NoiseFloor,
+    calibration_sentence,
+    crop_note,
+    few_images_warning,
+    prediction_warnings,
+    protocol_line,
+)
 
 WORST = 3
 """Number of images plotted for their high ECE."""
 USUAL_BINS = (5, 10, 12, 15, 20, 25, 30, 50, 100)
 """Numbers of bins for which the ECE is stored too."""
+
+
+class Lead(NamedTuple):
+    """Beginning of a description, such as that of a calibration."""
+
+    verdict: str
+    """Markdown above the warnings."""
+    details: str
+    """Markdown below the warnings."""
+    image: Image.Image
 
 
 def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> dict[str, Any]:
@@ -60,8 +87,9 @@ def log_scores(
     device: torch.device,
     examples: int,
     state: str,
-    lead: tuple[str, Image.Image] | None = None,
+    lead: Lead | None = None,
     draw: bool = True,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Log the plots and tables of a scored split, set the run's description, and print the main metrics.
 
@@ -74,22 +102,24 @@ def log_scores(
         device: computes the examples.
         examples: number of images to plot.
         state: model and epoch, for titles.
-        lead: Markdown and image that the description begins with instead of the metrics.
+        lead: begins the description instead of the metrics, which are not printed then.
         draw: whether to log plots.
+        warnings: what else a reader of the scores must know.
     """
     scored = f"{split.dataset}/{split.name}, {len(split)} images"
     title, note = f"{scored}\n{state}", protocol_line(rules)
     metrics, resampled, groups = scores.metrics(), scores.resampled(), scores.groups()
     intervals = {name: interval(resampled[name], value) for name, value in metrics.items()}
     floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
-    drawn = reliability_figures(scores, groups, intervals["ece"], title, note) if draw else ()
+    drawn = reliability_figures(scores, groups, intervals, title, note) if draw else ()
     logged = [tracking.log_figure(figure, f"reliability/{split.name}{suffix}.png") for suffix, figure in drawn]
-    warnings = prediction_warnings(scores)
+    of_predictions, classes = prediction_warnings(scores), class_scores(scores)
+    warnings = [*of_predictions, *warnings, *few_images_warning(len(split))]
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
         "groups": [_group_record(*each) for each in groups.items()], "origin": dict(origin),
-        "palette": split.labels.palette, "warnings": warnings,
+        "palette": split.labels.palette, "warnings": warnings, "classes": [each._asdict() for each in classes],
     }  # fmt: skip
     tracking.log_json(record | bins_record(scores, rules), f"reliability/{split.name}.json")
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:
@@ -102,26 +132,33 @@ def log_scores(
         tracking.log_figure(confusion, f"confusion/{split.name}.png")
         log_examples(model, split, scores, worst_first, device, examples, state)
     sentence = calibration_sentence(metrics, intervals, floor, len(split))
-    if warnings:
-        tracking.log_tags({"warning.predictions": "; ".join(warnings)})
-    notes = [f"**Warning:** {escaped(warning)}." for warning in warnings] + [sentence]
+    if of_predictions:
+        tracking.log_tags({"warning.predictions": "; ".join(of_predictions)})
+    # the UI shows about five lines of the description, the rest on a click
+    noted = [f"**Warning:** {escaped(warning)}." for warning in warnings]
+    counted = f" · {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else ""
+    notes = [sentence]
     if (in_crop := rules.get("in_crop", 1.0)) != 1:
         notes.append(f"Note: {escaped(crop_note({split.name: in_crop}))}")
-    summary = f"**{escaped(scored)}: {escaped(state)}**\n\n{key_metrics(metrics, intervals)}\n\n{' '.join(notes)}"
+    heading, by_class = f"**{escaped(scored)}: {escaped(state)}{counted}**", class_table(classes)
     tables = "\n\n".join([
-        metric_table(metrics, intervals), "**Classes**", class_table(scores, groups), "**Parts of the images**",
-        region_table(groups), note,
+        metric_table(metrics, intervals), "**Calibration of the classes**", class_calibration_table(scores, groups),
+        "**Parts of the images**", region_table(groups), note,
     ])  # fmt: skip
     if lead is None:
-        tracking.log_note(summary, logged[:1], tables)
+        summary = [heading, key_metrics(metrics, intervals), *noted, by_class, *notes]
+        tracking.log_note("\n\n".join(summary), logged[:1], tables)
     else:
-        tracking.log_note(lead[0], [lead[1]], f"{summary}\n\n{tables}")
+        summary = [heading, key_metrics(metrics, intervals), by_class, *notes, tables]
+        tracking.log_note("\n\n".join([lead.verdict, *noted, lead.details]), [lead.image], "\n\n".join(summary))
     print(f"\n{scored}: {state}. Brackets: 95 % intervals over images.")
-    for name in PRINTED:
-        print(f"  {name:16} {metrics[name]:7.4f} {intervals[name]}")
-    print(sentence)
+    for name in HEADLINE if lead is None else ():
+        print(f"  {METRICS[name].label:16} {metrics[name]:7.4f} {intervals[name]}")
+    for line in class_lines(classes):
+        print(line)
     for warning in warnings:
         print(f"Warning: {warning}.")
+    print(sentence)
     print(f"All {len(METRICS)} metrics: the run's page in the UI, and its artifact reliability/{split.name}.json.")
 
 

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from segmentation.errors import InputError, listed
 from segmentation.metrics import ON_TRAIN, of_epoch
 from segmentation.scoring.scores import Scores, load_scores
-from studies.base.errors import reason
+from studies.base.errors import why_absent
 from studies.config import TrainConfig, decisive
 from studies.scores.files import Example, read_digests, read_examples, read_record
 from studies.tracking.artifact_folders import missing_files
@@ -127,7 +127,7 @@ def find_runs(names: str, split: str) -> list[Run]:
         try:
             runs = _named(client, name, split)
         except MlflowException as error:
-            raise InputError(f"run_ids: {name!r} was not found: {reason(error)}") from error
+            raise InputError(f"run_ids: {name!r} was not found: {why_absent(error)}") from error
         found |= {run.info.run_id: run for run in runs}
     return list(found.values())
 

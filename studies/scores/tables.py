@@ -1,15 +1,22 @@
 """Tables of scores: Markdown for a run's description, CSV for artifacts."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from segmentation.metrics import HEADLINE, METRICS
 from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.confusion import mean_of_defined
 from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from studies.base.markdown import escaped
 from studies.base.tables import csv_text, table
+
+CLASS_ROWS = 12
+"""Most classes in the table of a summary."""
+CLASS_HEADER = ("class", "IoU", "accuracy", "pixels")
 
 
 def key_metrics(metrics: Mapping[str, float], intervals: Mapping[str, Interval]) -> str:
@@ -23,15 +30,67 @@ def metric_table(metrics: Mapping[str, float], intervals: Mapping[str, Interval]
     return "\n".join(table(["metric", "value", "95 % over images", "meaning"], rows))
 
 
-def class_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> str:
-    """Return IoU, accuracy and calibration of each class, as Markdown."""
-    rows = []
-    by_class = zip(scores.labels.names, scores.confusion.iou(), scores.confusion.class_accuracy(), strict=True)
-    for name, iou, accuracy in by_class:
-        true, predicted = (groups[Group(kind, name)] for kind in ("true class", "predicted class"))
-        rows.append([escaped(name), f"{iou:.3f}", f"{accuracy:.3f}", _gap(true), _gap(predicted)])
-    header = ["class", "IoU", "accuracy", "accuracy - confidence where it is true", "where it is predicted"]
-    return "\n".join(table(header, rows))
+class ClassScore(NamedTuple):
+    """Scores of one class."""
+
+    name: str
+    iou: float
+    """NaN for a class neither labelled nor predicted."""
+    accuracy: float
+    """Fraction of the class's pixels that are predicted correctly; NaN without pixels."""
+    pixels: int
+    """Labelled pixels of the class."""
+
+
+def class_scores(scores: Scores) -> list[ClassScore]:
+    """Return the scores of each class, in the order of the classes."""
+    confusion = scores.confusion
+    values = confusion.iou().tolist(), confusion.class_accuracy().tolist(), confusion.counts.sum(1).tolist()
+    return [ClassScore(*each) for each in zip(scores.labels.names, *values, strict=True)]
+
+
+def class_table(classes: Sequence[ClassScore]) -> str:
+    """Return IoU, accuracy and pixels of the classes with the most pixels, as Markdown."""
+    rows, rest = _class_rows(classes)
+    lines = table(CLASS_HEADER, ([escaped(name), *cells] for name, *cells in rows))
+    return "\n".join([*lines, *([f"\n{rest}"] if rest else [])])
+
+
+def class_lines(classes: Sequence[ClassScore]) -> Iterator[str]:
+    """Yield the lines of the same table, aligned for a terminal."""
+    rows, rest = _class_rows(classes)
+    width = max(len(row[0]) for row in (CLASS_HEADER, *rows))
+    for name, iou, accuracy, pixels in (CLASS_HEADER, *rows):
+        yield f"  {name:{width}}  {iou:>6}  {accuracy:>8}  {pixels:>13}"
+    if rest:
+        yield f"  {rest}"
+
+
+def _class_rows(classes: Sequence[ClassScore]) -> tuple[list[tuple[str, str, str, str]], str]:
+    """Return the rows of the table of classes, and a line that counts the others."""
+    chosen = sorted(classes, key=lambda each: -each.pixels)[:CLASS_ROWS]
+    rows = [
+        (each.name, _three(each.iou), _three(each.accuracy), f"{each.pixels:,}") for each in classes if each in chosen
+    ]
+    others = [each for each in classes if each not in chosen]
+    if not others:
+        return rows, ""
+    mean = float(mean_of_defined(np.array([each.iou for each in others])))
+    pixels = sum(each.pixels for each in others)
+    return rows, f"and {len(others)} classes with fewer pixels: mean IoU {_three(mean)}, {pixels:,} pixels"
+
+
+def _three(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def class_calibration_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> str:
+    """Return the calibration of each class, as Markdown."""
+    rows = [
+        [escaped(name), *(_gap(groups[Group(kind, name)]) for kind in ("true class", "predicted class"))]
+        for name in scores.labels.names
+    ]
+    return "\n".join(table(["class", "accuracy - confidence where it is true", "where it is predicted"], rows))
 
 
 def region_table(groups: Mapping[Group, GroupReliability]) -> str:

@@ -1,16 +1,20 @@
 """Scores in sentences: calibration against the noise floor, the scoring protocol in one line, warnings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from segmentation.errors import listed
 from segmentation.scoring.baseline import baseline, never_predicted, only_predicted
 from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.calibration_error import confidence_verdict
+from segmentation.scoring.confusion import iou, mean_of_defined
 from segmentation.scoring.scores import Scores
 
 FEW = 20
-"""Number of images below which bootstrap intervals over images are too narrow."""
+"""Number of images below which bootstrap intervals over images are too narrow, and a noise floor is useless."""
 
 
 class NoiseFloor(NamedTuple):
@@ -28,42 +32,50 @@ def calibration_sentence(
     gap, ends = metrics["confidence_gap"], intervals["confidence_gap"]
     if math.isnan(gap):
         return "No labelled pixel: calibration is unknown."
-    if ends.low <= 0 <= ends.high:
-        lean = f"No over- or under-confidence shown on {images} images"
-    else:
-        lean = f"{'Over' if gap < 0 else 'Under'}-confident by {abs(gap):.4f} on average"
+    lean = confidence_verdict(gap, ends)
+    text = f"{lean[0].upper()}{lean[1:]} on {_images(images)} (accuracy - confidence {gap:+.4f} {ends})."
+    if images < FEW:
+        return f"{text} {_images(images)}: too few for a noise floor of the ECE {metrics['ece']:.4f}."
     relation = "above" if metrics["ece"] > floor.highest else "within"
-    text = (
-        f"{lean} (accuracy - confidence {gap:+.4f} {ends}). ECE {metrics['ece']:.4f} is {relation} the noise floor for "
-        f"{images} images ({floor.mean:.4f} expected, {floor.highest:.4f} at the 95th percentile of a perfectly "
-        f"calibrated model)."
+    return (
+        f"{text} ECE {metrics['ece']:.4f} is {relation} the noise floor for {images} images ({floor.mean:.4f} "
+        f"expected, {floor.highest:.4f} at the 95th percentile of a perfectly calibrated model)."
     )
-    return f"{text} With only {images} images, all intervals are too narrow." if images < FEW else text
+
+
+def few_images_warning(images: int) -> list[str]:
+    """Return the warning that intervals over so few images are too narrow; empty for enough images."""
+    if images >= FEW:
+        return []
+    return [f"only {_images(images)} scored: all intervals are too narrow. Score at least {FEW} images, better 100"]
+
+
+def trained_on_warning(split: str, images: int) -> list[str]:
+    """Return the warning that a model was trained on the scored split."""
+    return [
+        f"the model was trained on these {_images(images)} (split={split}), so its metrics are too good. Score a split "
+        f"that it has not seen"
+    ]
+
+
+def first_epoch_warning(kept_epoch: int, epochs: int, monitor: str) -> list[str]:
+    """Return the warning that no epoch after the first was better; empty if one was."""
+    if not kept_epoch == 1 < epochs:
+        return []
+    return [
+        f"the best epoch is the first of {epochs}: {monitor} never improved after it. Lower learning_rate, train for "
+        f"more epochs, or check the masks"
+    ]
+
+
+def learned_nothing(scores: Scores) -> str:
+    """Return why a model has learned no segmentation, as the end of a sentence; empty if nothing shows that."""
+    return why_nothing_learned(scores.confusion.counts, scores.labels.names)
 
 
 def prediction_warnings(scores: Scores) -> list[str]:
     """Return what shows that a model has learned little: classes never predicted, a mean IoU without knowledge."""
-    counts, names = scores.confusion.counts, scores.labels.names
-    labelled = counts.sum(1)
-    if (labelled > 0).sum() < 2:
-        return []
-    warnings = []
-    missing = listed([names[index] for index in never_predicted(counts)], at_most=10)
-    only = only_predicted(counts)
-    if only is not None:
-        warnings.append(
-            f"the model predicts only {names[only]} (never predicted: {missing}): it has learned no segmentation. "
-            f"Train for more epochs, change learning_rate, or check the masks"
-        )
-    elif missing:
-        warnings.append(f"never predicted, although the labels hold them: {missing}")
-    constant = baseline(labelled)
-    if only is None and scores.confusion.mean_iou() <= constant.mean_iou:
-        warnings.append(
-            f"mean IoU {scores.confusion.mean_iou():.4f} is not above that of predicting "
-            f"{names[constant.most_frequent]} everywhere ({constant.mean_iou:.4f})"
-        )
-    return warnings
+    return count_warnings(scores.confusion.counts, scores.labels.names)
 
 
 def protocol_line(rules: Mapping[str, Any]) -> str:
@@ -85,3 +97,48 @@ def crop_note(in_crop: Mapping[str, float]) -> str:
         f"the crop keeps {parts}; the others are neither trained on nor scored. To score whole images, use evaluate "
         f"with score_at=original."
     )
+
+
+def why_nothing_learned(counts: np.ndarray, names: Sequence[str]) -> str:
+    """Return why a model has learned no segmentation, as the end of a sentence; empty if nothing shows that.
+
+    Args:
+        counts: `(C, C)` confusion matrix: row true class, column predicted class.
+        names: of the classes.
+    """
+    labelled, predicted = counts.sum(1), counts.sum(0)
+    if (labelled > 0).sum() < 2:
+        return ""
+    only, constant = only_predicted(counts), baseline(labelled)
+    if only is not None:
+        return f"predicts only {names[only]}"
+    mean_iou = float(mean_of_defined(iou(counts.diagonal(), labelled, predicted)))
+    if mean_iou <= constant.mean_iou:
+        return (
+            f"has a mean IoU of {mean_iou:.4f}, not above that of predicting {names[constant.most_frequent]} "
+            f"everywhere ({constant.mean_iou:.4f})"
+        )
+    return ""
+
+
+def count_warnings(counts: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return the warnings of `prediction_warnings` for a confusion matrix; arguments as in `why_nothing_learned`."""
+    if (counts.sum(1) > 0).sum() < 2:
+        return []
+    warnings = []
+    missing = listed([names[index] for index in never_predicted(counts)], at_most=10)
+    only = only_predicted(counts)
+    if only is not None:
+        warnings.append(
+            f"the model predicts only {names[only]} (never predicted: {missing}): it has learned no segmentation. "
+            f"Train for more epochs, change learning_rate, or check the masks"
+        )
+    elif missing:
+        warnings.append(f"never predicted, although the labels hold them: {missing}")
+    if only is None and (reason := why_nothing_learned(counts, names)):
+        warnings.append(f"the model {reason}")
+    return warnings
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

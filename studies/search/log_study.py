@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from optuna import Study
 from optuna.trial import TrialState
 
-from segmentation.metrics import HEADLINE, METRICS, ON_TRAIN
+from segmentation.metrics import HEADLINE, METRICS, ON_TRAIN, of_model
 from studies import tracking
 from studies.base import original_report
 from studies.base.markdown import code, escaped
@@ -54,7 +54,7 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     tracking.log_tags(tags)
     if best is not None:
         # the names that training runs use, so that one filter in the UI finds both
-        names = [f"best/{objective.metric.removeprefix('val/')}" for objective in plan.objectives]
+        names = [of_model(objective.metric) for objective in plan.objectives]
         metrics = dict(zip(names, best.values, strict=True))
         tracking.log_metrics(metrics | {"study/trials": len(counted_trials(study)), "study/epochs": epochs_used(study)})
         if confirmed is not None:

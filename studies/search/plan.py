@@ -109,7 +109,8 @@ def make_plan(config: TuneConfig) -> Plan:
     objectives = read_objectives(config)
     pruner = chosen_pruner(config, len(objectives))
     base = TemplateConfig(**{field.name: getattr(config, field.name) for field in fields(TrainConfig)})
-    if base.monitor == TrainConfig.monitor and objectives[0].metric.removeprefix("val/") in METRICS:
+    given = base.monitor != TrainConfig.monitor if config.typed is None else "monitor" in config.typed
+    if not given and objectives[0].metric.removeprefix("val/") in METRICS:
         base = replace(base, monitor=objectives[0].metric)
     budget = config.max_epochs_total
     if config.sampler == "grid" and (budget is not None or config.n_trials is not None):

@@ -191,8 +191,9 @@ def _run(study: Study, plan: Plan, config: TuneConfig, storage: BaseStorage, par
 
     try:
         with tracking.tracked_run(
-            config.experiment, _name(config, plan), {"study": plan.name}, parent, shared=True, others=others
-        ):
+            config.experiment, _name(config, plan), {"study": plan.name}, parent, shared=True, others=others,
+            remedy=lambda _: "Run the same command again to resume the study.",
+        ):  # fmt: skip
             tracking.log_config(config, leave_out=plan.space)
             try:
                 confirmed = _search_and_confirm(studies, plan, config, storage, parent, deadline)

@@ -168,7 +168,7 @@ class Worker:
             values = suggest(trial, self.plan.space)
             trial.set_user_attr(VALUES, values)
             config = self.plan.trial_config(values)
-            config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config)}"[:250])
+            config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config, self.plan.space)}"[:250])
             data = self._data(config)
             return self._values(trial, self._train(trial, config, self._run_of(trial, config), data))
         except (TrialPruned, UpdateFinishedTrialError):

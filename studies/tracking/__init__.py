@@ -9,6 +9,7 @@ from studies.tracking.log import (
     log_folder,
     log_json,
     log_metrics,
+    log_model_card,
     log_model_input,
     log_note,
     log_split,
@@ -28,7 +29,7 @@ from studies.tracking.queries import (
     where_to_look,
 )
 from studies.tracking.run_journals import UNSENT, keep_records_in, sync_command, wait_until_sent
-from studies.tracking.run_tags import PROCESS, describe_run, tag_reason
+from studies.tracking.run_tags import PROCESS, describe_run, tag_run
 from studies.tracking.runs import (
     Stopped,
     create_run,
@@ -39,7 +40,7 @@ from studies.tracking.runs import (
     tracked_run,
 )
 from studies.tracking.store import address, answers, check_store, is_absent
-from studies.tracking.unsent import has_arrived, refused_summary, send_unsent
+from studies.tracking.unsent import has_arrived, has_model, is_sent, refused_summary, send_unsent
 
 __all__ = [
     "PROCESS",
@@ -56,7 +57,9 @@ __all__ = [
     "end_run",
     "find_run",
     "has_arrived",
+    "has_model",
     "is_absent",
+    "is_sent",
     "joined",
     "keep_records_in",
     "leave_run",
@@ -66,6 +69,7 @@ __all__ = [
     "log_folder",
     "log_json",
     "log_metrics",
+    "log_model_card",
     "log_model_input",
     "log_note",
     "log_split",
@@ -82,7 +86,7 @@ __all__ = [
     "send_unsent",
     "stored_config",
     "sync_command",
-    "tag_reason",
+    "tag_run",
     "tracked_run",
     "wait_until_sent",
     "where_to_look",

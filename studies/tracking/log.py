@@ -17,12 +17,11 @@ from segmentation import plots
 from segmentation.data import Split
 from studies.base.redaction import hidden, redacted, without_password
 from studies.tracking.journal import Entry
+from studies.tracking.notes import note_tag
 from studies.tracking.run_journals import journal_of, open_run
 from studies.tracking.sending import metrics_entry, now
 from studies.tracking.store import with_retries
 
-NOTE_LENGTH = 7900
-"""Characters that a tag can hold."""
 NOTE_WIDTH = 560
 """Width of an image in pixels; wider ones displace the right column of the run's page."""
 
@@ -49,14 +48,34 @@ def log_split(split: Split, context: str) -> None:
 
 
 def _dataset(split: Split) -> dict[str, str]:
-    """Return what identifies a data set in MLflow."""
-    return {"name": f"{split.dataset}/{split.name}", "digest": split.fingerprint[:16]}
+    """Return what identifies a data set in MLflow; the name of `dataset=folder` is that of its folder."""
+    name = Path(split.location).name if split.dataset == "folder" else split.dataset
+    return {"name": f"{name}/{split.name}", "digest": split.fingerprint[:16]}
 
 
 def log_model_input(model_id: str | None) -> None:
     """Log a model as an input of the run, so that the model's page lists the run; None logs nothing."""
     if model_id is not None:
         _record({"what": "model_input", "model_id": model_id})
+
+
+def log_model_card(
+    description: str, tags: Mapping[str, str], metrics: Mapping[str, float], register_as: str | None
+) -> None:
+    """Describe the model that was logged last in the open run, and the version that it was registered as.
+
+    Args:
+        description: Markdown.
+        tags: of the model.
+        metrics: of the model, by the names they have in the run.
+        register_as: name in the model registry, or None.
+    """
+    entry = metrics_entry(metrics, None) | {
+        "what": "model_card", "description": without_password(description), "tags": hidden(tags),
+        "register_as": register_as,
+    }  # fmt: skip
+    with journal_of() as journal:
+        journal.add("files", entry)
 
 
 def log_metrics(
@@ -100,15 +119,8 @@ def log_note(summary: str, images: Sequence[Image.Image] = (), details: str = ""
         _log_artifact(path, image.save, run_id)
         # relative, so that it works at every address of the UI
         shown.append(f"![{path}](get-artifact?path={path}&run_uuid={run_id})\n")
-    lines, room = [], NOTE_LENGTH
-    for line in "\n".join([summary, "", *shown, details]).strip().splitlines():
-        line = _spaced(line)
-        room -= len(line) + 1
-        if room < 0:
-            lines.append("…")
-            break
-        lines.append(line)
-    _record({"what": "tags", "values": {"mlflow.note.content": without_password("\n".join(lines))}}, run_id)
+    lines = "\n".join([summary, "", *shown, details]).splitlines()
+    _record({"what": "tags", "values": note_tag(run_id, "\n".join(map(_spaced, lines)))}, run_id)
 
 
 def _spaced(line: str) -> str:

@@ -10,11 +10,13 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
+from segmentation.metrics import of_model
 from segmentation.system.processes import is_dead
 from studies.base.errors import FINAL, AwayError, raised_as_input_errors, unusable
 from studies.tracking.journal import unsent_journals
 from studies.tracking.run_journals import records_folder, sync_command, wait_until_sent
 from studies.tracking.run_tags import process_of, processes_of
+from studies.tracking.shared_view import LABELS, view_address
 from studies.tracking.store import address, with_retries
 
 
@@ -34,6 +36,8 @@ class FoundRun(NamedTuple):
     """The study whose trial it is; empty for another run."""
     promises_model: bool = False
     """Whether its configuration logs the model."""
+    keep: str = "best"
+    """The epoch whose weights are its model: `best` or `last`."""
 
     def is_dead(self) -> bool | None:
         """Return whether all its processes have ended; None if this machine cannot know."""
@@ -134,7 +138,7 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
     client = mlflow.MlflowClient()
     epochs: dict[int, dict[str, float]] = {}
     for name in with_retries(lambda: client.get_run(run_id)).data.metrics:
-        if name.startswith(("best/", "system/")) or metric not in (None, name):
+        if name.startswith((of_model(""), "best/", "system/")) or metric not in (None, name):
             continue
         for point in with_retries(partial(client.get_metric_history, run_id, name)):
             epochs.setdefault(point.step, {})[name] = point.value
@@ -142,21 +146,28 @@ def logged_epochs(run_id: str, metric: str | None = None) -> list[dict[str, floa
 
 
 def where_to_look(run_id: str) -> str:
-    """Return the line that says where to see a run: its address, or the command that starts the UI."""
+    """Return the line that says where to see a run: its address, or the command that starts the UI.
+
+    If the run has a model, a line before it has the address of the list of runs with the metrics of their models.
+    """
     uri = address()
     if unsent_journals(records_folder(), run_id):
         return f"To see the run, send its records first: {sync_command()}"
     try:
         run = mlflow.get_run(run_id)
+        has_model = any(name.startswith(of_model("")) for name in run.data.metrics)
+        view = view_address(run.info.experiment_id) if has_model else ""
     except MlflowException:  # everything is sent: a server that is gone since then is no failure
         return f"See run {run_id} in {uri}"
     # without the query the UI opens its pages for language models
     page = f"/#/experiments/{run.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    all_runs = f"All runs with {LABELS}: {server}{view}\n" if view else ""
     if uri.startswith("http"):
-        return f"See the run: {uri.rstrip('/')}{page}"
+        return f"{all_runs}See the run: {server}{page}"
     start = f"mlflow ui --backend-store-uri {uri}"
     shown = f"`make ui` (or `{start}`)" if Path("MLproject").is_file() else f"`{start}`"
-    return f"See the run: {shown}, http://127.0.0.1:5000{page}"
+    return f"{all_runs}See the run: {shown}, {server}{page}"
 
 
 def _runs_where(condition: str) -> list[FoundRun]:
@@ -169,5 +180,5 @@ def _found(run: Run) -> FoundRun:
     return FoundRun(
         run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process_of(run),
         processes_of(run), study=tags.get("study", ""),
-        promises_model=run.data.params.get("log_model", "").lower() == "true",
+        promises_model=run.data.params.get("log_model", "").lower() == "true", keep=run.data.params.get("keep", "best"),
     )  # fmt: skip

@@ -10,19 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
 from segmentation.system.processes import me, parsed
-from studies.base.redaction import without_password
 from studies.tracking.run_journals import journal_of
 from studies.tracking.store import check_store
 
-REASON = "status_reason"
-"""Tag that says why a run did not finish."""
-REASON_LENGTH = 5000
-"""Characters that are kept of a reason."""
 PROCESS = "process"
 """Tag with the process that works on a run, or the last one that joined it."""
 JOINED = f"{PROCESS}."
@@ -36,16 +31,11 @@ def describe_run(run_id: str, name: str, tags: Mapping[str, str]) -> None:
         journal.add("records", {"what": "tags", "values": {"mlflow.runName": name, **tags}})
 
 
-def tag_reason(run_id: str, reason: str) -> None:
-    """Tag a run with the reason why it did not finish; do nothing if the tracking store cannot be reached."""
+def tag_run(run_id: str, tags: Mapping[str, str]) -> None:
+    """Tag a run that no process works on; do nothing if the tracking store cannot be reached."""
     with suppress(MlflowException, InputError):
         check_store()
-        mlflow.MlflowClient().set_tag(run_id, REASON, shortened(reason))
-
-
-def shortened(reason: str) -> str:
-    """Return a reason as the tag holds it: without passwords, and cut."""
-    return without_password(reason)[:REASON_LENGTH]
+        mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def code_tags() -> dict[str, str]:

@@ -19,7 +19,9 @@ from segmentation.errors import InputError
 from segmentation.system import interruption
 from segmentation.system.processes import is_dead, is_same, me, parsed
 from studies.base.errors import unusable
+from studies.base.opened_run import NOTE, REASON
 from studies.tracking.journal import Entry, Journal, LostRunError, Send
+from studies.tracking.notes import is_reason, reason_tags
 from studies.tracking.run_journals import (
     add_open,
     has_open,
@@ -33,14 +35,13 @@ from studies.tracking.run_journals import (
 from studies.tracking.run_tags import (
     JOINED,
     PROCESS,
-    REASON,
     code_tags,
     joined_tag,
     process_of,
     processes_of,
-    shortened,
 )
 from studies.tracking.sending import deleted, metrics_entry, now, sender
+from studies.tracking.shared_view import share_view
 from studies.tracking.store import check_store, experiment_id, with_retries, with_timeout
 from studies.tracking.system_metrics import SystemMetrics, next_step
 
@@ -58,6 +59,7 @@ class _OpenRun(NamedTuple):
     journal: Journal
     monitor: SystemMetrics
     others: Callable[[], bool] | None
+    remedy: Callable[[str], str]
 
 
 @contextmanager
@@ -68,6 +70,7 @@ def tracked_run(
     run_id: str | None = None,
     shared: bool = False,
     others: Callable[[], bool] = lambda: False,
+    remedy: Callable[[str], str] = lambda run_id: "",
 ) -> Iterator[str]:
     """Open an MLflow run, or use the one that `mlflow run` has opened, and close it with its true status.
 
@@ -81,6 +84,7 @@ def tracked_run(
         run_id: an existing run to resume. Another process that still works on it can log nothing from then on.
         shared: several processes work on the run at the same time.
         others: returns whether other processes still work on a shared run. The last one sets its status.
+        remedy: returns, for the run's ID, what to do if the run does not finish; its description then contains it.
 
     Yields:
         The run's ID. An exception inside ends the run as FAILED, an interruption or `Stopped` as KILLED; the tag
@@ -91,7 +95,8 @@ def tracked_run(
             run.
     """
     check_store(store.RETRY_SECONDS if run_id else 0.0)
-    opened = _open(experiment, name, tags, run_id or os.environ.pop("MLFLOW_RUN_ID", None), others if shared else None)
+    given = run_id or os.environ.pop("MLFLOW_RUN_ID", None)
+    opened = _open(experiment, name, tags, given, others if shared else None, remedy)
     journal = opened.journal
     try:
         yield opened.run_id
@@ -134,12 +139,15 @@ def reopen_run(run_id: str) -> None:
     with_retries(lambda: mlflow.MlflowClient().update_run(run_id, status="RUNNING"))
 
 
-def end_run(run_id: str, status: str, reason: str | None = None) -> None:
-    """Set the final status of a run that this process has not opened, and the reason unless it is FINISHED."""
+def end_run(run_id: str, status: str, reason: str | None = None, remedy: str = "") -> None:
+    """Set the final status of a run that this process has not opened, and the reason unless it is FINISHED.
+
+    The description of an unfinished run then begins with the reason and the next step.
+    """
     with journal_of(run_id) as journal:
         if reason is None:
             journal.add("records", {"what": "untag", "values": [REASON]})
-        _add_end(journal, status, reason)
+        _add_end(journal, run_id, status, reason, remedy)
 
 
 def leave_run(run_id: str, into: str) -> None:
@@ -169,13 +177,19 @@ def _add_record(run_id: str, entry: Entry) -> None:
 
 
 def _open(
-    experiment: str, name: str, tags: Mapping[str, str], run_id: str | None, others: Callable[[], bool] | None
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    run_id: str | None,
+    others: Callable[[], bool] | None,
+    remedy: Callable[[str], str],
 ) -> _OpenRun:
     """Start a run, its journal and its system metrics; if that fails, the run does not stay RUNNING."""
     journal = None
     try:
         run = _start(experiment, name, tags, run_id, others is not None)
         run_id = run.info.run_id
+        share_view(run.info.experiment_id)
         journal = open_journal(run_id, sender(run_id) if others else _owner_sender(run_id))
         monitor = SystemMetrics(run_id, partial(_log_sample, journal), next_step(run))
         monitor.start()
@@ -188,7 +202,7 @@ def _open(
             raise
         raise unusable(error) from error
     add_open(run_id, journal)
-    return _OpenRun(run_id, journal, monitor, others)
+    return _OpenRun(run_id, journal, monitor, others, remedy)
 
 
 def _start(experiment: str, name: str, tags: Mapping[str, str], run_id: str | None, shared: bool) -> Run:
@@ -208,7 +222,8 @@ def _start(experiment: str, name: str, tags: Mapping[str, str], run_id: str | No
     # in one request: MLflow's `set_tag` fails if two processes set the same new tag at the same time
     client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
     dead = [key for key, value in run.data.tags.items() if key.startswith(JOINED) and is_dead(parsed(value))]
-    for key in [*dead, REASON]:
+    stale = [REASON, NOTE] if is_reason(run.data.tags) else [REASON]
+    for key in [*dead, *stale]:
         if key in run.data.tags:
             with suppress(MlflowException):  # another process may have deleted it since
                 client.delete_tag(run_id, key)
@@ -226,7 +241,8 @@ def _abandon(run_id: str, error: BaseException) -> None:
         run = client.get_run(run_id)
         others = [each for each in processes_of(run) if not is_same(each, me()) and is_dead(each) is not True]
         if run.info.status == "RUNNING" and not others:
-            client.set_tag(run_id, REASON, shortened(reason))
+            for key, value in reason_tags(run_id, status, reason).items():
+                client.set_tag(run_id, key, value)
             client.set_terminated(run_id, status)
 
     with suppress(Exception):  # the first error is raised, not this one
@@ -269,12 +285,13 @@ def _record_end(opened: _OpenRun, status: str, reason: str | None) -> None:
         with suppress(Exception):  # `others` may fail for the same reason as the run, such as a lost database
             if opened.others():
                 return
-    _add_end(opened.journal, status, reason)
+    remedy = "" if reason is None else opened.remedy(opened.run_id)
+    _add_end(opened.journal, opened.run_id, status, reason, remedy)
 
 
-def _add_end(journal: Journal, status: str, reason: str | None) -> None:
+def _add_end(journal: Journal, run_id: str, status: str, reason: str | None, remedy: str) -> None:
     if reason is not None:
-        journal.add("records", {"what": "tags", "values": {REASON: shortened(reason)}})
+        journal.add("records", {"what": "tags", "values": reason_tags(run_id, status, reason, remedy)})
     journal.add("records", {"what": "end", "status": status, "time": now()})
 
 

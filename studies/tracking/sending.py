@@ -17,8 +17,9 @@ from PIL import Image
 
 from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.base.errors import is_final, reason
+from studies.base.opened_run import NOTE
 from studies.tracking.journal import Entry, LostRunError, RefusedError, Send
-from studies.tracking.registry import register
+from studies.tracking.registry import describe, register
 
 IMAGE = ".png"
 MODEL = "model"
@@ -188,6 +189,18 @@ def _model(client: mlflow.MlflowClient, run_id: str, entry: Entry, files: Path) 
         register(client, run_id, entry["register_as"], entry["alias"], model_id, made)
 
 
+def _model_card(client: mlflow.MlflowClient, run_id: str, entry: Entry, _: Path) -> None:
+    """Describe the model of a run, and its version in the registry. It was logged by an earlier entry."""
+    run = client.get_run(run_id)
+    for output in run.outputs.model_outputs if run.outputs else []:
+        logged = client.get_logged_model(output.model_id)
+        if (logged.name, logged.status) == (MODEL, LoggedModelStatus.READY):
+            client.set_logged_model_tags(logged.model_id, {**entry["tags"], NOTE: entry["description"]})
+            _metrics(client, run_id, entry | {"model_id": logged.model_id}, _)
+            if entry["register_as"] is not None:
+                describe(client, run_id, entry["register_as"], logged.model_id, entry["description"], entry["tags"])
+
+
 class _SavedModel:
     """A flavor for `Model.log` that copies a saved model."""
 
@@ -205,7 +218,7 @@ class _SavedModel:
 _SENDERS: Mapping[str, Callable[[mlflow.MlflowClient, str, Entry, Path], None]] = {
     "params": _params, "tags": _tags, "untag": _untag, "metrics": _metrics, "input": _input,
     "model_input": _model_input, "end": _end,
-    "artifacts": _artifacts, "image": _image, "model": _model,
+    "artifacts": _artifacts, "image": _image, "model": _model, "model_card": _model_card,
 }  # fmt: skip
 
 

@@ -66,6 +66,19 @@ def refused_summary(folder: Path) -> str | None:
     )
 
 
+def is_sent(run_id: str) -> bool:
+    """Return whether this machine holds no unsent records of a run."""
+    return not unsent_journals(records_folder(), run_id)
+
+
+def has_model(run_id: str) -> bool:
+    """Return whether MLflow has the logged model of a run."""
+    client = mlflow.MlflowClient()
+    outputs = client.get_run(run_id).outputs
+    models = [client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else [])]
+    return any(each.status == LoggedModelStatus.READY for each in models)
+
+
 def has_arrived(run: FoundRun, split: str) -> bool:
     """Return whether MLflow has the scores of a split of a finished training run, and its model if it logs one.
 
@@ -78,11 +91,7 @@ def has_arrived(run: FoundRun, split: str) -> bool:
         scored = {file.path for file in client.list_artifacts(run.run_id, "reliability")}
         if not {f"reliability/{split}.json", f"reliability/{split}_histograms.npz"} <= scored:
             return False
-        if not run.promises_model:
-            return True
-        outputs = client.get_run(run.run_id).outputs
-        models = [client.get_logged_model(each.model_id) for each in (outputs.model_outputs if outputs else [])]
-        return any(each.status == LoggedModelStatus.READY for each in models)
+        return not run.promises_model or has_model(run.run_id)
 
     try:
         if with_retries(is_complete):

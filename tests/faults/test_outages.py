@@ -355,4 +355,4 @@ def test_a_run_ends_without_its_server_and_is_sent_later_with_its_model(
     assert [step for step, _ in steps(run_id)] == [1, 2]
     assert mlproject.main(["evaluate", "--model_uri", "models:/synced@latest-run", "--examples", "0"]) == 0
     evaluated = capsys.readouterr().out
-    assert f"{run.data.metrics['best/ece']:.4f}" in evaluated
+    assert f"{run.data.metrics['val_model/ece']:.4f}" in evaluated

@@ -107,7 +107,11 @@ def differences(alone: Training, other: Training) -> list[str]:
         wrong.append(f"metrics differ: {differ[:5]}: {ours.get(differ[0])} instead of {theirs.get(differ[0])}")
     if other.artifacts(found) != alone.artifacts(expected):
         wrong.append(f"artifacts differ: {sorted(other.artifacts(found) ^ alone.artifacts(expected))[:5]}")
-    for name in ("best.pt", "last.pt"):
+    runs = (other, found), (alone, expected)
+    files = [{file.name for file in each.place.glob(f"checkpoints/{run}/*.pt")} for each, run in runs]
+    if files[0] != files[1]:
+        wrong.append(f"checkpoints differ: {files}")
+    for name in files[0] & files[1]:
         one = checkpoints.load(other.place / "checkpoints" / found / name)
         two = checkpoints.load(alone.place / "checkpoints" / expected / name)
         if one.epoch != two.epoch or any(not torch.equal(one.network[key], two.network[key]) for key in one.network):

@@ -172,9 +172,9 @@ def test_random_labels_end_at_the_highest_temperature_with_a_warning(method: str
 
 def test_the_description_names_the_correction_and_the_nll() -> None:
     fitted = fit("temperature", in_batches(split()), CLASSES)
-    rest = f"(over-confident before): NLL {fitted.nll_before:.3f} -> {fitted.nll_after:.3f} on the fitting images"
+    rest = f"(lowers the confidence): NLL {fitted.nll_before:.3f} -> {fitted.nll_after:.3f} on the fitting images"
     assert fitted.described() == f"temperature {fitted.calibrator.get_parameter('temperature').item():.2f} {rest}"
-    assert "(under-confident before)" in fit("temperature", in_batches(split(0.5)), CLASSES).described()
+    assert "(raises the confidence)" in fit("temperature", in_batches(split(0.5)), CLASSES).described()
     assert fit("vector", in_batches(split()), CLASSES).described().startswith("a scale and a bias for each class: ")
 
 

@@ -21,13 +21,16 @@ def shown(axes: Axes) -> np.ndarray:
 def test_an_example_marks_what_was_wrong_and_names_the_classes_present() -> None:
     confidence = np.array([[0.2, 0.4], [0.6, 0.8]])
     figure = plots.example(IMAGE, TRUTH, PREDICTED, confidence, LABELS, "t")
-    image, truth, predicted, sure, wrong = figure.axes[:5]
-    assert (shown(image) == IMAGE).all()
-    assert (shown(truth) == LABELS.colours(TRUTH)).all()
-    assert (shown(predicted) == LABELS.colours(PREDICTED)).all()
-    assert (shown(sure) == confidence).all()
-    assert (shown(wrong) == (197, 48, 48)).all(-1).tolist() == [[False, True], [False, False]]
-    assert wrong.get_title() == "wrong: 33.3% of pixels"
+    (axes,) = figure.axes
+    image, truth, predicted, sure, bar, wrong = (np.asarray(each.get_array()) for each in axes.images)
+    assert (image == IMAGE).all()
+    assert (truth == LABELS.colours(TRUTH)).all()
+    assert (predicted == LABELS.colours(PREDICTED)).all()
+    assert (sure == confidence).all()
+    assert (bar[0], bar[-1]) == (1, 0)
+    assert (wrong == (197, 48, 48)).all(-1).tolist() == [[False, True], [False, False]]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == ["image", "truth", "prediction", "confidence", "0", "0.5", "1", "wrong: 33.3% of pixels"]
     assert legend(figure) == ["road", "sky", "void"]
 
 

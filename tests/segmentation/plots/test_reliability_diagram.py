@@ -1,12 +1,15 @@
 """Reliability diagrams show the numbers of their bins."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle, StepPatch
+from matplotlib.patches import Rectangle
 
 from segmentation import plots
 from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.reliability import Bins
 from tests.segmentation.plots.drawn import NO_PIXELS, NOTE, RUNS, assert_fits, bins, legend, strokes, texts
 
 
@@ -17,7 +20,7 @@ def heights(axes: Axes, hatch: str | None = None) -> list[float]:
 
 def test_reliability_bars_are_the_numbers_of_the_bins() -> None:
     numbers = bins()
-    figure = plots.reliability(numbers, "a title", Interval(0.0123, 0.0456))
+    figure = plots.reliability(numbers, "a title", Interval(0.0123, 0.0456), gap=Interval(-0.05, -0.01))
     top, bottom = figure.axes
     filled = numbers.count > 0
     assert heights(top) == numbers.accuracy[filled].tolist()
@@ -77,13 +80,17 @@ def test_diagrams_without_pixels_say_so() -> None:
 
 def test_panels_show_each_group_with_its_fraction_of_all_pixels() -> None:
     first, second = bins(), bins(3)
-    figure = plots.reliability_panels({"road": first, "sky": second, "car": NO_PIXELS}, "a title", NOTE)
+    gaps = {"road": Interval(-0.05, -0.01), "sky": Interval(-0.05, 0.01), "car": Interval(np.nan, np.nan)}
+    figure = plots.reliability_panels({"road": first, "sky": second, "car": NO_PIXELS}, "a title", NOTE, gaps)
     road, sky, car = figure.axes
     assert [axes.get_title(loc="left") for axes in (road, sky, car)] == ["road", "sky", "car"]
     assert heights(road) == first.accuracy[first.count > 0].tolist()
-    lean = f"ECE {first.ece():.3f}, over-confident by {-first.signed_gap():.3f}"
-    assert road.texts[0].get_text() == f"25.0% of pixels\n{lean}"
+    of_road = f"25.0% of pixels, ECE {first.ece():.4f}"
+    assert road.texts[0].get_text() == f"{of_road}\nover-confident by {-first.signed_gap():.4f}"
     assert sky.texts[0].get_text().startswith("75.0% of pixels")
+    assert sky.texts[0].get_text().endswith("\nno over- or under-confidence shown")
+    without = plots.reliability_panels({"road": first}, "t").axes[0].texts[0].get_text()
+    assert without.endswith(f"\naccuracy − confidence {first.signed_gap():+.4f}"), "its interval is unknown"
     assert car.texts[0].get_text() == "no pixels"
     assert figure.get_suptitle() == "a title"
     assert_fits(figure)
@@ -114,13 +121,42 @@ def test_lines_run_through_the_bins_of_each_series() -> None:
         if part >= 0.01
     ]
     assert strokes(top) == wanted
-    shares = [patch.get_data().values.tolist() for patch in bottom.patches if isinstance(patch, StepPatch)]
-    assert shares == [before.fraction.tolist(), after.fraction.tolist()]
-    assert legend(figure)[1:] == [f"before · ECE {before.ece():.4f}", f"after · ECE {after.ece():.4f}"]
+    bars = [patch for patch in bottom.patches if isinstance(patch, Rectangle)]
+    assert [bar.get_height() for bar in bars] == [*before.fraction.tolist(), *after.fraction.tolist()]
+    spans = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in bars)
+    assert all(end <= start + 1e-9 for (_, end), (start, _) in itertools.pairwise(spans)), "no bar hides another"
+    in_bins = [int(bar.get_x() * 10) for bar in bars]
+    assert in_bins == [*range(10), *range(10)]
+    few_pixels = "bin with < 1% of the pixels"
+    assert legend(figure)[1:] == [f"before · ECE {before.ece():.4f}", f"after · ECE {after.ece():.4f}", few_pixels]
+
+
+def test_markers_at_the_edges_are_not_clipped() -> None:
+    count = np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 500])
+    edges = Bins(count, np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 500.0]), count)
+    band = np.full(10, 0.9), np.ones(10)
+    lines = plots.reliability_lines({"a": edges}, "t", {"a": band}).axes[0]
+    assert [line.get_clip_on() for line in lines.lines[1:]] == [False, False]
+    points = plots.reliability(edges, "t", band=band).axes[0].collections[-1]
+    assert not points.get_clip_on()
+
+
+def test_the_title_names_a_lean_only_where_its_interval_excludes_zero() -> None:
+    numbers = bins()
+    gap = numbers.signed_gap()
+
+    def title(ends: Interval | None) -> str:
+        return plots.reliability(numbers, "t", gap=ends).axes[0].get_title()
+
+    assert f"over-confident by {-gap:.4f}" in title(Interval(-0.05, -0.001))
+    for ends in (Interval(-0.05, 0.001), Interval(np.nan, np.nan)):
+        assert "no over- or under-confidence shown" in title(ends)
+        assert "over-confident by" not in title(ends)
+    assert f"accuracy − confidence {gap:+.4f}" in title(None)
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_lines_of_runs_with_long_names_fit(count: int) -> None:
     figure = plots.reliability_lines(dict.fromkeys(RUNS[:count], bins()), RUNS[0], note=NOTE)
-    assert legend(figure)[1:] == [f"{name} · ECE {bins().ece():.4f}" for name in RUNS[:count]]
+    assert legend(figure)[1:-1] == [f"{name} · ECE {bins().ece():.4f}" for name in RUNS[:count]]
     assert_fits(figure)

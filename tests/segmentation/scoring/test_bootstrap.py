@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from segmentation.scoring import bootstrap
-from segmentation.scoring.bootstrap import Interval, holm, interval, p_value, resampled
+from segmentation.scoring.bootstrap import Interval, holm, holm_levels, interval, p_value, resampled
 
 
 def shares(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -212,6 +212,19 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_levels_of_intervals_by_hand() -> None:
+    assert holm_levels([0.03]) == [0.95]
+    assert holm_levels([0.04, 0.01, 0.02]) == pytest.approx([0.95, 1 - 0.05 / 3, 1 - 0.05 / 2])
+    # 0.026 is not below 0.05 / 2, which ends the procedure: 0.04 is not tested at 0.05
+    assert holm_levels([0.04, 0.001, 0.026]) == pytest.approx([1 - 0.05 / 2, 1 - 0.05 / 3, 1 - 0.05 / 2])
+    assert holm_levels([]) == []
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        found = (0.2 * random.random(6) ** 3).tolist()
+        tested = [p < 1 - level for p, level in zip(found, holm_levels(found), strict=True)]
+        assert tested == [p < 0.05 for p in holm(found)]
 
 
 def test_an_interval_is_written_with_four_decimals() -> None:

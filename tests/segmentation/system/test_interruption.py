@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +54,33 @@ def test_a_signal_during_the_write_of_a_checkpoint_is_an_interruption(
     assert interruption.stopped_by(raised.value) is None
     assert load(file).epoch == 1
     assert torch.equal(load(file).network["w"], torch.arange(3.0))
+
+
+IN_C = """
+import hashlib, threading
+from segmentation.system import interruption
+interruption.catch(answer=True)
+threading.Timer(1, print, ("ready",), {"flush": True}).start()
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)
+"""
+"""A program that is in C for minutes, as in a long step of torch: Python runs no handler meanwhile."""
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_answered_at_once_and_a_second_one_ends_the_process() -> None:
+    process = subprocess.Popen([sys.executable, "-c", IN_C], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stderr
+    with process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.readline() == "\n"
+            assert "again to stop at once" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)  # the same one, sent twice
+            time.sleep(2 * interruption.AGAIN_SECONDS)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segmentation.errors import InputError
-from segmentation.training.checkpoints import Checkpoint, keep_as, load, save
+from segmentation.training.checkpoints import Checkpoint, keep_as, load, remove_unneeded, save, size_of
 
 
 def checkpoint(epoch: int = 3) -> Checkpoint:
@@ -104,3 +104,21 @@ def test_a_file_of_another_program_and_a_missing_file_are_input_errors(tmp_path:
         load(tmp_path / "other.pt")
     with pytest.raises(InputError, match="does not exist"):
         load(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize(("keep", "left"), [("best", "best.pt"), ("last", "last.pt")])
+def test_a_finished_run_keeps_the_checkpoint_of_its_model(keep: str, left: str, tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"best")
+    assert remove_unneeded(tmp_path, keep) == 0, "the only one"
+    (tmp_path / "last.pt").write_bytes(b"and last")
+    assert size_of(tmp_path.iterdir()) == 12
+    assert remove_unneeded(tmp_path, keep) == {"best": 8, "last": 4}[keep]
+    assert [file.name for file in tmp_path.iterdir()] == [left]
+
+
+def test_two_names_of_one_checkpoint_take_its_size_once(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"best")
+    keep_as(tmp_path / "best.pt", tmp_path / "last.pt")
+    assert size_of(tmp_path.iterdir()) == 4
+    assert remove_unneeded(tmp_path, "best") == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]

@@ -12,6 +12,7 @@ import torch
 
 from segmentation.errors import DivergedError
 from segmentation.models.segmenter import Segmenter
+from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints
 from segmentation.training.augmentation import Augmentation
@@ -146,6 +147,48 @@ def test_the_moving_average_is_scored_and_kept_and_the_trained_weights_go_on(set
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-5)
     for name, value in averaged.state_dict().items():
         torch.testing.assert_close(value, averages[-1][name], rtol=1e-4, atol=1e-5)
+
+
+class Scripted:
+    """Stands for the scores of an epoch."""
+
+    def __init__(self, mean_iou: float, loss: float) -> None:
+        self._metrics = {"mean_iou": mean_iou, "loss": loss}
+
+    def metrics(self) -> dict[str, float]:
+        return self._metrics
+
+    def ece_interval(self, _: int) -> Interval:
+        return Interval(0.0, 0.0)
+
+
+def test_of_epochs_with_equal_monitor_the_one_with_the_lower_loss_is_best(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = [(0.2, 1.0), (0.2, 0.9), (0.3, 1.2), (0.3, 1.2), (0.3, 1.3), (0.1, 0.5)]
+    wanted = [True, True, True, False, False, False]
+    config = TrainConfig(**settings | {"epochs": len(script), "learning_rate": 0.0})
+    assert config.monitor == "val/mean_iou"
+    model, data = prepared(config)
+    scores = iter([Scripted(*each) for each in script])
+    monkeypatch.setattr("segmentation.training.loop._score", lambda *_: next(scores))
+    monkeypatch.setattr("segmentation.training.loop._train_epoch", lambda *_: (1.0, 0.5, 0.0))
+    epochs = []
+    for epoch in train(model, data, config):
+        checkpoints.save(epoch.checkpoint, tmp_path / f"{epoch.number}.pt")
+        epochs.append(epoch)
+    assert [epoch.is_best for epoch in epochs] == wanted
+    assert (epochs[-1].checkpoint.best_epoch, epochs[-1].checkpoint.best_value) == (3, 0.3)
+
+    scores = iter([Scripted(*each) for each in script[1:]])
+    resumed = train(model, data, config, checkpoints.load(tmp_path / "1.pt"))
+    assert [epoch.is_best for epoch in resumed] == wanted[1:]
+    content = torch.load(tmp_path / "1.pt", weights_only=True)
+    del content["best_loss"]  # of an earlier version: the earlier epoch stays
+    torch.save(content, tmp_path / "earlier.pt")
+    scores = iter([Scripted(*each) for each in script[1:]])
+    resumed = train(model, data, config, checkpoints.load(tmp_path / "earlier.pt"))
+    assert [epoch.is_best for epoch in resumed] == [False, *wanted[2:]]
 
 
 def test_early_stopping_waits_for_its_patience_and_such_a_run_does_not_resume(settings: dict[str, Any]) -> None:

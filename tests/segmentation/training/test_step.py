@@ -1,6 +1,8 @@
 import copy
 import math
+import sys
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,35 @@ def test_a_long_gradient_is_scaled_down_to_the_norm(settings: dict[str, Any]) ->
     assert moved[1e-3].norm().item() == pytest.approx(1e-3, rel=1e-2)
     torch.testing.assert_close(moved[1e-3] / moved[1e-3].norm(), moved[None] / moved[None].norm(), atol=1e-3, rtol=0)
     torch.testing.assert_close(moved[1e6], moved[None])
+
+
+def test_progress_advances_with_each_micro_batch(settings: dict[str, Any]) -> None:
+    config = TrainConfig(**settings | {"batch_size": 6, "micro_batch": 2})
+    model, data = prepared(config)
+    images, masks = data.train.gather(np.arange(6))
+    step, advanced = TrainingStep(model.train(), config, CPU, ProcessGroup()), list[int]()
+    step(images, masks, 6, advanced.append)
+    assert advanced == [2, 2, 2]
+    step(images, torch.full_like(masks, 255), 6, advanced.append)
+    assert advanced[3:] == [6]
+
+
+def test_python_runs_between_the_layers_of_a_backward_pass(settings: dict[str, Any]) -> None:
+    """Python handles signals only while it runs: without this, Ctrl-C would wait for the end of the pass."""
+    model, data = prepared(TrainConfig(**settings))
+    step = TrainingStep(model.train(), TrainConfig(**settings), CPU, ProcessGroup())
+    gradients = 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal gradients
+        gradients += event == "call" and "gradient" in frame.f_code.co_varnames
+
+    sys.setprofile(count)
+    try:
+        step(*data.train.gather(np.arange(4)), 4)
+    finally:
+        sys.setprofile(None)
+    assert gradients >= sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) > 40
 
 
 @pytest.mark.parametrize("micro_batch", [4, None])

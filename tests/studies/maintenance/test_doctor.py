@@ -14,6 +14,7 @@ import mlproject
 from segmentation.config import DataConfig
 from segmentation.data import load_split
 from segmentation.system.processes import me
+from segmentation.training import checkpoints
 from studies import tracking
 from studies.tracking.ownership import OWNER
 from tests.conftest import PROJECT
@@ -52,7 +53,10 @@ def test_doctor_closes_a_run_whose_process_is_dead_and_no_other(capsys: pytest.C
     states = {name: mlflow.get_run(run_id).info.status for name, run_id in ids.items()}
     assert states == {"dead": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
     assert f"--resume {ids['dead']}" in said, "it had finished no epoch, and can start again in its run"
-    assert mlflow.get_run(ids["dead"]).data.tags["status_reason"].startswith("its process died")
+    tags = mlflow.get_run(ids["dead"]).data.tags
+    assert tags["status_reason"] == "its process died"
+    assert tags["mlflow.note.content"].startswith("**Stopped:** its process died\n")
+    assert f"--resume {ids['dead']}\n```" in tags["mlflow.note.content"]
     for run_id in ids.values():
         mlflow.MlflowClient().set_terminated(run_id)
 
@@ -123,6 +127,7 @@ def test_doctor_closes_a_dead_run_and_names_the_record_that_mlflow_refuses(
 WORKERS = """
 import os, sys, time
 from pathlib import Path
+from segmentation.training import checkpoints
 from studies import tracking
 for name in ("first", "left", "last"):
     if os.fork() == 0:
@@ -191,3 +196,41 @@ def test_the_run_that_mlflow_opens_for_doctor_and_sync_is_named(command: str, mo
     run = client.get_run(opened)
     assert (run.info.run_name, run.data.tags["kind"], run.info.status) == (command, command, "RUNNING")
     client.set_terminated(opened)
+
+
+def test_doctor_lists_and_prunes_the_checkpoints_that_finished_runs_do_not_need(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, expected = mlflow.MlflowClient(), []
+    monkeypatch.setattr(checkpoints, "load", lambda file: None)
+    logged = tracking.create_run("doctor", "logged", {"kind": "train"})
+    monkeypatch.setattr(tracking, "has_model", lambda run_id: run_id == logged)
+    for status, kind, names in (
+        ("FINISHED", "train", ["best.pt", "last.pt"]),  # its model is in MLflow
+        ("FINISHED", "train", ["last.pt"]),
+        ("FINISHED", "train", []),
+        ("KILLED", "train", []), ("FAILED", "train", []), ("RUNNING", "train", []), ("FINISHED", "other", []),
+    ):  # fmt: skip
+        run_id = logged if not expected else tracking.create_run("doctor", status, {"kind": kind})
+        folder = tmp_path / "checkpoints" / run_id
+        folder.mkdir(parents=True)
+        (folder / "best.pt").write_bytes(bytes(1_000_000))
+        if len(expected) != 3:
+            (folder / "last.pt").write_bytes(bytes(2_000_000))
+        expected += [folder / name for name in names] or [folder]
+        client.set_terminated(run_id, status)
+    gone = [file for file in expected if file.suffix == ".pt"]
+    kept = set(tmp_path.glob("checkpoints/*/*.pt")) - set(gone)
+    (tmp_path / "checkpoints" / "unknown").mkdir()
+    (tmp_path / "checkpoints" / "unknown" / "last.pt").write_bytes(b"of another store")
+
+    mlproject.main(["doctor"])
+    said = capsys.readouterr().out
+    assert all(f"checkpoints/{file.parent.name}/{file.name}" in said for file in gone)
+    assert not any(f"checkpoints/{file.parent.name}/{file.name}" in said for file in kept)
+    assert "To delete 3 checkpoint(s), 5.0 MB" in said
+    assert "doctor --prune True" in said
+    assert all(file.is_file() for file in gone)
+    mlproject.main(["doctor", "--prune", "true"])
+    assert "Deleted 3 checkpoint(s), 5.0 MB." in capsys.readouterr().out
+    assert set(tmp_path.glob("checkpoints/*/*.pt")) == {*kept, tmp_path / "checkpoints/unknown/last.pt"}

@@ -12,7 +12,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
@@ -25,10 +24,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from packaging.requirements import Requirement
 from packaging.version import Version
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch.nn import functional as F
 
@@ -39,12 +39,11 @@ from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.prediction.predictor import Predictor
 from studies import tracking
-from studies.base.checksum import WEIGHTS
+from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.config import TrainConfig
-from studies.models.flavor import required
+from studies.models.flavor import required, save_model
 from studies.models.loading import load
 from studies.models.logging import log_model
-from studies.models.served import Refused, ServedModel
 from tests.conftest import CAMVID, write_pair
 
 pytestmark = pytest.mark.slow
@@ -306,7 +305,7 @@ def test_the_python_api_gives_the_same_answer(logged: Logged) -> None:
 
 def test_signature_and_requirements(logged: Logged) -> None:
     info = mlflow.models.get_model_info(MODEL)
-    assert set(info.flavors) == {"python_function", "pytorch"}
+    assert set(info.flavors) == {"python_function"}
     assert info.signature.params.to_dict() == [
         {"name": "encoding", "type": "string", "default": "arrays", "shape": None}
     ]
@@ -314,9 +313,8 @@ def test_signature_and_requirements(logged: Logged) -> None:
     assert {"classes", "confidence", "classes_png"} <= set(info.signature.outputs.input_names())
     assert info.saved_input_example_info is not None
     required = (logged.folder / "requirements.txt").read_text().split()
-    assert required == [
-        f"{name}=={Version(version(name)).public}" for name in ("mlflow", "numpy", "pillow", "torch", "torchvision")
-    ]
+    names = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision")
+    assert required == [f"{name}=={Version(version(name)).public}" for name in names]
 
 
 @pytest.mark.parametrize("installed", ["2.14.1", "2.14.1+cpu", "2.14.1+cu128", "2.14.0a0+git1234", "2.14.0.dev1+cu1"])
@@ -327,15 +325,41 @@ def test_a_required_version_names_no_build(installed: str) -> None:
     assert requirement.specifier.contains(installed, prereleases=True)
 
 
-def test_the_pytorch_flavor_returns_calibrated_logits(logged: Logged) -> None:
-    program = mlflow.pytorch.load_model(MODEL)
-    images = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
+def test_the_loaded_model_gives_calibrated_logits_of_images_of_any_size(logged: Logged) -> None:
+    model = mlflow.pyfunc.load_model(MODEL).get_raw_model().predictor.model
+    assert type(model).__module__.startswith("served_segmenter_")
+    for height, width in ((40, 56), (1, 1)):
+        images = torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+        with torch.inference_mode():
+            expected = (logged.network.outputs(images)["out"] / TEMPERATURE).softmax(1)
+            torch.testing.assert_close(model(images).softmax(1), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "auxiliary_loss", "calibration"),
+    [("fcn_resnet50", 0.5, "vector"), ("lraspp_mobilenet_v3_large", 0.0, "local")],
+)
+def test_each_architecture_and_calibrator_is_rebuilt(
+    tmp_path: Path, model: Any, auxiliary_loss: float, calibration: str
+) -> None:
+    config = TrainConfig(model=model, auxiliary_loss=auxiliary_loss, weights="imagenet", resize=None, crop=None)
+    torch.manual_seed(1)
+    network = build(config, 3).eval()
+    network.calibrator = calibrators.build(calibration, 3)
+    metadata = {
+        "config": asdict(config), "class_names": ["a", "b", "c"], "palette": [[0, 0, 0]] * 3, "epoch": 1,
+        "trained_in_run": None, "calibration": {"method": calibration},
+    }  # fmt: skip
+    save_model(tmp_path / "model", network, torch.zeros(3, 8, 8, dtype=torch.uint8), metadata)
+    path = list(sys.path)
+    try:
+        served = mlflow.pyfunc.load_model(str(tmp_path / "model")).get_raw_model()
+    finally:
+        sys.path[:] = path
+    images = torch.randint(0, 256, (1, 3, 24, 24), dtype=torch.uint8)
     with torch.inference_mode():
-        expected = (logged.network.outputs(images)["out"] / TEMPERATURE).softmax(1)
-        torch.testing.assert_close(program(images).softmax(1), expected, rtol=1e-3, atol=1e-5)
-    at_own_size = ServedModel(Predictor(program, None, "bilinear"), LABELS.names, PALETTE, None)
-    with pytest.raises(Refused, match="image 1 of 1: 8 x 8 pixels are too few"):
-        at_own_size.predict(np.zeros((8, 8, 3), np.uint8))
+        torch.testing.assert_close(served.predictor.model(images), network(images))
+    assert served.calibration == calibration
 
 
 def test_loading_reads_the_weights_and_runs_no_code_of_the_model(logged: Logged) -> None:
@@ -368,21 +392,28 @@ class Trap:
         return Path.touch, (self.file,)
 
 
+def pickled_by_torch(value: object) -> bytes:
+    file = BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
 def test_nothing_unpickles(logged: Logged, tmp_path: Path) -> None:
-    """Loading by name does not open the program. The server refuses pickles even where MLflow is set to allow them."""
+    """Neither loading by name nor the server unpickles, even where MLflow is set to allow it and the checksum fits."""
     folder = copied(logged, tmp_path, "with-pickle")
-    with zipfile.ZipFile(folder / "data/model.pt2", "a") as archive:
-        root = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{root}/data/constants/opaque.pt", pickle.dumps(Trap(tmp_path / "sprung")))
-    assert load("models:/with-pickle/1").epoch == 1
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
-        with pytest.raises(MlflowException, match="pickle"):
+    for content in (pickle.dumps(Trap(tmp_path / "sprung")), pickled_by_torch(Trap(tmp_path / "sprung"))):
+        (folder / WEIGHTS).write_bytes(content)
+        with pytest.raises(InputError, match=WEIGHTS):
+            load("models:/with-pickle/1")
+        with pytest.raises(ValueError, match="SHA-256 differs"):
             mlflow.pyfunc.load_model(str(folder))
-        assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "true"
-    (folder / WEIGHTS).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(InputError, match=WEIGHTS):
-        load("models:/with-pickle/1")
+        model = Model.load(str(folder / "MLmodel"))
+        model.metadata = {**(model.metadata or {}), CHECKSUM: checksum(folder / WEIGHTS)}
+        model.save(str(folder / "MLmodel"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true")
+            with pytest.raises(SafetensorError):
+                mlflow.pyfunc.load_model(str(folder))
     assert not (tmp_path / "sprung").exists()
 
 

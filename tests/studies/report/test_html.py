@@ -37,7 +37,7 @@ def test_any_name_is_shown_as_text(name: str) -> None:
     read = Read(to_html("\n".join(page.lines), page.images, name))
     assert read.names == {
         "html", "head", "meta", "title", "style", "body", "p", "ul", "li", "a", "div", "table", "thead", "tbody", "tr",
-        "th", "td", "figure", "img",
+        "th", "td", "figure", "figcaption", "img",
     }  # fmt: skip
     text = "".join(read.text)
     assert f"Run {name}." in text

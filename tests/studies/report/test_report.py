@@ -18,13 +18,14 @@ from matplotlib.figure import Figure
 
 import mlproject
 from segmentation.errors import InputError
+from segmentation.metrics import CALIBRATION, HEADLINE, METRICS
 from studies import tracking
 from studies.base import original_report
 from studies.base.rerun import RUN, command
 from studies.config import CalibrateConfig, CompareConfig, EvaluateConfig, ReportConfig, TrainConfig, TuneConfig
 from studies.entry_points import entry_point
 from studies.report.collect import collect, kind_of
-from studies.report.content import ReportContent
+from studies.report.content import Comparison, ReportContent
 from studies.report.html import to_html
 from studies.report.markup import Page
 from studies.report.page import write
@@ -111,7 +112,7 @@ def voc_run(two_seeds: Trained, name: str, ece: tuple[float, float, float], **va
     with tracking.tracked_run("voc", name, {"kind": "train", "dataset": "voc2007", "device": "<b>cpu"}) as run_id:
         tracking.log_config(TrainConfig(**values))
         tracking.log_metrics({"train/loss": 0.5, "val/loss": 0.9}, step=1)
-        tracking.log_metrics({"best/loss": 0.9})
+        tracking.log_metrics({"val_model/loss": 0.9})
         tracking.log_json(record, "reliability/val.json")
     return run_id
 
@@ -139,6 +140,10 @@ def of(record: dict[str, Any], metric: str) -> list[float]:
     return rounded(record["metrics"][metric], *record["intervals"][metric])
 
 
+def first_of_kind(kind: str, commands: list[str]) -> str:
+    return next(each for each in commands if f" -e {kind} " in each)
+
+
 def kinds_of(commands: list[str]) -> Iterator[str]:
     """Yield the entry points of commands, each of which must parse."""
     for each in commands:
@@ -156,11 +161,20 @@ def test_every_metric_equals_the_one_in_mlflow(two_seeds: Trained, comparison: s
 
     for name in ("loss", "pixel_accuracy", "ece", "mean_iou"):
         assert set(of(record, name)) <= set(numbers("".join(read.text).split("Protocol")[0])), name
-    assert of(record, "pixel_accuracy") == numbers(read.sections["(c) Pixel accuracy"].split("Final")[1])[:3]
-    assert of(record, "ece") == numbers(read.sections["(f) Expected calibration error"])[:3]
-    assert "noise floor" in read.sections["(f) Expected calibration error"]
-    for row in read.table("", "value [95 %]"):
-        assert numbers(row["value [95 %]"]) == of(record, row[""])
+    assert of(record, "pixel_accuracy") == numbers(read.sections["Pixel accuracy"].split("Final")[1])[:3]
+    assert of(record, "ece") == numbers(read.sections["Expected calibration error"])[:3]
+    assert of(record, "mean_iou") == numbers(read.sections["Metrics"].split("mean IoU")[1])[:3]
+    (classes,) = [table for table in read.tables if table[0][:2] == ["class", "IoU"]]
+    run = client.get_run(first)
+    for name, iou, _, _ in classes[1:]:
+        logged = sorted(client.get_metric_history(first, f"val/iou/{name}"), key=lambda point: point.step)
+        assert iou == f"{logged[-1].value:.4f}"  # keep=last
+    assert run.info.run_id in read.sections["Runs"]
+    rows = [row for table in read.tables if table[0][:2] == ["", "value [95 %]"] for row in table[1:]]
+    labels = {about.label: name for name, about in METRICS.items()}
+    assert len(rows) == len(HEADLINE) + len(CALIBRATION)
+    for name, value, _ in rows:
+        assert numbers(value) == of(record, labels.get(name, name))
     bins = read.table("confidence", "pixels")
     assert len(bins) == 10
     for index, row in enumerate(bins):
@@ -182,7 +196,7 @@ def test_every_metric_equals_the_one_in_mlflow(two_seeds: Trained, comparison: s
     for row, held in zip(rows, table["runs"], strict=True):
         for name in ("ece", "loss", "pixel_accuracy", "mean_iou"):
             assert numbers(row[name]) == of(held, name)
-    sentences = " ".join(read.sections["(h) Models side by side"].split())
+    sentences = " ".join(read.sections["Models side by side"].split())
     assert all(pair["sentence"] in sentences for pair in table["pairs"])
     assert "differ only in the seed" in sentences
 
@@ -192,7 +206,7 @@ def test_every_metric_equals_the_one_in_mlflow(two_seeds: Trained, comparison: s
     assert numbers(trials[1]["val/ece"]) == [0.0519, 0.0401, 0.0605]
     assert (
         f"pixel accuracy {of(scores_of(two_seeds.run_ids[1]), 'pixel_accuracy')[0]:.4f}"
-        in read.sections["(h) Hyperparameters"]
+        in read.sections["Hyperparameters"]
     )
     assert not page.missing
 
@@ -201,7 +215,8 @@ def test_every_plot_is_embedded_unchanged(two_seeds: Trained, comparison: str, s
     _, page, read = report
     first = two_seeds.run_ids[0]
     shown = [
-        (first, "curves/loss.png"), (first, "curves/accuracy.png"), (first, "examples/val_1.png"),
+        (first, "confusion/val.png"), (first, "curves/loss.png"), (first, "curves/accuracy.png"),
+        (first, "examples/val_1.png"),
         (first, "examples/val_worst_0.png"), (first, "reliability/val.png"), (comparison, "comparison/reliability.png"),
         (comparison, "comparison/loss.png"), (comparison, "comparison/accuracy.png"),
         (comparison, "comparison/difference_ece.png"), (comparison, "comparison/example_0.png"),
@@ -216,18 +231,20 @@ def test_every_plot_is_embedded_unchanged(two_seeds: Trained, comparison: str, s
     assert all(read.attributes("alt"))
 
 
-def test_every_section_carries_its_command_and_every_run_its_origin(
+def test_every_section_links_its_run_and_every_run_has_its_command_and_origin(
     two_seeds: Trained, comparison: str, study: str, report: Written
 ) -> None:
     _, page, read = report
     parts = "\n".join(page.lines).split("\n## ")
-    for title in ("(b)", "(c)", "(d)", "(e)", "(f)"):
-        (part,) = [part for part in parts if part.startswith(title)]
-        assert "mlflow run . --env-manager local -e train -P dataset=folder" in part
+    titles = ("Metrics", "Loss", "Pixel accuracy", "Image, labels and prediction", "Expected calibration error")
+    for title in titles:
+        (part,) = [part for part in parts if part.startswith(f"{title}\n")]
+        assert f"](#run-{two_seeds.run_ids[0][:8]})" in part
+    assert len(set(read.commands)) == len(read.commands)
     assert f"mlflow run . --env-manager local -e compare -P run_ids={','.join(two_seeds.run_ids)}" in "\n".join(
         page.lines
     )
-    config = mlproject.parse(TrainConfig, arguments(read.commands[0]), "test")
+    config = mlproject.parse(TrainConfig, arguments(first_of_kind("train", read.commands)), "test")
     not_repeated = {"experiment": "training", "run_name": None}
     assert config == TrainConfig(**(vars(two_seeds.configs[0]) | not_repeated))
     assert len(list(kinds_of(read.commands))) == len(read.commands)
@@ -246,9 +263,10 @@ def test_missing_parts_are_named_with_the_command_that_creates_them(two_seeds: T
     _, page, _ = written(run_ids=two_seeds.run_ids[0])
     assert list(kinds_of([part.command for part in page.missing])) == ["models", "tune"]
     _, page, read = written(run_ids=two_seeds.run_ids[0], split="elsewhere")
-    assert list(kinds_of([part.command for part in page.missing])) == ["evaluate"] * 4 + ["models", "tune"]
+    assert list(kinds_of([part.command for part in page.missing])) == ["evaluate"] * 5 + ["models", "tune"]
     wanted = mlproject.parse(EvaluateConfig, arguments(page.missing[0].command), "test")
     assert (wanted.model_uri, wanted.split) == (two_seeds.run_ids[0], "elsewhere")
+    assert read.commands.count(page.missing[0].command + "\n") == 1
     assert "final accuracy on split elsewhere" in "".join(read.text).split("Protocol")[0]
 
 
@@ -257,7 +275,7 @@ def test_runs_without_a_comparison_ask_for_it(two_seeds: Trained, tmp_path: Path
     _, page, read = written(run_ids=",".join(ids))
     (asked,) = [part for part in page.missing if "comparison" in part.what]
     assert asked.command == f"mlflow run . --env-manager local -e compare -P run_ids={','.join(ids)}"
-    assert [row["model"] for row in read.table("model", "ece")] == ["one", "other"]
+    assert [row["model"] for row in read.table("model", "loss")] == ["one", "other"]
 
 
 def test_the_original_metrics_are_shown_for_their_data_only(two_seeds: Trained) -> None:
@@ -290,7 +308,7 @@ def test_the_original_metrics_are_shown_for_their_data_only(two_seeds: Trained) 
 
     _, _, read = written(run_ids=two_seeds.run_ids[0])
     text = "".join(read.text)
-    assert "not comparable" in text
+    assert "original report" not in text
     assert not [model.ece for model in original_report.MODELS if f"{model.ece:.4f}" in text]
 
 
@@ -302,20 +320,22 @@ def test_names_from_outside_cannot_become_html(two_seeds: Trained) -> None:
     assert NASTY in "".join(read.text).split("Protocol")[0]
     assert "<b>cpu" in read.sections["Runs"]
     assert not [link for link in read.attributes("href") if not link.startswith("#")]
-    assert mlproject.parse(TrainConfig, arguments(read.commands[0]), "test").data_dir == f"/{NASTY}"
+    made = arguments(first_of_kind("train", read.commands))
+    assert mlproject.parse(TrainConfig, made, "test").data_dir == f"/{NASTY}"
     assert content.title == f"Report on {NASTY}"
     assert page.missing
 
 
 def test_the_best_of_an_experiment_is_shown_and_reports_are_not(two_seeds: Trained, comparison: str) -> None:
     content, _, read = written(experiment=two_seeds.experiment)
-    best = min(two_seeds.run_ids, key=lambda run_id: mlflow.get_run(run_id).data.metrics["best/loss"])
+    best = max(two_seeds.run_ids, key=lambda run_id: mlflow.get_run(run_id).data.metrics["val_model/mean_iou"])
     assert content.main is not None
     assert content.main.run_id == best
-    assert "lowest val/loss of 2 finished training runs" in "".join(read.text)
+    assert "highest val/mean_iou of 2 finished training runs" in "".join(read.text)
     assert {each.run_id for each in content.training_runs} == set(two_seeds.run_ids)
     assert content.comparison is not None
-    assert set(content.comparison.tags["compared_runs"].split(",")) >= set(two_seeds.run_ids)
+    assert content.comparison.table is not None
+    assert {each["run_id"] for each in content.comparison.table["runs"]} == set(two_seeds.run_ids)
     assert content.experiment == two_seeds.experiment
 
 
@@ -328,7 +348,41 @@ def test_a_study_or_a_comparison_brings_its_runs(two_seeds: Trained, comparison:
     content, page, _ = written(run_ids=comparison)
     assert [each.run_id for each in content.training_runs] == list(two_seeds.run_ids)
     assert content.comparison is not None
-    assert content.comparison.run_id == comparison
+    assert content.comparison.run is not None
+    assert content.comparison.run.run_id == comparison
+
+
+def test_a_comparison_with_other_runs_is_made_anew(two_seeds: Trained, store: str) -> None:
+    """Of three scored runs a comparison is stored; a report of two of them compares these two."""
+    ids = [*two_seeds.run_ids, copy_of(two_seeds.run_ids[0])]
+    with tracking.tracked_run("of three", "compare", {"kind": "compare", "compared_runs": ",".join(ids)}):
+        tracking.log_json({"runs": [], "pairs": [], "seeds": [], "images": []}, "comparison/table.json")
+    content, page, read = written(run_ids=f"{ids[1]},{ids[2]}")
+    assert content.comparison is not None
+    assert content.comparison.run is None
+    assert [row["model"] for row in read.table("", "model", "loss")] == ["seed 1", "seed 0"]
+    assert [numbers(row["loss"])[0] for row in read.table("", "model", "loss")] == rounded(
+        *(scores_of(run_id)["metrics"]["loss"] for run_id in ids[1:])
+    )
+    assert any("reliability" in path and "compared" in path for path in page.images)
+    assert f"mlflow run . --env-manager local -e compare -P run_ids={ids[1]},{ids[2]}\n" in read.commands
+    # requested by itself, the stored one is shown
+    assert run_of(written(run_ids=newest("of three")).content.comparison) == newest("of three")
+
+
+def run_of(comparison: Comparison | None) -> str:
+    assert comparison is not None
+    assert comparison.run is not None
+    return comparison.run.run_id
+
+
+def copy_of(run_id: str) -> str:
+    """Record a run with the scores of another."""
+    folder = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/reliability"))
+    with tracking.tracked_run("copies", "a copy", {"kind": "train"}) as copied:
+        tracking.log_json(mlflow.artifacts.load_dict(f"runs:/{run_id}/config.json"), "config.json")
+        tracking.log_folder(folder, "reliability")
+    return copied
 
 
 def test_a_calibration_is_shown_if_there_is_one(two_seeds: Trained) -> None:

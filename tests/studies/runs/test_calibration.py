@@ -74,10 +74,10 @@ def test_a_calibration_run_holds_before_and_after(
     metrics, before = this.metrics, mlflow.get_run(two_seeds.run_ids[0]).data.metrics
     assert metrics["fit/loss_after"] <= metrics["fit/loss_before"]
     for name in ("ece", "loss", "pixel_accuracy", "mean_iou"):
-        assert metrics[f"before/{name}"] == pytest.approx(before[f"val/{name}"], abs=1e-5)
+        assert metrics[f"val_before/{name}"] == pytest.approx(before[f"val/{name}"], abs=1e-5)
     if method != "vector":
-        assert metrics["val/pixel_accuracy"] == metrics["before/pixel_accuracy"]
-        assert metrics["val/mean_iou"] == metrics["before/mean_iou"]
+        assert metrics["val_after/pixel_accuracy"] == metrics["val_before/pixel_accuracy"]
+        assert metrics["val_after/mean_iou"] == metrics["val_before/mean_iou"]
     fitted = this.artifact("calibration/fit.json")
     assert (fitted["method"], fitted["split"], fitted["images"]) == (method, "held_out", 3)
     loss = this.artifact("calibration/changes.json")["changes"]["loss"]
@@ -88,17 +88,20 @@ def test_a_calibration_run_holds_before_and_after(
     assert ("and the 3 fitting images" in changes["interval"]) is (method == "temperature")
     assert ("do not include the randomness of the fit on 3 images" in changes["interval"]) is (method != "temperature")
     assert changes["interval"] in this.printed
-    assert this.artifact("calibration/before.json")["metrics"]["ece"] == metrics["before/ece"]
+    assert this.artifact("calibration/before.json")["metrics"]["ece"] == metrics["val_before/ece"]
     folder = {file.path for file in mlflow.MlflowClient().list_artifacts(this.run_id, "calibration")}
     assert "calibration/before_and_after.png" in folder
     tags = mlflow.get_run(this.run_id).data.tags
-    assert (
-        tags["mlflow.runName"] == f"calibrated by {method} · lraspp_mobilenet_v3_large · none · folder · lr 0.05 · wd 0"
-    )
+    assert tags["mlflow.runName"].startswith(f"calibrate {method} · lr 0.05 · wd 0 · ")
     described = tags["mlflow.note.content"].replace("\u2003\u200b", "")
     assert changes["interval"] in described
-    assert f"| ece | {metrics['before/ece']:.4f} | {metrics['val/ece']:.4f} |" in described
+    assert f"| ece | {metrics['val_before/ece']:.4f} | {metrics['val_after/ece']:.4f} |" in described
     assert described.index("description/0.png") < described.index("| metric |")
+    verdict = [line for line in this.printed.splitlines() if line][1]
+    assert verdict.startswith("Calibration (ECE)"), "the second line, after that of the fitting"
+    assert verdict in described.splitlines()[0]
+    assert "Warning: only 3 image(s) to fit to (split=held_out)" in this.printed
+    assert "Warning: only 12 images scored" in this.printed
     assert "Before -> after" in this.printed
     assert f"model_uri=runs:/{this.run_id}" in this.printed
     assert this.run_id in this.printed.splitlines()[-1]
@@ -110,7 +113,7 @@ def test_what_is_served_is_calibrated(method: str, two_seeds: Trained, calibrate
     stored = model_store.load(f"models:/fit-{method}@latest-run")
     assert stored.run_id == two_seeds.run_ids[0]
     scores = score(stored.network(), in_order(val, 5, torch.device("cpu")), val.labels)
-    assert scores.metrics()["ece"] == pytest.approx(calibrated[method].metrics["val/ece"], abs=1e-5)
+    assert scores.metrics()["ece"] == pytest.approx(calibrated[method].metrics["val_after/ece"], abs=1e-5)
     images, _ = val.gather(np.arange(2))
     served = mlflow.pyfunc.load_model(f"models:/fit-{method}@latest-run")
     answers = served.predict([{"image": np.ascontiguousarray(image)} for image in images.permute(0, 2, 3, 1).numpy()])
@@ -133,10 +136,10 @@ def test_a_calibrated_run_can_be_evaluated_compared_and_calibrated_anew(
     assert again.temperature == pytest.approx(first.fit.temperature, rel=1e-3)
     assert "is already calibrated" in capsys.readouterr().out
     metrics = run_evaluation(EvaluateConfig(model_uri=first.run_id, examples=0))
-    assert metrics["val/ece"] == pytest.approx(first.metrics["val/ece"], abs=1e-5)
+    assert metrics["val/ece"] == pytest.approx(first.metrics["val_after/ece"], abs=1e-5)
     (pair,) = run_comparison(CompareConfig(run_ids=f"{two_seeds.run_ids[0]},{first.run_id}"))
     assert pair.differences["pixel_accuracy"].value == 0
-    change = first.metrics["before/loss"] - first.metrics["val/loss"]
+    change = first.metrics["val_before/loss"] - first.metrics["val_after/loss"]
     assert pair.differences["loss"].value == pytest.approx(change, abs=1e-5)
 
 

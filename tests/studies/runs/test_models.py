@@ -51,13 +51,14 @@ def test_a_variant_is_a_network_and_the_fields_that_differ() -> None:
         settings(variants=f"fcn_resnet50, fcn_resnet101 weights=coco recipe=careful learning_rate=1e-3,{NETWORK}")
     )
     assert (first.model, first.weights, first.learning_rate, first.run_name) == (
-        "fcn_resnet50", "none", 0.05, "fcn_resnet50 · none · folder · lr 0.05 · wd 0",
+        "fcn_resnet50", "none", 0.05,
+        f"lr 0.05 · fcn_resnet50 · weights none · wd 0 · batch 4 · 2 epochs · resize 32 · crop 32 · {Path.cwd().name}",
     )  # fmt: skip
     assert (second.model, second.weights, second.learning_rate, second.recipe) == (
         "fcn_resnet101", "coco", 0.001, "careful",
     )  # fmt: skip
     assert second.freeze_batch_norm
-    assert second.run_name == "fcn_resnet101 · coco · folder · lr 0.001 · wd 0 · careful"
+    assert str(second.run_name).startswith("lr 0.001 · careful · fcn_resnet101 · coco · wd 0 · ")
     assert third == replace(first, model=NETWORK, run_name=third.run_name)
 
 
@@ -84,7 +85,7 @@ def test_a_variant_s_recipe_keeps_given_fields_and_its_weights_decide_normalizat
 def test_seeds_are_counted_from_the_seed() -> None:
     configs = list(run_configs(settings(seeds=3, seed=5, variants=NETWORK)))
     assert [each.seed for each in configs] == [5, 6, 7]
-    assert names(NETWORK, seeds=2)[1].endswith("· seed 1")
+    assert names(NETWORK, seeds=2)[1].startswith("seed 1 · ")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_a_variant_that_diverges_does_not_take_the_others_with_it(
     arguments = [part for name, value in given.items() for part in (f"--{name}", str(value))]
     assert mlproject.main(["models", *arguments]) == 1
     shown = capsys.readouterr()
-    assert "1 run diverged: lraspp_mobilenet_v3_large · none · folder · lr 1e+30" in shown.err
+    assert "1 run diverged: lr 1e+30 · flip 0 · " in shown.err
     assert "On 3 images that all runs share" in shown.out
 
 

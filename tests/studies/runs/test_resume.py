@@ -113,6 +113,9 @@ def test_a_terminated_run_prints_the_command_that_resumes_it(
     run = mlflow.get_run(run_id)
     assert run.info.status == "KILLED"
     assert run.data.tags["status_reason"] == f"killed by {number}"
+    first, *others = run.data.tags["mlflow.note.content"].splitlines()
+    assert first == f"**Stopped:** killed by {number}"
+    assert others[:4] == ["", "To resume it:", "```", f"python {PROJECT / 'mlproject.py'} train --resume {run_id}"]
     assert "curves/loss.png" in {file.path for file in mlflow.MlflowClient().list_artifacts(run_id, "curves")}
 
     if processes == 1:

@@ -79,6 +79,10 @@ def text(run_id: str, path: str) -> str:
     return mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")
 
 
+def stored_warnings(run_id: str, split: str) -> list[str]:
+    return list(json.loads(text(run_id, f"reliability/{split}.json"))["warnings"])
+
+
 def artifacts(run_id: str, folder: str | None = None) -> set[str]:
     found = set()
     for file in MlflowClient().list_artifacts(run_id, folder):
@@ -101,22 +105,24 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     assert len(tags["git_commit"].removesuffix("-dirty")) == 40 or tags["git_commit"] == "unknown"
     assert tags["device"].startswith("cpu (")
     assert tags["version.torch"] == torch.__version__.partition("+")[0]
-    assert run.info.run_name == run_name(config) == "lraspp_mobilenet_v3_large · none · folder · lr 0.02 · wd 0"
+    assert run.info.run_name == run_name(config)
+    assert run.info.run_name.startswith("lr 0.02 · wd 0 · ")
     inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
-    assert set(inputs) == {"folder/train", "folder/val"}
-    assert train.fingerprint.startswith(inputs["folder/train"].dataset.digest)
-    assert json.loads(inputs["folder/train"].dataset.profile)["images"] == 6
+    assert set(inputs) == {"own/train", "own/val"}
+    assert train.fingerprint.startswith(inputs["own/train"].dataset.digest)
+    assert json.loads(inputs["own/train"].dataset.profile)["images"] == 6
 
     # metrics of every epoch
     client = MlflowClient()
     for name in ("train/loss", "train/pixel_accuracy", "learning_rate", "epoch_seconds", "images_per_second",
                  *(f"val/{metric}" for metric in METRICS), "val/iou/red"):  # fmt: skip
         assert [point.step for point in client.get_metric_history(result.run_id, name)] == [1, 2, 3], name
-    assert run.data.metrics["best/epoch"] == result.best_epoch
+    assert run.data.metrics["val_model/epoch"] == result.best_epoch == result.kept_epoch
+    assert not [name for name in run.data.metrics if name.startswith("best/")]
     best = next(p for p in client.get_metric_history(result.run_id, "val/ece") if p.step == result.best_epoch)
-    assert run.data.metrics["best/ece"] == best.value
-    losses = [point.value for point in client.get_metric_history(result.run_id, "val/loss")]
-    assert losses.index(min(losses)) + 1 == result.best_epoch
+    assert run.data.metrics["val_model/ece"] == best.value
+    ious = [point.value for point in client.get_metric_history(result.run_id, "val/mean_iou")]
+    assert ious.index(max(ious)) + 1 == result.best_epoch
 
     # plots
     files = artifacts(result.run_id)
@@ -127,10 +133,14 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
         "reliability/val_classes.png", "reliability/val_predicted.png", "reliability/val_boundary.png",
         "reliability/val_risk_coverage.png", "reliability/val_images.csv",
     }  # fmt: skip
-    steps = {file.split("+step+")[1].split("+")[0] for file in files if file.startswith("images/reliability~val+step+")}
+    steps = {
+        file.split("+step+")[1].split("+")[0]
+        for file in files
+        if file.startswith("images/val_epochs~reliability+step+")
+    }
     assert steps == {"1", "2", "3"}
-    assert any(file.startswith("images/examples~val_0+step+2") for file in files)
-    assert "best val/loss" in tags["mlflow.note.content"]
+    assert any(file.startswith("images/val_epochs~example_0+step+2") for file in files)
+    assert "best val/mean_iou" in tags["mlflow.note.content"]
     in_crop = "84.2 % of the pixels of val"  # 32 of 38 columns
     assert in_crop in tags["mlflow.note.content"]
     assert printed.count("in the crop") + printed.count("the crop keeps") == 1
@@ -141,7 +151,19 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     lines = printed.splitlines()
     last_epoch = max(number for number, line in enumerate(lines) if line.startswith("epoch "))
     assert len(lines) - last_epoch - 1 <= 25
-    assert "reliability/val.json" in lines[-3] + lines[-2]
+    block = printed[printed.rindex("Brackets:") :]
+    words = (
+        "  loss ", "  pixel accuracy ", "  mean IoU ", "  ECE ", "  class ", "  red ", "  green ", "  blue ",
+        "Warning: only 3 images", "on 3 images (accuracy - confidence", "All 19 metrics", "All runs with",
+        "See the run",
+    )  # fmt: skip
+    assert sorted(words, key=block.index) == list(words), "the most important first"
+    described = tags["mlflow.note.content"]
+    assert described.index("ECE ") < described.index("**Warning:** only 3 images") < described.index("| class")
+    scored = json.loads(text(result.run_id, "reliability/val.json"))
+    assert [each["name"] for each in scored["classes"]] == ["red", "green", "blue"]
+    assert np.mean([each["iou"] for each in scored["classes"]]) == pytest.approx(scored["metrics"]["mean_iou"])
+    assert "reliability/val.json" in "".join(lines[-4:-1])
     assert "mlflow ui --backend-store-uri" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]
 
@@ -150,7 +172,7 @@ def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> Non
     """Load the logged model, score it by itself, and compare with every number that the run holds."""
     config, result, _ = finished
     val = load_split(config, "val")
-    network = mlflow.pytorch.load_model(f"runs:/{result.run_id}/model")
+    network = mlflow.pyfunc.load_model(f"runs:/{result.run_id}/model").get_raw_model().predictor.model
     reliability = Reliability()
     with torch.no_grad():
         for images, masks in in_order(val, 2, torch.device("cpu")):
@@ -164,7 +186,9 @@ def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> Non
     assert low <= record["metrics"]["pixel_accuracy"] <= high
     assert record["count"] == reliability.bins().count.tolist()
     assert record["protocol"]["pixels"] == int((val.masks != 255).sum())
-    assert mlflow.get_run(result.run_id).data.metrics["best/ece"] == pytest.approx(record["metrics"]["ece"], abs=1e-12)
+    assert mlflow.get_run(result.run_id).data.metrics["val_model/ece"] == pytest.approx(
+        record["metrics"]["ece"], abs=1e-12
+    )
 
     file = mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val_histograms.npz")
     histograms = np.load(file, allow_pickle=False)
@@ -174,7 +198,7 @@ def test_stored_metrics_are_those_of_the_logged_model(finished: Finished) -> Non
     rows = list(csv.reader(io.StringIO(text(result.run_id, "confusion/val.csv"))))
     counts = np.array([row[1:] for row in rows[1:]], dtype=int)
     accuracy = counts.trace() / counts.sum()
-    assert mlflow.get_run(result.run_id).data.metrics["best/pixel_accuracy"] == pytest.approx(accuracy)
+    assert mlflow.get_run(result.run_id).data.metrics["val_model/pixel_accuracy"] == pytest.approx(accuracy)
 
     with Image.open(mlflow.artifacts.download_artifacts(f"runs:/{result.run_id}/reliability/val.png")) as plot:
         assert min(plot.size) > 400
@@ -186,7 +210,7 @@ def test_the_bars_that_are_drawn_are_the_numbers_that_are_stored(finished: Finis
     file = mlflow.artifacts.download_artifacts(f"runs:/{finished.result.run_id}/reliability/val_histograms.npz")
     scores, _ = load_scores(Path(file), load_split(finished.config, "val").labels)
     groups = scores.groups()
-    figures = dict(reliability_figures(scores, groups, scores.intervals()["ece"], "t", "n"))
+    figures = dict(reliability_figures(scores, groups, scores.intervals(), "t", "n"))
     top, bottom = figures[""].axes
     filled = np.array(record["count"]) > 0
     bars = [patch.get_height() for patch in top.patches if patch.get_hatch() is None]
@@ -240,7 +264,7 @@ def test_the_model_is_registered_and_takes_images_of_any_size(finished: Finished
     version = MlflowClient().get_model_version_by_alias("shapes-model", "champion")
     assert version.run_id == result.run_id
     assert f"Registered as models:/shapes-model/{version.version}, alias champion" in printed
-    network = mlflow.pytorch.load_model("models:/shapes-model@champion")
+    network = mlflow.pyfunc.load_model("models:/shapes-model@champion").get_raw_model().predictor.model
     for shape in ((1, 3, 40, 64), (3, 3, 32, 32)):
         assert network(torch.zeros(shape, dtype=torch.uint8)).shape == (shape[0], 3, *shape[2:])
     info = mlflow.models.get_model_info("models:/shapes-model@champion")
@@ -279,11 +303,54 @@ def test_evaluation_gives_the_metrics_of_the_training_run(
     assert evaluated.info.status == "FINISHED"
     for name in METRICS:
         assert evaluated.data.metrics[f"val/{name}"] == metrics[f"val/{name}"]
-        assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"best/{name}"], abs=1e-5)
+        assert metrics[f"val/{name}"] == pytest.approx(trained.data.metrics[f"val_model/{name}"], abs=1e-5)
     assert artifacts(evaluated.info.run_id) >= {"reliability/val.png", "confusion/val.csv", "examples/val_0.png"}
     assert evaluated.info.run_id in capsys.readouterr().out.splitlines()[-1]
-    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("last"), split="train"))
+    assert not any("was trained on" in each for each in stored_warnings(evaluated.info.run_id, "val"))
+    on_train = run_evaluation(EvaluateConfig(model_uri=finished.checkpoint("best"), split="train"))
     assert "train/ece" in on_train
+    trained_on = "the model was trained on these 6 images (split=train)"
+    assert any(each.startswith(trained_on) for each in stored_warnings(last_run().info.run_id, "train"))
+    assert f"Warning: {trained_on}" in capsys.readouterr().out
+
+
+def test_a_best_epoch_that_is_the_first_is_a_warning_everywhere(
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segmentation.training.loop.is_better", lambda *_: False)
+    result = run_training(plain(own_data, epochs=2))
+    warning = "the best epoch is the first of 2: val/mean_iou never improved"
+    tags = mlflow.get_run(result.run_id).data.tags
+    assert result.kept_epoch == 1
+    assert any(each.startswith(warning) for each in stored_warnings(result.run_id, "val"))
+    assert tags["warning.best_epoch"].startswith(warning)
+    assert warning in tags["mlflow.note.content"]
+    assert f"Warning: {warning}" in capsys.readouterr().out
+
+
+def test_the_model_and_its_registered_version_are_described(finished: Finished) -> None:
+    client = MlflowClient()
+    run = client.get_run(finished.result.run_id)
+    version = client.get_model_version_by_alias("shapes-model", "champion")
+    (logged,) = (client.get_logged_model(output.model_id) for output in run.outputs.model_outputs)
+    assert client.get_registered_model("shapes-model").description
+    scored = finished.result.kept
+    for description, tags in (
+        (version.description, version.tags), (logged.tags["mlflow.note.content"], logged.tags),
+    ):  # fmt: skip
+        assert f"{scored['val/mean_iou']:.4f}" in description
+        assert "**Classes** (3): red, green, blue." in description
+        assert "shorter side resized to 32 pixels" in description
+        assert "mlflow models serve -m models:/shapes-model@champion" in description
+        assert tags["val/mean_iou"] == f"{scored['val/mean_iou']:.4f}"
+        assert (tags["classes"], tags["calibration"]) == ("red, green, blue", "none")
+    found = {metric.key: metric.value for metric in logged.metrics}
+    assert found["val_model/ece"] == pytest.approx(scored["val/ece"])
+
+
+def test_a_finished_run_keeps_the_checkpoint_of_its_model_only(finished: Finished) -> None:
+    folder = Path(finished.checkpoint("best")).parent
+    assert [file.name for file in folder.iterdir()] == ["best.pt"]
 
 
 def test_a_run_can_start_from_another_run_s_weights(
@@ -321,7 +388,7 @@ def test_normalization_follows_the_starting_weights_and_a_contradiction_is_print
     run = mlflow.get_run(second.run_id)
     assert run.data.params["normalization"] == run.data.tags["normalization"] == "imagenet"
     assert json.loads(text(second.run_id, "config.json"))["normalization"] == "imagenet"
-    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/last.pt")).config["normalization"] == "imagenet"
+    assert checkpoints.load(Path(f"checkpoints/{second.run_id}/best.pt")).config["normalization"] == "imagenet"
     assert model_store.load(second.run_id).network().mean.flatten()[0] == pytest.approx(123.675)
     assert run.data.tags["precision"] == "float32"
 
@@ -355,6 +422,8 @@ def test_keep_last_shows_the_last_epoch(own_data: Path) -> None:
     result = run_training(plain(own_data, keep="last", monitor="val/ece", epochs=4, log_model=True))
     run = mlflow.get_run(result.run_id)
     assert run.data.tags["model_epoch"] == "4"
+    assert run.data.metrics["val_model/epoch"] == 4
+    assert run.data.metrics["val_model/ece"] == run.data.metrics["val/ece"] != result.best["val/ece"]
     assert json.loads(text(result.run_id, "reliability/val.json"))["metrics"]["ece"] == run.data.metrics["val/ece"]
     stored = model_store.load(result.run_id)
     val = load_split(stored.config, "val")
@@ -381,7 +450,7 @@ def test_class_names_may_hold_any_character(own_data: Path) -> None:
     run = mlflow.get_run(result.run_id)
     assert {"val/iou/road: left _50__ _1", "val/iou/signs _ lights_ too", "val/iou/река/été"} <= set(run.data.metrics)
     assert "signs & lights, too" in text(result.run_id, "confusion/val.csv")
-    stored = model_store.load(f"checkpoints/{result.run_id}/last.pt")
+    stored = model_store.load(f"checkpoints/{result.run_id}/best.pt")
     assert stored.labels.names[0] == "road: left (50%) #1"
 
 
@@ -396,7 +465,7 @@ def test_without_plots_all_numbers_are_stored_and_an_evaluation_can_plot_them(ow
     run = mlflow.get_run(result.run_id)
     assert "val/ece" in run.data.metrics
     assert "| ece |" in run.data.tags["mlflow.note.content"].replace("\u2003\u200b", "")
-    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/last.pt", examples=1))
+    run_evaluation(EvaluateConfig(model_uri=f"kept/{result.run_id}/best.pt", examples=1))
     assert artifacts(last_run().info.run_id) >= {"reliability/val.png", "confusion/val.png", "examples/val_0.png"}
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -17,7 +18,7 @@ from scipy import stats
 from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.metrics import COMPARED
-from segmentation.scoring.bootstrap import Interval, holm, p_value
+from segmentation.scoring.bootstrap import Interval, holm, interval, p_value
 from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
 from studies.config import CompareConfig, EvaluateConfig
@@ -112,6 +113,7 @@ def test_pairing_shows_differences_that_separate_intervals_do_not() -> None:
     assert difference.value < 0
     assert difference.interval.high < 0
     assert difference.shown
+    assert (difference.interval, difference.p_value) == (difference.interval_alone, difference.p_value_alone)
 
 
 def test_p_values_are_adjusted_over_the_pairs_of_each_metric() -> None:
@@ -126,19 +128,54 @@ def test_p_values_are_adjusted_over_the_pairs_of_each_metric() -> None:
         assert [pair.differences[metric].p_value for pair in pairs] == holm(raw)
     assert pairs[0].differences["pixel_accuracy"].value == 0
     assert pairs[0].differences["pixel_accuracy"].p_value == 1
-    assert pairs[0].sentence().startswith("A is better calibrated than B: -")
+    assert pairs[0].sentence().startswith("A is better calibrated than B: ECE -")
+
+
+def test_adjusted_intervals_agree_with_adjusted_p_values() -> None:
+    """Each is the interval at the level of Holm's test of its pair; alone, it is the plain 95 % interval."""
+    random = np.random.default_rng(0)
+    three = [
+        dataclasses.replace(
+            each,
+            metrics=dict.fromkeys(COMPARED, value),
+            resampled={metric: random.normal(value, 0.01, 10_000) for metric in COMPARED},
+        )
+        for each, value in zip(contestants(images=2), (0.0, 0.03, 0.037), strict=True)
+    ]  # p-values alone of about 0.034, 0.009 and 0.6
+    pairs = compare(three)
+    for metric in COMPARED:
+        found = [pair.differences[metric] for pair in pairs]
+        ranks = np.argsort([each.p_value_alone for each in found], kind="stable")
+        tests = 3
+        for index in ranks:
+            pair, each = pairs[index], found[index]
+            resampled = pair.first.resampled[metric] - pair.second.resampled[metric]
+            assert each.interval == interval(resampled, each.value, 1 - 0.05 / tests), metric
+            assert each.interval_alone == interval(resampled, each.value), metric
+            tests -= each.shown and tests > 1
+            assert each.shown is (not each.interval.low <= 0 <= each.interval.high), metric
+            assert each.shown_alone is (not each.interval_alone.low <= 0 <= each.interval_alone.high), metric
+    assert any(each.shown_alone and not each.shown for pair in pairs for each in pair.differences.values())
+
+
+def difference(
+    value: float, ends: tuple[float, float], p: float, more: tuple[float, float] | None = None
+) -> Difference:
+    """A difference of one pair, or of several where `more` is its interval alone."""
+    return Difference(value, Interval(*ends), p, Interval(*(more or ends)), p if more is None else 0.036)
 
 
 def test_sentences_name_better_and_worse() -> None:
     a, b, _ = contestants(images=4)
-    clear, unclear = Difference(-0.019, Interval(-0.028, -0.011), 0.0006), Difference(0.001, Interval(-0.02, 0.02), 0.9)
+    clear, unclear = difference(-0.019, (-0.028, -0.011), 0.0006), difference(0.001, (-0.02, 0.02), 0.9)
     better = Pair(a, b, {"ece": clear, "loss": clear, "pixel_accuracy": clear, "mean_iou": unclear})
+    numbers = "-0.0190, 95 % [-0.0280, -0.0110], p = 0.0006"
     assert better.sentence() == (
-        "A is better calibrated than B: -0.0190, 95 % [-0.0280, -0.0110], p = 0.0006; A against B: better in loss, "
-        "worse in pixel accuracy, no difference shown in mean IoU."
+        f"A is better calibrated than B: ECE {numbers}. A against B: better in loss ({numbers}); worse in pixel "
+        f"accuracy ({numbers}); no difference shown in mean IoU (+0.0010, 95 % [-0.0200, 0.0200], p = 0.9000)."
     )
     none = Pair(a, b, dict.fromkeys(COMPARED, unclear))
-    assert none.sentence().startswith("A and B: no difference in calibration shown on 4 images: +0.0010, 95 % [")
+    assert none.sentence().startswith("A and B: no difference in calibration shown on 4 images: ECE +0.0010, 95 % [")
     within = SeedSpread(["A", "D"], {}, {}, {"ece": 0.02}, {})
     assert better.sentence([within]) == (
         f"{better.sentence()} But A and D, which differ only in the seed, differ by 0.0200: the result holds for these "
@@ -146,8 +183,35 @@ def test_sentences_name_better_and_worse() -> None:
     )
     assert better.sentence([within._replace(largest={"ece": 0.01})]) == better.sentence()
     assert better.sentence([within._replace(letters=["A", "B"])]).endswith("They differ only in the seed.")
-    worse = Pair(b, a, {"ece": Difference(0.019, Interval(0.01, 0.03), 0.001), **dict.fromkeys(COMPARED[1:], unclear)})
-    assert worse.sentence().startswith("B is worse calibrated than A: +0.0190")
+    worse = Pair(b, a, {"ece": difference(0.019, (0.01, 0.03), 0.001), **dict.fromkeys(COMPARED[1:], unclear)})
+    assert worse.sentence().startswith("B is worse calibrated than A: ECE +0.0190")
+
+
+def test_a_difference_that_only_the_pair_alone_shows_is_called_that() -> None:
+    a, b, _ = contestants(images=4)
+    alone = difference(0.0367, (-0.003, 0.0502), 0.18, (0.0049, 0.0432))
+    sentence = Pair(a, b, dict.fromkeys(COMPARED, alone), pairs=6).sentence()
+    numbers = "+0.0367, 95 % [-0.0030, 0.0502], p = 0.1800; alone 95 % [0.0049, 0.0432], p = 0.0360"
+    assert sentence.startswith(
+        f"A is worse calibrated than B in this pair alone, not after correcting for 6 pairs: ECE {numbers}."
+    )
+    assert f"better in this pair alone, not after correcting for 6 pairs in mean IoU ({numbers})" in sentence
+
+
+def test_a_run_that_predicts_a_single_class_is_named_before_all_differences() -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(12, 3, 8, 8, generator=random)
+    labels = drawn_from(logits, random)
+    constant = torch.tensor([0.02, 0.01, 0.0])[:, None, None].expand(logits.shape)
+    both = []
+    for letter, each in (("A", logits), ("B", constant)):
+        scores = scores_of(each, labels)
+        both.append(Contestant(letter, Unknown(letter), letter, scores, scores.metrics(), scores.resampled()))  # type: ignore[arg-type]
+    (pair,) = compare(both)
+    assert pair.differences["ece"].value > 0, "the constant is better calibrated"
+    assert pair.sentence().startswith("B has learned no segmentation: it predicts only a. A ")
+    (reverse,) = compare(both[::-1])
+    assert reverse.sentence().startswith("B has learned no segmentation: it predicts only a. B ")
 
 
 def stored(two_seeds: Trained) -> list[StoredScores]:

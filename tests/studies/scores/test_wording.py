@@ -7,8 +7,18 @@ import torch
 
 from segmentation.classes import Classes
 from segmentation.scoring.bootstrap import Interval
+from segmentation.scoring.calibration_error import confidence_verdict
 from segmentation.scoring.scores import Scores
-from studies.scores.wording import NoiseFloor, calibration_sentence, crop_note, prediction_warnings, protocol_line
+from studies.scores.wording import (
+    NoiseFloor,
+    calibration_sentence,
+    crop_note,
+    few_images_warning,
+    first_epoch_warning,
+    learned_nothing,
+    prediction_warnings,
+    protocol_line,
+)
 
 CHANCE = (0.001, 0.004)
 NOTHING = (math.nan, math.nan)
@@ -22,8 +32,8 @@ def sentence(gap: float, ends: tuple[float, float], ece: float, chance: tuple[fl
 @pytest.mark.parametrize(
     ("gap", "ends", "ece", "chance", "expected"),
     [
-        (-0.03, (-0.04, -0.02), 0.03, CHANCE, "Over-confident by 0.0300 on average (accuracy - confidence -0.0300"),
-        (0.02, (0.01, 0.03), 0.02, CHANCE, "Under-confident by 0.0200 on average (accuracy - confidence +0.0200"),
+        (-0.03, (-0.04, -0.02), 0.03, CHANCE, "Over-confident by 0.0300 on 101 images (accuracy - confidence -0.0300"),
+        (0.02, (0.01, 0.03), 0.02, CHANCE, "Under-confident by 0.0200 on 101 images (accuracy - confidence +0.0200"),
         (0.001, (-0.01, 0.01), 0.03, CHANCE, "No over- or under-confidence shown on 101 images"),
         (0.001, (-0.01, 0.01), 0.03, CHANCE, "ECE 0.0300 is above the noise floor for 101 images (0.0010 expected"),
         (0.001, (-0.01, 0.01), 0.003, CHANCE, "is within the noise floor"),
@@ -37,9 +47,29 @@ def test_the_sentence_names_sign_gap_and_noise_floor(
     assert expected in sentence(gap, ends, ece, chance)
 
 
-def test_few_images_are_mentioned() -> None:
-    assert "With only 8 images" in sentence(0.02, (0.01, 0.03), 0.02, CHANCE, 8)
-    assert "With only" not in sentence(0.02, (0.01, 0.03), 0.02, CHANCE, 20)
+def test_few_images_have_no_noise_floor_and_a_warning() -> None:
+    few = sentence(0.02, (0.01, 0.03), 0.0213, (0.0, 0.0), 3)
+    assert few.endswith("3 images: too few for a noise floor of the ECE 0.0213.")
+    assert "0.0000" not in few
+    assert "1 image:" in sentence(0.02, (0.02, 0.02), 0.02, (0.0, 0.0), 1)
+    assert "noise floor for 20 images" in sentence(0.02, (0.01, 0.03), 0.02, CHANCE, 20)
+    (warning,) = few_images_warning(8)
+    assert warning.startswith("only 8 images scored")
+    assert few_images_warning(20) == []
+
+
+def test_the_first_epoch_is_a_warning_only_if_later_ones_were_no_better() -> None:
+    (warning,) = first_epoch_warning(1, 12, "val/loss")
+    assert warning.startswith("the best epoch is the first of 12: val/loss never improved")
+    assert first_epoch_warning(2, 12, "val/loss") == first_epoch_warning(1, 1, "val/loss") == []
+
+
+@pytest.mark.parametrize("ends", [(-0.01, 0.02), (0.0, 0.02), NOTHING])
+def test_title_and_sentence_give_the_same_verdict(ends: tuple[float, float]) -> None:
+    verdict = confidence_verdict(0.0028, Interval(*ends))
+    assert verdict == "no over- or under-confidence shown"
+    assert sentence(0.0028, ends, 0.01, CHANCE).lower().startswith(verdict)
+    assert confidence_verdict(-0.0028, Interval(-0.005, -0.001)) == "over-confident by 0.0028"
 
 
 def test_the_protocol_line_holds_the_rules() -> None:
@@ -68,6 +98,8 @@ def test_a_model_that_predicts_a_single_class_is_flagged() -> None:
     single = torch.ones_like(labels)
     (warning,) = prediction_warnings(scores_of(single, labels))
     assert "predicts only road (never predicted: sky, tree)" in warning
+    assert learned_nothing(scores_of(single, labels)) == "predicts only road"
+    assert learned_nothing(scores_of(labels, labels)) == ""
     assert prediction_warnings(scores_of(labels, labels)) == []
     assert prediction_warnings(scores_of(single, single)) == [], "the labels hold one class only"
 
@@ -79,4 +111,4 @@ def test_classes_never_predicted_and_a_mean_iou_without_knowledge_are_flagged() 
     assert warning == "never predicted, although the labels hold them: tree"
     shuffled = (labels + 1) % 3
     (warning,) = prediction_warnings(scores_of(shuffled, labels))
-    assert "mean IoU 0.0000 is not above" in warning
+    assert "mean IoU of 0.0000, not above that of predicting" in warning

@@ -102,8 +102,8 @@ def test_a_grid_logs_its_table_its_heat_maps_and_a_run_for_each_trial(
     assert parent.data.tags["objective"] == "val/loss"
     assert parent.data.tags["best_trial"] == str(best.number)
     assert "Predicting " in parent.data.tags["baseline"]
-    assert parent.data.metrics["best/loss"] == best.value
-    found = MlflowClient().search_runs([parent.info.experiment_id], f"metrics.`best/loss` <= {best.value}")
+    assert parent.data.metrics["val_model/loss"] == best.value
+    found = MlflowClient().search_runs([parent.info.experiment_id], f"metrics.`val_model/loss` <= {best.value}")
     assert {run.info.run_id for run in found} >= {parent.info.run_id, best.user_attrs[RUN]}, "one filter must find both"
     assert parent.data.tags["best_run"] == best.user_attrs[RUN]
 
@@ -387,7 +387,9 @@ def test_the_default_budget_is_half_of_the_original_grid() -> None:
     assert make_plan(TuneConfig(sampler="grid")).max_epochs is None
     assert make_plan(TuneConfig(objective="val/ece")).base.monitor == "val/ece"
     assert make_plan(TuneConfig(objectives="val/ece,val/loss")).base.monitor == "val/ece"
-    assert make_plan(TuneConfig(objective="val/ece", monitor="val/mean_iou")).base.monitor == "val/mean_iou"
+    assert make_plan(TuneConfig(objective="val/ece", monitor="val/loss")).base.monitor == "val/loss"
+    typed = mlproject.parse(TuneConfig, ["--objective", "val/ece", "--monitor", "val/mean_iou"], "tune")
+    assert make_plan(typed).base.monitor == "val/mean_iou"
 
 
 def test_trials_that_search_a_field_of_the_data_get_other_data(monkeypatch: pytest.MonkeyPatch) -> None:

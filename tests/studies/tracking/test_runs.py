@@ -22,6 +22,56 @@ def test_a_failing_run_has_the_reason_and_raises_the_error() -> None:
     assert run.info.status == "FAILED"
     assert run.data.tags["status_reason"] == "ZeroDivisionError: division by zero"
     assert run.data.tags["a"] == "b"
+    assert run.data.tags["mlflow.note.content"] == "**Failed:** ZeroDivisionError: division by zero"
+
+
+def test_the_description_begins_with_the_reason_and_the_remedy_until_the_run_is_resumed() -> None:
+    step = "To resume it:\n  train --resume ID"
+
+    def stopped() -> None:
+        with tracking.tracked_run("e", "n", {}, remedy=lambda run_id: step) as run_id:
+            run_ids.append(run_id)
+            tracking.log_note("| what | was logged |")
+            raise tracking.Stopped("no time left")
+
+    run_ids: list[str] = []
+    with pytest.raises(tracking.Stopped):
+        stopped()
+    note = mlflow.get_run(run_ids[0]).data.tags["mlflow.note.content"]
+    assert note.splitlines()[:6] == [
+        "**Stopped:** no time left",
+        "",
+        "To resume it:",
+        "```",
+        "train --resume ID",
+        "```",
+    ]
+    assert "logged" in note.splitlines()[-1]
+    with tracking.tracked_run("e", "n", {}, run_ids[0]):
+        assert not {"mlflow.note.content", "status_reason"} & mlflow.get_run(run_ids[0]).data.tags.keys()
+
+
+def test_an_experiment_gets_a_view_with_the_headline_metrics_of_the_models() -> None:
+    with tracking.tracked_run("viewed", "n", {}) as run_id:
+        tracking.log_metrics({"val_model/loss": 0.5})
+    experiment = mlflow.get_experiment(mlflow.get_run(run_id).info.experiment_id)
+    columns = json.loads(experiment.tags["mlflow.sharedViewState.results"])["selectedColumns"]
+    assert columns[1:] == [f"metrics.`val_model/{name}`" for name in ("loss", "pixel_accuracy", "mean_iou", "ece")]
+    address, _ = tracking.where_to_look(run_id).splitlines()
+    assert address.endswith(
+        f"/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning&viewStateShareKey=results"
+    )
+
+
+def test_a_store_that_refuses_the_view_records_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise mlflow.MlflowException("no permission")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "set_experiment_tag", refuse)
+    with tracking.tracked_run("no view", "n", {}) as run_id:
+        tracking.log_metrics({"val_model/loss": 0.5})
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    assert len(tracking.where_to_look(run_id).splitlines()) == 1, "without the view its address would open another page"
 
 
 def test_an_interrupted_run_is_killed() -> None:
