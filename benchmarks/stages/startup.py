@@ -31,19 +31,19 @@ SIDE, TRAIN, VAL = 64, 4, 2
 UNTIL_THE_FIRST_STEP = """
 import os, sys
 import mlproject
+from studies.entry_points import train
 
 def stop(step, images, *rest):
     print("first batch:", *images.shape, flush=True)
     os._exit(0)
 
-def load(command):
-    function = loaded(command)
+def first_step(config):
     from segmentation.training.step import TrainingStep
     assert "__call__" in vars(TrainingStep)
     TrainingStep.__call__ = stop
-    return function
+    run(config)
 
-loaded, mlproject._loaded = mlproject._loaded, load
+run, train.run = train.run, first_step
 sys.exit(mlproject.main(sys.argv[1:]))
 """
 """The command line with a first training step that ends the program."""

@@ -21,6 +21,7 @@ from segmentation.metrics import COMPARED
 from segmentation.scoring.bootstrap import Interval, holm, interval, p_value
 from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
+from studies.base.markdown import escaped
 from studies.config import CompareConfig, EvaluateConfig
 from studies.runs.comparison import run_comparison
 from studies.runs.evaluation import run_evaluation
@@ -244,7 +245,7 @@ def test_a_comparison_records_tables_sentences_and_plots(
     rows = list(csv.DictReader(io.StringIO(text("comparison/table.csv"))))
     row = next(row for row in rows if row["what"] == "difference" and row["metric"] == "ece")
     assert float(row["value"]) == pytest.approx(difference)
-    assert pair.sentence() in text("comparison/table.md")
+    assert escaped(pair.sentence()) in text("comparison/table.md")
     assert "differ only in the seed" in run.data.tags["mlflow.note.content"]
 
     folder = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "comparison")}
