@@ -78,6 +78,12 @@ class ImagePairs:
         digest = hashlib.sha256(image_digest + hashlib.sha256(mask_bytes).digest())
         return LabelledImage(image, mask, digest.digest(), image_digest)
 
+    def mask(self, index: int) -> np.ndarray:
+        """Return the class indices `(H, W)` uint8 of one image, void 255, without reading the image; see `read`."""
+        _, mask_file = self.files[self.names[index]]
+        values = read_mask(io.BytesIO(_content(mask_file)), f"mask {mask_file}")
+        return _class_indices(values, self.class_of_value, mask_file)
+
     def _orientation_hint(self, index: int, size: tuple[int, int], shape: tuple[int, ...]) -> str:
         """End of the message about unequal sizes if only the EXIF orientations make them unequal; otherwise empty."""
         orientations = []

@@ -47,7 +47,7 @@ def color_image(image: Image.Image) -> Image.Image:
     if image.format != "MPO":
         _refuse_frames(image)
     _refuse_odd_bmp(image)
-    if _bits(image) > 8:
+    if bits_per_channel(image) > 8:
         raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
     _refuse_extra_bands(image)
     if image.mode in ("LAB", "HSV"):
@@ -71,7 +71,7 @@ def mask_values(image: Image.Image) -> np.ndarray:
     _refuse_lossy(image)
     _refuse_frames(image)
     _refuse_odd_bmp(image)
-    mode, bits = image.mode, _bits(image)
+    mode, bits = image.mode, bits_per_channel(image)
     if mode not in ("1", "L", "P", "I", "F") and not mode.startswith("I;"):
         raise UnfitError(
             f"{_kind(image)} (mode {mode}); a mask must have one class index per pixel, as a greyscale or palette "
@@ -195,8 +195,8 @@ def _raw_mode(image: Image.Image) -> str:
     return arguments if isinstance(arguments, str) else ""
 
 
-def _bits(image: Image.Image) -> int:
-    """Stored bits per channel."""
+def bits_per_channel(image: Image.Image) -> int:
+    """Return the stored bits per channel of an image that is opened but not yet decoded."""
     if image.mode in ("F", "I"):
         return 32
     if image.mode.startswith("I;"):

@@ -1,5 +1,6 @@
 """Plots: functions from numbers to a matplotlib `Figure`, without computing metrics and without pyplot."""
 
+from segmentation.plots.class_frequency import class_frequency
 from segmentation.plots.confusion_matrix import confusion
 from segmentation.plots.curves import curves, curves_of_runs
 from segmentation.plots.forest import differences
@@ -10,6 +11,7 @@ from segmentation.plots.risk_coverage import risk_coverage
 from segmentation.plots.style import pixels
 
 __all__ = [
+    "class_frequency",
     "confusion",
     "curves",
     "curves_of_runs",
