@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from segmentation.config import Dataset, Network, TrainingConfig
+from segmentation.config import DataConfig, Dataset, Network, TrainingConfig
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import at_least, check_choices, within
 
@@ -342,6 +342,37 @@ class ReportConfig:
         check_names(self)
         if not (self.experiment or self.run_ids or self.study_name):
             raise InputError("nothing to report on: give experiment=NAME, run_ids=ID,ID or study_name=NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(DataConfig):
+    """Inspect a data set before training: its classes, faults, equal images, and what to set, on one page."""
+
+    splits: str | None = None
+    """Splits to inspect, separated by commas; None is train_split, val_split, and test if the data set has it."""
+    strict: bool = False
+    """End with exit code 1 if there is an error or a warning."""
+    output: str = "inspect"
+    """Folder for the page index.html and its tables."""
+    examples: int = 4
+    """Images of each class in the gallery; fewer where a data set has more than 25 classes."""
+    experiment: str = "inspection"
+    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    records: str = "unsent"
+    """Folder for records that MLflow has not accepted yet; `sync` sends them."""
+    run_name: str | None = None
+    """Name of the MLflow run; None is the name of the data set."""
+
+    def __post_init__(self) -> None:
+        mistakes = Mistakes()
+        mistakes.check(check_choices, self)
+        mistakes.check(check_names, self)
+        for name in ("resize", "crop"):
+            if getattr(self, name) is not None:
+                mistakes.check(at_least, self, name, 1)
+        mistakes.check(at_least, self, "examples", 0)
+        mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
+        mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,11 +73,12 @@ def test_no_module_imports_itself_through_others() -> None:
 
 ORDER = {
     "segmentation": (
-        "errors metrics", "fields system", "io", "classes config devices", "data scoring", "calibration", "models",
-        "plots", "prediction training",
+        "errors metrics", "fields system", "io", "classes config devices", "data scoring", "calibration inspection",
+        "models", "plots", "prediction training",
     ),
     "studies": (
-        "config", "base", "tracking", "models", "scores", "report", "runs", "search", "maintenance", "entry_points",
+        "config", "base", "tracking", "models", "scores", "report", "inspection", "runs", "search", "maintenance",
+        "entry_points",
     ),
 }  # fmt: skip
 """Parts of each package, lowest first: a part imports only parts of earlier groups, and its own modules."""

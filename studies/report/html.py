@@ -3,14 +3,14 @@
 import base64
 import html
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from markdown import Markdown
 from markdown.extensions.tables import TableExtension
 from markdown.extensions.toc import TocExtension
 from markdown.treeprocessors import Treeprocessor
 
-from studies.report.markup import is_wide
+from studies.report.markup import GALLERY, WIDE_GALLERY, is_wide
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --faint: #5c6b7a; --line: #d5dce3; --paper: #fff; --box: #f3f6f9;
@@ -44,6 +44,12 @@ figure { margin: 1rem 0 1.6rem; overflow-x: auto; scrollbar-width: thin; }
 figure img { display: block; max-width: min(100%, 40rem); height: auto; background: #fff; }
 figure.wide img { max-width: 100%; }
 figcaption { font-size: .85rem; line-height: 1.4; color: var(--faint); margin-top: .3rem; position: sticky; left: 0; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); gap: .8rem;
+  margin: .8rem 0 1.2rem; }
+.gallery.wide { grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
+.gallery figure { margin: 0; overflow: visible; }
+.gallery img { max-width: 100%; max-height: 15rem; background: none; }
+.gallery figcaption { color: var(--faint); font-size: .75rem; line-height: 1.35; margin-top: .2rem; }
 @media (max-width: 44rem) {
   .box, .box.broad { position: static; transform: none; width: auto; min-width: 0; max-width: none; }
   .box, figure.wide { border-right: 2px solid var(--line); }
@@ -52,6 +58,7 @@ figcaption { font-size: .85rem; line-height: 1.4; color: var(--faint); margin-to
   .box.wide th:first-child, .box.wide td:first-child { position: sticky; left: 0; background: var(--paper); }
   .box:not(.wide) { border-right: 0; }
   figure.wide img { max-width: none; width: 52rem; }
+  .gallery { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
   table { font-size: .8rem; }
   th, td { padding: .25rem .4rem; }
   td.prose { min-width: 11rem; }
@@ -102,14 +109,38 @@ class SelfContained(Treeprocessor):
                     kind = f"box{' wide' if narrow > NARROW else ''}{' broad' if full > BROAD else ''}"
                     parent[index] = ElementTree.Element("div", {"class": kind, "tabindex": "0"})
                     parent[index].append(each)
+                elif each.tag == "p" and len(each) and all(_in_gallery(image) for image in each):
+                    parent[index] = self._gallery(each)
                 elif each.tag == "p" and len(each) == 1 and each[0].tag == "img":
                     content = self.images[each[0].attrib["src"]]
-                    each[0].set("src", f"data:image/png;base64,{base64.b64encode(content).decode()}")
+                    each[0].set("src", _data_url(content, "png"))
                     ElementTree.SubElement(each, "figcaption").text = each[0].attrib["alt"]
                     each.tag = "figure"
                     each.text = None
                     if is_wide(content):
                         each.attrib.update({"class": "wide", "tabindex": "0"})
+
+    def _gallery(self, images: Iterable[ElementTree.Element]) -> ElementTree.Element:
+        """Return images in a grid, each above its alternative text."""
+        grid = ElementTree.Element("div", {"class": "gallery"})
+        for image in images:
+            path = image.attrib["src"]
+            if path.startswith(WIDE_GALLERY):
+                grid.set("class", "gallery wide")
+            image.set("src", _data_url(self.images[path], "webp"))
+            image.tail = None
+            figure = ElementTree.SubElement(grid, "figure")
+            figure.append(image)
+            ElementTree.SubElement(figure, "figcaption").text = image.attrib["alt"]
+        return grid
+
+
+def _in_gallery(element: ElementTree.Element) -> bool:
+    return element.tag == "img" and element.attrib["src"].startswith((GALLERY, WIDE_GALLERY))
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _widths(table: ElementTree.Element) -> tuple[int, int]:
@@ -131,7 +162,8 @@ def to_html(text: str, images: Mapping[str, bytes], title: str) -> str:
 
     Args:
         text: Markdown; HTML in it is escaped.
-        images: PNG files by their path in the Markdown, where each is a paragraph by itself.
+        images: PNG files by their path in the Markdown, where each is a paragraph by itself; and WebP files of
+            galleries (`Page.gallery`).
         title: plain text.
     """
     markdown = Markdown(extensions=["fenced_code", TableExtension(), TocExtension(marker="")], output_format="html")

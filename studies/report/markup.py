@@ -14,6 +14,8 @@ from studies.base.markdown import escaped
 from studies.base.tables import table
 
 NO_BREAK = "\u00a0"
+GALLERY, WIDE_GALLERY = "gallery/", "wide-gallery/"
+"""Folders, in the Markdown, of images that are shown in a grid, and in one with fewer columns."""
 WIDE = 2.2
 """Ratio of width to height from which an image gets a scroll bar on narrow screens."""
 
@@ -34,7 +36,7 @@ class Page:
         """Whether headings carry the letters of the original report's points."""
         self.lines: list[str] = []
         self.images: dict[str, bytes] = {}
-        """PNG files by their path in the Markdown."""
+        """PNG files, and WebP files of galleries, by their path in the Markdown."""
         self.missing: list[MissingPart] = []
         self.headings: list[str] = []
         self.commands: dict[str, str] = {}
@@ -79,6 +81,15 @@ class Page:
         path = f"images/{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}"
         self.images[path] = content
         self.lines += [f"![{escaped(alt)}]({path})", ""]
+
+    def gallery(self, images: Iterable[tuple[bytes, str]], wide: bool = False) -> None:
+        """Add WebP images in a grid, each with its plain caption."""
+        lines = []
+        for content, caption in images:
+            path = f"{WIDE_GALLERY if wide else GALLERY}{len(self.images)}.webp"
+            self.images[path] = content
+            lines.append(f"![{escaped(caption)}]({path})")
+        self.lines += [*lines, ""]
 
     def add_missing(self, what: str, command: str) -> None:
         """Add a note that a part is missing, with the command that creates it."""

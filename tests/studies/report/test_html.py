@@ -48,6 +48,22 @@ def test_any_name_is_shown_as_text(name: str) -> None:
     assert not [given for _, given in read.tags if any(key.startswith("on") for key in given)]
 
 
+def test_a_gallery_shows_each_image_above_its_caption() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 30, 30)).save(file, "WEBP")
+    page = Page()
+    page.gallery([(file.getvalue(), NASTY[0]), (file.getvalue(), "b.jpg, 3 %")])
+    page.gallery([(file.getvalue(), "c")], wide=True)
+    page.image("x.png", png(4, 4), "alone")
+    read = Read(to_html("\n".join(page.lines), page.images, "t"))
+    assert read.attributes("class") == ["gallery", "gallery wide"]
+    assert [tag for tag, _ in read.tags].count("figcaption") == 3
+    assert {NASTY[0], "b.jpg, 3 %", "c"} <= {text.strip() for text in read.text}
+    sources = [source.partition(",")[0] for source in read.attributes("src")]
+    assert sources == ["data:image/webp;base64"] * 3 + ["data:image/png;base64"]
+    assert read.attributes("alt") == [NASTY[0], "b.jpg, 3 %", "c", "alone"]
+
+
 def test_line_breaks_and_control_characters_become_spaces() -> None:
     assert escaped("a\n\n# b\r\n\x02\x03\tc") == "a &#35; b c"
 
