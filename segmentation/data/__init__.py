@@ -45,8 +45,13 @@ def open_splits(config: DataConfig, *splits: str) -> list[Source]:
     return together(partial(open_split, config, split) for split in splits)
 
 
-def open_split(config: DataConfig, split: str) -> Source:
+def open_split(config: DataConfig, split: str, with_faults: bool = False) -> Source:
     """Return the images and masks of one split before preparation; see `load_split`.
+
+    Args:
+        config: the data set.
+        split: its name.
+        with_faults: return a split whose `faults` say what is wrong with its files, instead of raising.
 
     Raises:
         InputError: files are missing or contradict each other. The message states what is wrong with others too.
@@ -66,9 +71,10 @@ def open_split(config: DataConfig, split: str) -> Source:
         hint = export_hint(config.data_dir)
         raise InputError(f"{error}. {hint}" if hint else str(error)) from error
     faults = list(getattr(source, "faults", ()))
-    if faults and len(faults) < MAX_LISTED:
-        faults += reading_faults(source, config)
-    refuse(faults, source.location)
+    if faults and not with_faults:
+        if len(faults) < MAX_LISTED:
+            faults += reading_faults(source, config)
+        refuse(faults, source.location)
     if config.calibration_fraction and split in (HELD_OUT, config.train_split):
         return held_out(source, config.calibration_fraction, split == HELD_OUT)
     return source

@@ -81,8 +81,10 @@ class ImagePairs:
     def mask(self, index: int) -> np.ndarray:
         """Return the class indices `(H, W)` uint8 of one image, void 255, without reading the image; see `read`."""
         _, mask_file = self.files[self.names[index]]
-        values = read_mask(io.BytesIO(_content(mask_file)), f"mask {mask_file}")
-        return _class_indices(values, self.class_of_value, mask_file)
+        if mask_file is None:
+            return self.read(index).mask
+        content = content_of(mask_file)
+        return read_indices(content, mask_file, self.class_of_value, self.class_of_color, self.labels)
 
     def _orientation_hint(self, index: int, size: tuple[int, int], shape: tuple[int, ...]) -> str:
         """End of the message about unequal sizes if only the EXIF orientations make them unequal; otherwise empty."""

@@ -111,7 +111,7 @@ def inspect_splits(config: DataConfig, splits: Iterable[str] | None = None) -> l
 
 def _opened(config: DataConfig, name: str) -> InspectedSplit:
     try:
-        source = open_split(config, name)
+        source = open_split(config, name, with_faults=True)
     except InputError as error:
         return InspectedSplit(name, (str(error),))
     return InspectedSplit(name, _faults(source), source)

@@ -107,7 +107,7 @@ def mask_colors(image: Image.Image) -> np.ndarray:
     """
     _refuse_lossy(image)
     _refuse_frames(image)
-    if _bits(image) > 8:
+    if bits_per_channel(image) > 8:
         raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); save the mask with 8 bits")
     _refuse_extra_bands(image)
     upright = _upright(image)
@@ -130,7 +130,7 @@ def value_colors(image: Image.Image) -> np.ndarray:
     if image.mode == "P":
         palette = np.array(image.getpalette("RGB") or [], np.uint32).reshape(-1, 3)
         return palette @ np.array([0x10000, 0x100, 1], np.uint32)
-    bits = 1 if image.mode == "1" else _bits(image)
+    bits = 1 if image.mode == "1" else bits_per_channel(image)
     if bits > 8:
         return np.zeros(0, np.uint32)
     return np.arange(2**bits, dtype=np.uint32) * np.uint32(0x010101 * (255 // (2**bits - 1)))

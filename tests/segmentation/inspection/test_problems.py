@@ -197,6 +197,15 @@ def test_all_faults_are_listed_together_errors_first(root: Path) -> None:
     assert "equal_across" in {problem.kind for problem in problems}
 
 
+def test_images_without_a_mask_are_listed_and_the_others_inspected(root: Path) -> None:
+    (root / "train/masks/1.png").unlink()
+    unknown_value(root / "train")
+    kinds = {problem.kind: problem for problem in inspect(root) if problem.level == "error"}
+    assert kinds.keys() == {"files", "file"}
+    assert "no mask" in kinds["files"].what
+    assert kinds["file"].cases[0].name == "0"
+
+
 def test_images_smaller_than_the_crop_and_of_several_sizes_are_errors(root: Path) -> None:
     tiny(root / "train")
     (small,) = (problem for problem in inspect(root, resize=None) if problem.level == "error")

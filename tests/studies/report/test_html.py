@@ -57,7 +57,7 @@ def test_a_gallery_shows_each_image_above_its_caption() -> None:
     page.image("x.png", png(4, 4), "alone")
     read = Read(to_html("\n".join(page.lines), page.images, "t"))
     assert read.attributes("class") == ["gallery", "gallery wide"]
-    assert [tag for tag, _ in read.tags].count("figcaption") == 3
+    assert [tag for tag, _ in read.tags].count("figcaption") == 4
     assert {NASTY[0], "b.jpg, 3 %", "c"} <= {text.strip() for text in read.text}
     sources = [source.partition(",")[0] for source in read.attributes("src")]
     assert sources == ["data:image/webp;base64"] * 3 + ["data:image/png;base64"]
