@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from segmentation.plots.style import clean, colours, figure_with_axes, foot, in_percent
 
@@ -34,6 +35,9 @@ def class_frequency(names: Sequence[str], fractions: Mapping[str, np.ndarray]) -
         handles.append(Line2D([], [], marker=marker, color=colour, linestyle="", markersize=size, label=split))
     axes.set_xscale("log")
     in_percent(axes.xaxis)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    smallest = min(values[values > 0].min(initial=1.0) for values in map(np.nan_to_num, fractions.values()))
+    axes.set_xlim(10 ** np.floor(np.log10(smallest)) / 1.3, 1.3)
     axes.set_xlabel("fraction of the non-void pixels")
     axes.set_yticks(rows, [names[index] for index in order])
     axes.set_ylim(-0.6, len(names) - 0.4)

@@ -18,3 +18,4 @@ def test_each_class_has_a_dot_in_each_split_that_holds_it() -> None:
     assert drawn == [{"sky": 0.7, "road": 0.25, "car": 0.05}, {"sky": 0.9, "sign": 0.1}]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["train", "val"]
     plots.pixels(figure)
+    assert not [tick.get_text() for tick in axes.get_xticklabels(minor=True) if tick.get_text()]
