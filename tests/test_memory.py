@@ -19,7 +19,7 @@ from PIL import Image
 
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
-from segmentation.data import Split, building, open_split
+from segmentation.data import Split, building, in_parallel, open_split
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.training.loop import Data, train
@@ -168,7 +168,7 @@ def test_warnings_about_the_data_copy_no_masks(tmp_path: Path, capsys: pytest.Ca
 def test_preparing_large_images_takes_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """60 images of 1.5 million pixels take 360 MB after preparation. The caller takes the first one slowly."""
     limit = 100 * 2**20
-    monkeypatch.setattr(building, "MAX_BYTES_IN_FLIGHT", limit)
+    monkeypatch.setattr(in_parallel, "MAX_BYTES_IN_FLIGHT", limit)
     for part in ("images", "masks"):
         (tmp_path / "own/train" / part).mkdir(parents=True)
     Image.new("RGB", (1500, 1000), (1, 2, 3)).save(tmp_path / "image.png")

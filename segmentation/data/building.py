@@ -8,9 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,18 +32,13 @@ from segmentation.data.cache import (
 )  # fmt: skip
 from segmentation.data.faults import refuse
 from segmentation.data.held_out import Subset
+from segmentation.data.in_parallel import each_image
 from segmentation.data.preparation import fraction_in_crop, prepare
 from segmentation.data.source import Source
 from segmentation.data.split import Split, histogram
 from segmentation.errors import InputError
 from segmentation.system.progress import progress
 
-MAX_BYTES_IN_FLIGHT = 512 * 2**20
-"""Limit on the memory of all images that are being prepared. An image above the limit is prepared alone."""
-BYTES_PER_PIXEL = 12
-"""Peak memory of an image during preparation: 4 bytes per decoded pixel, 3 for a copy, and the mask several times."""
-MAX_IMAGES_IN_FLIGHT = 256
-"""Limit on the number of images that are being prepared."""
 MAX_CHECKED = 2000
 """Images that are read when files are missing, so that one message states what is wrong with the files at hand too."""
 
@@ -204,10 +197,7 @@ def reading_faults(source: Source, config: DataConfig) -> list[str]:
 
 
 def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared | InputError]:
-    """Yield every image, prepared, or what is wrong with it, in order.
-
-    Uses all cores, and at most `MAX_BYTES_IN_FLIGHT` of memory.
-    """
+    """Yield every image, prepared, or what is wrong with it, in order."""
 
     def prepared(index: int) -> Prepared | InputError:
         try:
@@ -216,21 +206,4 @@ def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared | InputEr
         except InputError as error:
             return error.with_traceback(None)  # frames would keep the pixels in memory
 
-    pending: deque[tuple[Future[Prepared | InputError], int]] = deque()
-    bytes_in_flight = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for index in range(len(source.names)):
-                size = BYTES_PER_PIXEL * source.pixels(index)
-                while pending and (
-                    bytes_in_flight + size > MAX_BYTES_IN_FLIGHT or len(pending) == MAX_IMAGES_IN_FLIGHT
-                ):
-                    bytes_in_flight -= pending[0][1]
-                    yield pending.popleft()[0].result()
-                pending.append((pool.submit(prepared, index), size))
-                bytes_in_flight += size
-            while pending:
-                yield pending.popleft()[0].result()
-        finally:
-            for future, _ in pending:
-                future.cancel()
+    return each_image(source, prepared)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from segmentation.config import DataConfig
-from segmentation.data import Split, building, cache, load_split, open_split
+from segmentation.data import Split, building, cache, in_parallel, load_split, open_split
 from segmentation.data.preparation import prepare
 from segmentation.data.source import LabelledImage
 from segmentation.errors import InputError
@@ -91,7 +91,7 @@ def test_images_in_preparation_stay_below_the_memory_limit(
     images: int, limit: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit allows for four images at once, and one more is being written; or for less than one image."""
-    monkeypatch.setattr(building, "MAX_BYTES_IN_FLIGHT", limit * 100 * building.BYTES_PER_PIXEL)
+    monkeypatch.setattr(in_parallel, "MAX_BYTES_IN_FLIGHT", limit * 100 * in_parallel.BYTES_PER_PIXEL)
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     in_flight, peak, lock = 0, 0, threading.Lock()
 
