@@ -55,9 +55,13 @@ def model_name(config: TrainConfig, calibration: dict[str, str] | None) -> str:
     return f"calibrated by {calibration['method']} · {run_name(config)}" if calibration else run_name(config)
 
 
+NAMELESS = ("folder", "coco", "labelme")
+"""Data sets that say how files are read, not what they show."""
+
+
 def data_name(dataset: str, folder: str) -> str:
-    """Return the name of a data set; that of `dataset=folder` is the name of its folder."""
-    return (Path(folder).resolve().name or dataset) if dataset == "folder" else dataset
+    """Return the name of a data set; that of a user's own data is the name of its folder."""
+    return (Path(folder).resolve().name or dataset) if dataset in NAMELESS else dataset
 
 
 def _shown(name: str, value: object) -> str:
