@@ -15,12 +15,17 @@ def trains_all_folds(config: TrainConfig) -> bool:
     return config.folds is not None and config.fold is None
 
 
+def folds_trained(config: TrainConfig) -> int:
+    """Return the number of runs of a setting: the number of folds if all are trained, else 1."""
+    return config.folds if config.folds is not None and config.fold is None else 1
+
+
 def each_fold(config: TrainConfig) -> Iterator[TrainConfig]:
     """Yield the configuration of every run of a setting: one for each fold, or the setting itself without folds."""
     if not trains_all_folds(config):
         yield config
         return
-    for fold in range(config.folds or 0):
+    for fold in range(folds_trained(config)):
         yield replace(config, fold=fold, run_name=config.run_name and f"fold {fold} · {config.run_name}")
 
 
