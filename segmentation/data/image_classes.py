@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segmentation.classes import VOID
-from segmentation.data import cache
+from segmentation.data.cache import hashed, root
 from segmentation.data.in_parallel import each_image
 from segmentation.data.source import Source
 from segmentation.data.split import histogram
@@ -36,8 +36,8 @@ def image_classes(source: Source, cache_dir: str | None) -> ImageClasses:
     Raises:
         InputError: files are wrong; the message names them.
     """
-    key = cache.hashed(repr((VERSION, source.location, source.identity())))
-    file = cache.root(cache_dir) / "classes" / f"{key}.json"
+    key = hashed(repr((VERSION, source.location, source.identity())))
+    file = root(cache_dir) / "classes" / f"{key}.json"
     rows = _stored(file, len(source.names), len(source.labels))
     if rows is None:
         rows = _read(source)
@@ -77,7 +77,7 @@ def _stored(file: Path, images: int, classes: int) -> list[tuple[str, list[int]]
     try:
         content: dict[str, Any] = json.loads(file.read_text())
         rows = [(str(digest), [int(index) for index in found]) for digest, found in content["rows"]]
-        intact = content["seal"] == cache.hashed(json.dumps(content["rows"]))
+        intact = content["seal"] == hashed(json.dumps(content["rows"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     is_right = intact and len(rows) == images and all(0 <= index < classes for _, found in rows for index in found)
@@ -90,7 +90,7 @@ def _store(file: Path, rows: list[tuple[str, list[int]]]) -> None:
     handle, unfinished = tempfile.mkstemp(prefix=".unfinished-", dir=file.parent)
     try:
         with os.fdopen(handle, "w") as stream:
-            json.dump({"rows": rows, "seal": cache.hashed(json.dumps(rows))}, stream)
+            json.dump({"rows": rows, "seal": hashed(json.dumps(rows))}, stream)
         Path(unfinished).replace(file)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
