@@ -5,8 +5,7 @@ or on `resize` and `crop`. Images with the same content stay in one part, as do 
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -48,18 +47,6 @@ def part(whole: Source, config: DataConfig, split: str) -> Source:
         )  # fmt: skip
         chosen = chosen[in_held_out if split == HELD_OUT else ~in_held_out]
     return Subset(whole, tuple(chosen.tolist()))
-
-
-def refuse_own_split(opener: Callable[[DataConfig, str], Source], config: DataConfig, location: str) -> None:
-    """Raise an `InputError` if a data set from which `val_fraction` is to be held out has a validation split."""
-    try:
-        opener(replace(config, download=False), config.val_split)
-    except InputError:  # there is none
-        return
-    raise InputError(
-        f"val_fraction={config.val_fraction}: {config.dataset} in {location} has a split {config.val_split!r}. Leave "
-        f"val_fraction out to validate on it, or name the held-out part differently, as in val_split=part"
-    )
 
 
 def _groups(names: Sequence[str], table: ImageClasses, pattern: str | None) -> list[str]:

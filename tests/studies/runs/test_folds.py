@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from mlflow import MlflowClient
 from segmentation.data import load_split
 from segmentation.errors import InputError
 from segmentation.metrics import COMPARED
-from studies.config import ModelsConfig, TrainConfig
+from studies.config import CalibrateConfig, EvaluateConfig, ModelsConfig, TrainConfig
+from studies.runs.calibration import run_calibration
+from studies.runs.evaluation import run_evaluation
 from studies.runs.folds import each_fold
 from studies.runs.models import run_models
 from studies.runs.training import run_training
@@ -119,3 +122,32 @@ def test_finished_folds_are_not_trained_again(
     monkeypatch.chdir(Path(validated.config.checkpoint_dir).parent)
     assert run_models(validated.config) == validated.run_ids
     assert capsys.readouterr().out.count("Already trained") == 2 * FOLDS
+
+
+@pytest.mark.slow
+def test_a_held_out_validation_split_is_that_of_the_run_ever_after(tmp_path: Path) -> None:
+    root = write_own_data(tmp_path, train=12, val=3)
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    shutil.rmtree(root / "val")
+    config = TrainConfig(
+        dataset="folder", data_dir=str(root), resize=32, crop=32, device="cpu", epochs=1, batch_size=4, examples=0,
+        log_model=False, plot_every=0, model=NETWORK, val_fraction=0.34, calibration_fraction=0.4,
+    )  # fmt: skip
+    run_id = run_training(config).run_id
+    logged = mlflow.get_run(run_id).data.metrics
+    checkpoint = str(Path(config.checkpoint_dir) / run_id / "last.pt")
+    common: dict[str, Any] = {"model_uri": checkpoint, "device": "cpu", "examples": 0}
+    assert run_evaluation(EvaluateConfig(**common))["val/loss"] == pytest.approx(logged["val/loss"], rel=1e-6)
+    fit = run_calibration(CalibrateConfig(run_id=checkpoint, device="cpu", examples=0))
+    assert fit.temperature is not None
+    run_evaluation(EvaluateConfig(**common, data_dir=str(other)))  # a data set with a validation split of its own
+    for kind in ("images", "masks"):
+        (file,) = (root / "train" / kind).glob("3.*")
+        file.unlink()
+    for call in (
+        lambda: run_evaluation(EvaluateConfig(**common)),
+        lambda: run_calibration(CalibrateConfig(run_id=checkpoint, device="cpu")),
+    ):
+        with pytest.raises(InputError, match="split=(val|train): the images in .* have changed since run"):
+            call()
