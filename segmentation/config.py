@@ -80,29 +80,30 @@ class DataConfig:
 
 def check_parts(config: DataConfig) -> None:
     """Raise an `InputError` if the fields that divide the training split are wrong or contradict each other."""
-    within(config, "val_fraction", 0.0, 0.9)
-    if config.folds is not None:
-        at_least(config, "folds", 2)
+    mistakes = Mistakes()
+    mistakes.check(within, config, "val_fraction", 0.0, 0.9)
+    if config.folds is None:
+        if config.fold is not None:
+            mistakes.add(f"fold={config.fold} needs folds, the number of parts, as in folds=5")
+    else:
+        mistakes.check(at_least, config, "folds", 2)
         if config.val_fraction:
-            raise InputError(
+            mistakes.add(
                 f"val_fraction={config.val_fraction} and folds={config.folds} are given together: each decides which "
                 f"images are the validation split; leave one of them out"
             )
         if config.fold is not None and not 0 <= config.fold < config.folds:
-            raise InputError(
-                f"fold={config.fold} is out of range; with folds={config.folds} it is 0 to {config.folds - 1}"
-            )
-    elif config.fold is not None:
-        raise InputError(f"fold={config.fold} needs folds, the number of parts, as in folds=5")
+            mistakes.add(f"fold={config.fold} is out of range; with folds={config.folds} it is 0 to {config.folds - 1}")
     if config.group_by is not None:
         try:
             re.compile(config.group_by)
         except re.error as error:
-            raise InputError(f"group_by={config.group_by!r} is not a regular expression: {error}") from None
+            mistakes.add(f"group_by={config.group_by!r} is not a regular expression: {error}")
         if not (config.val_fraction or config.folds is not None or config.calibration_fraction):
-            raise InputError(
+            mistakes.add(
                 f"group_by={config.group_by!r} has no effect: give val_fraction, folds or calibration_fraction, too"
             )
+    mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)

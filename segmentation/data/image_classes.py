@@ -11,10 +11,11 @@ import numpy as np
 
 from segmentation.classes import VOID
 from segmentation.data.cache import hashed, root
+from segmentation.data.faults import refuse
 from segmentation.data.in_parallel import each_image
 from segmentation.data.source import Source
 from segmentation.data.split import histogram
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError
 from segmentation.system.progress import progress
 
 VERSION = 1
@@ -67,8 +68,7 @@ def _read(source: Source) -> list[tuple[str, list[int]]]:
                 faults.append(str(row))
             else:
                 rows.append(row)
-    if faults:
-        raise InputError(faults[0] if len(faults) == 1 else f"{len(faults)} images are wrong: {listed(faults, 20)}")
+    refuse(faults, source.location)
     return rows
 
 

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
-from studies.runs.folds import folds_trained
+from studies.runs.folds import each_fold, folds_trained
 from studies.search.objectives import Constraint, Objective, read_constraint, read_objectives
 from studies.search.pruners import chosen_pruner
 from studies.search.space import Choices, Space, parse_space, values_of, with_values
@@ -62,8 +62,8 @@ class Plan:
         return config if self.all_outputs else replace(config, plot_every=0, log_model=False)
 
     def best_config(self, values: Mapping[str, Any]) -> TrainConfig:
-        """Configuration with which plots and model of the best trial are made."""
-        return with_values(self.base, values)
+        """Configuration with which plots and model of the best trial are made; that of its first fold."""
+        return next(each_fold(with_values(self.base, values)))
 
     @property
     def trial_epochs(self) -> int:

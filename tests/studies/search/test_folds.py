@@ -106,7 +106,7 @@ def test_a_trial_resumes_in_the_fold_in_which_it_was_stopped(
         assert float(rows[trial.number]["val/loss_std"]) == pytest.approx(np.std(losses, ddof=1), abs=1e-9)
         assert trial.user_attrs[EPOCHS] == 2
     best = min(found, key=lambda trial: trial.value or 0)
-    assert f"Best: trial {best.number}" in printed
+    assert f"Best by val/loss: trial {best.number}" in printed
     assert "--folds 2 --fold 0" in printed
 
 
@@ -114,7 +114,7 @@ def test_a_trial_resumes_in_the_fold_in_which_it_was_stopped(
 def test_a_trial_is_pruned_in_its_first_fold_only(tmp_path: Path) -> None:
     config = search(
         write_own_data(tmp_path, train=6, val=2), sampler="grid", search="learning_rate=0.1|0.05|0.0001",
-        n_trials=None, pruner="halving",
+        n_trials=None, pruner="halving", plot_every=1,
     )  # fmt: skip
     run_study(config)
     for trial in trials(config):
