@@ -20,8 +20,8 @@ from segmentation.data.splitting import part
 from segmentation.errors import InputError, one_of
 
 __all__ = [
-    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits", "open_split",
-    "open_splits", "overlap_warning", "report_coverage",
+    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
+    "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 
