@@ -136,7 +136,7 @@ def test_a_held_out_validation_split_is_that_of_the_run_ever_after(tmp_path: Pat
     )  # fmt: skip
     run_id = run_training(config).run_id
     logged = mlflow.get_run(run_id).data.metrics
-    checkpoint = str(Path(config.checkpoint_dir) / run_id / "last.pt")
+    checkpoint = str(Path(config.checkpoint_dir) / run_id / "best.pt")
     common: dict[str, Any] = {"model_uri": checkpoint, "device": "cpu", "examples": 0}
     assert run_evaluation(EvaluateConfig(**common))["val/loss"] == pytest.approx(logged["val/loss"], rel=1e-6)
     fit = run_calibration(CalibrateConfig(run_id=checkpoint, device="cpu", examples=0))
