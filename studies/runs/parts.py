@@ -1,5 +1,6 @@
 """Checks that parts of a training split are still those that a model was trained with."""
 
+import re
 from pathlib import Path
 
 from segmentation.config import DataConfig
@@ -26,12 +27,14 @@ def check_parts_unchanged(stored: StoredModel, data: DataConfig, split: Split) -
         tags[data.val_split] = "val_fingerprint"
     trained = stored.config
     same_data = data.dataset == trained.dataset and Path(data.data_dir).resolve() == Path(trained.data_dir).resolve()
-    if stored.run_id is None or split.name not in tags or not same_data:
+    folder = Path(stored.name).parent.name  # of a checkpoint, which is CHECKPOINT_DIR/RUN_ID/best.pt
+    run_id = stored.run_id or (folder if re.fullmatch("[0-9a-f]{32}", folder) else None)
+    if run_id is None or split.name not in tags or not same_data:
         return
-    trained_with = tag_of_run(stored.run_id, tags[split.name])
+    trained_with = tag_of_run(run_id, tags[split.name])
     if trained_with not in (None, split.fingerprint):
         raise InputError(
-            f"split={split.name}: the images in {split.location} have changed since run {stored.run_id} was trained on "
+            f"split={split.name}: the images in {split.location} have changed since run {run_id} was trained on "
             f"them, so that they are divided into other parts. Restore them, or put the images to score into a split "
             f"of their own"
         )
