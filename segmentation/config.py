@@ -5,6 +5,7 @@ that `--help` is fast.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,6 +58,14 @@ class DataConfig:
     """Split to train on."""
     val_split: str = "val"
     """Split to validate on after every epoch."""
+    val_fraction: float = 0.0
+    """Fraction of the training images held out as val_split if there is none, the same images for every seed."""
+    folds: int | None = None
+    """Number of parts of the training images for cross-validation; each is the validation split of one run."""
+    fold: int | None = None
+    """Part that is the validation split, from 0 to folds - 1; `models` and `tune` train all folds without it."""
+    group_by: str | None = None
+    """Regular expression; images whose names have the same match (or first group) stay in one part."""
     calibration_fraction: float = 0.0
     """Fraction of the training images held out for `calibrate` as split `held_out`, the same images for every seed."""
     resize: int | None = 128
@@ -67,6 +76,34 @@ class DataConfig:
     """Interpolation for resizing images; masks always use the nearest pixel."""
     cache_dir: str | None = None
     """Folder for prepared images; None is mlproject/ in the user's cache folder."""
+
+
+def check_parts(config: DataConfig) -> None:
+    """Raise an `InputError` if the fields that divide the training split are wrong or contradict each other."""
+    mistakes = Mistakes()
+    mistakes.check(within, config, "val_fraction", 0.0, 0.9)
+    if config.folds is None:
+        if config.fold is not None:
+            mistakes.add(f"fold={config.fold} needs folds, the number of parts, as in folds=5")
+    else:
+        mistakes.check(at_least, config, "folds", 2)
+        if config.val_fraction:
+            mistakes.add(
+                f"val_fraction={config.val_fraction} and folds={config.folds} are given together: each decides which "
+                f"images are the validation split; leave one of them out"
+            )
+        if config.fold is not None and not 0 <= config.fold < config.folds:
+            mistakes.add(f"fold={config.fold} is out of range; with folds={config.folds} it is 0 to {config.folds - 1}")
+    if config.group_by is not None:
+        try:
+            re.compile(config.group_by)
+        except re.error as error:
+            mistakes.add(f"group_by={config.group_by!r} is not a regular expression: {error}")
+        if not (config.val_fraction or config.folds is not None or config.calibration_fraction):
+            mistakes.add(
+                f"group_by={config.group_by!r} has no effect: give val_fraction, folds or calibration_fraction, too"
+            )
+    mistakes.raise_all()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +266,7 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
                 mistakes.check(at_least, self, name, 0)
         mistakes.check(at_least, self, "boundary_width", 0)
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
+        mistakes.check(check_parts, self)
         mistakes.check(within, self, "focal_gamma", 0.0, 10.0)
         if self.label_smoothing and not self.loss.startswith("cross_entropy"):
             mistakes.add(

@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from segmentation.config import DATASETS, DataConfig
@@ -10,16 +11,17 @@ from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
 from segmentation.data.exports import export_hint
 from segmentation.data.faults import MAX_LISTED, refuse, together
-from segmentation.data.held_out import HELD_OUT, held_out
+from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
 from segmentation.data.source import MissingDataError, Source
 from segmentation.data.split import Split
+from segmentation.data.splitting import part
 from segmentation.errors import InputError, one_of
 
 __all__ = [
-    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "load_split", "load_splits", "open_split",
-    "open_splits", "overlap_warning", "report_coverage",
+    "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
+    "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 
@@ -27,7 +29,7 @@ def load_split(config: DataConfig, split: str) -> Split:
     """Return one prepared split of `config.dataset`, from the cache or newly prepared.
 
     With `config.calibration_fraction`, the training split lacks the held-out images, and the split `held_out` consists
-    of them.
+    of them. With `config.val_fraction` or `config.folds`, `config.val_split` is a part of the training split, too.
 
     Raises:
         InputError: the data are wrong; the message names the file.
@@ -64,9 +66,31 @@ def open_split(config: DataConfig, split: str, with_faults: bool = False) -> Sou
             f"split={HELD_OUT}: the model was trained without held-out images; train with calibration_fraction=0.15, "
             f"for example, or choose another split"
         )
-    opener: Callable[[DataConfig, str], Source] = pkgutil.resolve_name(DATASETS[config.dataset])
+    if not is_part(config, split):
+        return _whole(config, split, with_faults)
+    source = _whole(config, config.train_split, with_faults)
+    if config.val_fraction and has_own_split(config):
+        raise InputError(
+            f"val_fraction={config.val_fraction}: {config.dataset} in {source.location} has a split "
+            f"{config.val_split!r}. Leave val_fraction out to validate on it, or give the held-out part another name, "
+            f"as in val_split=part"
+        )
+    return part(source, config, split)
+
+
+def has_own_split(config: DataConfig) -> bool:
+    """Return whether a data set has a split `config.val_split`, so that none need be held out."""
     try:
-        source = opener(config, config.train_split if split == HELD_OUT else split)
+        _opener(config)(replace(config, download=False), config.val_split)
+    except InputError:
+        return False
+    return True
+
+
+def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
+    """All images of a split that the data set has."""
+    try:
+        source = _opener(config)(config, split)
     except MissingDataError as error:
         hint = export_hint(config.data_dir)
         raise InputError(f"{error}. {hint}" if hint else str(error)) from error
@@ -75,6 +99,9 @@ def open_split(config: DataConfig, split: str, with_faults: bool = False) -> Sou
         if len(faults) < MAX_LISTED:
             faults += reading_faults(source, config)
         refuse(faults, source.location)
-    if config.calibration_fraction and split in (HELD_OUT, config.train_split):
-        return held_out(source, config.calibration_fraction, split == HELD_OUT)
     return source
+
+
+def _opener(config: DataConfig) -> Callable[[DataConfig, str], Source]:
+    found: Callable[[DataConfig, str], Source] = pkgutil.resolve_name(DATASETS[config.dataset])
+    return found

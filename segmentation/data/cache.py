@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segmentation.config import DataConfig
-from segmentation.data.held_out import HELD_OUT
+from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.source import Source
 
 FORMAT = 5
@@ -34,7 +34,9 @@ NOT_IN_KEY = {
     "cache_dir": "is where the cache is",
     "train_split": "the name of the split replaces it",
     "val_split": "the name of the split replaces it",
-    "calibration_fraction": "matters for the training split and the held-out split only",
+    **dict.fromkeys(
+        ("calibration_fraction", "val_fraction", "folds", "fold", "group_by"), "matters for parts of the training split"
+    ),
 }
 """Data fields that are not part of a split's key, and the reason. All other data fields are part of it."""
 ABANDONED_SECONDS = 24 * 3600
@@ -43,8 +45,8 @@ ABANDONED_SECONDS = 24 * 3600
 
 def split_folder(source: Source, config: DataConfig, split: str) -> Path:
     """Return the folder in which a prepared split is cached. It may not exist yet."""
-    key = _hash(repr((FORMAT, source.location, *_key_fields(config, split))))
-    return root(config.cache_dir) / key / _hash(source.identity())
+    key = hashed(repr((FORMAT, source.location, *_key_fields(config, split))))
+    return root(config.cache_dir) / key / hashed(source.identity())
 
 
 def root(cache_dir: str | None) -> Path:
@@ -65,9 +67,12 @@ def _key_fields(config: DataConfig, split: str) -> Iterator[tuple[str, object]]:
     yield from ((name, value) for name, value in data_fields(config) if name not in NOT_IN_KEY)
     if split in (config.train_split, HELD_OUT):
         yield "held_out", (config.train_split, config.calibration_fraction)
+    if is_part(config, split) and (config.val_fraction or config.folds is not None or config.group_by is not None):
+        yield "part", (config.train_split, config.val_fraction, config.folds, config.fold, config.group_by)
 
 
-def _hash(text: str) -> str:
+def hashed(text: str) -> str:
+    """Return a hash of a text in 24 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -173,7 +178,7 @@ def _stamps(folder: Path) -> list[list[int]]:
 
 def _seal(about: dict[str, Any]) -> str:
     """Hash of the metadata, by which a damaged `about.json` is detected."""
-    return _hash(json.dumps(about, sort_keys=True))
+    return hashed(json.dumps(about, sort_keys=True))
 
 
 def _sealed_about(folder: Path) -> dict[str, Any] | None:

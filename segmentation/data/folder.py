@@ -8,6 +8,7 @@ Five layouts are supported. In a folder with several of them, the first one take
     JPEGImages  SegmentationClass                               train/a.jpg  train/a_mask.png
     ImageSets/Segmentation/train.txt  labelmap.txt  (CVAT)      val/b.jpg    val/b_mask.png  (with mask_suffix=_mask)
 
+`images` and `masks` without lists are the training split alone; `val_fraction` holds validation images out of it.
 The list of a split is the text file with the name of the split. Other text files are ignored.
 `segmentation.data.class_files` describes the classes.
 """
@@ -91,6 +92,9 @@ def _files(config: DataConfig, root: Path, split: str) -> Matched:
     if beside:
         folder = root / known_split(config, split, beside)
         return matched(folder, folder, None, suffixes, may_miss)
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        known_split(config, split, [config.train_split])
+        return matched(root / "images", root / "masks", None, suffixes, may_miss)
     raise MissingDataError(
         f"data_dir={config.data_dir} has none of the layouts of dataset=folder: {split}/images and {split}/masks; "
         f"images/{split} and masks/{split}; images, masks and {split}.txt with one name per line; or images and masks "

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from segmentation.classes import Classes
+from segmentation.config import DataConfig
 from segmentation.data.source import LabelledImage, Source
 from segmentation.errors import InputError
 
@@ -42,6 +43,12 @@ class Subset:
 
     def read(self, index: int) -> LabelledImage:
         return self.whole.read(self.indices[index])
+
+
+def is_part(config: DataConfig, split: str) -> bool:
+    """Return whether a split consists of images of the training split, all or some."""
+    divided = config.val_fraction or config.folds is not None
+    return split in (config.train_split, HELD_OUT) or bool(divided and split == config.val_split)
 
 
 def held_out(source: Source, fraction: float, chosen: bool) -> Subset:

@@ -277,7 +277,8 @@ class _Collector:
     def _stored_comparison(self, run: Run) -> Comparison | None:
         found = self._reported(run, ("comparison",), lambda path: path.startswith("comparison/"))
         table = found.json("comparison/table.json")
-        return Comparison(table, found.images("comparison"), found) if table else None
+        folds = found.json("comparison/folds.json")
+        return Comparison(table, found.images("comparison"), found) if table or folds else None
 
     def _new_comparison(self, runs: Sequence[Run]) -> Comparison | None:
         """Compare runs; return a comparison without a table but with the reason if they cannot be compared."""

@@ -8,11 +8,12 @@ from segmentation.metrics import HEADLINE
 from studies.base import original_report
 from studies.base.markdown import escaped
 from studies.base.rerun import command
-from studies.report.content import Comparison, ReportContent
+from studies.report.content import Comparison, ReportContent, ReportedRun
 from studies.report.markup import Page, measured, on_one_line
 from studies.report.one_model import add_sources, is_original_data
 from studies.report.predictions import learned_nothing
 from studies.scores.comparison import SeedSpread, between_settings
+from studies.scores.folds import Spread, explanation
 
 PLOTS = {
     "reliability": "Reliability of all models",
@@ -31,7 +32,10 @@ def models(page: Page, content: ReportContent) -> None:
     """Add the comparison, or the command that creates one."""
     page.heading("Models side by side", "h")
     found = content.comparison
-    if found is None or found.table is None:
+    folds = found.run.json("comparison/folds.json") if found is not None and found.run is not None else None
+    if found is not None and found.run is not None and folds is not None:
+        _folds(page, found.run, folds)
+    elif found is None or found.table is None:
         _without_comparison(page, content)
     else:
         _comparison(page, content, found, found.table)
@@ -74,6 +78,21 @@ def _comparison(page: Page, content: ReportContent, found: Comparison, table: Ma
         names = ", ".join(f"[{escaped(each.name)}](#{each.anchor})" for each in others[:NAMED])
         more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
         page.add_missing(f"the comparison with {names}{more}", _compare_command(content, ids))
+
+
+def _folds(page: Page, run: ReportedRun, record: dict[str, Any]) -> None:
+    """Add the cross-validation of several settings."""
+    rows = [
+        [
+            escaped(each["name"]), f"{len(each['run_ids'])} of {record['folds']}",
+            *(str(Spread(each["metrics"][metric], each["std"][metric])) for metric in HEADLINE),
+        ]
+        for each in record["settings"]
+    ]  # fmt: skip
+    page.text(explanation(record["folds"]))
+    page.table(["setting", "folds", *HEADLINE], rows)
+    page.items(escaped(sentence) for sentence in record["sentences"])
+    add_sources(page, run)
 
 
 def _without_comparison(page: Page, content: ReportContent) -> None:

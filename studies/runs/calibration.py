@@ -31,6 +31,7 @@ from studies.models.logging import log_model
 from studies.models.stored import StoredModel
 from studies.runs.evaluation import check_classes
 from studies.runs.names import run_name
+from studies.runs.parts import check_parts_unchanged
 from studies.scores.recording import Lead, bins_record, log_scores, protocol
 from studies.scores.wording import FEW, protocol_line, trained_on_warning
 
@@ -73,6 +74,9 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         if stored.calibration:
             print(f"{config.run_id} is already calibrated: its model is calibrated again from the raw logits.")
         fitted_on, scored_on = _splits(config, data)
+        if config.calibration_split == HELD_OUT:
+            check_parts_unchanged(stored, data, load_split(data, data.train_split))
+        check_parts_unchanged(stored, data, scored_on)
         tracking.log_split(fitted_on, "calibration")
         tracking.log_split(scored_on, "evaluation")
         tracking.log_model_input(stored.model_id)

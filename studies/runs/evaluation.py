@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from segmentation.classes import Classes
-from segmentation.data import Originals, Split, load_split, open_split, report_coverage
+from segmentation.data import Originals, Split, has_own_split, load_split, open_split, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed
@@ -15,6 +15,7 @@ from studies.config import EvaluateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
 from studies.runs.names import data_name, model_name
+from studies.runs.parts import check_parts_unchanged
 from studies.scores.recording import log_scores, protocol
 from studies.scores.wording import trained_on_warning
 
@@ -46,6 +47,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
         check_classes(config.model_uri, stored, split.labels, data.dataset)
+        check_parts_unchanged(stored, data, split)
         report_coverage(split)
         tracking.log_split(split, "evaluation")
         tracking.log_model_input(stored.model_id)
@@ -97,10 +99,14 @@ def _trained_on(stored: StoredModel, data: TrainConfig, split: Split) -> list[st
 
 def _data(config: EvaluateConfig, stored: StoredModel) -> TrainConfig:
     """Return the configuration of the training run with the data set to score."""
-    return replace(
+    data = replace(
         stored.config,
         dataset=config.dataset or stored.config.dataset,
         data_dir=config.data_dir or stored.config.data_dir,
         download=config.download,
         cache_dir=config.cache_dir,
     )
+    elsewhere = config.data_dir is not None and data.val_fraction > 0 and has_own_split(data)
+    if data.dataset != stored.config.dataset or elsewhere:  # other data, of which nothing was held out
+        data = replace(data, val_fraction=0.0, folds=None, fold=None, group_by=None)
+    return data

@@ -14,6 +14,7 @@ from studies.base.rerun import here
 from studies.config import ModelsConfig, RecordConfig, TrainConfig, settled
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
+from studies.runs.folds import each_fold, record_folds, trains_all_folds
 from studies.runs.names import data_name, run_name
 from studies.runs.resume import can_resume, last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
@@ -73,7 +74,9 @@ def run_models(config: ModelsConfig) -> list[str]:
         InputError: a mistake of the user. Finished runs stay: the same command resumes from there.
     """
     tracking.keep_records_in(config.records)
-    configs = list(run_configs(config))
+    settings = list(run_configs(config))
+    setting_of_run = [str(setting.run_name) for setting in settings for _ in each_fold(setting)]
+    configs = [each for setting in settings for each in each_fold(setting)]
     tracking.check_store()
     for run_config in configs:
         check_start(run_config)
@@ -86,8 +89,9 @@ def run_models(config: ModelsConfig) -> list[str]:
         print(f"Models {parent}: {_counted(len(configs), 'run')}, then their comparison.")
         planned = [_planned(each) for each in configs]  # reports a mistake in any of them before hours of training
         run_ids, diverged = [], []
+        by_setting: dict[str, dict[int, str]] = {name: {} for name in setting_of_run}
         trained: list[tuple[int, float]] = []
-        for number, each in enumerate(planned, 1):
+        for number, (each, setting) in enumerate(zip(planned, setting_of_run, strict=True), 1):
             print(
                 f"\n{number} of {len(planned)}: {each.config.run_name}{_time_left(planned, number, trained)}",
                 flush=True,
@@ -95,6 +99,7 @@ def run_models(config: ModelsConfig) -> list[str]:
             started = time.monotonic()
             try:
                 run_ids.append(_trained(each, parent, retrain=config.retrain))
+                by_setting[setting][each.config.fold or 0] = run_ids[-1]
                 if (seconds := time.monotonic() - started) > REUSED_SECONDS:
                     trained.append((each.config.epochs, seconds))
             except DivergedError as error:
@@ -103,14 +108,17 @@ def run_models(config: ModelsConfig) -> list[str]:
             except KeyboardInterrupt:
                 print(f"Stopped in run {number} of {len(planned)}. Repeat the command to resume.")
                 raise
-        if len(run_ids) > 1:
+        if trains_all_folds(config):
+            record_folds(by_setting, config.folds or 0, config.val_split)
+        elif len(run_ids) > 1:
             stored = [StoredScores(run, config.val_split) for run in find_runs(",".join(run_ids), config.val_split)]
             record_comparison(stored, min(config.examples, EXAMPLES))
         if diverged:
             raise InputError(f"{_counted(len(diverged), 'run')} diverged: {listed(diverged)}")
     ids = ",".join(run_ids)
-    print(f"To write a report:\n  {here('report', {'run_ids': parent})}\nTo compare these runs with others:")
-    print(f"  {here('compare', {'run_ids': ids})},…")
+    print(f"To write a report:\n  {here('report', {'run_ids': parent})}")
+    if not trains_all_folds(config):
+        print(f"To compare these runs with others:\n  {here('compare', {'run_ids': ids})},…")
     print(tracking.where_to_look(parent))
     return run_ids
 
@@ -133,10 +141,10 @@ def run_configs(config: ModelsConfig) -> Iterator[TrainConfig]:
             raise InputError(f"variants: {text!r} is given twice")
         named |= changes.keys()
         variants.append(variant)
-    if len(variants) * config.seeds < 2:
+    if len(variants) * config.seeds < 2 and not trains_all_folds(config):
         raise InputError(
             f"variants={config.variants!r} and seeds={config.seeds} are {_counted(len(variants), 'run')}: give at "
-            f"least two variants, separated by commas, or seeds=2"
+            f"least two variants, separated by commas, or seeds=2, or folds=5"
         )
     named = {name for name in named if name == "seed" or len({getattr(each, name) for each in variants}) > 1}
     for variant in variants:

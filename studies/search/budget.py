@@ -34,7 +34,7 @@ def epochs_left(study: Study, plan: Plan, number: int | None = None) -> float:
         if not unfinished or trial.number == number:
             taken += trial.user_attrs.get(EPOCHS, 0)
         elif number is None or trial.number < number:
-            taken += plan.base.epochs
+            taken += plan.trial_epochs
     return plan.max_epochs - taken
 
 
@@ -44,7 +44,7 @@ def may_start(study: Study, plan: Plan) -> bool:
         return True
     if plan.is_grid:
         return False
-    if epochs_left(study, plan) < plan.base.epochs:
+    if epochs_left(study, plan) < plan.trial_epochs:
         return False
     return plan.n_trials is None or len(counted_trials(study)) < plan.n_trials
 
@@ -54,4 +54,4 @@ def max_epochs(study: Study, plan: Plan) -> int:
     if plan.max_epochs is not None:
         return plan.max_epochs
     trials = len(counted_trials(study)) if plan.n_trials is None else plan.n_trials
-    return trials * plan.base.epochs
+    return trials * plan.trial_epochs

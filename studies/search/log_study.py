@@ -10,8 +10,10 @@ from studies import tracking
 from studies.base import original_report
 from studies.base.markdown import code, escaped
 from studies.base.tables import csv_text, table
+from studies.runs.folds import folds_trained
 from studies.search.budget import epochs_used
 from studies.search.constant_model import constant_model
+from studies.search.folds import STD
 from studies.search.plan import Plan
 from studies.search.space import format_value
 from studies.search.study_plots import repeats_original_grid, study_plots
@@ -118,10 +120,13 @@ def _markdown_table(study: Study, plan: Plan) -> Iterator[str]:
             ]
         )
     yield from table(header, rows)
+    spread = "In brackets: 95 % intervals over the validation images."
+    if folds_trained(plan.base) > 1:
+        spread = f"Mean ± standard deviation over {plan.base.folds} folds; a pruned trial has its first fold only."
     yield from (
         "",
         f"Metrics are those of the epoch that was kept (keep={plan.base.keep}, {plan.base.monitor}), or of the last "
-        f"epoch of a pruned trial. In brackets: 95 % intervals over the validation images.",
+        f"epoch of a pruned trial. {spread}",
     )
 
 
@@ -129,6 +134,8 @@ def _csv_table(study: Study, plan: Plan) -> str:
     val_metrics = [f"val/{name}" for name in METRICS]
     columns = [*(f"train/{name}" for name in ON_TRAIN), *val_metrics, "val/ece_low", "val/ece_high"]
     columns += [column for column in _columns(plan) if column not in columns]
+    if folds_trained(plan.base) > 1:
+        columns += [column + STD for column in _columns(plan)]
     header = ["trial", "state", "reason", "warning", *plan.space, "epoch", "epochs", *columns, "run_id"]
     rows = []
     for trial in counted_trials(study):

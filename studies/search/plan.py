@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
 from studies.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
+from studies.runs.folds import each_fold, folds_trained
 from studies.search.objectives import Constraint, Objective, read_constraint, read_objectives
 from studies.search.pruners import chosen_pruner
 from studies.search.space import Choices, Space, parse_space, values_of, with_values
@@ -61,8 +62,13 @@ class Plan:
         return config if self.all_outputs else replace(config, plot_every=0, log_model=False)
 
     def best_config(self, values: Mapping[str, Any]) -> TrainConfig:
-        """Configuration with which plots and model of the best trial are made."""
-        return with_values(self.base, values)
+        """Configuration with which plots and model of the best trial are made; that of its first fold."""
+        return next(each_fold(with_values(self.base, values)))
+
+    @property
+    def trial_epochs(self) -> int:
+        """Number of epochs of a complete trial, in all folds together."""
+        return self.base.epochs * folds_trained(self.base)
 
     def settings(self) -> dict[str, Any]:
         """Settings that must not change between calls, as JSON values."""
@@ -85,6 +91,8 @@ class Plan:
             f"{'highest' if objective.higher_is_better else 'lowest'} {objective.metric}"
             for objective in self.objectives
         )
+        if folds_trained(self.base) > 1:
+            wanted += f" (mean over {self.base.folds} folds)"
         if self.constraint:
             wanted += f" with {self.constraint}"
         bounds = []
@@ -112,17 +120,17 @@ def make_plan(config: TuneConfig) -> Plan:
     given = base.monitor != TrainConfig.monitor if config.typed is None else "monitor" in config.typed
     if not given and objectives[0].metric.removeprefix("val/") in METRICS:
         base = replace(base, monitor=objectives[0].metric)
-    budget = config.max_epochs_total
+    budget, trial_epochs = config.max_epochs_total, config.epochs * folds_trained(config)
     if config.sampler == "grid" and (budget is not None or config.n_trials is not None):
         raise InputError(
             "sampler=grid tries every combination: leave out n_trials and max_epochs_total, or name another sampler"
         )
     if budget is None and config.n_trials is None and config.timeout is None:
-        budget = REPORT_GRID_TRIALS * config.epochs // 2
-    if budget is not None and budget < config.epochs:
+        budget = REPORT_GRID_TRIALS * trial_epochs // 2
+    if budget is not None and budget < trial_epochs:
+        needed = f"epochs={config.epochs}{'' if trial_epochs == config.epochs else f', folds={config.folds}'}"
         raise InputError(
-            f"max_epochs_total={budget} is less than one trial needs (epochs={config.epochs}): raise max_epochs_total "
-            f"or lower epochs"
+            f"max_epochs_total={budget} is less than one trial needs ({needed}): raise max_epochs_total or lower epochs"
         )
     return Plan(
         name=config.study_name or f"{config.model}-{config.dataset}-{config.sampler}",

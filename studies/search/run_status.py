@@ -4,7 +4,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from studies import tracking
-from studies.search.trials import IDLE, RUN, reason_of, running_trials
+from studies.search.trials import IDLE, RETRY_OF, RUN, reason_of, running_trials
 
 STATUSES = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
 GIVEN_UP = "given up: several workers in a row died in this trial"
@@ -54,6 +54,8 @@ def _end(run_id: str, trial: FrozenTrial) -> None:
 
 
 def _last_trials(study: Study) -> dict[str, FrozenTrial]:
-    """The last trial in each MLflow run."""
-    trials = (trial for trial in study.get_trials(deepcopy=False) if IDLE not in trial.user_attrs)
-    return {trial.user_attrs[RUN]: trial for trial in trials if RUN in trial.user_attrs}
+    """The last trial in each MLflow run, without trials that another one resumes, perhaps in a later fold's run."""
+    trials = study.get_trials(deepcopy=False)
+    resumed = {trial.user_attrs.get(RETRY_OF) for trial in trials if IDLE not in trial.user_attrs}
+    last = (trial for trial in trials if IDLE not in trial.user_attrs and trial.number not in resumed)
+    return {trial.user_attrs[RUN]: trial for trial in last if RUN in trial.user_attrs}

@@ -33,7 +33,9 @@ GRID = {"learning_rate": "0.01|0.05|0.001|0.0001", "weight_decay": "0|0.01|0.05|
 """The values of the original report's grid."""
 LOGARITHMIC = {"learning_rate", "weight_decay", "head_learning_rate_factor"}
 """Fields that are searched on a logarithmic scale."""
-NOT_SEARCHED = {"epochs", "dataset", "train_split", "val_split", "keep", "monitor", "seed"}
+NOT_SEARCHED = {"epochs", "dataset", "train_split", "val_split", "keep", "monitor", "seed"} | {
+    "val_fraction", "folds", "fold", "group_by",
+}  # fmt: skip
 """Fields that all trials must share to be comparable. Budgets count epochs; `confirm_seeds` varies the seed."""
 ZERO_DECADE = 10
 """A logarithmic range that includes 0 is extended downwards by this factor; draws from the extension are 0."""

@@ -19,6 +19,7 @@ from segmentation.errors import InputError, listed
 from studies import tracking
 from studies.base.rerun import for_this_folder
 from studies.config import TuneConfig
+from studies.runs.folds import each_fold
 from studies.runs.start import load_data
 from studies.search.budget import may_start
 from studies.search.constant_model import store_constant_model
@@ -63,7 +64,7 @@ def run_study(config: TuneConfig) -> None:
         )
     gpus_of_workers(config)  # reports missing GPUs before anything starts
     with open_storage(config, config.heartbeat) as storage:
-        data = load_data(plan.base)  # once before the workers start; reports errors in the data early
+        data = load_data(next(each_fold(plan.base)))  # once before the workers start; reports errors in the data early
         report_coverage(data.train, to_train=True)
         given_run = os.environ.get("MLFLOW_RUN_ID")
         study = _open(storage, plan, config, lambda: _parent(config, plan, given_run))

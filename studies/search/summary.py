@@ -10,8 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 from segmentation.errors import listed
 from segmentation.metrics import HEADLINE
 from studies.base.rerun import command
+from studies.runs.folds import each_fold
 from studies.search.budget import epochs_used, max_epochs
 from studies.search.constant_model import baseline_lines
+from studies.search.folds import STD
 from studies.search.objectives import Objective
 from studies.search.plan import Plan
 from studies.search.space import describe_values, with_values
@@ -114,16 +116,16 @@ def confirmed_values(confirmed: Study, plan: Plan) -> Iterator[tuple[Objective, 
 
 
 def train_command(plan: Plan, trial: FrozenTrial) -> str:
-    """The `train` command with the values of a trial."""
-    config = with_values(plan.base, plan.values(trial))
+    """The `train` command with the values of a trial; that of its first fold, if it has several."""
+    config = next(each_fold(with_values(plan.base, plan.values(trial))))
     return command("train", asdict(config), always=plan.space)
 
 
 def format_metric(metrics: Mapping[str, float], metric: str) -> str:
-    """A metric with four decimals, with its interval if it is the ECE; `–` if it is missing."""
+    """A metric with four decimals, with its spread over folds, or its interval if it is the ECE; `–` if missing."""
     if metric not in metrics:
         return "–"
-    interval = ""
+    interval = f" ± {metrics[metric + STD]:.4f}" if metric + STD in metrics else ""
     if metric == "val/ece" and "val/ece_low" in metrics:
         interval = f" [{metrics['val/ece_low']:.4f}, {metrics['val/ece_high']:.4f}]"
     return f"{metrics[metric]:.4f}{interval}"

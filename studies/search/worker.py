@@ -4,7 +4,7 @@ import io
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,10 +20,12 @@ from segmentation.training.loop import Data
 from studies import tracking
 from studies.base.redaction import without_password
 from studies.config import TrainConfig
+from studies.runs.folds import each_fold
 from studies.runs.names import run_name
 from studies.runs.start import load_data
 from studies.runs.training import TrainingResult, run_training
 from studies.search.budget import epochs_left, may_start
+from studies.search.folds import TrialResult, finished_folds, mean_result, result_of, store_folds
 from studies.search.objectives import FAR
 from studies.search.plan import Plan
 from studies.search.retries import is_duplicate, reap, retry
@@ -74,7 +76,10 @@ class Worker:
     data: dict[tuple[object, ...], Data] = field(default_factory=dict)
     """Splits loaded so far, by the fields of their data configuration."""
     reported: int = 0
-    """Last epoch of the current trial that the study knows. Kept here, since a look-up would read all trials."""
+    """Last epoch of the current trial, or of its current fold, that the study knows. Kept here, since a look-up would
+    read all trials."""
+    epochs_before: int = 0
+    """Epochs of the finished folds of the current trial."""
 
     def work(self) -> None:
         """Run trials until the study is complete, here and in other workers, or the deadline is reached.
@@ -161,6 +166,7 @@ class Worker:
             store_long(trial, WORKER, me())
             trials = self.study.get_trials(deepcopy=False)
             known = trials[trial.number]
+            self.epochs_before = 0
             self.reported = max(known.intermediate_values, default=0)
             if len(self.plan.objectives) > 1:  # Optuna stores no intermediate values for several objectives
                 self.reported = known.user_attrs.get(EPOCHS, 0)
@@ -169,8 +175,14 @@ class Worker:
             trial.set_user_attr(VALUES, values)
             config = self.plan.trial_config(values)
             config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config, self.plan.space)}"[:250])
-            data = self._data(config)
-            return self._values(trial, self._train(trial, config, self._run_of(trial, config), data))
+            finished = finished_folds(known)
+            for each in list(each_fold(config))[len(finished) :]:
+                self._start_fold(trial, finished)
+                run_id = self._run_of(trial, each, finished)
+                finished.append(result_of(self._train(trial, each, run_id, self._data(each))))
+                if each != config:
+                    store_folds(trial, finished)
+            return self._values(trial, mean_result(finished))
         except (TrialPruned, UpdateFinishedTrialError):
             raise
         except (Postponed, tracking.AwayError, KeyboardInterrupt):
@@ -181,6 +193,12 @@ class Worker:
             if IDLE not in trial.user_attrs:
                 store_reason(trial, without_password(f"{type(error).__name__}: {error}")[:2000])
             raise
+
+    def _start_fold(self, trial: Trial, finished: Sequence[TrialResult]) -> None:
+        """Count the epochs of a later fold from those of the finished ones."""
+        if finished:
+            self.epochs_before = sum(fold.epochs for fold in finished)
+            self.reported = trial.user_attrs.get(EPOCHS, 0) - self.epochs_before
 
     def _train(self, trial: Trial, config: TrainConfig, run_id: str, data: Data) -> TrainingResult:
         """Train in the trial's MLflow run, and log what is printed to its `training.log`."""
@@ -223,7 +241,7 @@ class Worker:
             needed = not is_duplicate(frozen, trials)
         else:
             needed = not self.plan.is_grid and (self.plan.n_trials is None or len(earlier) < self.plan.n_trials)
-        epochs = self.plan.base.epochs - frozen.user_attrs.get(EPOCHS, 0)
+        epochs = self.plan.trial_epochs - frozen.user_attrs.get(EPOCHS, 0)
         fits = epochs_left(self.study, self.plan, trial.number) >= epochs
         if needed and not fits and retry_of is not None:
             store_reason(trial, f"pruned: too few of max_epochs_total={self.plan.max_epochs} are left to complete it")
@@ -234,10 +252,10 @@ class Worker:
         store_reason(trial, "nothing was left to do")
         raise RuntimeError("nothing was left to do")
 
-    def _run_of(self, trial: Trial, config: TrainConfig) -> str:
-        """The trial's MLflow run: the one that it had if its checkpoint is here, else a new one."""
+    def _run_of(self, trial: Trial, config: TrainConfig, finished: Sequence[TrialResult]) -> str:
+        """The MLflow run of the trial or its fold: the one that it had if its checkpoint is here, else a new one."""
         had = trial.user_attrs.get(RUN)
-        if had is not None:
+        if had is not None and had not in [fold.run_id for fold in finished]:
             if (Path(config.checkpoint_dir) / had / "last.pt").is_file() or not tracking.logged_epochs(had):
                 return str(had)
             tracking.end_run(
@@ -265,13 +283,13 @@ class Worker:
             self._postpone_after_deadline()
             return
         try:
-            self._keep(trial, epoch, epoch, metrics)
+            self._keep(trial, self.epochs_before + epoch, epoch, metrics)
         except UpdateFinishedTrialError:
             raise Postponed("this worker was presumed dead, and another one resumed the trial") from None
         self.on_update()
         if epoch == self.plan.base.epochs:
             return
-        if len(self.plan.objectives) == 1:
+        if len(self.plan.objectives) == 1 and not self.epochs_before:
             trial.report(self._intermediate_value(metrics), epoch)
             if trial.should_prune():
                 objective = self.plan.objectives[0]
@@ -298,17 +316,18 @@ class Worker:
             return objective.value(metrics)
         return -FAR * (1 + violation) if objective.higher_is_better else FAR * (1 + violation)
 
-    def _set_constraint(self, trial: Trial, metrics: dict[str, float]) -> None:
+    def _set_constraint(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         if self.plan.constraint is not None:
             trial.set_constraint(str(self.plan.constraint), self.plan.constraint.violation(metrics))
 
-    def _values(self, trial: Trial, result: TrainingResult) -> float | Sequence[float]:
+    def _values(self, trial: Trial, result: TrialResult) -> float | Sequence[float]:
+        trial.set_user_attr(RUN, result.run_id)
         self._keep(trial, result.epochs, result.kept_epoch, result.kept)
         self._set_constraint(trial, result.kept)
         values = [objective.value(result.kept) for objective in self.plan.objectives]
         return values[0] if len(values) == 1 else values
 
-    def _keep(self, trial: Trial, epochs: int, epoch: int, metrics: dict[str, float]) -> None:
+    def _keep(self, trial: Trial, epochs: int, epoch: int, metrics: Mapping[str, float]) -> None:
         """Store the number of epochs, and the metrics of one of them, with the trial."""
         trial.set_user_attr(EPOCHS, epochs)
         store_long(trial, METRICS_KEPT, {"epoch": epoch} | _trial_metrics(metrics))
@@ -321,7 +340,7 @@ class Worker:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
 
-def _trial_metrics(metrics: dict[str, float]) -> dict[str, float]:
+def _trial_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """The train and val metrics without those of single classes and without NaN."""
     return {
         name: value for name, value in metrics.items()

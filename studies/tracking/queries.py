@@ -182,3 +182,14 @@ def _found(run: Run) -> FoundRun:
         processes_of(run), study=tags.get("study", ""),
         promises_model=run.data.params.get("log_model", "").lower() == "true", keep=run.data.params.get("keep", "best"),
     )  # fmt: skip
+
+
+def tag_of_run(run_id: str, tag: str) -> str | None:
+    """Return the value of a tag of a run; None if there is no such run or tag."""
+    try:
+        found = with_retries(lambda: mlflow.MlflowClient().get_run(run_id))
+    except MlflowException as error:
+        if error.error_code in FINAL:
+            return None
+        raise unusable(error) from error
+    return found.data.tags.get(tag)

@@ -227,12 +227,13 @@ def test_other_text_files_are_not_splits(layout: Callable[[Path], None], tmp_pat
         names(tmp_path, "vall")
 
 
-def test_a_folder_whose_text_files_list_no_image_has_no_layout(tmp_path: Path) -> None:
+def test_a_folder_whose_text_files_list_no_image_is_a_training_split(tmp_path: Path) -> None:
     write_blank(tmp_path, "images/a.png", "masks/a.png")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     (tmp_path / "README.txt").write_text("hello\n")
-    with pytest.raises(InputError, match="has none of the layouts of dataset=folder"):
-        names(tmp_path)
+    assert names(tmp_path) == ["a"]
+    with pytest.raises(InputError, match=r"split='val' is not known.*Known: train\..*val_fraction"):
+        names(tmp_path, "val")
 
 
 def suffixed(root: Path, image: str, mask: str) -> None:

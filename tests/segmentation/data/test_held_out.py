@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from segmentation.classes import Classes
-from segmentation.data import HELD_OUT, held_out, load_split, open_split
+from segmentation.data import HELD_OUT, load_split, open_split
+from segmentation.data.held_out import held_out
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
 from studies.config import TrainConfig
