@@ -142,6 +142,8 @@ def test_a_missing_folder_opens_no_run(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_fields_of_the_data_are_checked_as_in_training() -> None:
     assert issubclass(InspectConfig, DataConfig)
-    for values, message in (({"crop": 0}, "crop=0"), ({"calibration_fraction": 2.0}, "calibration_fraction")):
+    wrong = {"crop": 0}, {"calibration_fraction": 2.0}, {"val_fraction": 2.0}, {"folds": 1}
+    for values in wrong:
+        ((message, _),) = values.items()
         with pytest.raises(ValueError, match=message):
             InspectConfig(**values)  # type: ignore[arg-type]
