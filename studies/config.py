@@ -458,6 +458,11 @@ class ExportConfig:
         check_choices(self)
 
 
+def trains_all_folds(config: TrainConfig) -> bool:
+    """Return whether `folds` is given without `fold`."""
+    return config.folds is not None and config.fold is None
+
+
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a run's configuration that its result depends on, including the seed."""
     other = {

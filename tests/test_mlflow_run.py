@@ -57,7 +57,7 @@ def test_the_quick_start_learns(store: str, tmp_path: Path) -> None:
     assert last > first + 0.08
     assert run.data.metrics["val_model/mean_iou"] > 0.3
     assert 0 < run.data.metrics["val_model/ece"] < 0.1
-    assert "pixel_accuracy" in done.stdout
+    assert "pixel accuracy" in done.stdout
 
 
 def test_a_mistake_ends_the_run_as_failed_and_is_quoted_as_it_was_given(store: str) -> None:

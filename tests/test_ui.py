@@ -221,8 +221,7 @@ def browser(chromium: webdriver.Chrome, tmp_path: Path) -> Browser:
 
 def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser, shown: Shown) -> None:
     names = [mlflow.get_run(run_id).info.run_name for run_id in (*shown.training_runs, shown.comparison)]
-    data = mlflow.get_run(shown.training_runs[0]).data.tags["dataset"]
-    assert names[:2] == [f"lraspp_mobilenet_v3_large · none · {data} · lr {rate} · wd 0" for rate in (0.1, 0.03)]
+    assert [name.partition(" · ")[0] for name in names[:2]] == ["lr 0.1", "lr 0.03"], "what differs comes first"
     browser.open(f"{shown.address}{view_address(shown.experiment_id)}")
     of_model = mlflow.get_run(shown.training_runs[0]).data.metrics
     headline = [f"val_model/{name}" for name in ("loss", "pixel_accuracy", "mean_iou", "ece")]

@@ -4,15 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from studies import tracking
-from studies.config import TrainConfig
+from studies.config import TrainConfig, trains_all_folds
 from studies.scores import folds as summary
 from studies.scores.folds import Setting, fold_run
 from studies.scores.stored import StoredScores, find_runs
-
-
-def trains_all_folds(config: TrainConfig) -> bool:
-    """Return whether `folds` is given without `fold`."""
-    return config.folds is not None and config.fold is None
 
 
 def folds_trained(config: TrainConfig) -> int:

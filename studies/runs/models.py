@@ -1,31 +1,25 @@
 """Trains several settings as child runs of one MLflow run, which compares them."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segmentation.config import DataConfig
-from segmentation.errors import DivergedError, InputError, listed, one_of
-from segmentation.fields import read_value
+from segmentation.errors import DivergedError, InputError, listed
 from studies import tracking
 from studies.base.rerun import here
-from studies.config import ModelsConfig, RecordConfig, TrainConfig, settled
+from studies.config import ModelsConfig, TrainConfig, trains_all_folds
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
-from studies.runs.folds import each_fold, record_folds, trains_all_folds
-from studies.runs.names import data_name, run_name
+from studies.runs.folds import each_fold, record_folds
+from studies.runs.names import data_name
 from studies.runs.resume import can_resume, last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.runs.training import run_training
+from studies.runs.variants import run_configs
 from studies.scores.stored import StoredScores, find_runs
 from studies.tracking import FoundRun
 
-MAY_DIFFER = {field.name for field in fields(TrainConfig)} - {
-    field.name for group in (DataConfig, RecordConfig) for field in fields(group)
-} - {"seed", "device"} | {"patience", "keep"}  # fmt: skip
-"""Fields that a variant may change; runs must agree in all others to be comparable."""
 REUSED_SECONDS = 2.0
 """A run that takes less was trained before, and says nothing about the speed."""
 EXAMPLES = 4
@@ -121,54 +115,6 @@ def run_models(config: ModelsConfig) -> list[str]:
         print(f"To compare these runs with others:\n  {here('compare', {'run_ids': ids})},…")
     print(tracking.where_to_look(parent))
     return run_ids
-
-
-def run_configs(config: ModelsConfig) -> Iterator[TrainConfig]:
-    """Yield the configuration of every run for `variants` and `seeds`.
-
-    Raises:
-        InputError: a variant is invalid, duplicated, or not comparable with the others.
-    """
-    variants: list[TrainConfig] = []
-    named = {"seed"} if config.seeds > 1 else set()
-    for text in filter(None, (part.strip() for part in config.variants.split(","))):
-        try:
-            changes = _differing(text)
-            variant = settled(config, changes)
-        except InputError as error:
-            raise InputError(f"variants: {text!r}: {error}") from None
-        if variant in variants:
-            raise InputError(f"variants: {text!r} is given twice")
-        named |= changes.keys()
-        variants.append(variant)
-    if len(variants) * config.seeds < 2 and not trains_all_folds(config):
-        raise InputError(
-            f"variants={config.variants!r} and seeds={config.seeds} are {_counted(len(variants), 'run')}: give at "
-            f"least two variants, separated by commas, or seeds=2, or folds=5"
-        )
-    named = {name for name in named if name == "seed" or len({getattr(each, name) for each in variants}) > 1}
-    for variant in variants:
-        for seed in range(config.seed, config.seed + config.seeds):
-            seeded = replace(variant, seed=seed)
-            yield replace(seeded, run_name=run_name(seeded, always=named))
-
-
-def _differing(text: str) -> dict[str, object]:
-    """Return the fields that a variant changes: `fcn_resnet50 weights=coco` is a model, then fields with values."""
-    changes: dict[str, object] = {}
-    for index, word in enumerate(text.split()):
-        name, equals, value = word.partition("=")
-        if not equals:
-            if index:
-                raise InputError(
-                    f"{word!r} is not a field; after the model come fields with values, as in weights=coco"
-                )
-            name, value = "model", word
-        if name in changes:
-            raise InputError(f"{name} is given twice")
-        name = one_of("field", name, sorted(MAY_DIFFER))
-        changes[name] = read_value(TrainConfig, name, value)
-    return changes
 
 
 def _planned(config: TrainConfig) -> PlannedRun:

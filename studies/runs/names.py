@@ -69,6 +69,8 @@ def _shown(name: str, value: object) -> str:
         return f"{name} none"
     if name == "model":
         return str(value)
+    if name == "recipe" and value == "none":
+        return "no recipe"
     return SHORT[name].format(value) if name in SHORT else f"{name} {value}"
 
 

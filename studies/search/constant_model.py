@@ -49,8 +49,9 @@ def store_constant_model(study: Study, split: Split) -> ConstantModel | None:
     if not any(labelled):
         return None
     found = baseline(labelled)
-    metrics = {f"val/{name}": getattr(found, name) for name in ("loss", "pixel_accuracy", "mean_iou")}
-    model = ConstantModel(split.labels.names[found.most_frequent], metrics)
+    metrics = found._asdict()
+    name = split.labels.names[metrics.pop("most_frequent")]
+    model = ConstantModel(name, {f"val/{metric}": value for metric, value in metrics.items()})
     if constant_model(study) != model:
         storage, stored = study._storage, {"class": model.most_frequent, **metrics}
         storage.set_study_system_attr(study._study_id, BASELINE, stored)

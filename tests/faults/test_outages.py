@@ -21,8 +21,9 @@ import mlproject
 from segmentation.errors import InputError
 from studies import tracking
 from studies.config import ModelsConfig, TuneConfig
-from studies.runs.models import run_configs, run_models
+from studies.runs.models import run_models
 from studies.runs.training import run_training
+from studies.runs.variants import run_configs
 from studies.search.plan import make_plan
 from studies.search.retries import retry_after_death
 from studies.search.space import suggest

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import mlproject
 from segmentation.fields import read_value
 from studies.config import ModelsConfig, TrainConfig, TuneConfig
-from studies.runs.models import run_configs
+from studies.runs.variants import run_configs
 from studies.search import objectives
 from studies.search.space import parse_space
 from tests.fuzz.door import Door

@@ -64,7 +64,7 @@ def test_a_missing_model_is_reported(two_seeds: Trained) -> None:
         ("models:/first-seed@nobody", "alias nobody not found"),
         ("models:/nothing@first", "nothing"),
         ("models:/it's nothing/latest", "there is no version of a model called"),
-        (f"runs:/{two_seeds.run_ids[1]}", rf"logged no model .*{two_seeds.run_ids[1]}/best\.pt"),
+        (f"runs:/{two_seeds.run_ids[1]}", rf"logged no model .*{two_seeds.run_ids[1]}/last\.pt"),
     ):
         with pytest.raises(InputError, match=message):
             run_prediction(PredictConfig(model_uri=uri, images=images(two_seeds), device="cpu"))

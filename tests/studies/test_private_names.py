@@ -11,6 +11,8 @@ from tests.conftest import PROJECT
 
 PRIVATE = {
     "optuna.study.Study._storage": "studies/search/storage.py",
+    "optuna.trial.FrozenTrial._trial_id": "studies/search/retries.py",
+    "optuna.study.Study._study_id": "studies/search/constant_model.py",
 }
 """Each with the file that uses it. If a newer MLflow or Optuna lacks one, that file must change."""
 UNDOCUMENTED = {

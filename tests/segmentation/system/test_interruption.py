@@ -57,8 +57,9 @@ def test_a_signal_during_the_write_of_a_checkpoint_is_an_interruption(
 
 
 IN_C = """
-import hashlib, threading
+import hashlib, signal, threading
 from segmentation.system import interruption
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 interruption.catch(answer=True)
 threading.Timer(1, print, ("ready",), {"flush": True}).start()
 hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)

@@ -13,7 +13,7 @@ from segmentation.training.checkpoints import Checkpoint, keep_as, load, remove_
 def checkpoint(epoch: int = 3) -> Checkpoint:
     return Checkpoint(
         config={"model": "fcn_resnet50", "crop": None}, class_names=["a", "b"], palette=[[0, 0, 0], [1, 2, 3]],
-        fingerprint="f", epoch=epoch, best_epoch=2, best_value=0.5, network={"w": torch.arange(3.0)},
+        fingerprint="f", epoch=epoch, best_epoch=2, best_value=0.5, best_loss=0.25, network={"w": torch.arange(3.0)},
         optimizer={"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}, scaler={},
     )  # fmt: skip
 

@@ -19,12 +19,14 @@ from segmentation.training import checkpoints
 from segmentation.training.checkpoints import Checkpoint
 from studies import tracking
 from studies.base import original_report as published
+from studies.base.markdown import escaped
 from studies.config import ModelsConfig, TemplateConfig, TrainConfig, settled
 from studies.runs import resume as resumption
 from studies.runs.comparison import published_ece_table
-from studies.runs.models import PlannedRun, run_configs, run_models
+from studies.runs.models import PlannedRun, run_models
 from studies.runs.start import IDENTITY, identity, load_data, starting_model
 from studies.runs.training import run_training
+from studies.runs.variants import run_configs
 from studies.scores.comparison import contestants_of
 from studies.scores.stored import StoredScores, find_runs
 from tests.conftest import write_own_data
@@ -52,7 +54,8 @@ def test_a_variant_is_a_network_and_the_fields_that_differ() -> None:
     )
     assert (first.model, first.weights, first.learning_rate, first.run_name) == (
         "fcn_resnet50", "none", 0.05,
-        f"lr 0.05 · fcn_resnet50 · weights none · wd 0 · batch 4 · 2 epochs · resize 32 · crop 32 · {Path.cwd().name}",
+        "lr 0.05 · no recipe · fcn_resnet50 · weights none · wd 0 · batch 4 · 2 epochs · resize 32 · crop 32 · "
+        f"{Path.cwd().name}",
     )  # fmt: skip
     assert (second.model, second.weights, second.learning_rate, second.recipe) == (
         "fcn_resnet101", "coco", 0.001, "careful",
@@ -223,7 +226,7 @@ def test_the_parent_run_holds_the_comparison(compared: Compared) -> None:
         assert each["run_id"] == run_id
         assert each["metrics"]["ece"] == pytest.approx(stored["metrics"]["ece"], abs=1e-12)
     assert len(table["pairs"]) == 3
-    assert table["pairs"][0]["sentence"] in parent.data.tags["mlflow.note.content"]
+    assert escaped(table["pairs"][0]["sentence"]) in parent.data.tags["mlflow.note.content"]
     assert f"mlproject.py report --run_ids {parent.info.run_id}" in compared.printed[1]
 
 

@@ -163,7 +163,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     scored = json.loads(text(result.run_id, "reliability/val.json"))
     assert [each["name"] for each in scored["classes"]] == ["red", "green", "blue"]
     assert np.mean([each["iou"] for each in scored["classes"]]) == pytest.approx(scored["metrics"]["mean_iou"])
-    assert "reliability/val.json" in "".join(lines[-4:-1])
+    assert "reliability/val.json" in "".join(lines[-5:-1])
     assert "mlflow ui --backend-store-uri" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]
 

@@ -275,11 +275,11 @@ def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained
         ("", r"names 0 run\(s\)"),
     ],
 )
-def test_an_unknown_name_is_refused(names: str, message: str, two_seeds: Trained) -> None:
+def test_an_unknown_name_is_refused_before_a_run_is_opened(names: str, message: str, two_seeds: Trained) -> None:
+    before = last_run().info.run_id
     with pytest.raises(InputError, match=message):
         run_comparison(CompareConfig(run_ids=names))
-    run = last_run()
-    assert run.info.status == "FAILED"
+    assert last_run().info.run_id == before
 
 
 def test_a_run_without_scores_is_refused_with_what_to_do(two_seeds: Trained) -> None:
@@ -352,7 +352,7 @@ class Rare(StoredScores):
 
     def __init__(self, scores: Scores) -> None:
         self.run_id, self.name, self._scores = "0" * 32, "rare", scores
-        self.origin = {"config": {"seed": 0}}
+        self.origin = {"config": {"seed": 0}, "calibration": None, "epoch": 1, "trained_in_run": None}
 
     def scores(self, names: Sequence[str]) -> Scores:
         return self._scores
