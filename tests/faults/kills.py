@@ -69,7 +69,7 @@ def kills(times: int, place: Path, seed: int = 0, epochs: int = 40, **more: Any)
 
 def _is_finished(training: Training) -> bool:
     """Return whether it was killed after its run had ended."""
-    return "\nCheckpoints: " in training.said() and any(run.info.status == "FINISHED" for run in training.runs())
+    return "\nCheckpoint: " in training.said() and any(run.info.status == "FINISHED" for run in training.runs())
 
 
 def _moment(training: Training) -> str:
