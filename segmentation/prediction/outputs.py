@@ -110,6 +110,11 @@ class PredictedFolder:
         fractions = (pixels / pixels.sum()).tolist()
         return dict(zip(self.classes.names, fractions, strict=True))
 
+    def only_class(self) -> str | None:
+        """Return the class of all pixels of several images, if the model knows others; None if there is none."""
+        found = [name for name, fraction in self.class_fractions().items() if fraction] if len(self.rows) > 1 else []
+        return found[0] if len(found) == 1 < len(self.classes) else None
+
     def mean_confidence(self) -> float:
         """Return the mean confidence of all predicted pixels."""
         sizes = [row.width * row.height for row in self.rows.values()]

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.inspection.advice import advise
 from segmentation.inspection.problems import counted, find_problems, is_wrong
 from segmentation.inspection.split import inspect_splits
@@ -97,6 +97,8 @@ def _print(inspection: Inspection) -> None:
         print(f"and {len(problems) - PRINTED} more on the page.")
     if not problems:
         print("No error and no warning.")
+    if notes := [problem.what for problem in inspection.problems if problem.level == "note"]:
+        print(f"{len(notes)} note(s) on the page: {listed(notes, 2)}")
     print(f"{inspection.name}: {inspection.summary()}")
     if inspection.advice and not inspection.count("error"):
         print("To train with the settings that fit these data:")

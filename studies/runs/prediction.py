@@ -84,6 +84,8 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         tracking.log_note(_note(folder, stored, config, ignored), shown)
         done = f"{len(folder.rows)} of {len(found)} images predicted in {seconds:.1f} s"
         print(f"{done} ({len(folder.rows) / seconds:.1f} images/s). Files: {output}")
+        if (only := folder.only_class()) is not None:
+            print(f"Warning: every pixel of every image is predicted as {only}. Look at the scores of the model's run.")
         if ignored:
             print(f"Not read: {listed(ignored)}. Formats that are read: {', '.join(SUFFIXES)}.")
         print(tracking.where_to_look(run_id))

@@ -194,6 +194,8 @@ def differences(first: StoredScores, other: StoredScores) -> list[str]:
         if first.protocol.get(key) != other.protocol.get(key)
     ]
     shared = first.digests.keys() & other.digests.keys()
+    if len(shared) < 2:
+        found.append(f"images: {len(shared)} of the {len(other.digests)} scored images are the same")
     changed = sorted(name for name in shared if first.digests[name] != other.digests[name])
     if changed:
         found.append(f"contents of {len(changed)} of {len(shared)} images or masks, such as {listed(changed, 3)}")
@@ -229,7 +231,10 @@ def shared_images(stored: Sequence[StoredScores]) -> list[str]:
     """
     names = [name for name in stored[0].digests if all(name in other.digests for other in stored)]
     if len(names) < 2:
-        raise InputError(f"the runs share {len(names)} scored image(s); a comparison needs at least two")
+        raise InputError(
+            f"the runs share {len(names)} scored image(s); a comparison needs at least two. Runs: "
+            f"{listed(f'{each.name} ({each.run_id[:8]}, {len(each.digests)} images)' for each in stored)}"
+        )
     return names
 
 

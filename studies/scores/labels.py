@@ -62,7 +62,8 @@ def _label(differing: Mapping[str, Sequence[Any]], index: int) -> str:
         equal = _equal_in(differing, shown, index)
         if len(_equal_in(differing, [*shown, name], index)) < len(equal):
             shown.append(name)
-    return " · ".join(text for name in shown if (text := parameter(name, differing[name][index])))
+    label = " · ".join(text for name in shown if (text := parameter(name, differing[name][index])))
+    return f"{label} · …" if len(shown) < len(differing) else label
 
 
 def _equal_in(differing: Mapping[str, Sequence[Any]], names: Sequence[str], index: int) -> list[int]:

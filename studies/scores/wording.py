@@ -13,6 +13,8 @@ from segmentation.scoring.calibration_error import confidence_verdict
 from segmentation.scoring.confusion import iou, mean_of_defined
 from segmentation.scoring.scores import Scores
 
+NO_IOU = 0.005
+"""A class with a lower IoU is not found; it shows as 0.00."""
 FEW = 20
 """Number of images below which bootstrap intervals over images are too narrow, and a noise floor is useless."""
 
@@ -74,8 +76,17 @@ def learned_nothing(scores: Scores) -> str:
 
 
 def prediction_warnings(scores: Scores) -> list[str]:
-    """Return what shows that a model has learned little: classes never predicted, a mean IoU without knowledge."""
-    return count_warnings(scores.confusion.counts, scores.labels.names)
+    """Return what shows that a model has learned little: classes not found, a mean IoU or a loss without knowledge."""
+    counts = scores.confusion.counts
+    warnings = count_warnings(counts, scores.labels.names)
+    if (counts.sum(1) > 0).sum() > 1 and only_predicted(counts) is None:
+        loss, constant = scores.metrics()["loss"], baseline(counts.sum(1))
+        if loss >= constant.loss:
+            warnings.append(
+                f"loss {loss:.4f} is not below that of predicting the class frequencies for every pixel "
+                f"({constant.loss:.4f})"
+            )
+    return warnings
 
 
 def protocol_line(rules: Mapping[str, Any]) -> str:
@@ -135,6 +146,11 @@ def count_warnings(counts: np.ndarray, names: Sequence[str]) -> list[str]:
         )
     elif missing:
         warnings.append(f"never predicted, although the labels hold them: {missing}")
+    values = iou(counts.diagonal(), counts.sum(1), counts.sum(0))
+    found = (counts.sum(1) > 0) & (counts.sum(0) > 0)
+    hardly = [names[int(index)] for index in np.flatnonzero(found & (np.nan_to_num(values) < NO_IOU))]
+    if hardly:
+        warnings.append(f"predicted nearly always wrongly (IoU below {NO_IOU}): {listed(hardly, 10)}")
     if only is None and (reason := why_nothing_learned(counts, names)):
         warnings.append(f"the model {reason}")
     return warnings

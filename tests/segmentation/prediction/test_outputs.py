@@ -62,3 +62,12 @@ def test_an_interrupted_prediction_leaves_no_older_masks(tmp_path: Path) -> None
 )
 def test_output_names_are_unique(paths: list[str], names: list[str]) -> None:
     assert list(output_names(paths).values()) == names
+
+
+def test_one_class_everywhere_is_noticed(tmp_path: Path) -> None:
+    assert predicted(tmp_path / "one", "a.png").only_class() is None, "one image may hold one class"
+    folder = predicted(tmp_path / "two", "a.png", "b.png")
+    assert folder.only_class() == "a"
+    other = np.array([[1, 0, 0, 0]] * 4, np.uint8)
+    folder.add("c.png", "c", Image.new("RGB", (4, 4)), other, np.ones((4, 4), np.float32))
+    assert folder.only_class() is None
