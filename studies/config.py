@@ -463,6 +463,11 @@ def trains_all_folds(config: TrainConfig) -> bool:
     return config.folds is not None and config.fold is None
 
 
+def folds_trained(config: TrainConfig) -> int:
+    """Return the number of runs of a setting: the number of folds if all are trained, else 1."""
+    return config.folds if config.folds is not None and config.fold is None else 1
+
+
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a run's configuration that its result depends on, including the seed."""
     other = {

@@ -50,4 +50,4 @@ def _classes_json(split: Split, name: str) -> str:
 
 @cache
 def _warn(message: str) -> None:
-    print(f"WARNING: {message}", flush=True)
+    print(f"Warning: {message}", flush=True)

@@ -46,15 +46,22 @@ def for_this_folder(text: str) -> str:
 
 def _options(kind: str, values: Mapping[str, Any], always: Collection[str]) -> list[tuple[str, str]]:
     """Return the fields to type, each with its value quoted for a shell."""
-    defaults = {}
-    if kind == "train" and values.get("recipe", "none") in RECIPES:
+    defaults: dict[str, Any] = {}
+    if values.get("recipe", "none") in RECIPES:
         defaults = derived(values.get("recipe", "none"), values.get("weights", "none"))
     return [
         (field.name, shlex.quote(str(values[field.name])))
         for field in _fields(kind)
         if field.name in values
         and (field.name not in NAMES or kind == "report")
-        and (field.name in always or values[field.name] != defaults.get(field.name, field.default))
+        and (
+            field.name in always
+            or (
+                values[field.name] != defaults.get(field.name, field.default)
+                # a study or a group of runs derives the fields that are not set anew for each run
+                and (kind == "train" or values[field.name] != field.default)
+            )
+        )
     ]
 
 

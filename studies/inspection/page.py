@@ -295,4 +295,6 @@ def lines(problems: Iterable[Problem]) -> Iterator[str]:
     """Yield the errors and warnings as lines for a terminal, the most important first."""
     for problem in problems:
         if problem.level != "note":
-            yield f"{problem.level.upper()}: {problem.what.rstrip('.')}."
+            case = problem.cases[0] if problem.kind == "file" and problem.cases else None
+            example = f", such as {case.split}/{case.name} ({case.detail})" if case else ""
+            yield f"{problem.level.upper()}: {problem.what.rstrip('.')}{example}."

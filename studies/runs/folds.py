@@ -1,27 +1,11 @@
 """Runs of all folds of a setting: their configurations, and the record of a cross-validation."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 from studies import tracking
-from studies.config import TrainConfig, trains_all_folds
 from studies.scores import folds as summary
 from studies.scores.folds import Setting, fold_run
 from studies.scores.stored import StoredScores, find_runs
-
-
-def folds_trained(config: TrainConfig) -> int:
-    """Return the number of runs of a setting: the number of folds if all are trained, else 1."""
-    return config.folds if config.folds is not None and config.fold is None else 1
-
-
-def each_fold(config: TrainConfig) -> Iterator[TrainConfig]:
-    """Yield the configuration of every run of a setting: one for each fold, or the setting itself without folds."""
-    if not trains_all_folds(config):
-        yield config
-        return
-    for fold in range(folds_trained(config)):
-        yield replace(config, fold=fold, run_name=config.run_name and f"fold {fold} · {config.run_name}")
 
 
 def record_folds(runs: Mapping[str, Mapping[int, str]], folds: int, split: str) -> Sequence[Setting]:

@@ -11,12 +11,12 @@ from studies.base.rerun import here
 from studies.config import ModelsConfig, TrainConfig, trains_all_folds
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
-from studies.runs.folds import each_fold, record_folds
+from studies.runs.folds import record_folds
 from studies.runs.names import data_name
 from studies.runs.resume import can_resume, last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.runs.training import run_training
-from studies.runs.variants import run_configs
+from studies.runs.variants import each_fold, run_configs
 from studies.scores.stored import StoredScores, find_runs
 from studies.tracking import FoundRun
 

@@ -402,7 +402,7 @@ def _print_warnings(data: Data, config: TrainConfig) -> None:
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)
     if warning := overlap_warning(data.train, data.val):
-        print(f"WARNING: {warning}", flush=True)
+        print(f"Warning: {warning}", flush=True)
         tracking.log_tags({"warning.data": warning})
 
 

@@ -10,7 +10,7 @@ from studies import tracking
 from studies.base import original_report
 from studies.base.markdown import code, escaped
 from studies.base.tables import csv_text, table
-from studies.runs.folds import folds_trained
+from studies.config import folds_trained
 from studies.search.budget import epochs_used
 from studies.search.constant_model import baseline_lines, constant_model
 from studies.search.folds import STD

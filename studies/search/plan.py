@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial
 
 from segmentation.errors import InputError
 from segmentation.metrics import METRICS
-from studies.config import TemplateConfig, TrainConfig, TuneConfig, decisive, settled
-from studies.runs.folds import each_fold, folds_trained
+from studies.config import TemplateConfig, TrainConfig, TuneConfig, decisive, folds_trained, settled
+from studies.runs.variants import each_fold
 from studies.search.objectives import Constraint, Objective, read_constraint, read_objectives
 from studies.search.pruners import chosen_pruner
 from studies.search.space import Choices, Space, parse_space, values_of, with_values

@@ -2,13 +2,10 @@
 
 import optuna
 from optuna import Study
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.errors import InputError, listed
 from studies.config import StatusConfig
-from studies.search.constant_model import baseline_lines
-from studies.search.objectives import Objective
 from studies.search.plan import stored_settings
 from studies.search.space import describe_values
 from studies.search.storage import is_missing, open_storage
@@ -57,10 +54,8 @@ def _print_study(study: Study) -> None:
     for trial in pareto_front(study)[:BEST_SHOWN]:
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(metrics, trial.values, strict=True))
         print(f"    best: trial {trial.number}, {_values(trial)}: {values}")
-    if metrics:
-        objective = Objective(metrics[0], study.directions[0] == StudyDirection.MAXIMIZE)
-        for line in baseline_lines(study, objective):
-            print(f"    {line}")
+    if baseline := study.user_attrs.get("baseline"):
+        print(f"    {baseline}")
 
 
 def _values(trial: FrozenTrial) -> str:

@@ -19,8 +19,8 @@ from segmentation.errors import InputError, listed
 from studies import tracking
 from studies.base.rerun import for_this_folder
 from studies.config import TuneConfig
-from studies.runs.folds import each_fold
 from studies.runs.start import load_data
+from studies.runs.variants import each_fold
 from studies.search.budget import may_start
 from studies.search.constant_model import store_constant_model
 from studies.search.finishing import finish_best

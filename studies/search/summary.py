@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from segmentation.errors import listed
 from segmentation.metrics import HEADLINE
 from studies.base.rerun import command
-from studies.runs.folds import each_fold
+from studies.runs.variants import each_fold
 from studies.search.budget import epochs_used, max_epochs
 from studies.search.constant_model import baseline_lines
 from studies.search.folds import STD

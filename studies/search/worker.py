@@ -20,10 +20,10 @@ from segmentation.training.loop import Data
 from studies import tracking
 from studies.base.redaction import without_password
 from studies.config import TrainConfig
-from studies.runs.folds import each_fold
 from studies.runs.names import run_name
 from studies.runs.start import load_data
 from studies.runs.training import TrainingResult, run_training
+from studies.runs.variants import each_fold
 from studies.search.budget import epochs_left, may_start
 from studies.search.folds import TrialResult, finished_folds, mean_result, result_of, store_folds
 from studies.search.objectives import FAR

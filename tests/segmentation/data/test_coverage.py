@@ -43,8 +43,8 @@ def test_a_class_without_pixels_and_mostly_void_are_printed_once(
     for _ in range(2):
         report_coverage(load(own_data), to_train=True)
     printed = capsys.readouterr().out
-    assert printed.count("WARNING: no pixel of folder/train is of class blue") == 1
-    assert printed.count(f"WARNING: {void:.1%} of the pixels of folder/train are void") == 1
+    assert printed.count("Warning: no pixel of folder/train is of class blue") == 1
+    assert printed.count(f"Warning: {void:.1%} of the pixels of folder/train are void") == 1
     report_coverage(load(own_data, "val"))
     assert not capsys.readouterr().out
 

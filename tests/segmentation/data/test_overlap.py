@@ -44,7 +44,7 @@ def test_the_warning_is_printed_and_a_tag_of_the_run(
     shutil.copy(own_data / "train/images/1.jpg", own_data / "val/images/1.jpg")
     training._print_warnings(Data(*splits(own_data)), config)
     assert tags["warning.data"].startswith("1 of 3 images of folder/val are also in folder/train")
-    assert f"WARNING: {tags['warning.data']}" in capsys.readouterr().out
+    assert f"Warning: {tags['warning.data']}" in capsys.readouterr().out
 
 
 def test_splits_with_other_classes_are_not_trained_on(own_data: Path) -> None:

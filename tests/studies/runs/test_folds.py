@@ -19,9 +19,9 @@ from segmentation.metrics import COMPARED
 from studies.config import CalibrateConfig, EvaluateConfig, ModelsConfig, TrainConfig
 from studies.runs.calibration import run_calibration
 from studies.runs.evaluation import run_evaluation
-from studies.runs.folds import each_fold
 from studies.runs.models import run_models
 from studies.runs.training import run_training
+from studies.runs.variants import each_fold
 from tests.conftest import write_own_data
 
 NETWORK = "lraspp_mobilenet_v3_large"

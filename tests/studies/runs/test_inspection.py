@@ -70,7 +70,7 @@ def test_faults_end_with_code_0_unless_strict(inspected: Inspected, capsys: pyte
 
 def test_what_is_printed_begins_with_errors_and_ends_with_the_page(inspected: Inspected) -> None:
     lines = inspected.printed.splitlines()
-    assert lines[0] == "ERROR: 1 image refused: mask cannot be read as an image."
+    assert lines[0].startswith("ERROR: 1 image refused: mask cannot be read as an image, such as ")
     assert lines[1] == "WARNING: 1 image is in two splits."
     assert lines[2] == "own: 8 images (train 5, val 3), 3 classes"
     assert re.fullmatch(r"Page: out/index.html \(0\.\d MB\)", lines[-1])
