@@ -53,7 +53,7 @@ def store_constant_model(study: Study, split: Split) -> ConstantModel | None:
     name = split.labels.names[metrics.pop("most_frequent")]
     model = ConstantModel(name, {f"val/{metric}": value for metric, value in metrics.items()})
     if constant_model(study) != model:
-        storage, stored = study._storage, {"class": model.most_frequent, **metrics}
+        storage, stored = study._storage, {"class": model.most_frequent, **model.metrics}
         storage.set_study_system_attr(study._study_id, BASELINE, stored)
         study.set_user_attr(BASELINE, str(model))
     return model
