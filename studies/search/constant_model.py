@@ -1,7 +1,7 @@
 """What predicting the most frequent class everywhere reaches on a study's validation split, beside its trials."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optuna import Study
 from optuna.trial import TrialState
@@ -53,8 +53,8 @@ def store_constant_model(study: Study, split: Split) -> ConstantModel | None:
     name = split.labels.names[metrics.pop("most_frequent")]
     model = ConstantModel(name, {f"val/{metric}": value for metric, value in metrics.items()})
     if constant_model(study) != model:
-        storage, stored = study._storage, {"class": model.most_frequent, **model.metrics}
-        storage.set_study_system_attr(study._study_id, BASELINE, stored)
+        stored: dict[str, Any] = {"class": model.most_frequent, **model.metrics}
+        study._storage.set_study_system_attr(study._study_id, BASELINE, stored)
         study.set_user_attr(BASELINE, str(model))
     return model
 
