@@ -68,3 +68,8 @@ def listed(items: Iterable[str], at_most: int = 5) -> str:
     items = list(items)
     rest = f" and {len(items) - at_most} more" if len(items) > at_most else ""
     return ", ".join(item if len(item) <= 300 else f"{item[:200]}…{item[-99:]}" for item in items[:at_most]) + rest
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"

@@ -99,6 +99,9 @@ OF_CHANGE = tuple(
     sorted((name for name, metric in METRICS.items() if metric.of_change), key=lambda name: name not in CALIBRATION)
 )
 
+TIES = ("val/loss", "val/ece")
+"""Metrics, lower is better, that decide in this order between runs or trials that are equal otherwise."""
+
 
 def of_epoch(names: tuple[str, ...] = HEADLINE) -> tuple[str, ...]:
     """Names as logged for every epoch: `train/<name>`, where that is measured, before `val/<name>`."""

@@ -458,14 +458,14 @@ class ExportConfig:
         check_choices(self)
 
 
-def trains_all_folds(config: TrainConfig) -> bool:
-    """Return whether `folds` is given without `fold`."""
-    return config.folds is not None and config.fold is None
-
-
 def folds_trained(config: TrainConfig) -> int:
     """Return the number of runs of a setting: the number of folds if all are trained, else 1."""
     return config.folds if config.folds is not None and config.fold is None else 1
+
+
+def trains_all_folds(config: TrainConfig) -> bool:
+    """Return whether `folds` is given without `fold`."""
+    return folds_trained(config) > 1
 
 
 def decisive(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -199,11 +199,8 @@ def reading_faults(source: Source, config: DataConfig) -> list[str]:
 def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared | InputError]:
     """Yield every image, prepared, or what is wrong with it, in order."""
 
-    def prepared(index: int) -> Prepared | InputError:
-        try:
-            image, mask, digest, image_digest = source.read(index)
-            return Prepared(*prepare(image, mask, config, source.names[index]), digest, image_digest, image.size)
-        except InputError as error:
-            return error.with_traceback(None)  # frames would keep the pixels in memory
+    def prepared(index: int) -> Prepared:
+        image, mask, digest, image_digest = source.read(index)
+        return Prepared(*prepare(image, mask, config, source.names[index]), digest, image_digest, image.size)
 
     return each_image(source, prepared)

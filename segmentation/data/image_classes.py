@@ -53,11 +53,8 @@ def image_classes(source: Source, cache_dir: str | None) -> ImageClasses:
 def _read(source: Source) -> list[tuple[str, list[int]]]:
     """Content hash and class indices of every image."""
 
-    def read(index: int) -> tuple[str, list[int]] | InputError:
-        try:
-            image = source.read(index)
-        except InputError as error:
-            return error.with_traceback(None)  # frames would keep the pixels in memory
+    def read(index: int) -> tuple[str, list[int]]:
+        image = source.read(index)
         return image.digest.hex(), [value for value, pixels in enumerate(histogram(image.mask)[:VOID]) if pixels]
 
     rows, faults = [], []

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from segmentation.data.source import Source
+from segmentation.errors import InputError
 
 MAX_BYTES_IN_FLIGHT = 512 * 2**20
 """Limit on the memory of all images that are being worked on. An image above the limit is worked on alone."""
@@ -18,9 +19,16 @@ MAX_IMAGES_IN_FLIGHT = 256
 Result = TypeVar("Result")
 
 
-def each_image(source: Source, work: Callable[[int], Result]) -> Iterator[Result]:
-    """Yield `work(index)` for every image of a split, in order."""
-    pending: deque[tuple[Future[Result], int]] = deque()
+def each_image(source: Source, work: Callable[[int], Result]) -> Iterator[Result | InputError]:
+    """Yield `work(index)` for every image of a split, in order; instead of raising an `InputError`, yield it."""
+
+    def result(index: int) -> Result | InputError:
+        try:
+            return work(index)
+        except InputError as error:
+            return error.with_traceback(None)  # frames would keep the pixels in memory
+
+    pending: deque[tuple[Future[Result | InputError], int]] = deque()
     bytes_in_flight = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
@@ -31,7 +39,7 @@ def each_image(source: Source, work: Callable[[int], Result]) -> Iterator[Result
                 ):
                     bytes_in_flight -= pending[0][1]
                     yield pending.popleft()[0].result()
-                pending.append((pool.submit(work, index), size))
+                pending.append((pool.submit(result, index), size))
                 bytes_in_flight += size
             while pending:
                 yield pending.popleft()[0].result()

@@ -109,18 +109,6 @@ class Matched(NamedTuple):
     """Messages about files without a counterpart."""
 
 
-def match(image_dir: Path, mask_dir: Path, stems: Iterable[str] | None = None) -> dict[str, tuple[Path, Path | None]]:
-    """Return the images below one folder with the masks below another folder; see `matched`.
-
-    Raises:
-        InputError: as `matched`, or a file has no counterpart.
-    """
-    files, faults = matched(image_dir, mask_dir, stems)
-    if faults:
-        raise InputError(faults[0])
-    return files
-
-
 def matched(
     image_dir: Path,
     mask_dir: Path,

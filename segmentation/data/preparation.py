@@ -25,21 +25,22 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
     Raises:
         InputError: the image is smaller than the crop.
     """
-    from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
-    mask_image = Image.fromarray(mask)
+    mask_image = resized_mask(mask, config)
     image = resize_image(image, config)
-    if config.resize is not None:  # Pillow's NEAREST equals torch's NEAREST_EXACT
-        mask_image = F.resize(mask_image, [config.resize], InterpolationMode.NEAREST)
+    if refusal := too_small(image.size, config, name):
+        raise InputError(refusal)
     if config.crop is not None:
-        if min(image.size) < config.crop:
-            raise InputError(
-                f"{name} has {image.width} x {image.height} pixels, less than crop={config.crop}: "
-                f"reduce crop or set resize"
-            )
         image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
     return np.asarray(image), np.asarray(mask_image)
+
+
+def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
+    """Return why a resized image of this width and height cannot be cropped; empty if it can."""
+    if config.crop is None or min(size) >= config.crop:
+        return ""
+    return f"{name} has {size[0]} x {size[1]} pixels, less than crop={config.crop}: reduce crop or set resize"
 
 
 def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
@@ -60,4 +61,16 @@ def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
     if config.resize is None:
         return image
     resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
+    return resized
+
+
+def resized_mask(mask: np.ndarray, config: DataConfig) -> Image.Image:
+    """Return a mask `(H, W)` uint8 with its shorter side resized to `config.resize`, by the nearest pixel."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    image = Image.fromarray(mask)
+    if config.resize is None:
+        return image
+    resized: Image.Image = F.resize(image, [config.resize], InterpolationMode.NEAREST)  # equals torch's NEAREST_EXACT
     return resized

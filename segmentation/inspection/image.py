@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from segmentation.config import DataConfig
+from segmentation.data.pairs import content_of
+from segmentation.data.preparation import resized_mask, too_small
 from segmentation.data.source import Source
 from segmentation.data.split import histogram
 from segmentation.errors import InputError
@@ -166,10 +167,7 @@ def _from_files(
 
 
 def _with_image_file(found: InspectedImage, file: Path) -> InspectedImage:
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+    content = content_of(file)
     with decoded(io.BytesIO(content), file) as image:
         size, mode, bits = image.size, image.mode, bits_per_channel(image)
         image.draft(None, (REDUCED, REDUCED))  # changes nothing but the size, and only that of a JPEG
@@ -216,16 +214,11 @@ def _kind(file: Path) -> FileKind | None:
 def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig) -> InspectedImage:
     """Add the pixels of each class before and after preparation."""
     counts = [histogram(mask)]
-    prepared = Image.fromarray(mask)
-    if config.resize is not None:
-        prepared = F.resize(prepared, [config.resize], InterpolationMode.NEAREST)
+    prepared = resized_mask(mask, config)
     counts.append(prepared.histogram())
     faults = found.faults
-    if config.crop is not None and min(prepared.size) < config.crop:
-        faults += (
-            f"{found.name} has {prepared.width} x {prepared.height} pixels, less than crop={config.crop}: "
-            f"reduce crop or set resize",
-        )
+    if refusal := too_small(prepared.size, config, found.name):
+        faults += (refusal,)
     elif config.crop is not None:
         prepared = F.center_crop(prepared, [config.crop])
     counts.append(prepared.histogram())

@@ -10,7 +10,7 @@ from typing import Literal
 from segmentation.classes import VOID
 from segmentation.config import DataConfig
 from segmentation.data.coverage import MAX_VOID_FRACTION
-from segmentation.errors import listed
+from segmentation.errors import counted, listed
 from segmentation.inspection.hashes import Prints, nearest
 from segmentation.inspection.image import InspectedImage, files_of, without_names
 from segmentation.inspection.split import InspectedSplit
@@ -72,11 +72,6 @@ def find_problems(splits: Sequence[InspectedSplit], config: DataConfig) -> list[
 def is_wrong(problems: Iterable[Problem]) -> bool:
     """Return whether any problem is more than a note."""
     return any(problem.level != "note" for problem in problems)
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def _cases(

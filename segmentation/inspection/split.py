@@ -131,6 +131,7 @@ def _inspected(split: InspectedSplit, config: DataConfig) -> InspectedSplit:
     images = []
     with progress(f"inspecting {config.dataset}/{split.name}", len(source.names)) as bar:
         for image in each_image(source, lambda index: inspect_image(source, index, config)):
+            assert isinstance(image, InspectedImage)  # what is wrong with an image is among its faults
             images.append(image)
             bar.update(1)
     return InspectedSplit(split.name, split.faults, source, images)

@@ -170,6 +170,8 @@ def _epochs(
             out_of_patience = config.patience is not None and best_epoch and number - 1 - best_epoch >= config.patience
             if not group.broadcast(not out_of_patience):
                 return
+            if average is not None and number > finished_epochs + 1:
+                average.swap()
             started = time.perf_counter()
             with deterministic(config.deterministic):
                 train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number, average)
@@ -179,8 +181,6 @@ def _epochs(
                     batch_norm.average_statistics(model, group)
                 val = _score(model, data.val, config, device, group)
             if group.rank > 0:
-                if average is not None:
-                    average.swap()
                 continue
             metrics = val.metrics()
             if not math.isfinite(metrics["loss"]):
@@ -232,8 +232,6 @@ def _epochs(
                     with suppress(RuntimeError):  # the same signal may have ended the other ranks
                         group.broadcast(False)
                 raise
-            if average is not None and number < config.epochs:
-                average.swap()
 
 
 def _train_epoch(

@@ -184,42 +184,15 @@ def _mean_over_classes(losses: torch.Tensor, chosen: torch.Tensor, weights: torc
 
 
 Loss = Callable[[torch.Tensor, torch.Tensor, TrainingConfig, Totals, torch.Tensor | None], torch.Tensor]
-
-
-def _cross_entropy(
-    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
-) -> torch.Tensor:
-    return cross_entropy_sum(logits, masks, weights, config.label_smoothing) / whole.weight
-
-
-def _focal(
-    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
-) -> torch.Tensor:
-    return focal_sum(logits, masks, config.focal_gamma, weights) / whole.weight
-
-
-def _dice(
-    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
-) -> torch.Tensor:
-    return dice_sum(logits, masks, weights) / whole.images
-
-
-def _lovasz(
-    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
-) -> torch.Tensor:
-    return lovasz_sum(logits, masks, weights) / whole.images
-
-
-def _cross_entropy_and_dice(
-    logits: torch.Tensor, masks: torch.Tensor, config: TrainingConfig, whole: Totals, weights: torch.Tensor | None
-) -> torch.Tensor:
-    return _cross_entropy(logits, masks, config, whole, weights) + _dice(logits, masks, config, whole, weights)
-
-
-LOSSES: Mapping[str, Loss] = {
-    "cross_entropy": _cross_entropy,
-    "focal": _focal,
-    "dice": _dice,
-    "lovasz": _lovasz,
-    "cross_entropy+dice": _cross_entropy_and_dice,
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": lambda logits, masks, config, whole, weights: (
+        cross_entropy_sum(logits, masks, weights, config.label_smoothing) / whole.weight
+    ),
+    "focal": lambda logits, masks, config, whole, weights: (
+        focal_sum(logits, masks, config.focal_gamma, weights) / whole.weight
+    ),
+    "dice": lambda logits, masks, config, whole, weights: dice_sum(logits, masks, weights) / whole.images,
+    "lovasz": lambda logits, masks, config, whole, weights: lovasz_sum(logits, masks, weights) / whole.images,
+    "cross_entropy+dice": lambda *values: LOSSES["cross_entropy"](*values) + LOSSES["dice"](*values),
 }
+"""The part of the mean over the whole batch that some images contribute, by the name of the loss."""

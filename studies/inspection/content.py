@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from segmentation.classes import VOID, Classes
+from segmentation.errors import counted
 from segmentation.inspection.advice import Advice
-from segmentation.inspection.problems import Problem, counted
+from segmentation.inspection.problems import Problem
 from segmentation.inspection.split import InspectedSplit
 from studies.base.rerun import command
 from studies.base.tables import csv_text

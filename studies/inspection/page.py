@@ -10,10 +10,10 @@ from PIL import Image
 
 from segmentation import plots
 from segmentation.classes import VOID
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from segmentation.inspection.advice import channel_statistics
 from segmentation.inspection.overlays import typical, with_class, with_mask
-from segmentation.inspection.problems import Case, Problem, counted
+from segmentation.inspection.problems import Case, Problem
 from segmentation.inspection.split import InspectedSplit
 from studies.base.markdown import escaped
 from studies.base.rerun import command

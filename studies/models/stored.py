@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -9,6 +10,7 @@ import torch
 
 from segmentation.calibration import calibrators
 from segmentation.classes import Classes
+from segmentation.config import DataConfig
 from segmentation.errors import InputError, one_of
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.state_dicts import is_plain_tensor
@@ -34,6 +36,11 @@ class StoredModel(NamedTuple):
     """The name it was loaded by. For an alias of a registered model, the version that it pointed to."""
     model_id: str | None = None
     """MLflow's ID of the logged model; None if this tracking server does not know it."""
+
+    def trained_on(self, data: DataConfig) -> bool:
+        """Return whether a data set is the one that the model was trained on, by its name and folder."""
+        same_folder = Path(data.data_dir).resolve() == Path(self.config.data_dir).resolve()
+        return data.dataset == self.config.dataset and same_folder
 
     def described(self) -> str:
         """Return model, epoch and calibration as a title."""

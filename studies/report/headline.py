@@ -4,14 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from segmentation.metrics import METRICS, is_better
+from segmentation.metrics import METRICS, TIES, is_better
 from studies.report.content import ReportedRun
 from studies.report.predictions import learned_nothing
 
 MONITOR = "val/mean_iou"
 """Metric by which runs with different monitors are ranked."""
-TIES = ("val/loss", "val/ece")
-"""Metrics that break a tie, in this order."""
 
 
 class Choice(NamedTuple):

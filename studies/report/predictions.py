@@ -9,10 +9,8 @@ import numpy as np
 from segmentation.errors import InputError
 from segmentation.scoring.confusion import iou, ratios
 from studies.report.content import ReportedRun
-from studies.scores.wording import count_warnings, why_nothing_learned
+from studies.scores.wording import PREDICTIONS, count_warnings, why_nothing_learned
 
-WARNING = "warning.predictions"
-"""Tag that holds a run's warnings about its predictions."""
 SIGNS = ("predicts only", "not above that of predicting")
 """Parts of the warnings that a model has learned no segmentation."""
 
@@ -61,7 +59,7 @@ def warnings_of(run: ReportedRun, split: str) -> list[str]:
     counts = counts_of(run, split)  # earlier versions stored no warnings
     if counts is not None:
         return count_warnings(counts.pixels, counts.names)
-    return [run.tags[WARNING]] if WARNING in run.tags else []
+    return [run.tags[PREDICTIONS]] if PREDICTIONS in run.tags else []
 
 
 def learned_nothing(run: ReportedRun, split: str) -> str:

@@ -114,10 +114,9 @@ def _summary(trials: Sequence[dict[str, str]], study: ReportedStudy) -> tuple[st
     reason = learned_nothing(best, str(scores["protocol"]["split"]))
     warning = f"**Warning:** the best trial has learned no segmentation: it {escaped(reason)}." if reason else ""
     tags = study.run.tags
-    baseline = escaped(tags.get("baseline", "")) + "." * ("baseline" in tags)
-    if "warning.baseline" in tags:
-        baseline += f" **Warning:** {escaped(tags['warning.baseline'])}"
-    warning = " ".join(filter(None, (baseline, warning)))
+    baseline = f"{escaped(tags['baseline'])}." if "baseline" in tags else ""
+    unbeaten = f"**Warning:** {escaped(tags['warning.baseline'])}" if "warning.baseline" in tags else ""
+    warning = " ".join(filter(None, (baseline, unbeaten, warning)))
     objective = objectives[0]
     low, high = scores["intervals"].get(objective.removeprefix("val/")) or (None, None)
     if low is None or high is None or len(objectives) > 1:

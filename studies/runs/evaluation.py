@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from segmentation.classes import Classes
 from segmentation.data import Originals, Split, has_own_split, load_split, open_split, report_coverage
@@ -92,9 +91,8 @@ def check_classes(name: str, stored: StoredModel, labels: Classes, dataset: str)
 
 def _trained_on(stored: StoredModel, data: TrainConfig, split: Split) -> list[str]:
     """Return the warning that a model was trained on the scored images; empty if that is not known."""
-    trained = stored.config
-    same_data = data.dataset == trained.dataset and Path(data.data_dir).resolve() == Path(trained.data_dir).resolve()
-    return trained_on_warning(split.name, len(split)) if same_data and split.name == trained.train_split else []
+    is_trained_on = stored.trained_on(data) and split.name == stored.config.train_split
+    return trained_on_warning(split.name, len(split)) if is_trained_on else []
 
 
 def _data(config: EvaluateConfig, stored: StoredModel) -> TrainConfig:

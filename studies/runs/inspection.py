@@ -4,9 +4,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.inspection.advice import advise
-from segmentation.inspection.problems import counted, find_problems, is_wrong
+from segmentation.inspection.problems import find_problems, is_wrong
 from segmentation.inspection.split import inspect_splits
 from studies import tracking
 from studies.base.rerun import for_this_folder

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segmentation.errors import DivergedError, InputError, listed
+from segmentation.errors import DivergedError, InputError, counted, listed
 from studies import tracking
 from studies.base.rerun import here
 from studies.config import ModelsConfig, TrainConfig, trains_all_folds
@@ -76,11 +76,11 @@ def run_models(config: ModelsConfig) -> list[str]:
         check_start(run_config)
     tags = {"kind": "models", "dataset": config.dataset, "variants": config.variants}
     data = data_name(config.dataset, config.data_dir)
-    name = config.run_name or f"models · {_counted(len(configs), 'run')} · {data}"
+    name = config.run_name or f"models · {counted(len(configs), 'run')} · {data}"
     repeat = "Repeat the command to resume: finished runs are not trained again."
     with tracking.tracked_run(config.experiment, name, tags, remedy=lambda _: repeat) as parent:
         tracking.log_config(config, leave_out=("model", "weights", "recipe"))
-        print(f"Models {parent}: {_counted(len(configs), 'run')}, then their comparison.")
+        print(f"Models {parent}: {counted(len(configs), 'run')}, then their comparison.")
         planned = [_planned(each) for each in configs]  # reports a mistake in any of them before hours of training
         run_ids, diverged = [], []
         by_setting: dict[str, dict[int, str]] = {name: {} for name in setting_of_run}
@@ -108,7 +108,7 @@ def run_models(config: ModelsConfig) -> list[str]:
             stored = [StoredScores(run, config.val_split) for run in find_runs(",".join(run_ids), config.val_split)]
             record_comparison(stored, min(config.examples, EXAMPLES))
         if diverged:
-            raise InputError(f"{_counted(len(diverged), 'run')} diverged: {listed(diverged)}")
+            raise InputError(f"{counted(len(diverged), 'run')} diverged: {listed(diverged)}")
     ids = ",".join(run_ids)
     print(f"To write a report:\n  {here('report', {'run_ids': parent})}")
     if not trains_all_folds(config):
@@ -148,7 +148,3 @@ def _time_left(planned: Sequence[PlannedRun], number: int, trained: Sequence[tup
     epochs, seconds = (sum(column) for column in zip(*trained, strict=True)) if trained else (0, 0.0)
     minutes = f", about {left * seconds / epochs / 60:.0f} min at the speed of the earlier runs" if epochs else ""
     return f" ({left} epochs left in all runs{minutes})"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

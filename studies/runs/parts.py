@@ -25,11 +25,9 @@ def check_parts_unchanged(stored: StoredModel, data: DataConfig, split: Split) -
     tags = {data.train_split: "dataset_fingerprint"} if divided or data.calibration_fraction else {}
     if divided:
         tags[data.val_split] = "val_fingerprint"
-    trained = stored.config
-    same_data = data.dataset == trained.dataset and Path(data.data_dir).resolve() == Path(trained.data_dir).resolve()
     folder = Path(stored.name).parent.name  # of a checkpoint, which is CHECKPOINT_DIR/RUN_ID/best.pt
     run_id = stored.run_id or (folder if re.fullmatch("[0-9a-f]{32}", folder) else None)
-    if run_id is None or split.name not in tags or not same_data:
+    if run_id is None or split.name not in tags or not stored.trained_on(data):
         return
     trained_with = tag_of_run(run_id, tags[split.name])
     if trained_with not in (None, split.fingerprint):

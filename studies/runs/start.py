@@ -13,7 +13,7 @@ from segmentation.data import Split, load_splits, open_splits
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
-from segmentation.training.class_weights import NAMED, class_weights, weights_of_file
+from segmentation.training.class_weights import NAMED, weights_of_file
 from segmentation.training.loop import Data
 from studies.config import TrainConfig, decisive
 from studies.models.starting_weights import load_starting_weights, resolve_normalization
@@ -69,8 +69,8 @@ def identity(config: TrainConfig, data: Data, model: Segmenter) -> str:
     values.pop("weights")
     device = resolve_device(config.device)
     values |= {"device": device.type, "precision": str(resolve_precision(config.precision, device))}
-    weights = class_weights(config, data.train)
-    values["class_weights"] = None if weights is None else weights.tolist()
+    if config.class_weights not in NAMED:  # a file counts by its content; the others follow from the data
+        values["class_weights"] = weights_of_file(Path(config.class_weights), data.train.labels.names)
     text = json.dumps([values, data.train.fingerprint, data.val.fingerprint, CODE], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.state_dict().items()):

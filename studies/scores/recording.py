@@ -31,6 +31,7 @@ from studies.scores.tables import (
     region_table,
 )
 from studies.scores.wording import (
+    PREDICTIONS,
     NoiseFloor,
     calibration_sentence,
     crop_note,
@@ -113,7 +114,7 @@ def log_scores(
     floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
     drawn = reliability_figures(scores, groups, intervals, title, note) if draw else ()
     logged = [tracking.log_figure(figure, f"reliability/{split.name}{suffix}.png") for suffix, figure in drawn]
-    of_predictions, classes = prediction_warnings(scores), class_scores(scores)
+    of_predictions, classes = prediction_warnings(scores, metrics["loss"]), class_scores(scores)
     warnings = [*of_predictions, *warnings, *few_images_warning(len(split))]
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
@@ -133,7 +134,7 @@ def log_scores(
         log_examples(model, split, scores, worst_first, device, examples, state)
     sentence = calibration_sentence(metrics, intervals, floor, len(split))
     if of_predictions:
-        tracking.log_tags({"warning.predictions": "; ".join(of_predictions)})
+        tracking.log_tags({PREDICTIONS: "; ".join(of_predictions)})
     # the UI shows about five lines of the description, the rest on a click
     noted = [f"**Warning:** {escaped(warning)}." for warning in warnings]
     counted = f" · {len(warnings)} warning{'s' if len(warnings) > 1 else ''}" if warnings else ""

@@ -13,6 +13,8 @@ from segmentation.scoring.calibration_error import confidence_verdict
 from segmentation.scoring.confusion import iou, mean_of_defined
 from segmentation.scoring.scores import Scores
 
+PREDICTIONS = "warning.predictions"
+"""Tag of a run with its warnings about what the model predicts."""
 NO_IOU = 0.005
 """A class with a lower IoU is not found; it shows as 0.00."""
 FEW = 20
@@ -75,12 +77,17 @@ def learned_nothing(scores: Scores) -> str:
     return why_nothing_learned(scores.confusion.counts, scores.labels.names)
 
 
-def prediction_warnings(scores: Scores) -> list[str]:
-    """Return what shows that a model has learned little: classes not found, a mean IoU or a loss without knowledge."""
+def prediction_warnings(scores: Scores, loss: float) -> list[str]:
+    """Return what shows that a model has learned little: classes not found, a mean IoU or a loss without knowledge.
+
+    Args:
+        scores: of a split.
+        loss: their cross-entropy in nats.
+    """
     counts = scores.confusion.counts
     warnings = count_warnings(counts, scores.labels.names)
     if (counts.sum(1) > 0).sum() > 1 and only_predicted(counts) is None:
-        loss, constant = scores.metrics()["loss"], baseline(counts.sum(1))
+        constant = baseline(counts.sum(1))
         if loss >= constant.loss:
             warnings.append(
                 f"loss {loss:.4f} is not below that of predicting the class frequencies for every pixel "

@@ -67,14 +67,17 @@ def constant_model(study: Study) -> ConstantModel | None:
 
 def baseline_lines(study: Study, objective: Objective) -> list[str]:
     """The metrics of the constant model, and that no complete trial beats it if so; empty if it is unknown."""
+    model, warning = constant_model(study), unbeaten_warning(study, objective)
+    return [] if model is None else [f"{model}.", *([f"Warning: {warning}"] if warning else [])]
+
+
+def unbeaten_warning(study: Study, objective: Objective) -> str:
+    """The warning that no complete trial beats the constant model; empty if one does, or if it is unknown."""
     model, done = constant_model(study), in_state(counted_trials(study), TrialState.COMPLETE)
-    if model is None:
-        return []
-    lines = [f"{model}."]
-    if done and not any(model.is_beaten(kept_metrics(trial), objective) for trial in done):
-        metric = objective.metric if objective.metric in model.metrics else "val/mean_iou"
-        lines.append(
-            f"Warning: no trial beats predicting {model.most_frequent} everywhere in {metric}. Train for more epochs, "
-            f"widen search, or check the masks."
-        )
-    return lines
+    if model is None or not done or any(model.is_beaten(kept_metrics(trial), objective) for trial in done):
+        return ""
+    metric = objective.metric if objective.metric in model.metrics else "val/mean_iou"
+    return (
+        f"no trial beats predicting {model.most_frequent} everywhere in {metric}. Train for more epochs, widen search, "
+        f"or check the masks."
+    )

@@ -12,7 +12,7 @@ from studies.base.markdown import code, escaped
 from studies.base.tables import csv_text, table
 from studies.config import folds_trained
 from studies.search.budget import epochs_used
-from studies.search.constant_model import baseline_lines, constant_model
+from studies.search.constant_model import constant_model, unbeaten_warning
 from studies.search.folds import STD
 from studies.search.plan import Plan
 from studies.search.space import format_value
@@ -53,8 +53,8 @@ def log_study(study: Study, plan: Plan, confirmed: Study | None) -> None:
     tags = {"objective": ",".join(objective.metric for objective in plan.objectives)}
     if (constant := constant_model(study)) is not None:
         tags["baseline"] = str(constant)
-        if warnings := baseline_lines(study, plan.objectives[0])[1:]:
-            tags["warning.baseline"] = warnings[0].removeprefix("Warning: ")
+        if warning := unbeaten_warning(study, plan.objectives[0]):
+            tags["warning.baseline"] = warning
     tracking.log_tags(tags)
     if best is not None:
         # the names that training runs use, so that one filter in the UI finds both

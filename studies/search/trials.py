@@ -12,6 +12,8 @@ from optuna import Study, Trial
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from segmentation.metrics import TIES
+
 VALUES = "values"
 """Attribute of a trial: values of the searched fields."""
 EPOCHS = "epochs"
@@ -36,8 +38,6 @@ IDLE = "idle"
 RETRY_OF = "retry_of"
 """Attribute of a trial that resumes another one: the number of that one."""
 
-TIES = ("val/loss", "val/ece")
-"""Metrics, lower is better, that decide between trials with equal objectives."""
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 """Names of the states in which a trial has ended."""
 

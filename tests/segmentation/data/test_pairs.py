@@ -9,10 +9,18 @@ from PIL import Image
 
 from segmentation.config import DataConfig
 from segmentation.data import open_split
-from segmentation.data.pairs import match
+from segmentation.data.pairs import matched
 from segmentation.errors import InputError
 from segmentation.io.decoding import read_image
 from tests.conftest import write_blank
+
+
+def match(image_dir: Path, mask_dir: Path, stems: list[str] | None = None) -> dict[str, tuple[Path, Path | None]]:
+    """Images with their masks; the first fault is raised."""
+    files, faults = matched(image_dir, mask_dir, stems)
+    if faults:
+        raise InputError(faults[0])
+    return files
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFD"), ("NFD", "NFD", "NFC")])

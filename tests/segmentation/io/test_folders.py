@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from segmentation.data.pairs import match
 from segmentation.errors import InputError
 from segmentation.prediction.inputs import find_images
 from tests.conftest import write_blank
+from tests.segmentation.data.test_pairs import match
 
 
 def test_hidden_and_system_files_are_skipped(tmp_path: Path) -> None:

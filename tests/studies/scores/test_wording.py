@@ -93,25 +93,29 @@ def scores_of(predicted: torch.Tensor, labels: torch.Tensor) -> Scores:
     return scores
 
 
+def warnings_of(scores: Scores) -> list[str]:
+    return prediction_warnings(scores, scores.metrics()["loss"])
+
+
 def test_a_model_that_predicts_a_single_class_is_flagged() -> None:
     labels = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(0))
     single = torch.ones_like(labels)
-    (warning,) = prediction_warnings(scores_of(single, labels))
+    (warning,) = warnings_of(scores_of(single, labels))
     assert "predicts only road (never predicted: sky, tree)" in warning
     assert learned_nothing(scores_of(single, labels)) == "predicts only road"
     assert learned_nothing(scores_of(labels, labels)) == ""
-    assert prediction_warnings(scores_of(labels, labels)) == []
-    assert prediction_warnings(scores_of(single, single)) == [], "the labels hold one class only"
+    assert warnings_of(scores_of(labels, labels)) == []
+    assert warnings_of(scores_of(single, single)) == [], "the labels hold one class only"
 
 
 def test_classes_not_found_and_metrics_without_knowledge_are_flagged() -> None:
     labels = torch.randint(0, 3, (4, 8, 8), generator=torch.Generator().manual_seed(0))
     without_tree = labels.where(labels < 2, torch.zeros_like(labels))
-    missing, loss = prediction_warnings(scores_of(without_tree, labels))
+    missing, loss = warnings_of(scores_of(without_tree, labels))
     assert missing == "never predicted, although the labels hold them: tree"
     frequencies = torch.bincount(labels.flatten()).double() / labels.numel()
     assert f"predicting the class frequencies for every pixel ({-(frequencies * frequencies.log()).sum():.4f})" in loss
-    wrong, mean_iou, loss = prediction_warnings(scores_of((labels + 1) % 3, labels))
+    wrong, mean_iou, loss = warnings_of(scores_of((labels + 1) % 3, labels))
     assert wrong == "predicted nearly always wrongly (IoU below 0.005): sky, road, tree"
     assert "mean IoU of 0.0000, not above that of predicting" in mean_iou
     assert loss.startswith("loss ")
