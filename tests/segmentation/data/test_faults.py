@@ -28,15 +28,15 @@ def test_faults_of_different_kinds_are_listed_together(own_data: Path) -> None:
     Image.fromarray(np.zeros((7, 9), np.uint8)).save(masks / "1.png")
     Image.fromarray(np.full((40, 48), 77, np.uint8)).save(masks / "2.png")
     faults = ("0.jpg cannot be read as an image", "1.jpg has 48 x 40 pixels but", "2.png has values of no class: 77")
-    told = message(own_data)
-    assert told.startswith(f"3 faults in {own_data}:\n")
-    assert [line for line in told.splitlines() if any(fault in line for fault in faults)] == told.splitlines()[1:]
+    printed = message(own_data)
+    assert printed.startswith(f"3 faults in {own_data}:\n")
+    assert [line for line in printed.splitlines() if any(fault in line for fault in faults)] == printed.splitlines()[1:]
     (masks / "4.png").unlink()
     (own_data / "train/images/5.jpg").unlink()
-    told = message(own_data, opens=True)
-    assert told.startswith("5 faults")
+    printed = message(own_data, opens=True)
+    assert printed.startswith("5 faults")
     for fault in (*faults, "for 1 image name(s): 4", "for 1 mask name(s): 5"):
-        assert fault in told
+        assert fault in printed
 
 
 def test_twenty_faults_are_listed_and_the_others_counted(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_faults_of_both_splits_are_in_one_message(own_data: Path) -> None:
     for opens in (load_splits, open_splits):
         with pytest.raises(InputError) as refusal:
             opens(config(own_data), "train", "val")
-        told = str(refusal.value)
-        assert told.startswith("4 faults")
+        printed = str(refusal.value)
+        assert printed.startswith("4 faults")
         for split in ("train", "val"):
-            assert f"{own_data}/{split}/images/1.jpg cannot be read" in told
-            assert f"no mask in {own_data}/{split}/masks for 1 image name(s): 2" in told
+            assert f"{own_data}/{split}/images/1.jpg cannot be read" in printed
+            assert f"no mask in {own_data}/{split}/masks for 1 image name(s): 2" in printed
