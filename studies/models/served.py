@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from segmentation.calibration.calibrators import build as build_calibrator
-from segmentation.models.segmenter import assemble
+from segmentation.models.segmenter import RGB, assemble
 from segmentation.prediction.predictor import Prediction, Predictor
 from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
 from studies.models.request import MAX_PIXELS, RequestError, decode_image, listed_images, open_image
@@ -186,9 +186,10 @@ def _load_pyfunc(path: str) -> ServedModel:
     if metadata[CHECKSUM] != checksum(weights):
         raise ValueError(f"{weights} is damaged: it is not the file that was logged (SHA-256 differs)")
     config, calibration, names = metadata["config"], metadata["calibration"], metadata["class_names"]
-    network = assemble(config["model"], config["normalization"], len(names), config["auxiliary_loss"] != 0)
+    has_auxiliary_head, channels = config["auxiliary_loss"] != 0, config.get("channels", RGB)
+    network = assemble(config["model"], config["normalization"], len(names), has_auxiliary_head, channels)
     if calibration:
-        network.calibrator = build_calibrator(calibration["method"], len(names))
+        network.calibrator = build_calibrator(calibration["method"], len(names), network.measured())
     network.load_state_dict(load_file(weights))
     predictor = Predictor(network.eval(), config["resize"], config["interpolation"])
     return ServedModel(predictor, names, metadata["palette"], calibration["method"] if calibration else None)

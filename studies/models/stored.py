@@ -75,7 +75,7 @@ class StoredModel(NamedTuple):
         """
         model = build(self.config, len(self.labels))
         if self.calibration:
-            model.calibrator = calibrators.build(self.calibration["method"], len(self.labels))
+            model.calibrator = calibrators.build(self.calibration["method"], len(self.labels), model.measured())
         try:
             model.load_state_dict(self.state)
         except (RuntimeError, TypeError, AttributeError) as error:

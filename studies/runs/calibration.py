@@ -236,7 +236,7 @@ def _fit(model: Segmenter, split: Split, config: CalibrateConfig, device: torch.
             for images, masks in in_order(split, config.batch_size, device):
                 stored.add(model(images), images, masks)
         print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
-        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed)
+        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed, model.measured())
 
 
 def _scored(
