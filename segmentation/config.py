@@ -129,7 +129,7 @@ class ModelConfig:
     model: Network = "fcn_resnet50"
     """Segmentation model from torchvision."""
     normalization: Literal["auto", "signed_unit", "imagenet", "measured"] = "auto"
-    """Input scale: [-1, 1], or mean and std of ImageNet or of the training split; auto follows weights, and the data."""
+    """Input scale: [-1, 1], or mean and std of ImageNet or the training split; auto follows weights and data."""
     weights: str = "none"
     """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
     batch_norm_momentum: float | None = None
@@ -291,7 +291,7 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
             )
         if self.channels != RGB and self.color_jitter:
             mistakes.add(
-                f"color_jitter={self.color_jitter} needs RGB images of 8 bits, not channels={self.channels}: set it to 0"
+                f"color_jitter={self.color_jitter} needs RGB images, not channels={self.channels}: set color_jitter to 0"
             )
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
         mistakes.check(check_parts, self)

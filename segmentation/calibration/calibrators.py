@@ -71,19 +71,19 @@ class LocalTemperature(Calibrator):
     CLIP = 16.0
     """Log-probabilities below minus this are clipped before they enter the CNN."""
 
-    scale: torch.Tensor
-    shift: torch.Tensor
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+    """Measured on the training split, `(N, 1, 1)`; None scales RGB images of 8 bits to [-1, 1]."""
 
     def __init__(self, classes: int, seed: int = 0, measured: Measured | None = None) -> None:
         super().__init__()
         self.classes = classes
-        mean, std = measured or ((127.5,) * 3, (127.5,) * 3)
-        scale, shift = torch.tensor(std).reshape(-1, 1, 1), (torch.tensor(mean) / torch.tensor(std)).reshape(-1, 1, 1)
-        for name, values in (("scale", scale), ("shift", shift)):
-            self.register_buffer(name, values, persistent=measured is not None)
+        for name, values in zip(("mean", "std"), measured or (None, None), strict=True):
+            self.register_buffer(name, None if values is None else torch.tensor(values).reshape(-1, 1, 1))
+        channels = 3 if self.mean is None else len(self.mean)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            layers: list[nn.Module] = [nn.Conv2d(classes + len(mean), self.WIDTH, 1), nn.ReLU()]
+            layers: list[nn.Module] = [nn.Conv2d(classes + channels, self.WIDTH, 1), nn.ReLU()]
             for dilation in self.DILATIONS:
                 layers += [nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=dilation, dilation=dilation), nn.ReLU()]
             self.features = nn.Sequential(*layers)
@@ -94,7 +94,11 @@ class LocalTemperature(Calibrator):
     def temperatures(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Temperature of each pixel, float32 `(B, 1, H, W)`; arguments as for `forward`."""
         scores = F.log_softmax(at_least_float32(logits).float(), 1).clamp(min=-self.CLIP) / (self.CLIP / 2) + 1
-        field = self.field(self.features(torch.cat([scores, images.float() / self.scale - self.shift], 1)))
+        if self.mean is None or self.std is None:
+            scaled = images / 127.5 - 1
+        else:
+            scaled = (images.float() - self.mean) / self.std
+        field = self.field(self.features(torch.cat([scores, scaled], 1)))
         return torch.exp(MIDDLE + REACH * torch.tanh(field.float()))
 
     def forward(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

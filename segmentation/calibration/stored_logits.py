@@ -135,7 +135,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def check_images(logits: torch.Tensor, images: torch.Tensor) -> None:
-    """Raise a `ValueError` unless images are `(B, N, H, W)` uint8 or uint16 of the batch size and size of the logits."""
+    """Raise a `ValueError` unless images are `(B, N, H, W)` uint8 or uint16, as many and as large as the logits."""
     expected = (logits.shape[0], *logits.shape[2:])
     if images.ndim != 4 or (len(images), *images.shape[2:]) != expected or images.dtype not in IMAGE_TYPES:
         raise ValueError(

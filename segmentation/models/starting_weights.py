@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from segmentation.config import NORMALIZATIONS, ModelConfig
+from segmentation.config import NORMALIZATIONS, RGB, ModelConfig
 from segmentation.errors import InputError, listed, one_of
 from segmentation.models.networks import CLASS_LAYERS, NETWORKS
 from segmentation.models.segmenter import MEASURED_TENSORS, Segmenter, first_convolution
@@ -79,8 +79,8 @@ def load_matching(model: Segmenter, tensors: Mapping[str, torch.Tensor], same_cl
     own = {name: tensor for name, tensor in model.state_dict().items() if name not in MEASURED_TENSORS}
     tensors = {name: tensor for name, tensor in tensors.items() if name not in MEASURED_TENSORS}
     first = f"network.{first_convolution(model.network)}.weight"
-    if first in tensors and first in own:
-        tensors[first] = with_channels(tensors[first], own[first].shape[1])
+    if model.channels != RGB and first in tensors:
+        tensors[first] = with_channels(tensors[first], model.channels)
     skipped = {
         name: reason for name, tensor in tensors.items() if (reason := _mismatch(name, tensor, own, same_classes))
     }
