@@ -291,7 +291,7 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
             )
         if self.channels != RGB and self.color_jitter:
             mistakes.add(
-                f"color_jitter={self.color_jitter} needs RGB images, not channels={self.channels}: set color_jitter to 0"
+                f"color_jitter={self.color_jitter} needs RGB images, not channels={self.channels}: set it to 0"
             )
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
         mistakes.check(check_parts, self)
