@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from segmentation import plots
 from segmentation.data import Originals, Split
+from segmentation.io.bands import display_note, displayed
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error
 from segmentation.scoring.bootstrap import Interval
@@ -53,7 +54,10 @@ def example_plots(
     """Yield a name and a plot for each of `count` images spread evenly over the split."""
     for number, index in enumerate(spread(split, count)):
         shown = predicted(model, split, index, device)
-        yield f"{number}", plots.example(*shown, split.labels, f"{split.names[index]}, {state}")
+        title = f"{split.names[index]}, {state}"
+        if note := display_note(split.channels, split.bits):
+            title += f"\n{note}"
+        yield f"{number}", plots.example(*shown, split.labels, title)
 
 
 def spread(split: Split | Originals, count: int) -> list[int]:
@@ -67,15 +71,15 @@ def predicted(
     """Predict one image of a split.
 
     Returns:
-        Image `(H, W, 3)` uint8, true and predicted class `(H, W)` uint8, confidence `(H, W)`.
+        Image `(H, W, 3)` uint8 as `bands.displayed` shows it, true and predicted class `(H, W)` uint8, confidence `(H, W)`.
     """
     images, masks = split.gather(np.array([index]))
     with evaluating(model):
         logits = at_size_of(masks, model(images.to(device)))
         pixels = pixel_predictions(logits, masks.to(device))
     if images.shape[2:] != masks.shape[1:]:
-        images = F.interpolate(images.float(), masks.shape[1:], mode="bilinear").round().to(torch.uint8)
+        images = F.interpolate(images.float(), masks.shape[1:], mode="bilinear").round().to(images.dtype)
     return (
-        images[0].permute(1, 2, 0).numpy(), masks[0].numpy(), pixels.label[0].cpu().numpy().astype(np.uint8),
+        displayed(images[0].permute(1, 2, 0).numpy()), masks[0].numpy(), pixels.label[0].cpu().numpy().astype(np.uint8),
         pixels.confidence[0].cpu().numpy(),
     )  # fmt: skip
