@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from segmentation.errors import InputError, Mistakes, one_of
 from segmentation.fields import at_least, check_choices, within
@@ -241,7 +241,7 @@ WITHOUT_RECIPE: Mapping[str, Any] = {
 """Values of these fields without a recipe."""
 NORMALIZATIONS: Mapping[str, str] = {"none": "signed_unit", "imagenet": "imagenet", "coco": "imagenet"}
 """Normalization that the starting weights were trained with; `none` uses that of the original report."""
-MEASURED = "measured"
+MEASURED: Final = "measured"
 """Normalization by the mean and standard deviation of each channel over the pixels of the training split."""
 RGB = 3
 """Channels of the images that the published weights and normalizations are for."""

@@ -43,6 +43,14 @@ class Originals:
         return self.split.names
 
     @property
+    def channels(self) -> int:
+        return self.split.channels
+
+    @property
+    def bits(self) -> int:
+        return self.split.bits
+
+    @property
     def digests(self) -> Sequence[str]:
         return self.split.digests
 

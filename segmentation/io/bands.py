@@ -8,6 +8,7 @@ project that are copied as well.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -96,8 +97,8 @@ class Layout(NamedTuple):
     alpha: int
     """How many of the channels are transparency; they are the last ones."""
     bits: int
-    reader: str
-    """`pillow`, `png` or `tiff`."""
+    format: str
+    """Such as `PNG`."""
 
     def described(self) -> str:
         """Return channels and bits for messages."""
@@ -126,13 +127,13 @@ def read_bands(file: File, channels: int = RGB, bits: int | None = None) -> Rast
     """
     if channels == RGB and is_of_pillow(file):
         with Image.open(file, formats=FORMATS) as image:
-            check_layout(Layout(*image.size, RGB, 0, 8, "pillow"), channels, bits)
+            check_layout(Layout(*image.size, RGB, 0, 8, str(image.format)), channels, bits)
             return color_image(image)
     layout = layout_of(file)
     check_layout(layout, channels, bits)
     if layout.width * layout.height * layout.channels * layout.bits // 8 > MAX_BYTES:
         raise UnfitError(f"is too large: {layout.width} x {layout.height} pixels with {layout.described()}")
-    values = {"pillow": _read_pillow, "png": _read_png, "tiff": _read_tiff}[layout.reader](file)
+    values = _reader(layout)(file)
     expected = (layout.height, layout.width)
     if values.shape[:2] not in (expected, expected[::-1]) or values.dtype != DTYPES[layout.bits]:
         raise UnfitError(f"is damaged: its pixels are {values.dtype} {values.shape}, where it states {layout}")
@@ -171,13 +172,13 @@ def layout_of(file: File) -> Layout:
         bits = bits_per_channel(image)
         if image.format == "PNG" and bits == 16:
             channels = PNG_CHANNELS[head[25]]
-            return Layout(*_upright_size(image), channels, channels in (2, 4), 16, "png")
+            return Layout(*_upright_size(image), channels, channels in (2, 4), 16, "PNG")
         if bits != 8:
             raise UnfitError(f"has {bits} bit(s) per channel (mode {image.mode}): convert it to 8 or 16 bits")
         if image.mode not in MODES:
             raise UnfitError(f"has mode {image.mode}, not grey or RGB: convert it to grey, or to RGB")
         channels = MODES[image.mode]
-        return Layout(*_upright_size(image), channels, channels in (2, 4), 8, "pillow")
+        return Layout(*_upright_size(image), channels, channels in (2, 4), 8, str(image.format))
 
 
 def is_of_pillow(file: File) -> bool:
@@ -205,6 +206,12 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     turned = int(image.getexif().get(ORIENTATION, 1)) if "exif" in image.info else 1
     return (height, width) if turned >= 5 else (width, height)
+
+
+def _reader(layout: Layout) -> Callable[[File], np.ndarray]:
+    if layout.format == "TIFF":
+        return _read_tiff
+    return _read_png if layout.bits == 16 else _read_pillow
 
 
 def _read_pillow(file: File) -> np.ndarray:
@@ -250,7 +257,7 @@ def _tiff_layout(file: File) -> Layout:
             raise UnfitError(f"has no pixels: {width} x {height}")
         if _tiff_orientation(page) >= 5:
             height, width = width, height
-        return Layout(width, height, page.samplesperpixel, alpha, 8 * page.dtype.itemsize, "tiff")
+        return Layout(width, height, page.samplesperpixel, alpha, 8 * page.dtype.itemsize, "TIFF")
 
 
 def _read_tiff(file: File) -> np.ndarray:

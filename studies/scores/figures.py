@@ -54,10 +54,13 @@ def example_plots(
     """Yield a name and a plot for each of `count` images spread evenly over the split."""
     for number, index in enumerate(spread(split, count)):
         shown = predicted(model, split, index, device)
-        title = f"{split.names[index]}, {state}"
-        if note := display_note(split.channels, split.bits):
-            title += f"\n{note}"
-        yield f"{number}", plots.example(*shown, split.labels, title)
+        yield f"{number}", plots.example(*shown, split.labels, example_title(split, index, state))
+
+
+def example_title(split: Split | Originals, index: int, state: str) -> str:
+    """Return the title of a plotted image: its name, the model, and which channels are shown if it is not RGB."""
+    note = display_note(split.channels, split.bits)
+    return f"{split.names[index]}, {state}" + (f"\n{note}" if note else "")
 
 
 def spread(split: Split | Originals, count: int) -> list[int]:
@@ -71,7 +74,8 @@ def predicted(
     """Predict one image of a split.
 
     Returns:
-        Image `(H, W, 3)` uint8 as `bands.displayed` shows it, true and predicted class `(H, W)` uint8, confidence `(H, W)`.
+        Image `(H, W, 3)` uint8 as `bands.displayed` shows it, true and predicted class `(H, W)` uint8, confidence
+        `(H, W)`.
     """
     images, masks = split.gather(np.array([index]))
     with evaluating(model):
