@@ -131,6 +131,8 @@ def read_bands(file: File, channels: int = RGB, bits: int | None = None) -> Rast
             return color_image(image)
     layout = layout_of(file)
     check_layout(layout, channels, bits)
+    if layout.width * layout.height > (Image.MAX_IMAGE_PIXELS or MAX_BYTES):
+        raise Image.DecompressionBombError(f"{layout.width * layout.height}")
     if layout.width * layout.height * layout.channels * layout.bits // 8 > MAX_BYTES:
         raise UnfitError(f"is too large: {layout.width} x {layout.height} pixels with {layout.described()}")
     values = _reader(layout)(file)
