@@ -148,9 +148,9 @@ def test_a_stopped_run_resumes_with_its_normalization(trained: tuple[str, Path])
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        run_training(config(data, seed=1, log_model=False), watch=stop)
+        run_training(config(data, seed=1, log_model=False, keep="last"), watch=stop)
     (run,) = mlflow.search_runs(search_all_experiments=True, max_results=1, output_format="list")
     resumed = run_training(TrainConfig(resume=run.info.run_id))
-    whole = run_training(config(data, seed=1, log_model=False))
+    whole = run_training(config(data, seed=1, log_model=False, keep="last"))
     one, other = (loading.load(f"checkpoints/{each.run_id}/last.pt").state for each in (resumed, whole))
     assert all(bool((one[name] == other[name]).all()) for name in one)
