@@ -150,3 +150,12 @@ def test_wrong_shapes_and_types_are_refused() -> None:
             stored.add(logits, images, labels[:, 1:])
         assert len(stored) == 0
         assert list(stored.batches()) == []
+
+
+def test_images_of_five_channels_of_16_bits_are_stored() -> None:
+    logits, _, labels = batch(0)
+    images = torch.randint(0, 2**16, (2, 5, 5, 7)).to(torch.uint16)
+    with StoredLogits() as stored:
+        stored.add(logits, images, labels)
+        (found,) = stored.batches()
+        assert_equal(found, (logits, images, labels))
