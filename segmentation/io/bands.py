@@ -26,6 +26,7 @@ from segmentation.io.pixels import (
     bits_per_channel,
     color_image,
     orientation,
+    refuse_extra_bands,
     refuse_frames,
     refuse_odd_bmp,
 )
@@ -184,11 +185,14 @@ def layout_of(file: File) -> Layout:
 
 
 def is_of_pillow(file: File) -> bool:
-    """Return whether Pillow alone reads a file that must have three channels, or explains its fault."""
+    """Return whether Pillow alone reads a file that must have three channels, or explains what is wrong with it."""
     is_tiff = _head(file)[:4] in TIFF_SIGNATURES
     try:
         with Image.open(file, formats=FORMATS) as image:
+            refuse_extra_bands(image)
             return bits_per_channel(image) <= 8 or not (is_tiff or image.format == "PNG")
+    except UnfitError:
+        return False
     except UnidentifiedImageError:
         return not is_tiff
     except Exception:  # Pillow raises nearly any type for a damaged file, and will again

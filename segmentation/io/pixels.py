@@ -51,7 +51,7 @@ def color_image(image: Image.Image) -> Image.Image:
     refuse_odd_bmp(image)
     if bits_per_channel(image) > 8:
         raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
-    _refuse_extra_bands(image)
+    refuse_extra_bands(image)
     if image.mode in ("LAB", "HSV"):
         raise UnfitError(f"is in the colour space {image.mode}; convert it to RGB")
     upright = _upright(image)
@@ -111,7 +111,7 @@ def mask_colors(image: Image.Image) -> np.ndarray:
     refuse_frames(image)
     if bits_per_channel(image) > 8:
         raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); save the mask with 8 bits")
-    _refuse_extra_bands(image)
+    refuse_extra_bands(image)
     upright = _upright(image)
     if image.mode == "RGBA":
         transparent = np.count_nonzero(np.asarray(upright)[..., 3] != 255)
@@ -231,7 +231,7 @@ def refuse_frames(image: Image.Image) -> None:
     raise UnfitError("holds several images (pages or frames); save the one to use as a file of its own")
 
 
-def _refuse_extra_bands(image: Image.Image) -> None:
+def refuse_extra_bands(image: Image.Image) -> None:
     """Raise if a TIFF has a band that is neither colour nor declared as transparency, such as near infrared."""
     if image.format != "TIFF":
         return
@@ -242,8 +242,7 @@ def _refuse_extra_bands(image: Image.Image) -> None:
     if extra and not (extra == 1 and len(kinds) == 1 and kinds[0] in (1, 2)):
         raise UnfitError(
             f"has {bands} bands, of which {extra} would be lost: neither colour nor declared as transparency (for "
-            f"example near infrared); save it with only the 3 bands that the model uses, or "
-            f"train with channels={bands}"
+            f"example near infrared); save it with only the 3 bands that the model uses"
         )
 
 

@@ -242,9 +242,20 @@ def _open_file(content: bytes, label: str, expected: Expected) -> Image.Image | 
     except UnfitError as error:
         raise RequestError(f"{label}: it {error}") from error
     except Exception as error:  # Pillow raises nearly any type for a damaged file
+        _check_channels(content, label, expected)
         raise RequestError(
             f"{label}: the {len(content)} bytes are not a readable image; formats are {', '.join(FORMATS)}"
         ) from error
+
+
+def _check_channels(content: bytes, label: str, expected: Expected) -> None:
+    """Raise a `RequestError` if a file that Pillow does not know is a TIFF of other channels or bits."""
+    try:
+        check_layout(layout_of(BytesIO(content)), *expected)
+    except UnfitError as error:
+        raise RequestError(f"{label}: it {error}") from error
+    except Exception:  # it is no TIFF, or damaged, or this server has no tifffile
+        return
 
 
 def _from_pixels(pixels: np.ndarray, label: str, expected: Expected) -> Raster:
