@@ -19,7 +19,7 @@ from segmentation.classes import VOID, Classes
 from segmentation.data.masks import read_indices
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
-from segmentation.io.bands import Bands
+from segmentation.io.bands import Bands, layout_of
 from segmentation.io.decoding import MAX_PIXELS, decoded, read_image
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
@@ -270,8 +270,10 @@ def test_mangled_images_of_several_channels(door: Callable[[str], Door]) -> None
     contents = of_several_channels()
     file = door.folder / "image.tif"
     for random in door.randoms():
-        file.write_bytes(mangled(contents, random))
-        channels, bits = random.choice((1, 2, 3, 4, 5)), random.choice((None, 8, 16))
+        content = random.choice(contents)
+        file.write_bytes(mangled([content], random))
+        channels = random.choice((1, 2, 3, 4, 5, *[layout_of(BytesIO(content)).channels] * 15))
+        bits = random.choice((None, None, 8, 16))
         found = door(lambda: read_image(file, "it", channels, bits), "it ")  # noqa: B023
         if isinstance(found, Bands):
             assert found.values.shape[2] == channels
