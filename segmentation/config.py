@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from segmentation.errors import InputError, Mistakes, one_of
 from segmentation.fields import at_least, check_choices, within
@@ -68,6 +68,8 @@ class DataConfig:
     """Regular expression; images whose names have the same match (or first group) stay in one part."""
     calibration_fraction: float = 0.0
     """Fraction of the training images held out for `calibrate` as split `held_out`, the same images for every seed."""
+    channels: int = 3
+    """Channels of each image, of 8 or 16 bits: 3 is RGB, 1 is grey, other numbers need TIFF; see docs/your-data.md."""
     resize: int | None = 128
     """Length of the shorter side after resizing, in pixels; None keeps the original size."""
     crop: int | None = 128
@@ -126,8 +128,8 @@ class ModelConfig:
 
     model: Network = "fcn_resnet50"
     """Segmentation model from torchvision."""
-    normalization: Literal["auto", "signed_unit", "imagenet"] = "auto"
-    """Input scale: signed_unit is [-1, 1], imagenet uses its mean and std, auto follows the starting weights."""
+    normalization: Literal["auto", "signed_unit", "imagenet", "measured"] = "auto"
+    """Input scale: [-1, 1], or mean and std of ImageNet or the training split; auto follows weights and data."""
     weights: str = "none"
     """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
     batch_norm_momentum: float | None = None
@@ -147,11 +149,13 @@ class ModelConfig:
         Raises:
             InputError: it is `auto`, and the starting weights come from a run, the registry or a file.
         """
-        found = NORMALIZATIONS.get(self.weights, "auto") if self.normalization == "auto" else self.normalization
+        found: str = self.normalization
+        if found == "auto":
+            found = published_normalization(self.weights, getattr(self, "channels", RGB))
         if found == "auto":
             raise InputError(
                 f"normalization=auto: the normalization of weights={self.weights} is unknown; "
-                f"set normalization to one of {', '.join(dict.fromkeys(NORMALIZATIONS.values()))}"
+                f"set normalization to one of {', '.join(dict.fromkeys(NORMALIZATIONS.values()))}, {MEASURED}"
             )
         return found
 
@@ -237,14 +241,28 @@ WITHOUT_RECIPE: Mapping[str, Any] = {
 """Values of these fields without a recipe."""
 NORMALIZATIONS: Mapping[str, str] = {"none": "signed_unit", "imagenet": "imagenet", "coco": "imagenet"}
 """Normalization that the starting weights were trained with; `none` uses that of the original report."""
+MEASURED: Final = "measured"
+"""Normalization by the mean and standard deviation of each channel over the pixels of the training split."""
+RGB = 3
+"""Channels of the images that the published weights and normalizations are for."""
+MAX_CHANNELS = 1024
+"""Most channels of an image. Hyperspectral cameras have a few hundred."""
 
 
-def derived(recipe: str, weights: str) -> dict[str, Any]:
-    """Values of the fields that are derived from `recipe` and `weights` unless the user sets them.
+def published_normalization(weights: str, channels: int) -> str:
+    """Return what `normalization=auto` stands for, of images of 8 bits; `auto` for weights of a run, registry or file.
+
+    The published mean and standard deviations are those of RGB, so images of other channels are measured.
+    """
+    return NORMALIZATIONS.get(weights, "auto") if channels == RGB else MEASURED
+
+
+def derived(recipe: str, weights: str, channels: int = RGB) -> dict[str, Any]:
+    """Values of the fields that are derived from `recipe`, `weights` and `channels` unless the user sets them.
 
     The normalization stays `auto` for weights of a run, registry or file, until they are loaded.
     """
-    return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": NORMALIZATIONS.get(weights, "auto")}
+    return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": published_normalization(weights, channels)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +283,16 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
             if getattr(self, name) is not None:
                 mistakes.check(at_least, self, name, 0)
         mistakes.check(at_least, self, "boundary_width", 0)
+        mistakes.check(within, self, "channels", 1, MAX_CHANNELS)
+        if self.channels != RGB and self.normalization not in ("auto", MEASURED):
+            mistakes.add(
+                f"normalization={self.normalization} is for channels=3, not channels={self.channels}: leave it out, "
+                f"or set normalization={MEASURED}"
+            )
+        if self.channels != RGB and self.color_jitter:
+            mistakes.add(
+                f"color_jitter={self.color_jitter} needs RGB images, not channels={self.channels}: set it to 0"
+            )
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
         mistakes.check(check_parts, self)
         mistakes.check(within, self, "focal_gamma", 0.0, 10.0)
@@ -321,6 +349,6 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
 
     def _settle(self) -> None:
         """Set the fields of `derived` that still have their default."""
-        for name, value in derived(self.recipe, self.weights).items():
+        for name, value in derived(self.recipe, self.weights, self.channels).items():
             if getattr(self, name) == type(self).__dataclass_fields__[name].default:
                 object.__setattr__(self, name, value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from segmentation.config import DataConfig, Dataset, Network, TrainingConfig, check_parts
+from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, Network, TrainingConfig, check_parts
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import at_least, check_choices, within
 
@@ -367,6 +367,7 @@ class InspectConfig(DataConfig):
         mistakes = Mistakes()
         mistakes.check(check_choices, self)
         mistakes.check(check_names, self)
+        mistakes.check(within, self, "channels", 1, MAX_CHANNELS)
         for name in ("resize", "crop"):
             if getattr(self, name) is not None:
                 mistakes.check(at_least, self, name, 1)

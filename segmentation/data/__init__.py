@@ -5,17 +5,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from segmentation.config import DATASETS, DataConfig
+from segmentation.config import DATASETS, RGB, DataConfig
 from segmentation.data.building import load, reading_faults
 from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
+from segmentation.data.drawn import DrawnImages
 from segmentation.data.exports import export_hint
 from segmentation.data.faults import MAX_LISTED, refuse, together
 from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
+from segmentation.data.pairs import ImagePairs
 from segmentation.data.source import MissingDataError, Source
-from segmentation.data.split import Split
+from segmentation.data.split import Split, check_same_bits
 from segmentation.data.splitting import part
 from segmentation.errors import InputError, one_of
 
@@ -39,7 +41,9 @@ def load_split(config: DataConfig, split: str) -> Split:
 
 def load_splits(config: DataConfig, *splits: str) -> list[Split]:
     """Return several prepared splits; see `load_split`. One error lists the faults of all."""
-    return together(partial(load_split, config, split) for split in splits)
+    found = together(partial(load_split, config, split) for split in splits)
+    check_same_bits(found)
+    return found
 
 
 def open_splits(config: DataConfig, *splits: str) -> list[Source]:
@@ -90,7 +94,7 @@ def has_own_split(config: DataConfig) -> bool:
 def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
     """All images of a split that the data set has."""
     try:
-        source = _opener(config)(config, split)
+        source = _with_channels(_opener(config)(config, split), config)
     except MissingDataError as error:
         hint = export_hint(config.data_dir)
         raise InputError(f"{error}. {hint}" if hint else str(error)) from error
@@ -100,6 +104,15 @@ def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
             faults += reading_faults(source, config)
         refuse(faults, source.location)
     return source
+
+
+def _with_channels(source: Source, config: DataConfig) -> Source:
+    """Return a source that expects `config.channels` channels of its image files."""
+    if config.channels == RGB:
+        return source
+    if not isinstance(source, (ImagePairs, DrawnImages)):
+        raise InputError(f"channels={config.channels}: dataset={config.dataset} has RGB images; set channels=3")
+    return replace(source, channels=config.channels)
 
 
 def _opener(config: DataConfig) -> Callable[[DataConfig, str], Source]:

@@ -1,6 +1,6 @@
 """Loads a prepared split from the cache. Builds it first where it is missing, stale or damaged.
 
-Building decodes and prepares every image once, on all cores, and writes the results as uint8 arrays. A new split
+Building decodes and prepares every image once, on all cores, and writes the results as arrays. A new split
 appears in the cache by renaming its folder, so it is complete or absent. Its arrays are read back and verified once.
 """
 
@@ -37,6 +37,7 @@ from segmentation.data.preparation import fraction_in_crop, prepare
 from segmentation.data.source import Source
 from segmentation.data.split import Split, histogram
 from segmentation.errors import InputError
+from segmentation.io.bands import bits_of
 from segmentation.system.progress import progress
 
 MAX_CHECKED = 2000
@@ -47,7 +48,7 @@ class Prepared(NamedTuple):
     """One prepared image."""
 
     image: np.ndarray
-    """`(h, w, 3)` uint8."""
+    """`(h, w, C)` uint8 or uint16."""
     mask: np.ndarray
     """`(h, w)` uint8 class indices."""
     digest: bytes
@@ -155,8 +156,14 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
             image, mask, digest, image_digest, (width, height) = prepared
             if not first_shape:
                 first_shape, first_name = mask.shape, source.names[index]
-                _write_header(images_file, (count, *image.shape))
-                _write_header(masks_file, (count, *mask.shape))
+                first_bits = bits_of(image)
+                _write_header(images_file, (count, *image.shape), image.dtype)
+                _write_header(masks_file, (count, *mask.shape), mask.dtype)
+            if bits_of(image) != first_bits:
+                faults.append(
+                    f"{first_name} has {first_bits} bits per channel but {source.names[index]} has {bits_of(image)}; "
+                    f"convert all images to the same bits"
+                )
             if mask.shape != first_shape:
                 faults.append(
                     f"after preparation {first_name} has {first_shape[1]} x {first_shape[0]} pixels but "
@@ -186,8 +193,9 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     })  # fmt: skip
 
 
-def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def reading_faults(source: Source, config: DataConfig) -> list[str]:

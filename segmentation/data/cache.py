@@ -197,6 +197,7 @@ def _checked_arrays(folder: Path, about: dict[str, Any]) -> dict[str, np.memmap]
     except Exception:  # numpy raises nearly any exception for damaged files; a damaged split is built again
         return None
     images, masks = arrays["images"], arrays["masks"]
-    is_right = masks.ndim == 3 and len(masks) == about["count"] and images.shape == (*masks.shape, 3)
-    is_right &= all(array.dtype == np.uint8 and array.flags.c_contiguous for array in arrays.values())
+    is_right = masks.ndim == 3 and len(masks) == about["count"] and images.shape[:3] == masks.shape and images.ndim == 4
+    is_right &= masks.dtype == np.uint8 and images.dtype in (np.uint8, np.uint16)
+    is_right &= all(array.flags.c_contiguous for array in arrays.values())
     return arrays if is_right else None

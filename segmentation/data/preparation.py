@@ -8,19 +8,21 @@ from PIL import Image
 
 from segmentation.config import DataConfig
 from segmentation.errors import InputError
+from segmentation.io import bands
+from segmentation.io.bands import Bands, Raster, as_array
 
 
-def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+def prepare(image: Raster, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Resize the shorter side and crop the centre.
 
     Args:
-        image: RGB image of `W` x `H` pixels.
+        image: image of `W` x `H` pixels.
         mask: class indices `(H, W)` uint8.
         config: supplies `resize`, `crop` and `interpolation`.
         name: name of the image in error messages.
 
     Returns:
-        The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
+        The image `(h, w, C)` uint8 or uint16 and its mask `(h, w)` uint8.
 
     Raises:
         InputError: the image is smaller than the crop.
@@ -32,8 +34,15 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
     if refusal := too_small(image.size, config, name):
         raise InputError(refusal)
     if config.crop is not None:
-        image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
-    return np.asarray(image), np.asarray(mask_image)
+        mask_image = F.center_crop(mask_image, [config.crop])
+        image = _cropped(image, config.crop) if isinstance(image, Bands) else F.center_crop(image, [config.crop])
+    return as_array(image), np.asarray(mask_image)
+
+
+def _cropped(image: Bands, side: int) -> Bands:
+    """Return the centre of an image, as torchvision crops it."""
+    top, left = (round((length - side) / 2) for length in (image.height, image.width))
+    return Bands(image.values[top : top + side, left : left + side])
 
 
 def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
@@ -53,13 +62,15 @@ def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
     return config.crop**2 / (width * height)
 
 
-def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
+def resize_image(image: Raster, config: DataConfig) -> Raster:
     """Return the image with its shorter side resized to `config.resize`."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
     if config.resize is None:
         return image
+    if isinstance(image, Bands):
+        return bands.resized(image, config.resize, config.interpolation)
     resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
     return resized
 

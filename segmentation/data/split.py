@@ -1,15 +1,25 @@
 """A prepared split: images and masks as arrays that are mapped from the cache."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from segmentation.classes import Classes
+from segmentation.errors import InputError
+from segmentation.io.bands import bits_of
 
 if TYPE_CHECKING:  # mistakes in data are found before torch is imported, which takes seconds
     import torch
+
+
+EXACT = 2**20
+"""Pixels of 16 bits whose squares a float64 sums exactly: fewer than 2**53 / 2**32."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Split:
     labels: Classes
     names: tuple[str, ...]
     images: np.ndarray
-    """`(N, H, W, 3)` uint8."""
+    """`(N, H, W, C)` uint8 or uint16, with `C` channels."""
     masks: np.ndarray
     """`(N, H, W)` uint8 class indices, void 255."""
     fingerprint: str
@@ -45,11 +55,47 @@ class Split:
             return self.counts
         return tuple(int(count) for count in sum((np.array(histogram(mask)) for mask in self.masks), np.zeros(256)))
 
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return int(self.images.shape[3])
+
+    @property
+    def bits(self) -> int:
+        """Bits per channel of the images, 8 or 16."""
+        return bits_of(self.images)
+
+    @cached_property
+    def channel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel over all pixels of the split.
+
+        Sums of at most `EXACT` pixels are whole numbers that float64 holds exactly; Python's integers add them up. A
+        channel of a single value has standard deviation 1, so that it can be divided by.
+        """
+        count, sums, squares = 0, [0] * self.channels, [0] * self.channels
+        for image in self.images:
+            pixels = image.reshape(-1, self.channels)
+            for start in range(0, len(pixels), EXACT):
+                values = pixels[start : start + EXACT].astype(np.float64)
+                count += len(values)
+                sums = [total + int(part) for total, part in zip(sums, values.sum(0), strict=True)]
+                parts = np.einsum("ij,ij->j", values, values)
+                squares = [total + int(part) for total, part in zip(squares, parts, strict=True)]
+        variances = [Fraction(count * square - total**2, count**2) for total, square in zip(sums, squares, strict=True)]
+        return [total / count for total in sums], [math.sqrt(variance) or 1.0 for variance in variances]
+
     def gather(self, indices: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return images `(B, 3, H, W)` uint8, channels last in memory, and masks `(B, H, W)` uint8."""
+        """Return images `(B, C, H, W)`, channels last in memory, and masks `(B, H, W)` uint8."""
         import torch
 
         return torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2), torch.from_numpy(self.masks[indices])
+
+
+def check_same_bits(splits: Sequence[Split]) -> None:
+    """Raise an `InputError` unless the images of all splits have the same bits."""
+    if len({split.bits for split in splits}) > 1:
+        bits = ", ".join(f"{split.bits} bits in {split.name} (such as {split.names[0]})" for split in splits)
+        raise InputError(f"the images in {splits[0].location} have {bits}: convert them all to the same bits")
 
 
 def histogram(mask: np.ndarray) -> list[int]:

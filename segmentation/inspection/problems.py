@@ -63,6 +63,7 @@ def find_problems(splits: Sequence[InspectedSplit], config: DataConfig) -> list[
     checks: tuple[Callable[[Sequence[InspectedSplit], DataConfig], Iterable[Problem]], ...] = (
         _refused_splits, _refused_images, _unequal_sizes, _equal_images, _similar_images, _repeated_masks,
         _absent_classes, _void, _turned_masks, _blank_images, _lost_classes, _single_values, _rare_classes, _odd_kinds,
+        _unequal_bits,
         _enlarged,
     )  # fmt: skip
     found = [problem for check in checks for problem in check(splits, config)]
@@ -384,6 +385,24 @@ def _rare_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Itera
                 f"{listed(case.name for case in cases)}",
                 "They are hardly learned. Add images that show them.", cases,
             )  # fmt: skip
+
+
+def _unequal_bits(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:
+    """Images of 8 bits among images of 16."""
+
+    def is_deep(image: InspectedImage) -> bool:
+        return image.image_kind is not None and image.image_kind.bits > 8
+
+    depths = Counter(is_deep(image) for split in splits for image in split.sound if image.image_kind is not None)
+    if len(depths) > 1:
+        rarer = min(depths, key=lambda deep: depths[deep])
+        found = _cases(splits, lambda image: image.image_kind is not None and is_deep(image) == rarer)
+        cases = tuple(case for each in found.values() for case in each)
+        yield Problem(
+            "error", "bits",
+            f"{counted(len(cases), 'image')} of {16 if rarer else 8} bits per channel, where the others have "
+            f"{8 if rarer else 16}", "Convert all images to the same bits.", cases,
+        )  # fmt: skip
 
 
 def _odd_kinds(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:

@@ -1,15 +1,16 @@
-"""`Segmenter`: uint8 RGB images in, logits out. It normalizes its own input, so the scale cannot be wrong.
+"""`Segmenter`: images of 8 or 16 bits in, logits out. It normalizes its own input, so the scale cannot be wrong.
 
 Every logged model carries a copy of this module (`studies.models.flavor.SHIPPED`), so it imports only modules of this
 project that are copied as well.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from segmentation.calibration.calibrators import Calibrator
+from segmentation.calibration.calibrators import Calibrator, Measured
 from segmentation.models.networks import NETWORKS
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ NORMALIZATION = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
 }
 """Mean and standard deviation of the channels R, G, B, on the scale 0 to 255."""
+MEASURED = "measured"
+"""Normalization by mean and standard deviation of the training split, which are tensors of the model."""
+MEASURED_TENSORS = ("mean", "std", "bits")
+"""Names of the tensors that a model with `MEASURED` has besides those of its network."""
+RGB = 3
+"""Input channels of torchvision's networks."""
 
 
 class Segmenter(nn.Module):
@@ -28,25 +35,47 @@ class Segmenter(nn.Module):
     Attributes:
         network: the torchvision network.
         calibrator: maps logits to calibrated logits; None leaves them unchanged.
+        channels: number of input channels.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    bits: torch.Tensor
+    """Bits per channel of the input, 8 or 16."""
 
-    def __init__(self, network: nn.Module, normalization: str) -> None:
+    def __init__(self, network: nn.Module, normalization: str, channels: int = RGB) -> None:
         super().__init__()
         self.network = network
         self.calibrator: Calibrator | None = None
-        for name, values in zip(("mean", "std"), NORMALIZATION[normalization], strict=True):
-            self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1), persistent=False)
+        self.channels = channels
+        is_measured = normalization == MEASURED
+        mean, std = ((0.0,) * channels, (1.0,) * channels) if is_measured else NORMALIZATION[normalization]
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, channels, 1, 1), persistent=is_measured)
+        self.register_buffer("bits", torch.tensor(8), persistent=is_measured)
 
     @property
     def backbone(self) -> nn.Module:
         """The part that ImageNet weights initialize."""
         return self.network.get_submodule("backbone")
 
+    def measured(self) -> Measured | None:
+        """Return the measured mean and standard deviation of the channels; None with another normalization."""
+        if "mean" in self._non_persistent_buffers_set:
+            return None
+        return self.mean.flatten().tolist(), self.std.flatten().tolist()
+
+    def set_normalization(self, mean: Sequence[float], std: Sequence[float], bits: int) -> None:
+        """Set the measured mean and standard deviation of each channel, and the bits of the images."""
+        self.mean.copy_(torch.tensor(mean).reshape(self.mean.shape))
+        self.std.copy_(torch.tensor(std).reshape(self.std.shape))
+        self.bits.fill_(bits)
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits `(B, C, H, W)` for RGB images `(B, 3, H, W)` uint8, calibrated if there is a calibrator."""
+        """Return logits `(B, C, H, W)` for images `(B, N, H, W)` uint8 or uint16, calibrated if there is a calibrator.
+
+        `N` is `channels`; three channels are R, G, B.
+        """
         logits: torch.Tensor = self.outputs(images)["out"]
         if self.calibrator is not None:
             logits = self.calibrator(logits, images)
@@ -61,18 +90,43 @@ class Segmenter(nn.Module):
         return outputs
 
 
-def assemble(model: str, normalization: str, classes: int, auxiliary_head: bool = False) -> Segmenter:
+def assemble(
+    model: str, normalization: str, classes: int, auxiliary_head: bool = False, channels: int = RGB
+) -> Segmenter:
     """Build a model with random weights.
 
     Args:
         model: one of `NETWORKS`.
-        normalization: one of `NORMALIZATION`.
+        normalization: one of `NORMALIZATION`, or `MEASURED`.
         classes: number of output channels.
         auxiliary_head: whether to build the auxiliary head.
+        channels: number of input channels.
     """
     options = {"aux_loss": True} if auxiliary_head else {}
     network = NETWORKS[model].build(weights=None, weights_backbone=None, num_classes=classes, **options)
-    return Segmenter(network, normalization)
+    if channels != RGB:
+        _set_input_channels(network, channels)
+    return Segmenter(network, normalization, channels)
+
+
+def first_convolution(network: nn.Module) -> str:
+    """Return the name of the convolution that sees the image: the first one of the network."""
+    return next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def _set_input_channels(network: nn.Module, channels: int) -> None:
+    """Replace the first convolution by one with `channels` inputs, initialized as torchvision initializes it."""
+    name = first_convolution(network)
+    old = network.get_submodule(name)
+    assert isinstance(old, nn.Conv2d)
+    new = nn.Conv2d(
+        channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups,  # type: ignore[arg-type]
+        bias=old.bias is not None, padding_mode=old.padding_mode,
+    )  # fmt: skip
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    network.set_submodule(name, new)
 
 
 def build(config: "ModelConfig", classes: int) -> Segmenter:
@@ -81,7 +135,8 @@ def build(config: "ModelConfig", classes: int) -> Segmenter:
     Raises:
         InputError: `normalization=auto` is not resolved, because the starting weights come from elsewhere.
     """
-    model = assemble(config.model, config.known_normalization(), classes, config.auxiliary_loss != 0)
+    channels = getattr(config, "channels", RGB)
+    model = assemble(config.model, config.known_normalization(), classes, config.auxiliary_loss != 0, channels)
     if config.batch_norm_momentum is not None:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

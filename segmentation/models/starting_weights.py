@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from segmentation.config import NORMALIZATIONS, ModelConfig
+from segmentation.config import NORMALIZATIONS, RGB, ModelConfig
 from segmentation.errors import InputError, listed, one_of
 from segmentation.models.networks import CLASS_LAYERS, NETWORKS
-from segmentation.models.segmenter import Segmenter
+from segmentation.models.segmenter import MEASURED_TENSORS, Segmenter, first_convolution
 
 
 class LoadedWeights(NamedTuple):
@@ -76,7 +76,11 @@ def load_matching(model: Segmenter, tensors: Mapping[str, torch.Tensor], same_cl
     Raises:
         InputError: no tensor matches: the weights belong to another architecture.
     """
-    own = model.state_dict()
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in MEASURED_TENSORS}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in MEASURED_TENSORS}
+    first = f"network.{first_convolution(model.network)}.weight"
+    if model.channels != RGB and first in tensors:
+        tensors[first] = with_channels(tensors[first], model.channels)
     skipped = {
         name: reason for name, tensor in tensors.items() if (reason := _mismatch(name, tensor, own, same_classes))
     }
@@ -94,6 +98,20 @@ def load_matching(model: Segmenter, tensors: Mapping[str, torch.Tensor], same_cl
         )
     model.load_state_dict(matching, strict=False)
     return LoadedWeights(list(matching), skipped, [name for name in own if name not in matching])
+
+
+def with_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Return the weight of a first convolution, `(O, M, h, w)`, for `channels` inputs.
+
+    The first inputs keep their weights. Each further input starts with the mean of the `M` weights times
+    `M / channels`, so that all further inputs together weigh less than the first ones: timm's `adapt_input_conv` scales
+    its copies of the weights by the same factor.
+    """
+    if weight.ndim != 4 or weight.shape[1] in (0, channels):
+        return weight
+    trained = weight.shape[1]
+    further = weight.mean(1, keepdim=True) * (trained / channels)
+    return torch.cat([weight[:, :channels], further.expand(-1, max(0, channels - trained), -1, -1)], 1)
 
 
 def _by_reason(skipped: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from segmentation import plots
 from segmentation.classes import VOID
+from segmentation.config import RGB
 from segmentation.errors import InputError, counted
 from segmentation.inspection.advice import channel_statistics
 from segmentation.inspection.overlays import typical, with_class, with_mask
@@ -217,8 +218,9 @@ def _files(page: Page, inspection: Inspection) -> None:
     statistics = channel_statistics(inspection.opened)
     if statistics is not None:
         mean, std = (" ".join(f"{value:.3f}" for value in values) for values in statistics)
+        which = "red, green and blue" if inspection.config.channels == RGB else "each channel"
         page.text(
-            f"Mean of red, green and blue: {mean}; standard deviation: {std}. They are in [0, 1] and measured on "
+            f"Mean of {which}: {mean}; standard deviation: {std}. They are in [0, 1] and measured on "
             f"images reduced to 64 pixels."
         )
 

@@ -17,7 +17,6 @@ import logging
 import re
 import tempfile
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,12 @@ import torch
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
-from PIL import Image
 from safetensors.torch import save_file
 
 from segmentation import errors
 from segmentation.calibration import calibrators
-from segmentation.io import pixels
+from segmentation.io import bands, pixels
+from segmentation.io.bands import bits_of, encoded
 from segmentation.models import networks, segmenter
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction import predictor
@@ -44,10 +43,12 @@ PACKAGE = "served_segmenter"
 """Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
 loaded in one process."""
 SHIPPED = (
-    calibrators, checksums, errors, full_precision, networks, pixels, predictor, request, segmenter, served,
+    bands, calibrators, checksums, errors, full_precision, networks, pixels, predictor, request, segmenter, served,
 )  # fmt: skip
 """Modules copied into every logged model. They import each other, and nothing else of the project."""
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision")
+READERS = ("imagecodecs", "tifffile")
+"""Required, too, by models of images that Pillow does not read."""
 
 SIGNATURE = ModelSignature(
     # AnyType: MLflow has no type for base64 text or pixels of any size.
@@ -73,10 +74,12 @@ def save_model(folder: Path, network: Segmenter, image: torch.Tensor, metadata: 
     Args:
         folder: created here.
         network: on the CPU.
-        image: `(3, H, W)` uint8, stored as an example of a request.
+        image: `(N, H, W)` uint8 or uint16, stored as an example of a request.
         metadata: configuration, class names, palette, epoch and calibration, see `StoredModel.metadata`.
     """
-    requirements = [required(package, version(package)) for package in REQUIRED]
+    example = image.permute(1, 2, 0).numpy()
+    readers = () if (network.channels, bits_of(example)) == (3, 8) else READERS
+    requirements = [required(package, version(package)) for package in (*REQUIRED, *readers)]
     model = Model(metadata=metadata)
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it prints that it validates the input example
     with tempfile.TemporaryDirectory() as temporary:
@@ -87,7 +90,7 @@ def save_model(folder: Path, network: Segmenter, image: torch.Tensor, metadata: 
             code_paths=[str(Path(temporary) / package)],
             mlflow_model=model,
             signature=SIGNATURE,
-            input_example=[{request.COLUMN: _png(image)}],
+            input_example=[{request.COLUMN: base64.b64encode(encoded(example)).decode()}],
             pip_requirements=requirements,
         )
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
@@ -115,10 +118,3 @@ def _copy_code(folder: Path) -> str:
         moved = re.sub(rf"^from (?:{packages})(?=\.\w+ import )", f"from {package}", text, flags=re.MULTILINE)
         (folder / package / name).write_text(moved, encoding="utf-8")
     return package
-
-
-def _png(image: torch.Tensor) -> str:
-    """Return an image `(3, H, W)` as base64 of a PNG file."""
-    file = BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

@@ -11,6 +11,7 @@ import torch
 from segmentation.calibration import calibrators
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
+from segmentation.data import Split
 from segmentation.errors import InputError, one_of
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.state_dicts import is_plain_tensor
@@ -41,6 +42,19 @@ class StoredModel(NamedTuple):
         """Return whether a data set is the one that the model was trained on, by its name and folder."""
         same_folder = Path(data.data_dir).resolve() == Path(self.config.data_dir).resolve()
         return data.dataset == self.config.dataset and same_folder
+
+    @property
+    def bits(self) -> int:
+        """Bits per channel of the images that the model takes, 8 or 16."""
+        return int(self.state.get("bits", torch.tensor(8)))
+
+    def check_images(self, split: Split) -> None:
+        """Raise an `InputError` if a split has images of other bits than those that the model was trained on."""
+        if split.bits != self.bits:
+            raise InputError(
+                f"{split.dataset}/{split.name} in {split.location} has images of {split.bits} bits per channel, and "
+                f"{self.name or 'the model'} was trained on {self.bits} bits: convert the images to {self.bits} bits"
+            )
 
     def described(self) -> str:
         """Return model, epoch and calibration as a title."""
@@ -75,7 +89,7 @@ class StoredModel(NamedTuple):
         """
         model = build(self.config, len(self.labels))
         if self.calibration:
-            model.calibrator = calibrators.build(self.calibration["method"], len(self.labels))
+            model.calibrator = calibrators.build(self.calibration["method"], len(self.labels), model.measured())
         try:
             model.load_state_dict(self.state)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -113,6 +127,8 @@ def stored_model(
             raise InputError(f"trained_in_run={run_id!r:.40} is not a run ID")
         if not all(isinstance(key, str) and is_plain_tensor(value) for key, value in state.items()):
             raise InputError("its weights are not plain tensors by name")
+        if "bits" in state and not (state["bits"].numel() == 1 and state["bits"].item() in (8, 16)):
+            raise InputError("bits must be 8 or 16")
         return StoredModel(recorded_config(metadata["config"]), labels, dict(state), epoch, run_id, calibration)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise InputError(f"{name} is damaged or was stored by another version: {error}") from error

@@ -74,6 +74,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         if stored.calibration:
             print(f"{config.run_id} is already calibrated: its model is calibrated again from the raw logits.")
         fitted_on, scored_on = _splits(config, data)
+        for split in (fitted_on, scored_on):
+            stored.check_images(split)
         if config.calibration_split == HELD_OUT:
             check_parts_unchanged(stored, data, load_split(data, data.train_split))
         check_parts_unchanged(stored, data, scored_on)
@@ -236,7 +238,7 @@ def _fit(model: Segmenter, split: Split, config: CalibrateConfig, device: torch.
             for images, masks in in_order(split, config.batch_size, device):
                 stored.add(model(images), images, masks)
         print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
-        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed)
+        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed, model.measured())
 
 
 def _scored(

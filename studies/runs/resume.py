@@ -45,6 +45,7 @@ def find(config: TrainConfig) -> Resumption:
         return Resumption(_as_started(config, config.resume), config.resume, None)
     config = resolve_normalization(replace(config, resume=None))
     data = load_data(config)
+    config = resolve_normalization(config, data.train)
     model, _ = starting_model(config, data.train)
     for run in tracking.runs_tagged(IDENTITY, identity(config, data, model)):
         if can_resume(run, Path(config.checkpoint_dir)):

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import segmentation
+from segmentation.config import MEASURED
 from segmentation.data import Split, load_splits, open_splits
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.models.segmenter import Segmenter, build
@@ -51,9 +52,11 @@ def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, Loaded
     Raises:
         InputError: the starting weights do not exist or do not fit the model.
     """
-    config = resolve_normalization(config)
+    config = resolve_normalization(config, split)
     torch.manual_seed(config.seed)
     model = build(config, len(split.labels))
+    if config.normalization == MEASURED:
+        model.set_normalization(*split.channel_statistics, split.bits)
     return model, load_starting_weights(model, config, split.labels)
 
 

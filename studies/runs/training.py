@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from segmentation import plots
+from segmentation.config import MEASURED
 from segmentation.data import Split, overlap_warning, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
@@ -95,6 +96,7 @@ def run_training(
         tracking.check_store()
         config = check_start(config)
         data = data or load_data(config)
+        config = resolve_normalization(config, data.train)
         report_coverage(data.train, to_train=True)
         model, loaded = starting_model(config, data.train)
     name = config.run_name or run_name(config)
@@ -109,10 +111,11 @@ def run_training(
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
-        config = resolve_normalization(config)
+        config = resolve_normalization(config, None if data is None else data.train)
         tracking.log_config(config)
         device = resolve_device(config.device)
         data = data or load_data(config)
+        config = resolve_normalization(config, data.train)
         _print_warnings(data, config)
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
@@ -205,12 +208,19 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
         by_name = dict(zip(split.labels.names, weights.tolist(), strict=True))
         print(f"Class weights: {listed((f'{name} {weight:.3g}' for name, weight in by_name.items()), 10)}.")
         tracking.log_json(by_name, "class_weights.json")
+    if (measured := model.measured()) is not None:
+        shown = listed((f"{mean:.1f} and {std:.1f}" for mean, std in zip(*measured, strict=True)), 10)
+        print(f"Measured mean and standard deviation of each channel of {split.bits} bits: {shown}.")
+        mean, std = measured
+        tracking.log_json({"mean": mean, "std": std, "bits": split.bits}, "normalization.json")
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
 
 
 def _check_normalization(of_weights: str | None, config: TrainConfig) -> None:
     """Print a warning if the starting weights were trained with another normalization, or if that is unknown."""
+    if config.normalization == MEASURED:
+        return
     if of_weights is None:
         print(
             f"Note: {config.weights} does not record its normalization; normalization={config.normalization} is used. "
@@ -312,7 +322,7 @@ def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
     folder = Path(config.checkpoint_dir) / run_id
     file = folder / "last.pt" if config.keep == "last" else folder / "best.pt"
     checkpoint = checkpoints.load(file)
-    config = resolve_normalization(config)
+    config = resolve_normalization(config, data.train)
     device = resolve_device(config.device)
     model = build(config, len(data.val.labels))
     model.load_state_dict(checkpoint.network)

@@ -18,7 +18,7 @@ from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from studies import tracking
 from studies.base.markdown import escaped
-from studies.scores.figures import predicted, reliability_figures, spread
+from studies.scores.figures import example_title, predicted, reliability_figures, spread
 from studies.scores.tables import (
     class_calibration_table,
     class_lines,
@@ -197,7 +197,8 @@ def log_examples(
         for name, array in zip(stored, shown, strict=False):
             stored[name].append(array)
         tracking.log_figure(
-            plots.example(*shown, split.labels, f"{split.names[index]}, {state}"), f"examples/{split.name}_{number}.png"
+            plots.example(*shown, split.labels, example_title(split, index, state)),
+            f"examples/{split.name}_{number}.png",
         )
     if len(chosen):
         with tracking.artifact_file(f"examples/{split.name}.npz") as file:
@@ -207,7 +208,7 @@ def log_examples(
     errors = scores.image_ece()
     for number, index in enumerate(worst_first[: min(WORST, count)]):
         rank = "highest" if number == 0 else f"number {number + 1} by"
-        title = f"{split.names[index]}, {state}\n{rank} ECE of a single image: {errors[index]:.4f}"
+        title = f"{example_title(split, index, state)}\n{rank} ECE of a single image: {errors[index]:.4f}"
         shown = predicted(model, split, int(index), device)
         tracking.log_figure(plots.example(*shown, split.labels, title), f"examples/{split.name}_worst_{number}.png")
 

@@ -18,7 +18,7 @@ OTHER = {
     "resize": 40, "crop": 30, "interpolation": "nearest", "calibration_fraction": 0.5, "dataset_seed": 5,
     "dataset": "folder", "data_dir": ".", "download": True, "train_split": "val", "val_split": "train",
     "cache_dir": "elsewhere", "image_suffix": "_image", "mask_suffix": "_mask", "empty": "background",
-    "val_fraction": 0.5, "folds": 3, "fold": 1, "group_by": "a",
+    "channels": 4, "val_fraction": 0.5, "folds": 3, "fold": 1, "group_by": "a",
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import torch
 from torchvision.models import get_model_weights, mobilenet_v3_large, resnet50
 from torchvision.models.segmentation import fcn_resnet50, lraspp_mobilenet_v3_large
 
-from segmentation.config import ModelConfig
+from segmentation.config import ModelConfig, TrainingConfig
 from segmentation.data.voc import CLASSES as VOC
 from segmentation.errors import InputError
 from segmentation.models.segmenter import build
@@ -87,3 +87,41 @@ def test_a_damaged_file_of_weights_is_reported(hub: Path) -> None:
 def test_weights_of_another_architecture_are_refused() -> None:
     with pytest.raises(InputError, match="none of the 1 tensors"):
         load_matching(build(ModelConfig(model=LRASPP), 4), {"x": torch.zeros(3)}, same_classes=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("model", "published", "make"),
+    [("fcn_resnet50", "resnet50", resnet50), (LRASPP, "mobilenet_v3_large", mobilenet_v3_large)],
+)
+def test_the_first_channels_keep_their_weights(
+    channels: int, model: str, published: str, make: type[torch.nn.Module], hub: Path
+) -> None:
+    state = make(weights=None).state_dict()
+    cache(hub, published, state)
+    config = TrainingConfig(model=model, weights="imagenet", channels=channels)
+    found = build(config, 4)
+    loaded = load_hub_weights(found, config, NAMES)
+    name = {"fcn_resnet50": "conv1.weight", LRASPP: "features.0.0.weight"}[model]
+    own = found.state_dict()["network.backbone." + name.removeprefix("features.")]
+    kept = min(3, channels)
+    assert own.shape[1] == channels
+    torch.testing.assert_close(own[:, :kept], state[name][:, :kept], rtol=0, atol=0)
+    for further in range(3, channels):
+        torch.testing.assert_close(own[:, further], state[name].mean(1) * 3 / channels)
+    assert all(name.split(".")[1] != "backbone" for name in loaded.fresh)
+    assert not {"mean", "std", "bits"} & {*loaded.fresh, *loaded.left}
+    found.set_normalization([100.0] * channels, [50.0] * channels, 16)
+    with torch.no_grad():
+        assert found.eval()(torch.zeros(1, channels, 32, 32, dtype=torch.uint16)).shape == (1, 4, 32, 32)
+
+
+def test_a_model_of_the_same_channels_keeps_all_weights() -> None:
+    config = TrainingConfig(model=LRASPP, channels=5)
+    trained, new = build(config, 4), build(config, 4)
+    trained.set_normalization([1.0] * 5, [2.0] * 5, 16)
+    load_matching(new, trained.state_dict(), same_classes=True)
+    own = new.state_dict()
+    assert all(
+        torch.equal(tensor, own[name]) for name, tensor in trained.state_dict().items() if name.startswith("network.")
+    )
