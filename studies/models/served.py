@@ -4,6 +4,7 @@ This file is copied into every logged model (`flavor.SHIPPED`) and imports only 
 """
 
 import base64
+import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from segmentation.calibration.calibrators import build as build_calibrator
+from segmentation.models.model_code import read_code
 from segmentation.models.segmenter import assemble
 from segmentation.prediction.predictor import Prediction, Predictor
-from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
+from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
 from studies.models.request import MAX_PIXELS, RequestError, decode_image, listed_images, open_image
 
 MAX_LOGITS = 2**28
@@ -178,15 +180,21 @@ def _png(image: Image.Image) -> str:
 def _load_pyfunc(path: str) -> ServedModel:
     """Build a logged model from its folder, for `mlflow.pyfunc.load_model`. Nothing is unpickled.
 
+    The code of a user's own model runs, after a line that says so.
+
     Raises:
-        ValueError: the file with the tensors is not the one that was logged.
+        ValueError: the file with the tensors, or that code, is not the one that was logged.
     """
     metadata, weights = Model.load(Path(path)).metadata, Path(path) / WEIGHTS
     assert metadata is not None
     if metadata[CHECKSUM] != checksum(weights):
         raise ValueError(f"{weights} is damaged: it is not the file that was logged (SHA-256 differs)")
     config, calibration, names = metadata["config"], metadata["calibration"], metadata["class_names"]
-    network = assemble(config["model"], config["normalization"], len(names), config["auxiliary_loss"] != 0)
+    code, auxiliary = None, config["auxiliary_loss"] != 0
+    if metadata.get(MODEL_CODE) is not None:
+        code = read_code(metadata[MODEL_CODE], Path(path) / "code")
+        print(f"This model runs code of its own: {code.described()} ({code.function})", file=sys.stderr)
+    network = assemble(config["model"], config["normalization"], len(names), auxiliary, config.get("channels", 3), code)
     if calibration:
         network.calibrator = build_calibrator(calibration["method"], len(names))
     network.load_state_dict(load_file(weights))
