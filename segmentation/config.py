@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     Dataset = str
 else:
     Dataset = Literal[tuple(DATASETS)]
-Network = Literal[
-    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large"
-]
+NETWORKS = (
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+"""Names of torchvision's networks. Another value of `model` names a user's own: `PACKAGE.MODULE:FUNCTION`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,8 @@ class AugmentationConfig:
 class ModelConfig:
     """Model, starting weights and fine-tuning."""
 
-    model: Network = "fcn_resnet50"
-    """Segmentation model from torchvision."""
+    model: str = "fcn_resnet50"
+    """fcn_resnet50 or 101, deeplabv3_resnet50 or 101, lraspp_mobilenet_v3_large, or yours: PACKAGE.MODULE:FUNCTION."""
     normalization: Literal["auto", "signed_unit", "imagenet", "measured"] = "auto"
     """Input scale: [-1, 1], or mean and std of ImageNet or the training split; auto follows weights and data."""
     weights: str = "none"
@@ -160,6 +161,28 @@ class ModelConfig:
         return found
 
 
+def check_model(config: ModelConfig) -> None:
+    """Raise an `InputError` if `model` is neither a known name nor of the form of an own model, without importing it.
+
+    `weights=imagenet` and `weights=coco` are refused for an own model.
+    """
+    if ":" not in config.model:
+        try:
+            one_of("model", config.model, NETWORKS)
+        except InputError as error:
+            raise InputError(f"{error} Or name your own as PACKAGE.MODULE:FUNCTION, such as my_models:net.") from None
+    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", config.model):
+        raise InputError(
+            f"model={config.model!r} is not of the form PACKAGE.MODULE:FUNCTION, such as my_models:net for the "
+            f"function net in my_models.py"
+        )
+    elif config.weights in ("imagenet", "coco"):
+        raise InputError(
+            f"weights={config.weights} are for torchvision's networks, not for model={config.model}: leave weights "
+            f"out, and load them in its function"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
     """Optimizer, schedule and hardware of training."""
@@ -168,8 +191,8 @@ class OptimizationConfig:
     """Number of passes over the training split."""
     batch_size: int = 64
     """Images per optimizer step, over all processes."""
-    micro_batch: int | None = None
-    """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Images per forward pass; gradients accumulate, batch norm sees each pass alone; None is all, auto what fits."""
     loss: Literal["cross_entropy", "focal", "dice", "lovasz", "cross_entropy+dice"] = "cross_entropy"
     """Loss that is minimized; scores and train/loss are always the cross-entropy. See docs/imbalance.md."""
     class_weights: str = "none"
@@ -272,12 +295,13 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
     def __post_init__(self) -> None:
         mistakes = Mistakes()
         mistakes.check(check_choices, self)
+        mistakes.check(check_model, self)
         if self.recipe in RECIPES and not self.stays_open():
             self._settle()
         for name in ("epochs", "batch_size", "processes"):
             mistakes.check(at_least, self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto"):
                 mistakes.check(at_least, self, name, 1)
         for name in ("freeze_backbone", "warmup_epochs", "seed", "dataset_seed"):
             if getattr(self, name) is not None:

@@ -46,6 +46,8 @@ class Checkpoint:
     """Metrics of every epoch by name, added by the caller of `train`; empty by default."""
     best_loss: float = math.nan
     """Validation loss after the best epoch; NaN if unknown."""
+    code: dict[str, Any] | None = None
+    """`ModelCode.as_values` of a user's own model; None for torchvision's."""
 
     @property
     def labels(self) -> Classes:
@@ -135,7 +137,7 @@ def load(file: Path) -> Checkpoint:
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):
         # missing in files of earlier versions
-        content = {"history": [], "trained": {}, "best_loss": math.nan} | content
+        content = {"history": [], "trained": {}, "best_loss": math.nan, "code": None} | content
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

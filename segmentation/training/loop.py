@@ -111,7 +111,7 @@ def train(model: Segmenter, data: Data, config: TrainingConfig, start: Checkpoin
         InputError: a mistake of the user, or the end of another rank.
     """
     with all_ranks(config, train_rank) as group:
-        group.broadcast((asdict(config), data.train.fingerprint, data.val.fingerprint, start))
+        group.broadcast((asdict(config), data.train.fingerprint, data.val.fingerprint, start, model.code))
         yield from _epochs(model, data, config, start, group)
 
 
@@ -129,7 +129,7 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
     Raises:
         InputError: the data differ from those of rank 0, or another mistake of the user.
     """
-    values, *fingerprints, start = group.broadcast()
+    values, *fingerprints, start, code = group.broadcast()
     names = TrainingConfig.__dataclass_fields__.keys() - FIELDS_OF_MACHINE
     own = {name: getattr(config, name) for name in FIELDS_OF_MACHINE}
     config = TrainingConfig(**{name: values[name] for name in names}, **own)
@@ -141,7 +141,7 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
                 f"copy the same data set to every machine"
             )
     with suppress(DivergedError):  # rank 0 raises it at the same step
-        for _ in _epochs(build(config, len(data.train.labels)), data, config, start, group):
+        for _ in _epochs(build(config, len(data.train.labels), code), data, config, start, group):
             pass
 
 
@@ -209,6 +209,7 @@ def _epochs(
                 optimizer=step.optimizer.state_dict(),
                 scaler=step.scaler.state_dict(),
                 trained={} if average is None else average.kept,
+                code=None if model.code is None else model.code.as_values(),
             )
             finished = time.perf_counter()
             images_per_second = len(data.train) / (trained - started)

@@ -106,10 +106,12 @@ class TrainingStep:
 
     def _micro_batches(self, images: int, batch_size: int) -> list[np.ndarray]:
         """Indices of the images of each forward pass; all ranks have the same number of passes."""
+        micro_batch = self.config.micro_batch
+        assert micro_batch != "auto", "choose_micro_batch replaces it"
         if self.group.size == 1:
-            return index_batches(np.arange(images), self.config.micro_batch or images)
+            return index_batches(np.arange(images), micro_batch or images)
         smallest = batch_size // self.group.size
-        passes = len(index_batches(np.arange(smallest), self.config.micro_batch or smallest))
+        passes = len(index_batches(np.arange(smallest), micro_batch or smallest))
         return np.array_split(np.arange(images), passes)
 
     def _forward(self) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
