@@ -57,7 +57,9 @@ def read_value(config_class: type, name: str, text: str, where: str = "") -> Any
         default = {each.name: each.default for each in fields(config_class)}[name]
         example = f", such as {default}" if type(default) in (int, float) else ""
         none = " or none" if NoneType in kinds else ""
-        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{none}{example}") from None
+        other = next((field for field, known in choices(config_class).items() if name in field and text in known), None)
+        hint = f". Did you mean {other}={text}?" if other else ""
+        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{none}{example}{hint}") from None
 
 
 def at_least(config: Any, name: str, lowest: int) -> None:

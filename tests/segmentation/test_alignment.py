@@ -40,7 +40,7 @@ def test_a_zoom_keeps_the_edges_of_image_and_mask_aligned(zoom: float, vertical:
     for edge in EDGES:
         mask = torch.from_numpy(edge_mask(edge, vertical))[None]
         image = (200 * mask)[:, None].expand(1, 3, SIDE, SIDE)
-        zoomed, zoomed_mask = augmentation.apply(image, mask, torch.full((1, 7), 0.5))
+        zoomed, zoomed_mask = augmentation.apply(image, mask, torch.full((1, 13), 0.5))
         offsets.append(edge_offset(zoomed[0, 0].numpy() / 200, zoomed_mask[0].numpy()))
     assert abs(np.mean(offsets)) < 0.03
     assert np.abs(offsets).max() < 0.53
