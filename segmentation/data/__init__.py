@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from segmentation.config import DATASETS, DataConfig
+from segmentation.config import DATASETS, DataConfig, TrainingConfig
 from segmentation.data.building import load, reading_faults
 from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
@@ -14,6 +14,7 @@ from segmentation.data.faults import MAX_LISTED, refuse, together
 from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
+from segmentation.data.preparation import too_small
 from segmentation.data.source import MissingDataError, Source
 from segmentation.data.split import Split
 from segmentation.data.splitting import part
@@ -25,21 +26,39 @@ __all__ = [
 ]  # fmt: skip
 
 
-def load_split(config: DataConfig, split: str) -> Split:
+def load_split(config: DataConfig, split: str, whole: bool | None = None) -> Split:
     """Return one prepared split of `config.dataset`, from the cache or newly prepared.
 
     With `config.calibration_fraction`, the training split lacks the held-out images, and the split `held_out` consists
     of them. With `config.val_fraction` or `config.folds`, `config.val_split` is a part of the training split, too.
 
+    Args:
+        config: the data set and its preparation.
+        split: name of the split.
+        whole: whole images instead of center crops; None follows `config.score_crop`.
+
     Raises:
         InputError: the data are wrong; the message names the file.
     """
-    return load(open_split(config, split), config, split)
+    whole = config.score_crop == "whole" if whole is None else whole
+    return load(open_split(config, split), config, split, whole)
 
 
-def load_splits(config: DataConfig, *splits: str) -> list[Split]:
-    """Return several prepared splits; see `load_split`. One error lists the faults of all."""
-    return together(partial(load_split, config, split) for split in splits)
+def load_splits(config: TrainingConfig) -> list[Split]:
+    """Return the training split, prepared for `config.crop_at`, and the validation split.
+
+    Raises:
+        InputError: the data are wrong, or an image is smaller than the crop. One error lists the faults of both splits.
+    """
+
+    def training_split() -> Split:
+        split = load_split(config, config.train_split, whole=config.crop_at != "center")
+        sizes = zip(split.names, split.sizes.tolist(), strict=True)
+        faults = (too_small((width, height), config, name) for name, (height, width) in sizes)
+        refuse([fault for fault in faults if fault], split.location)
+        return split
+
+    return together([training_split, partial(load_split, config, config.val_split)])
 
 
 def open_splits(config: DataConfig, *splits: str) -> list[Source]:

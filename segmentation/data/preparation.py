@@ -10,7 +10,9 @@ from segmentation.config import DataConfig
 from segmentation.errors import InputError
 
 
-def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+def prepare(
+    image: Image.Image, mask: np.ndarray, config: DataConfig, name: str, whole: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Resize the shorter side and crop the centre.
 
     Args:
@@ -18,6 +20,7 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
         mask: class indices `(H, W)` uint8.
         config: supplies `resize`, `crop` and `interpolation`.
         name: name of the image in error messages.
+        whole: leave the crop out.
 
     Returns:
         The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
@@ -29,9 +32,9 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
 
     mask_image = resized_mask(mask, config)
     image = resize_image(image, config)
-    if refusal := too_small(image.size, config, name):
-        raise InputError(refusal)
-    if config.crop is not None:
+    if config.crop is not None and not whole:
+        if refusal := too_small(image.size, config, name):
+            raise InputError(refusal)
         image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
     return np.asarray(image), np.asarray(mask_image)
 

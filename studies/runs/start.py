@@ -42,7 +42,7 @@ def check_start(config: TrainConfig) -> TrainConfig:
 
 def load_data(config: TrainConfig) -> Data:
     """Return the training and the validation split."""
-    return Data(*load_splits(config, config.train_split, config.val_split))
+    return Data(*load_splits(config))
 
 
 def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, LoadedWeights | None]:

@@ -394,8 +394,8 @@ def _print_warnings(data: Data, config: TrainConfig) -> None:
     """Print what is allowed but rarely intended: splits of different sizes, pixels, classes or layers left out."""
     if (config.freeze_backbone or 0) >= config.epochs:
         print(f"Note: freeze_backbone={config.freeze_backbone} of epochs={config.epochs}: the backbone is not trained.")
-    if data.train.images.shape[1:] != data.val.images.shape[1:]:
-        sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
+    if config.crop_at == config.score_crop == "center" and data.train.size != data.val.size:
+        sizes = [f"{split.name} {split.sizes[0, 1]} x {split.sizes[0, 0]}" for split in (data.train, data.val)]
         print(f"Note: the splits have images of different sizes: {', '.join(sizes)}.")
     if cropped := {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}:
         print(f"Note: {crop_note(cropped)}")

@@ -19,6 +19,7 @@ OTHER = {
     "dataset": "folder", "data_dir": ".", "download": True, "train_split": "val", "val_split": "train",
     "cache_dir": "elsewhere", "image_suffix": "_image", "mask_suffix": "_mask", "empty": "background",
     "val_fraction": 0.5, "folds": 3, "fold": 1, "group_by": "a",
+    "score_crop": "whole",
 }  # fmt: skip
 
 
@@ -28,9 +29,9 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     folders: list[Path] = []
     write = building._write_folder
 
-    def recorded(source: cache.Source, config: DataConfig, split: str, folder: Path) -> None:
+    def recorded(source: cache.Source, config: DataConfig, split: str, folder: Path, whole: bool) -> None:
         folders.append(folder)
-        write(source, config, split, folder)
+        write(source, config, split, folder, whole)
 
     monkeypatch.setattr(building, "_write_folder", recorded)
     return folders
