@@ -72,6 +72,8 @@ class DataConfig:
     """Length of the shorter side after resizing, in pixels; None keeps the original size."""
     crop: int | None = 128
     """Side of the square crop, in pixels; None keeps the whole image. See crop_at and score_crop."""
+    crop_at: Literal["center", "random", "class"] = "center"
+    """Position of the crop in training: center, random, or random around a pixel of a class drawn evenly."""
     score_crop: Literal["center", "whole"] = "center"
     """What is scored of a validation image: the center crop, or the whole resized image."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
@@ -112,7 +114,7 @@ def check_crops(config: DataConfig) -> None:
     """Raise an `InputError` for fields that say where to crop if `crop` is none."""
     mistakes = Mistakes()
     for name in ("crop_at", "score_crop"):
-        value = getattr(config, name, "center")
+        value = getattr(config, name)
         if value != "center" and config.crop is None:
             mistakes.add(f"{name}={value} has no effect with crop=none: set crop to the side of the crop in pixels")
     mistakes.raise_all()
@@ -120,12 +122,10 @@ def check_crops(config: DataConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Choice, crops and random augmentation of training images; by default each image once per epoch, unchanged."""
+    """Sampling and random augmentation of training images; by default each image once per epoch, unchanged."""
 
     sampling: Literal["uniform", "class_balanced"] = "uniform"
     """Images of an epoch: each once, or as many drawn so that each class is equally frequent. See docs/imbalance.md."""
-    crop_at: Literal["center", "random", "class"] = "center"
-    """Position of the crop in training: center, random, or random around a pixel of a class drawn evenly."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
     vertical_flip: float = 0.0

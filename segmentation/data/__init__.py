@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from segmentation.config import DATASETS, DataConfig, TrainingConfig
+from segmentation.config import DATASETS, DataConfig
 from segmentation.data.building import load, reading_faults
 from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
@@ -14,7 +14,7 @@ from segmentation.data.faults import MAX_LISTED, refuse, together
 from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
-from segmentation.data.preparation import too_small
+from segmentation.data.preparation import takes_whole_images, too_small
 from segmentation.data.source import MissingDataError, Source
 from segmentation.data.split import Split
 from segmentation.data.splitting import part
@@ -22,7 +22,7 @@ from segmentation.errors import InputError, one_of
 
 __all__ = [
     "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
-    "open_split", "open_splits", "overlap_warning", "report_coverage",
+    "load_training_split",    "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 
@@ -44,21 +44,22 @@ def load_split(config: DataConfig, split: str, whole: bool | None = None) -> Spl
     return load(open_split(config, split), config, split, whole)
 
 
-def load_splits(config: TrainingConfig) -> list[Split]:
-    """Return the training split, prepared for `config.crop_at`, and the validation split.
+def load_training_split(config: DataConfig) -> Split:
+    """Return the training split, with whole images unless `config.crop_at` is `center`; see `load_split`.
 
     Raises:
-        InputError: the data are wrong, or an image is smaller than the crop. One error lists the faults of both splits.
+        InputError: the data are wrong, or an image is smaller than the crop.
     """
+    split = load_split(config, config.train_split, takes_whole_images(config, config.train_split))
+    sizes = zip(split.names, split.sizes.tolist(), strict=True)
+    faults = (too_small((width, height), config, name) for name, (height, width) in sizes)
+    refuse([fault for fault in faults if fault], split.location)
+    return split
 
-    def training_split() -> Split:
-        split = load_split(config, config.train_split, whole=config.crop_at != "center")
-        sizes = zip(split.names, split.sizes.tolist(), strict=True)
-        faults = (too_small((width, height), config, name) for name, (height, width) in sizes)
-        refuse([fault for fault in faults if fault], split.location)
-        return split
 
-    return together([training_split, partial(load_split, config, config.val_split)])
+def load_splits(config: DataConfig) -> list[Split]:
+    """Return the training split and the validation split. One error lists the faults of both."""
+    return together([partial(load_training_split, config), partial(load_split, config, config.val_split)])
 
 
 def open_splits(config: DataConfig, *splits: str) -> list[Source]:

@@ -33,7 +33,7 @@ NOT_IN_KEY = {
     "data_dir": "`Source.location` replaces it",
     "download": "does not change the files",
     "cache_dir": "is where the cache is",
-    "score_crop": "whether images are whole replaces it",
+    **dict.fromkeys(("crop_at", "score_crop"), "whether images are whole replaces it"),
     "train_split": "the name of the split replaces it",
     "val_split": "the name of the split replaces it",
     **dict.fromkeys(

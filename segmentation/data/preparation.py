@@ -46,6 +46,11 @@ def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
     return f"{name} has {size[0]} x {size[1]} pixels, less than crop={config.crop}: reduce crop or set resize"
 
 
+def takes_whole_images(config: DataConfig, split: str) -> bool:
+    """Return whether training crops the images of a split anew in every epoch, or scoring does not crop them."""
+    return (config.crop_at if split == config.train_split else config.score_crop) != "center"
+
+
 def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
     """Return the fraction of the resized image's pixels that lies inside the crop."""
     if config.crop is None:

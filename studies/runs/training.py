@@ -397,7 +397,8 @@ def _print_warnings(data: Data, config: TrainConfig) -> None:
     if config.crop_at == config.score_crop == "center" and data.train.size != data.val.size:
         sizes = [f"{split.name} {split.sizes[0, 1]} x {split.sizes[0, 0]}" for split in (data.train, data.val)]
         print(f"Note: the splits have images of different sizes: {', '.join(sizes)}.")
-    if cropped := {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}:
+    cropped = {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}
+    if cropped and config.crop_at == "center":
         print(f"Note: {crop_note(cropped)}")
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)

@@ -269,7 +269,7 @@ class Worker:
         return run_id
 
     def _data(self, config: TrainConfig) -> Data:
-        key = (*data_fields(config), config.crop_at)
+        key = data_fields(config)
         if key not in self.data:
             self.data[key] = load_data(config)
         return self.data[key]

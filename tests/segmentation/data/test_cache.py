@@ -19,7 +19,7 @@ OTHER = {
     "dataset": "folder", "data_dir": ".", "download": True, "train_split": "val", "val_split": "train",
     "cache_dir": "elsewhere", "image_suffix": "_image", "mask_suffix": "_mask", "empty": "background",
     "val_fraction": 0.5, "folds": 3, "fold": 1, "group_by": "a",
-    "score_crop": "whole",
+    "score_crop": "whole", "crop_at": "class",
 }  # fmt: skip
 
 
