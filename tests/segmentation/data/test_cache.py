@@ -126,6 +126,21 @@ def test_a_damaged_split_is_built_again(
     assert "is damaged; it is built again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, other_counts, lost_array])
+def test_a_damaged_split_of_whole_images_is_built_again(
+    damage: Callable[[Path], None], config: DataConfig, builds: list[Path]
+) -> None:
+    expected = load_split(config, "train", whole=True)
+    pixels = [np.array(image) for image in expected.images]
+    damage(cached_folder(config))
+    found = load_split(config, "train", whole=True)
+    assert found.counts == expected.counts
+    for image, before in zip(found.images, pixels, strict=True):
+        np.testing.assert_array_equal(image, before)
+    assert len(builds) == 2
+    assert cache.verified_about(cached_folder(config)) is not None
+
+
 def test_a_copy_with_other_times_is_verified_once_and_used(
     config: DataConfig, builds: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
