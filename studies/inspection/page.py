@@ -180,8 +180,8 @@ def _preparation(page: Page, inspection: Inspection) -> None:
         page.text("No image can be read.")
         return
     page.text(
-        f"With resize={config.resize}, crop={config.crop}, crop_at={config.crop_at} and score_crop={config.score_crop}, "
-        f"on {escaped(split.name)}: images that show a class, that still show it after resize, and after crop; part of "
+        f"With resize={config.resize}, crop={config.crop}, crop_at={config.crop_at} and "
+        f"score_crop={config.score_crop}, on {escaped(split.name)}: images that show a class, that still show it after resize, and after crop; part of "
         f"its pixels in the crop; median of its pixels after both."
     )
     rows = []

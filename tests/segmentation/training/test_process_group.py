@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segmentation.classes import Classes
+from segmentation.data.training_images import TrainingImages
 from segmentation.errors import DivergedError, InputError
 from segmentation.scoring.scores import Scores
 from segmentation.training import launch
@@ -194,7 +195,7 @@ def train_one_epoch(config: TrainConfig, group: ProcessGroup, kind: type[Trainin
     """The parameters afterwards."""
     model, data = prepared(config)
     step = kind(hold_batch_norm(model), config, CPU, group)
-    _train_epoch(step, data.train, config, group, 1, None)
+    _train_epoch(step, TrainingImages(config, data.train), config, group, 1, None)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
