@@ -20,6 +20,11 @@ class Ragged:
     def _ends(self) -> np.ndarray:
         return np.cumsum(self.sizes.prod(1))
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self.flat.dtype
+
     def __len__(self) -> int:
         return len(self.sizes)
 
