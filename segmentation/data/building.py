@@ -78,7 +78,7 @@ def load(source: Source, config: DataConfig, split: str, whole: bool = False) ->
     arrays: Mapping[str, np.ndarray | Ragged] = open_arrays(folder)
     if whole:
         sizes = np.array(about["sizes"], np.int64)
-        arrays = {part: Ragged(flat, sizes) for part, flat in open_arrays(folder).items()}
+        arrays = {part: Ragged(np.asarray(flat), sizes) for part, flat in open_arrays(folder).items()}
     if not any(about["counts"][:VOID]):
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
