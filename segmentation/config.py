@@ -74,7 +74,11 @@ class DataConfig:
     resize: int | None = 128
     """Length of the shorter side after resizing, in pixels; None keeps the original size."""
     crop: int | None = 128
-    """Side of the square center crop, in pixels; None keeps the whole image."""
+    """Side of the square crop, in pixels; None keeps the whole image. See crop_at and score_crop."""
+    crop_at: Literal["center", "random", "class"] = "center"
+    """Position of the crop in training: center, random, or random around a pixel of a class drawn evenly."""
+    score_crop: Literal["center", "whole"] = "center"
+    """What is scored of a validation image: the center crop, or the whole resized image."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """Interpolation for resizing images; masks always use the nearest pixel."""
     cache_dir: str | None = None
@@ -109,18 +113,40 @@ def check_parts(config: DataConfig) -> None:
     mistakes.raise_all()
 
 
+def check_crops(config: DataConfig) -> None:
+    """Raise an `InputError` for fields that say where to crop if `crop` is none."""
+    mistakes = Mistakes()
+    for name in ("crop_at", "score_crop"):
+        value = getattr(config, name)
+        if value != "center" and config.crop is None:
+            mistakes.add(f"{name}={value} has no effect with crop=none: set crop to the side of the crop in pixels")
+    mistakes.raise_all()
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Random augmentation of training images, off by default."""
+    """Sampling and random augmentation of training images; by default each image once per epoch, unchanged."""
 
+    sampling: Literal["uniform", "class_balanced"] = "uniform"
+    """Images of an epoch: each once, or as many drawn so that each class is equally frequent. See docs/imbalance.md."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip."""
     scale_min: float = 1.0
     """Smallest scale factor of the random zoom; below 1 the border is filled with void."""
     scale_max: float = 1.0
     """Largest scale factor of the random zoom; above 1 a random part is cropped."""
+    rotation: float = 0.0
+    """Largest angle of the random rotation in either direction, in degrees; the corners are filled with void."""
     color_jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation, from 0 to 1."""
+    grayscale: float = 0.0
+    """Probability of removing the color."""
+    autocontrast: float = 0.0
+    """Probability of stretching each channel to the whole range of brightness."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur, whose standard deviation is drawn from 0.1 to 2 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,7 +362,11 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
         ):
             if getattr(self, name) is not None:
                 mistakes.check(within, self, name, 0.0, math.inf)
-        for name in ("flip", "color_jitter", "momentum", "label_smoothing"):
+        mistakes.check(check_crops, self)
+        for name in ("flip", "vertical_flip", "color_jitter", "grayscale", "autocontrast", "blur"):
+            mistakes.check(within, self, name, 0.0, 1.0)
+        mistakes.check(within, self, "rotation", 0.0, 180.0)
+        for name in ("momentum", "label_smoothing"):
             mistakes.check(within, self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
             mistakes.check(within, self, "batch_norm_momentum", 0.0, 1.0)

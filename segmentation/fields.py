@@ -61,7 +61,9 @@ def read_value(config_class: type, name: str, text: str, where: str = "") -> Any
         default = {each.name: each.default for each in fields(config_class)}[name]
         example = f", such as {default}" if type(default) in (int, float) else ""
         others = "".join(f" or {word}" for word in [*words, *(["none"] if NoneType in kinds else [])])
-        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{others}{example}") from None
+        other = next((field for field, known in choices(config_class).items() if name in field and text in known), None)
+        hint = f". Did you mean {other}={text}?" if other else ""
+        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{others}{example}{hint}") from None
 
 
 def at_least(config: Any, name: str, lowest: int) -> None:

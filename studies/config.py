@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, TrainingConfig, check_parts
+from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, TrainingConfig, check_crops, check_parts
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import at_least, check_choices, within
 
@@ -373,6 +373,7 @@ class InspectConfig(DataConfig):
                 mistakes.check(at_least, self, name, 1)
         mistakes.check(at_least, self, "examples", 0)
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
+        mistakes.check(check_crops, self)
         mistakes.check(check_parts, self)
         mistakes.raise_all()
 

@@ -24,7 +24,7 @@ NAMES = ("best.pt", "last.pt")
 class Checkpoint:
     """State after an epoch. It refers to the tensors of the model: save it before the next epoch starts.
 
-    It contains no random state, because image order and augmentation follow from the seed and the epoch's number.
+    It contains no random state, because order, crops and augmentation follow from the seed and the epoch's number.
     """
 
     config: dict[str, Any]

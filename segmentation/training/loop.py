@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from segmentation.config import TrainingConfig
-from segmentation.data import Split, load_split
-from segmentation.data.batches import in_order, index_batches
+from segmentation.data import Split, load_splits
+from segmentation.data.batches import equal_batches, in_order, index_batches
+from segmentation.data.training_images import TrainingImages
 from segmentation.devices import deterministic, resolve_device, to_device
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import is_better
@@ -133,7 +134,7 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
     names = TrainingConfig.__dataclass_fields__.keys() - FIELDS_OF_MACHINE
     own = {name: getattr(config, name) for name in FIELDS_OF_MACHINE}
     config = TrainingConfig(**{name: values[name] for name in names}, **own)
-    data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+    data = Data(*load_splits(config))
     for split, fingerprint in zip((data.train, data.val), fingerprints, strict=True):
         if split.fingerprint != fingerprint:
             raise InputError(
@@ -153,6 +154,7 @@ def _epochs(
         raise InputError(f"{len(data.train)} training images are too few for {group.size} processes")
     device = resolve_device(config.device, group.local_rank, group.local_size)
     weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
+    images = TrainingImages(config, data.train)
     step = TrainingStep(model, config, device, group, weights)
     finished_epochs, best_epoch, best_value, best_loss = 0, 0, math.nan, math.nan
     average = None if config.ema is None else AveragedWeights(model, config.ema)
@@ -174,7 +176,7 @@ def _epochs(
                 average.swap()
             started = time.perf_counter()
             with deterministic(config.deterministic):
-                train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number, average)
+                train_loss, train_accuracy, rate = _train_epoch(step, images, config, group, number, average)
                 trained = time.perf_counter()
                 if average is not None:
                     average.swap()
@@ -237,19 +239,20 @@ def _epochs(
 
 def _train_epoch(
     step: TrainingStep,
-    split: Split,
+    data: TrainingImages,
     config: TrainingConfig,
     group: ProcessGroup,
     number: int,
     average: AveragedWeights | None,
 ) -> tuple[float, float, float]:
-    """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
+    """Train on as many images as the split has; returns mean loss, pixel accuracy and the last learning rate.
 
     All random numbers follow from the seed and the epoch's number. Those that a layer draws, such as dropout, also
     depend on the rank.
     """
     seeds = np.random.SeedSequence([config.seed, number]).generate_state(3 + group.rank)
-    order = np.random.default_rng(seeds[0]).permutation(len(split))
+    shuffle = np.random.default_rng(seeds[0])
+    order = data.order(shuffle)
     random = torch.Generator().manual_seed(int(seeds[1]))
     torch.manual_seed(int(seeds[2 + group.rank]))
     augmentation = Augmentation(config)
@@ -264,10 +267,12 @@ def _train_epoch(
 
     batches = index_batches(order, config.batch_size, group.size)
     loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
-    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar:
+    with progress(f"epoch {number}/{config.epochs}", len(order), shown=group.rank == 0) as bar:
         for index, indices in enumerate(batches):
-            draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
-            images, masks = augmentation.apply(*split.gather(group.shard(indices)), group.shard(draws))
+            # for the whole batch: the same on every rank
+            crops, draws = data.draw(len(indices), shuffle), augmentation.draw(len(indices), random)
+            images, masks = data.gather(group.shard(indices), group.shard(crops))
+            images, masks = augmentation.apply(images, masks, group.shard(draws))
             rate = optimizers.learning_rate(config, (number - 1) * len(batches) + index, len(batches))
             optimizers.set_learning_rate(step.optimizer, rate)
             try:
@@ -294,7 +299,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
     scores = Scores(val.labels, config.boundary_width)
     shard = group.shard(np.arange(len(val)))
     with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard), shown=group.rank == 0) as bar:
-        for indices in index_batches(shard, max(1, config.batch_size // group.size)):
+        for indices in equal_batches(val, shard, max(1, config.batch_size // group.size)):
             images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())
             bar.update(len(indices))

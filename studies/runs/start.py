@@ -47,7 +47,13 @@ def check_start(config: TrainConfig) -> TrainConfig:
 
 def load_data(config: TrainConfig) -> Data:
     """Return the training and the validation split."""
-    return Data(*load_splits(config, config.train_split, config.val_split))
+    return Data(*load_splits(config))
+
+
+def training_size(config: TrainConfig, split: Split) -> tuple[int, int]:
+    """Return height and width of the images that the model is trained on."""
+    height, width = split.sizes[0].tolist()
+    return (height, width) if config.crop is None else (config.crop, config.crop)
 
 
 def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, LoadedWeights | None]:
@@ -62,7 +68,7 @@ def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, Loaded
     if config.normalization == MEASURED:
         model.set_normalization(*split.channel_statistics, split.bits)
     if model.code is not None:
-        model.code = check_network(model, config, len(split.labels), split.images.shape[1:3])
+        model.code = check_network(model, config, len(split.labels), training_size(config, split))
     return model, load_starting_weights(model, config, split.labels)
 
 

@@ -38,7 +38,7 @@ from studies.models.stored import StoredModel
 from studies.runs import resume as resumption
 from studies.runs.names import run_name
 from studies.runs.resume import last_checkpoint
-from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
+from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model, training_size
 from studies.scores.figures import example_plots
 from studies.scores.recording import log_scores, protocol
 from studies.scores.wording import crop_note, first_epoch_warning
@@ -166,8 +166,7 @@ def _with_micro_batch(
     if model is None:
         started = checkpoints.load(last_checkpoint(run_id, Path(config.checkpoint_dir))).config
         return replace(config, micro_batch=started.get("micro_batch"))
-    height, width = split.images.shape[1:3]
-    choice = choose_micro_batch(model, config, device, len(split.labels), (height, width))
+    choice = choose_micro_batch(model, config, device, len(split.labels), training_size(config, split))
     print(choice.line)
     return replace(config, micro_batch=choice.images)
 
@@ -470,10 +469,11 @@ def _print_warnings(data: Data, config: TrainConfig) -> None:
     """Print what is allowed but rarely intended: splits of different sizes, pixels, classes or layers left out."""
     if (config.freeze_backbone or 0) >= config.epochs:
         print(f"Note: freeze_backbone={config.freeze_backbone} of epochs={config.epochs}: the backbone is not trained.")
-    if data.train.images.shape[1:] != data.val.images.shape[1:]:
-        sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
+    if config.crop_at == config.score_crop == "center" and data.train.size != data.val.size:
+        sizes = [f"{split.name} {split.sizes[0, 1]} x {split.sizes[0, 0]}" for split in (data.train, data.val)]
         print(f"Note: the splits have images of different sizes: {', '.join(sizes)}.")
-    if cropped := {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}:
+    cropped = {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}
+    if cropped and config.crop_at == "center":
         print(f"Note: {crop_note(cropped)}")
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)
