@@ -1,7 +1,7 @@
 """Device and precision of a computation."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -97,6 +97,25 @@ def memory_format(device: torch.device, channels_last: bool) -> torch.memory_for
 def to_device(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors on a device. On CUDA the copy may still be running when this returns."""
     return tuple(each.to(device, non_blocking=device.type == "cuda") for each in tensors)
+
+
+def copied_to_host(value: torch.Tensor) -> Callable[[], float]:
+    """Start to copy a scalar to the host; the returned function waits for this copy alone and returns the number."""
+    if value.device.type not in ("cpu", "cuda"):
+        return value.item
+    host, copied = value.detach(), None
+    if value.device.type == "cuda":
+        host = torch.empty_like(value, device="cpu", pin_memory=True)
+        host.copy_(value.detach(), non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(value.device))
+
+    def number() -> float:
+        if copied is not None:
+            copied.synchronize()
+        return float(host.numpy())
+
+    return number
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

@@ -6,17 +6,18 @@ other ranks run `train_rank`; both run the same loop, and sums over the shards o
 
 import math
 import time
-from collections.abc import Generator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 from segmentation.data import Split, load_split
 from segmentation.data.batches import in_order, index_batches
-from segmentation.devices import deterministic, resolve_device, to_device
+from segmentation.devices import copied_to_host, deterministic, resolve_device, to_device
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
@@ -30,6 +31,7 @@ from segmentation.training.averaging import AveragedWeights
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.class_weights import class_weights
 from segmentation.training.launch import all_ranks
+from segmentation.training.prefetch import Batch, on_device
 from segmentation.training.process_group import ProcessGroup
 from segmentation.training.step import TrainingStep
 
@@ -107,7 +109,8 @@ def train(model: Segmenter, data: Data, config: TrainingConfig, start: Checkpoin
         start: state after an earlier epoch of the same run; training resumes as if it had not stopped.
 
     Raises:
-        DivergedError: the loss is not finite. The weights are those before the step that found it.
+        DivergedError: the loss is not finite. Parameters are those before the step whose loss that is, though it is
+            found after the next step; the running statistics of batch norm are not.
         InputError: a mistake of the user, or the end of another rank.
     """
     with all_ranks(config, train_rank) as group:
@@ -160,7 +163,7 @@ def _epochs(
         model.load_state_dict(start.trained or start.network)
         if average is not None:
             average.load(start.network)
-        step.optimizer.load_state_dict(start.optimizer)
+        optimizers.load_state(step.optimizer, start.optimizer)
         step.scaler.load_state_dict(start.scaler)
         finished_epochs, best_epoch = start.epoch, start.best_epoch
         best_value, best_loss = start.best_value, start.best_loss
@@ -261,29 +264,60 @@ def _train_epoch(
     if config.freeze_batch_norm:
         batch_norm.freeze(backbone)
 
-    batches = index_batches(order, config.batch_size, group.size)
-    loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
-    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar:
-        for index, indices in enumerate(batches):
-            draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
-            images, masks = augmentation.apply(*split.gather(group.shard(indices)), group.shard(draws))
-            rate = optimizers.learning_rate(config, (number - 1) * len(batches) + index, len(batches))
+    parts = index_batches(order, config.batch_size, group.size)
+    batches = on_device(_batches(split, parts, augmentation, random, group), step.device)
+    sums = torch.zeros(3, dtype=torch.float64).unbind()  # on the device after the first step; read once
+    rate, check_last = 0.0, _nothing
+    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar, closing(batches):
+        for index, batch in enumerate(batches):
+            images, masks = augmentation.apply(batch.images, batch.masks, batch.draws)
+            steps = (number - 1) * len(parts) + index
+            rate = optimizers.learning_rate(config, steps, len(parts))
             optimizers.set_learning_rate(step.optimizer, rate)
-            try:
-                batch_loss, batch_correct, batch_pixels = step(images, masks, len(indices), bar.update)
-            except FloatingPointError as error:
-                raise DivergedError(
-                    f"the loss is {error} in epoch {number}, step {index + 1} of {len(batches)} "
-                    f"(learning_rate={rate:g}): try a smaller learning_rate or warmup_epochs=1"
-                ) from None
+            if batch.is_labelled:
+                result = step(images, masks, batch.size, bar.update)
+                sums = tuple(before + new for before, new in zip(sums, result[:3], strict=True))
+                check_last()
+                check_last = _finite(result.loss, f"epoch {number}, step {index + 1} of {len(parts)}", rate)
+            else:
+                bar.update(batch.size)
             if average is not None:
-                average.update((number - 1) * len(batches) + index + 1)
-            loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
+                average.update(steps + 1)
+    check_last()
     batch_norm.average_statistics(step.model, group)
-    loss_sum, correct_of_all, pixels_of_all = group.sum(loss_sum, correct, pixels)
-    if not pixels_of_all:
+    loss_sum, correct, pixels = group.sum(*torch.stack(sums).tolist())
+    if not pixels:
         return math.nan, math.nan, rate
-    return loss_sum / pixels_of_all, correct_of_all / pixels_of_all, rate
+    return loss_sum / pixels, correct / pixels, rate
+
+
+def _batches(
+    split: Split, parts: list[np.ndarray], augmentation: Augmentation, random: torch.Generator, group: ProcessGroup
+) -> Iterator[Batch]:
+    """Gather this rank's shard of each batch, and draw the random numbers of its augmentation."""
+    for indices in parts:
+        draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
+        images, masks = split.gather(group.shard(indices))
+        is_labelled = any((split.masks[index] != VOID).any() for index in indices)  # the first one, as a rule
+        yield Batch(images, masks, group.shard(draws), len(indices), is_labelled)
+
+
+def _finite(loss: torch.Tensor, step: str, rate: float) -> Callable[[], None]:
+    """Start to copy the loss of a step to the host; the returned function raises an error if it is not finite."""
+    read = copied_to_host(loss)
+
+    def check() -> None:
+        if not math.isfinite(value := read()):
+            raise DivergedError(
+                f"the loss is {value} in {step} (learning_rate={rate:g}): try a smaller learning_rate or "
+                f"warmup_epochs=1"
+            )
+
+    return check
+
+
+def _nothing() -> None:
+    """Before the first step there is no loss to check."""
 
 
 def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.device, group: ProcessGroup) -> Scores:
