@@ -245,7 +245,7 @@ def _train_and_record(
             if number not in recorded:
                 tracking.log_metrics(metrics, step=number)
     kept: Scores | None = None
-    epochs = train(model, data, config, start)
+    epochs, writer = train(model, data, config, start), checkpoints.Writer(folder)
     try:
         for number, metrics in enumerate(history, 1):
             if watch is not None:  # a killed process may have saved the last epoch before `watch` saw it
@@ -254,13 +254,9 @@ def _train_and_record(
             history.append(epoch.metrics())
             if epoch.number not in recorded:
                 tracking.log_metrics(history[-1], step=epoch.number)
-            checkpoint = replace(epoch.checkpoint, history=history)
+            writer.save(replace(epoch.checkpoint, history=history), epoch.is_best)
             if epoch.is_best:
-                checkpoints.save(checkpoint, folder / "best.pt")
-                checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
                 best_epoch = epoch.number
-            else:
-                checkpoints.save(checkpoint, folder / "last.pt")
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)
@@ -270,11 +266,13 @@ def _train_and_record(
                 watch(epoch.number, history[-1])
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
+        writer.close()
         if best_epoch:
             if sys.exception() is not None:
                 _print_checkpoints(folder)
             if config.plot_every:
                 _log_curves(history, best_epoch)
+    writer.check()
     if len(history) < config.epochs:
         print(
             f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
