@@ -137,6 +137,17 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 @contextmanager
+def fastest_convolutions(enabled: bool) -> Iterator[None]:
+    """Inside the `with`, cuDNN times its algorithms for each size of input and keeps the fastest, if enabled."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+@contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
     """Inside the `with`, PyTorch uses only deterministic kernels, if enabled.
 

@@ -17,7 +17,7 @@ from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 from segmentation.data import Split, load_split
 from segmentation.data.batches import in_order, index_batches
-from segmentation.devices import copied_to_host, deterministic, resolve_device, to_device
+from segmentation.devices import copied_to_host, deterministic, fastest_convolutions, resolve_device, to_device
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
@@ -30,6 +30,7 @@ from segmentation.training.augmentation import Augmentation
 from segmentation.training.averaging import AveragedWeights
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.class_weights import class_weights
+from segmentation.training.compilation import Compilation, obstacle, pays
 from segmentation.training.launch import all_ranks
 from segmentation.training.prefetch import Batch, on_device
 from segmentation.training.process_group import ProcessGroup
@@ -76,6 +77,8 @@ class Epoch:
     """Duration of the epoch, validation included."""
     images_per_second: float
     """Training images per second, without validation."""
+    compile_seconds: float
+    """Seconds of this epoch in which the network was compiled; 0 with `compile=false`."""
     is_best: bool
     """Whether `config.monitor` is better than in all earlier epochs, or equal to the best one with a lower loss."""
     checkpoint: Checkpoint
@@ -159,6 +162,10 @@ def _epochs(
     step = TrainingStep(model, config, device, group, weights)
     finished_epochs, best_epoch, best_value, best_loss = 0, 0, math.nan, math.nan
     average = None if config.ema is None else AveragedWeights(model, config.ema)
+    reason = obstacle(config, device, group.size)
+    if reason and config.compile == "true":
+        raise InputError(f"compile=true is not possible: {reason}; or set compile=false")
+    compilation = Compilation(model) if config.compile == "true" else None
     if start is not None:
         model.load_state_dict(start.trained or start.network)
         if average is not None:
@@ -175,14 +182,22 @@ def _epochs(
                 return
             if average is not None and number > finished_epochs + 1:
                 average.swap()
-            started = time.perf_counter()
-            with deterministic(config.deterministic):
+            started, compiled = time.perf_counter(), compilation.seconds if compilation else 0.0
+            with (
+                deterministic(config.deterministic),
+                fastest_convolutions(not config.deterministic),  # images of a split have one size
+                compilation.used() if compilation else nullcontext(),
+            ):
                 train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number, average)
                 trained = time.perf_counter()
                 if average is not None:
                     average.swap()
                     batch_norm.average_statistics(model, group)
                 val = _score(model, data.val, config, device, group)
+            if config.compile == "auto" and number == finished_epochs + 1 and not reason:
+                left = (config.epochs - number) * (time.perf_counter() - started)
+                if group.broadcast(pays(left)):
+                    compilation = Compilation(model)
             if group.rank > 0:
                 continue
             metrics = val.metrics()
@@ -225,6 +240,7 @@ def _epochs(
                 rate,
                 finished - started,
                 images_per_second,
+                compilation.seconds - compiled if compilation else 0.0,
                 is_best,
                 checkpoint,
             )

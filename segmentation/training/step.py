@@ -61,7 +61,7 @@ class TrainingStep:
         self._autocast = autocast(device, resolve_precision(config.precision, device))
         self._parallel: DistributedDataParallel | None = None
         self._trainable: list[bool] = []
-        if device.type == "cpu":
+        if device.type == "cpu" and config.compile == "false":
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
                     module.register_forward_hook(_let_signals_in)

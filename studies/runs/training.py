@@ -411,7 +411,7 @@ def _description(device: torch.device) -> str:
 
 
 def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig) -> None:
-    left = (config.epochs - epoch.number) * epoch.seconds
+    left = (config.epochs - epoch.number) * (epoch.seconds - epoch.compile_seconds)
     print(
         f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "
         f"val loss {values['val/loss']:.3f}, accuracy {values['val/pixel_accuracy']:.3f}, "
@@ -419,6 +419,8 @@ def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig)
         f"{epoch.images_per_second:.1f} images/s, {_duration(left)} left{' (best)' if epoch.is_best else ''}",
         flush=True,
     )
+    if epoch.compile_seconds:
+        print(f"Compiling the network took {epoch.compile_seconds:.0f} of the {epoch.seconds:.0f} s.", flush=True)
 
 
 def _duration(seconds: float) -> str:
