@@ -69,8 +69,9 @@ def _same_steps(returned: Mapping[str, Any]) -> str:
     steps = {name: each["steps"] for name, each in returned.items()}
     assert len(set(steps.values())) == 1, steps
     return (
-        f"All wait for {steps[OURS]} steps. This project draws, gathers and hands over each batch; augmentation is work "
-        f"of the device and replaced with it. The last contestant gathers and augments on the CPU between the steps."
+        f"All wait for {steps[OURS]} steps. This project draws, gathers and hands over each batch; augmentation is "
+        f"work of the device and replaced with it. The last contestant gathers and augments between the steps, on the "
+        f"CPU."
     )
 
 
