@@ -23,6 +23,11 @@ COST = 120.0
 MARGIN = 2.0
 """How many times its cost `auto` expects the compilation to save."""
 
+MODES = 64
+"""Modes and sizes, over all networks of this process, that are compiled; equal networks share theirs."""
+BACKEND = "inductor"
+"""Name of torch's compiler that is used."""
+
 
 def pays(seconds_left: float) -> bool:
     """Whether `compile=auto` compiles a run whose remaining epochs would take `seconds_left` without.
@@ -58,7 +63,7 @@ class Compilation:
     def __init__(self, model: Segmenter) -> None:
         self.network = model.network
         self.seconds = 0.0
-        self._compiled = torch.compile(model.network._call_impl)
+        self._compiled = torch.compile(model.network._call_impl, backend=BACKEND)
         self._started = 0.0
 
     @contextmanager
@@ -68,14 +73,16 @@ class Compilation:
         Raises:
             InputError: the network cannot be compiled.
         """
-        from torch._dynamo.callback import callback_handler as handler  # imports for seconds
+        from torch._dynamo import config  # imports for seconds
+        from torch._dynamo.callback import callback_handler as handler
         from torch._dynamo.exc import TorchDynamoException
 
         handler.register_start_callback(self._start)
         handler.register_end_callback(self._end)
         self.network._compiled_call_impl = self._compiled  # as `Module.compile` does, but it can be undone
         try:
-            yield
+            with config.patch(recompile_limit=MODES):
+                yield
         except TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"compile=true is not possible: {reason} Set compile=false") from error

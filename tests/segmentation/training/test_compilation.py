@@ -74,18 +74,19 @@ def trained(config: TrainConfig) -> tuple[list[Epoch], list[str]]:
     return epochs, list(model.state_dict())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(obstacle(TrainConfig(), CPU, 1) != "", reason="there is no C++ compiler")
 def test_a_compiled_network_gives_the_same_metrics_and_names(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Compiled without machine code, which takes a minute; `benchmarks step` compares that."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     config = TrainConfig(**settings | {"epochs": 2})
     plain, names = trained(config)
     assert [epoch.compile_seconds for epoch in plain] == [0, 0]
     compiled, names_of_compiled = trained(replace(config, compile="true"))
     assert names_of_compiled == names == list(compiled[-1].checkpoint.network)
-    assert compiled[0].compile_seconds > 10 * compiled[1].compile_seconds
-    assert compiled[0].compile_seconds < compiled[0].seconds
+    assert 0 < compiled[0].compile_seconds < compiled[0].seconds
+    assert compiled[1].compile_seconds == 0, "all modes and sizes were met in the first epoch"
     for ours, theirs in zip(compiled, plain, strict=True):
         for name, value in theirs.metrics().items():
             if name not in (*TIMED, "val/ece_low", "val/ece_high"):
@@ -94,6 +95,7 @@ def test_a_compiled_network_gives_the_same_metrics_and_names(
     short, _ = trained(replace(config, compile="auto"))
     assert [epoch.compile_seconds for epoch in short] == [0, 0]
     monkeypatch.setattr(compilation, "MARGIN", 0.0)
+    torch._dynamo.reset()  # equal networks share their code
     long, _ = trained(replace(config, compile="auto"))
     assert long[0].compile_seconds == 0 < long[1].compile_seconds
     assert long[0].train_loss == plain[0].train_loss
