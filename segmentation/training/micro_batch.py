@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from segmentation.config import TrainingConfig
+from segmentation.devices import to_device
 from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter
 from segmentation.training.batch_norm import layers_of
@@ -119,7 +120,7 @@ def saved_bytes(
     copied = copy.deepcopy(model)
     step = _step(copied, config, device, images)
     with counting_saved_bytes((*copied.parameters(), *copied.buffers())) as counted:
-        step(*_batch(model, classes, size, images), images)
+        step(*to_device(device, *_batch(model, classes, size, images)), images)
     return sum(counted.values())
 
 
@@ -177,7 +178,7 @@ def _runs(
     try:
         step = _step(copy.deepcopy(model), config, device, images)
         for _ in range(2):
-            step(*_batch(model, classes, size, images), images)
+            step(*to_device(device, *_batch(model, classes, size, images)), images)
         torch.cuda.synchronize(device)
         return True
     except (torch.OutOfMemoryError, InputError) as error:

@@ -318,7 +318,7 @@ def _train_and_record(
             if number not in recorded:
                 tracking.log_metrics(metrics, step=number)
     kept: Scores | None = None
-    epochs = train(model, data, config, start)
+    epochs, writer = train(model, data, config, start), checkpoints.Writer(folder)
     try:
         for number, metrics in enumerate(history, 1):
             if watch is not None:  # a killed process may have saved the last epoch before `watch` saw it
@@ -327,13 +327,9 @@ def _train_and_record(
             history.append(epoch.metrics())
             if epoch.number not in recorded:
                 tracking.log_metrics(history[-1], step=epoch.number)
-            checkpoint = replace(epoch.checkpoint, history=history)
+            writer.save(replace(epoch.checkpoint, history=history), epoch.is_best)
             if epoch.is_best:
-                checkpoints.save(checkpoint, folder / "best.pt")
-                checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
                 best_epoch = epoch.number
-            else:
-                checkpoints.save(checkpoint, folder / "last.pt")
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)
@@ -343,11 +339,13 @@ def _train_and_record(
                 watch(epoch.number, history[-1])
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
+        writer.close()
         if best_epoch:
             if sys.exception() is not None:
                 _print_checkpoints(folder)
             if config.plot_every:
                 _log_curves(history, best_epoch)
+    writer.check()
     if len(history) < config.epochs:
         print(
             f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
@@ -489,7 +487,7 @@ def _description(device: torch.device) -> str:
 
 
 def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig) -> None:
-    left = (config.epochs - epoch.number) * epoch.seconds
+    left = (config.epochs - epoch.number) * (epoch.seconds - epoch.compile_seconds)
     print(
         f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "
         f"val loss {values['val/loss']:.3f}, accuracy {values['val/pixel_accuracy']:.3f}, "
@@ -497,6 +495,8 @@ def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig)
         f"{epoch.images_per_second:.1f} images/s, {_duration(left)} left{' (best)' if epoch.is_best else ''}",
         flush=True,
     )
+    if epoch.compile_seconds:
+        print(f"Compiling the network took {epoch.compile_seconds:.0f} of the {epoch.seconds:.0f} s.", flush=True)
 
 
 def _duration(seconds: float) -> str:

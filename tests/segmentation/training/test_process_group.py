@@ -20,7 +20,7 @@ from segmentation.training.batch_norm import average_statistics
 from segmentation.training.launch import all_ranks
 from segmentation.training.loop import _epochs, _train_epoch, merge_scores
 from segmentation.training.process_group import ProcessGroup
-from segmentation.training.step import TrainingStep
+from segmentation.training.step import StepResult, TrainingStep
 from studies.config import TrainConfig
 from tests.segmentation.training.models import TIMED, hold_batch_norm, prepared, two_rank_values
 
@@ -184,7 +184,7 @@ def test_merged_scores_are_exactly_those_of_one_process(pair: tuple[TrainConfig,
 class PoisonedStep(TrainingStep):
     """After its first update, rank 1 has a weight that is not a number."""
 
-    def __call__(self, *batch: Any) -> tuple[float, int, int]:
+    def __call__(self, *batch: Any) -> StepResult:
         result = super().__call__(*batch)
         if self.group.rank == 1:
             next(self.model.parameters()).data.fill_(math.nan)
