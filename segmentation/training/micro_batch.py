@@ -17,7 +17,6 @@ import psutil
 import torch
 
 from segmentation.config import TrainingConfig
-from segmentation.devices import to_device
 from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter
 from segmentation.training.batch_norm import layers_of
@@ -120,7 +119,7 @@ def saved_bytes(
     copied = copy.deepcopy(model)
     step = _step(copied, config, device, images)
     with counting_saved_bytes((*copied.parameters(), *copied.buffers())) as counted:
-        step(*to_device(device, *_batch(model, classes, size, images)), images)
+        step(*_batch(model, classes, size, images, device), images)
     return sum(counted.values())
 
 
@@ -178,7 +177,7 @@ def _runs(
     try:
         step = _step(copy.deepcopy(model), config, device, images)
         for _ in range(2):
-            step(*to_device(device, *_batch(model, classes, size, images)), images)
+            step(*_batch(model, classes, size, images, device), images)
         torch.cuda.synchronize(device)
         return True
     except (torch.OutOfMemoryError, InputError) as error:
@@ -198,11 +197,12 @@ def _step(model: Segmenter, config: TrainingConfig, device: torch.device, images
     return TrainingStep(model, config, device, ProcessGroup())
 
 
-def _batch(model: Segmenter, classes: int, size: tuple[int, int], images: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(
+    model: Segmenter, classes: int, size: tuple[int, int], images: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return random images `(B, C, H, W)` and masks `(B, H, W)`, uint8, channels last in memory as those of a split."""
-    channels = model.mean.shape[1]
-    pixels = torch.randint(0, 256, (images, *size, channels), dtype=torch.uint8)
-    return pixels.permute(0, 3, 1, 2), torch.randint(0, classes, (images, *size), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (images, *size, model.channels), dtype=torch.uint8, device=device)
+    return pixels.permute(0, 3, 1, 2), torch.randint(0, classes, (images, *size), dtype=torch.uint8, device=device)
 
 
 def _shown(size: float) -> str:
