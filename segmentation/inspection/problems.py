@@ -24,8 +24,11 @@ MIN_KEPT = 0.8
 """Fraction of a class's images that should still show it after preparation."""
 MIN_KEPT_AREA = 0.5
 """Fraction of a class's area that should lie inside the crop."""
-DIFFERENT = "both must have the same size"
-"""Part of the message about an image and a mask of different sizes."""
+GROUPS = {
+    "both must have the same size": "image and mask have different sizes",
+    "; expected ": "other channels or bits than expected",
+}
+"""What groups of faults are called, by a part of their messages."""
 FEW = 0.1
 """A kind of file is an exception if at most this fraction of a split's images has it."""
 
@@ -131,7 +134,7 @@ def _refused_images(splits: Sequence[InspectedSplit], config: DataConfig) -> Ite
             assert split.source is not None
             for fault in image.faults:
                 text = without_names(fault, files_of(split.source, index), image.name)
-                key = "image and mask have different sizes" if DIFFERENT in text else re.split(r"[:;(\d]", text)[0]
+                key = next((key for part, key in GROUPS.items() if part in text), re.split(r"[:;(\d]", text)[0])
                 groups[key.strip()].append(Case(split.name, image.name, text, index))
     for text, cases in groups.items():
         yield Problem("error", "file", f"{counted(len(cases), 'image')} refused: {text}", "", tuple(cases))

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +46,13 @@ MAX_BYTES = 4 * 178_956_970
 """Largest size of the decoded pixels: that of Pillow's largest image."""
 File = Path | BytesIO
 """A path, or a file's content."""
+MAX_PAGES = 64
+"""Pages of a TIFF that are looked at: an image with its reduced copies and their masks has half as many."""
 SHOWN = (1.0, 99.0)
 """Percentiles of a channel that are shown as black and white."""
+
+for _library in ("PIL.TiffImagePlugin", "imagecodecs", "tifffile"):  # they print what they raise, or read all the same
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -243,14 +249,16 @@ def _tiff_layout(file: File) -> Layout:
         stored = page.bitspersample
         bits = set(stored) if isinstance(stored, tuple) else {stored}
         if page.dtype not in (np.uint8, np.uint16) or bits != {8 * page.dtype.itemsize}:
+            stated = " or ".join(sorted(map(repr, bits)))
             raise UnfitError(
-                f"is a TIFF with {described} and {' or '.join(map(str, sorted(bits)))} bits: convert it to unsigned "
-                f"integers of 8 bits (uint8) or 16 bits (uint16)"
+                f"is a TIFF with {described} and {stated:.40} bits: convert it to unsigned integers of 8 bits "
+                f"(uint8) or 16 bits (uint16)"
             )
         if page.photometric not in (1, 2):
             name = getattr(page.photometric, "name", page.photometric)
             raise UnfitError(
-                f"is a TIFF with {described} and photometric interpretation {name}: save it with MINISBLACK or RGB"
+                f"is a TIFF with {described} and photometric interpretation {name!r:.20}: save it with MINISBLACK or "
+                f"RGB"
             )
         if page.imagedepth != 1 or page.axes not in ("YX", "YXS", "SYX"):
             raise UnfitError(f"is a TIFF with axes {page.axes}: save it as one page of rows, columns and channels")
@@ -278,24 +286,27 @@ def _read_tiff(file: File) -> np.ndarray:
 
 
 def _tiff(file: File) -> Any:
-    """Open a TIFF with tifffile, which logs what is wrong with tags that are not needed."""
+    """Open a TIFF with tifffile."""
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     return tifffile.TiffFile(BytesIO(file.getvalue()) if isinstance(file, BytesIO) else file)
 
 
 def _only_page(file: Any) -> Any:
     """Return the page of a TIFF; reduced copies and masks do not count."""
-    pages = [page for page in file.pages if not int(page.subfiletype) & COPY_BITS]
-    if not pages:
+    found = None
+    for page in islice(file.pages, MAX_PAGES):
+        if int(page.subfiletype) & COPY_BITS:
+            continue
+        if found is not None:
+            raise UnfitError(
+                "is a TIFF of several pages: save it as one page; channels that are pages become bands with "
+                "tifffile.imwrite(file, stack, photometric='minisblack', planarconfig='separate')"
+            )
+        found = page
+    if found is None:
         raise ValueError("there is no page")
-    if len(pages) > 1:
-        raise UnfitError(
-            f"is a TIFF of {len(pages)} pages: save it as one page; channels that are pages become bands with "
-            f"tifffile.imwrite(file, stack, photometric='minisblack', planarconfig='separate')"
-        )
-    return pages[0]
+    return found
 
 
 def _tiff_orientation(page: Any) -> int:

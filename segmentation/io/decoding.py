@@ -140,7 +140,7 @@ def _explaining(file: Path | BytesIO, name: object) -> Iterator[None]:
     except Exception as error:  # decoders raise nearly any exception for damaged files
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{name} cannot be read: {error.strerror}") from error
-        reason = str(error) or type(error).__name__
+        reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:200]) or type(error).__name__
         raise InputError(f"{name} cannot be read as an image; the file is damaged or cut off: {reason}") from error
 
 
