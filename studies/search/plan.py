@@ -77,7 +77,7 @@ class Plan:
         if any(":" in model for model in models):
             from segmentation.models.model_code import is_own, local_code  # imports torch, which `status` does not need
 
-            shared["model_code"] = {model: local_code(model).checksum for model in models if is_own(model)}
+            shared["model_code"] = {model: local_code(model).checksum[:12] for model in models if is_own(model)}
         return shared | {
             "search": ",".join(f"{name}={dimension}" for name, dimension in self.space.items()),
             "goals": [objective.metric for objective in self.objectives],
