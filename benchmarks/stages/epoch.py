@@ -4,6 +4,7 @@ The work of the device is replaced by a stub. In the first case a step is a wait
 queued step on a GPU does. In the second case steps and forward passes cost nothing.
 """
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -268,8 +269,8 @@ def epochs_of_this_project(name: str, images: int, epochs: int, by_thread: bool)
     import torch
 
     from segmentation.models.segmenter import build
-    from segmentation.training import checkpoints, optimizers, train
-    from segmentation.training.loop import Data
+    from segmentation.training import checkpoints, optimizers
+    from segmentation.training.loop import Data, train
     from studies import tracking
     from studies.runs.training import log_epoch_plots
 
@@ -285,6 +286,7 @@ def epochs_of_this_project(name: str, images: int, epochs: int, by_thread: bool)
 
     optimizers.build_optimizer = with_momentum
     stack = ExitStack()
+    atexit.register(stack.close)
     run_id = stack.enter_context(tracking.tracked_run(config.experiment, "benchmark", {}))
     stack.enter_context(_without_steps(model, logits))
     trained, folder = train(model, Data(split, split), config), place / run_id

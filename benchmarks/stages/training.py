@@ -108,7 +108,8 @@ def this_project(work: Epoch) -> Run:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / 'mlflow.db'}"
 
     from segmentation.devices import resolve_device
-    from segmentation.training import checkpoints, train
+    from segmentation.training import checkpoints
+    from segmentation.training.loop import train
     from studies import tracking
     from studies.runs.start import load_data, starting_model
     from studies.runs.training import log_epoch_plots
