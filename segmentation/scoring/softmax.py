@@ -81,6 +81,12 @@ def _log_odds(logits: torch.Tensor, highest: torch.Tensor, label: torch.Tensor, 
 
 def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     """Raise a `ValueError` unless logits are `(B, C, H, W)` float and labels `(B, H, W)` integers below C, or void."""
+    check_logits(logits, labels)
+    check_labels(labels, logits.shape[1])
+
+
+def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise a `ValueError` for other shapes or types than those of `check_shapes`, without a look at any value."""
     if logits.ndim != 4 or not logits.is_floating_point():
         raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
     check_classes(logits)
@@ -89,12 +95,20 @@ def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
         raise ValueError(f"labels must have the shape {expected}, not {tuple(labels.shape)}")
     if labels.is_floating_point():
         raise ValueError(f"labels must be integers, not {labels.dtype}")
-    if labels.dtype == torch.uint8 and labels.numel() and (labels + 1).max() <= logits.shape[1]:
+
+
+def check_labels(labels: torch.Tensor, classes: int) -> None:
+    """Raise a `ValueError` for a label that is neither below the number of classes nor void."""
+    if labels.dtype == torch.uint8 and labels.numel() and (labels + 1).max() <= classes:
         return  # fast path: void + 1 overflows to 0
-    invalid = (labels != VOID) & ((labels < 0) | (labels >= logits.shape[1]))
+    invalid = (labels != VOID) & ((labels < 0) | (labels >= classes))
     if invalid.any():
-        label = labels[invalid][0].item()
-        raise ValueError(f"label {label} is neither below {logits.shape[1]} classes nor void ({VOID})")
+        raise ValueError(wrong_label(int(labels[invalid][0]), classes))
+
+
+def wrong_label(label: int, classes: int) -> str:
+    """Message about a label that is neither below the number of classes nor void."""
+    return f"label {label} is neither below {classes} classes nor void ({VOID})"
 
 
 def check_classes(logits: torch.Tensor) -> None:
