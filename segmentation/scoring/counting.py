@@ -6,6 +6,7 @@ device. Both count the same pixels in the same bins: those of a softmax in float
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -236,6 +237,21 @@ def _strips(images: int, height: int, width: int, pixels: int) -> Iterator[tuple
             yield slice(image, image + together), slice(row, row + rows)
 
 
+class _Edges(NamedTuple):
+    """Inner edges of bins on a device, float64."""
+
+    confidence: torch.Tensor
+    probability: torch.Tensor
+    log_odds: torch.Tensor
+
+
+@lru_cache(maxsize=8)
+def _edges(device: torch.device) -> _Edges:
+    """The edges on a device, copied to it once."""
+    equal = (equal_edges(bins, device) for bins in (FINE_BINS, BINS))
+    return _Edges(*equal, torch.from_numpy(EDGES).to(device))
+
+
 class _Totals:
     """The counts of a batch, on the device that counts them."""
 
@@ -247,8 +263,7 @@ class _Totals:
             for name, array in empty._asdict().items() if name != "contour"
         }  # fmt: skip
         self.image = torch.arange(images, device=device)[:, None, None]
-        self.edges = {bins: equal_edges(bins, device) for bins in (BINS, FINE_BINS)}
-        self.log_odds_edges = torch.from_numpy(EDGES).to(device)
+        self.edges = _edges(device)
 
     def add_strip(self, images: slice, logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
         """Count the pixels of some images in some rows.
@@ -281,8 +296,8 @@ class _Totals:
             self.parts["loss_and_brier"][images, index, 0] += torch.where(valid, values, 0).sum((1, 2))
 
         right, weight, confidence = correct.long(), valid.long(), torch.where(valid, confidence, 0)
-        fine = torch.bucketize(confidence, self.edges[FINE_BINS])
-        odds_bin = torch.bucketize(highest - second - total.log(), self.log_odds_edges)
+        fine = torch.bucketize(confidence, self.edges.confidence)
+        odds_bin = torch.bucketize(highest - second - total.log(), self.edges.log_odds)
         coarse_bin = fine // FINE_TO_COARSE
         self._add("fine", (image, near.long(), right, fine), weight)
         self._add("fine_confidence", (image, near.long(), fine), confidence)
@@ -295,7 +310,7 @@ class _Totals:
         self._add("probability", (image, top), confidence)
         others.masked_fill_(~valid[:, None], 0)
         self.parts["probability"][images, :, 0] += others.sum((2, 3))
-        missed_bin = torch.bucketize(missed, self.edges[BINS])
+        missed_bin = torch.bucketize(missed, self.edges.probability)
         self._add("other", (image, truth, 1, missed_bin), weight * (missed_bin > 0))
         for index in range(1, BINS // 2):  # probabilities of classes other than the predicted one are at most 1/2
             inside = (others > index / BINS) & (others <= (index + 1) / BINS)
