@@ -427,7 +427,7 @@ def _exp(x: np.float32) -> np.float32:
     return p * np.int32((n + np.float32(127)) * np.float32(2**23)).view(np.float32)
 
 
-@njit(inline="always")
+@njit
 def _bin(probability: float, bins: int) -> np.uintp:
     """Bin `(a, b]` of a float64, of equal bins, as of `torch.bucketize`; NaN is in the last."""
     last = np.uintp(bins - 1)
@@ -475,8 +475,14 @@ def _exact_bins(logits: np.ndarray, top: np.uintp) -> tuple[np.uintp, np.uintp]:
     highest = np.float64(logits[top])
     log_odds = highest - second - np.log(total)
     confidence = 1.0 / (1.0 + total * np.exp(second - highest))
-    odds_bin = np.searchsorted(EDGES, log_odds) if log_odds == log_odds else LOG_ODDS_BINS - 1
-    return _bin(confidence, FINE_BINS), np.uintp(odds_bin)
+    low, high = 0, len(EDGES)
+    while low < high:  # numba takes seconds to compile np.searchsorted; NaN is in the last bin
+        middle = (low + high) // 2
+        if EDGES[middle] >= log_odds:
+            high = middle
+        else:
+            low = middle + 1
+    return _bin(confidence, FINE_BINS), np.uintp(low)
 
 
 @compiled(
