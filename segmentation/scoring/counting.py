@@ -20,7 +20,8 @@ from segmentation.scoring.calibration_error import BINS, coarse
 from segmentation.scoring.compiled import compiled, on_all_cores
 from segmentation.scoring.log_odds import BIN_OF_ODDS, DROPPED_BITS, EDGES, LOG_ODDS_BINS, SMALLEST_ODDS
 from segmentation.scoring.reliability import FINE_BINS, Bins, equal_edges, histogram_columns
-from segmentation.scoring.softmax import check_classes, check_labels, check_logits, wrong_label
+from segmentation.scoring.resizing import rows_at_size
+from segmentation.scoring.softmax import check_classes, check_labels, check_types, wrong_label
 
 LANES = 128
 """Pixels in one inner loop; with 150 classes their probabilities take 77 kB."""
@@ -65,7 +66,8 @@ def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     are copied to the CPU.
 
     Args:
-        logits: `(B, C, H, W)` floating point, not probabilities; half precision is converted to float32.
+        logits: `(B, C, h, w)` floating point, not probabilities; half precision is converted to float32. Where the size
+            differs from that of the masks, they are resized to it.
         masks: `(B, H, W)` class indices below `C`, 255 is void.
         near: `(B, H, W)` bool, whether a pixel is near a boundary.
 
@@ -77,11 +79,11 @@ def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
         ValueError: a shape, a type or a label is wrong.
     """
     logits, masks, near = countable(logits.detach(), masks, near)
-    check_logits(logits, masks)
+    check_types(logits, masks)
     if logits.device.type == "cpu":
         check_labels(masks, logits.shape[1])
         if logits.dtype != torch.float64:
-            return _named(count_images(logits.float(), masks.to(torch.uint8), near))
+            return _named(count_images(logits, masks.to(torch.uint8), near))
     return _named(count_strips(logits, masks, near))
 
 
@@ -202,7 +204,7 @@ def count_strips(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     time, so the memory beside the logits hardly depends on the size of the images.
 
     Args:
-        logits: `(B, C, H, W)` floating point.
+        logits: `(B, C, h, w)` floating point.
         masks: `(B, H, W)` class indices below `C`, 255 is void; integers of any type.
         near: `(B, H, W)` bool, whether a pixel is near a boundary.
 
@@ -212,16 +214,18 @@ def count_strips(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     Raises:
         ValueError: a label is neither below `C` nor void.
     """
-    images, classes, height, width = logits.shape
+    (images, classes), (height, width) = logits.shape[:2], masks.shape[1:]
     possible = (masks == VOID) | ((masks >= 0) & (masks < classes))
     impossible = torch.where(possible, VOID, masks.long()).flatten()
     worst = torch.stack([impossible.amin(), impossible.amax()])
     labels = torch.where(possible, masks, VOID).to(torch.uint8)
     predicted = torch.empty_like(labels)
     totals = _Totals(images, classes, logits.device)
-    for image, rows in _strips(images, height, width, IN_A_STRIP // (classes + BESIDE_CLASSES)):
-        strip = logits[image, :, rows].double()
-        predicted[image, rows] = totals.add_strip(image, strip, labels[image, rows], near[image, rows])
+    for band, at_size in rows_at_size(logits, (height, width)):
+        for image, rows in _strips(images, band.stop - band.start, width, IN_A_STRIP // (classes + BESIDE_CLASSES)):
+            here = image, slice(band.start + rows.start, min(band.start + rows.stop, band.stop))
+            strip = at_size[image, :, rows].double()
+            predicted[here] = totals.add_strip(image, strip, labels[here], near[here])
     counts, (lowest, highest) = totals.copied(contour_counts(labels, predicted, classes), worst)
     if lowest != VOID or highest != VOID:
         raise ValueError(wrong_label(int(lowest if lowest != VOID else highest), classes))
@@ -248,8 +252,7 @@ class _Edges(NamedTuple):
 @lru_cache(maxsize=8)
 def _edges(device: torch.device) -> _Edges:
     """The edges on a device, copied to it once."""
-    equal = (equal_edges(bins, device) for bins in (FINE_BINS, BINS))
-    return _Edges(*equal, torch.from_numpy(EDGES).to(device))
+    return _Edges(equal_edges(FINE_BINS, device), equal_edges(BINS, device), torch.from_numpy(EDGES).to(device))
 
 
 class _Totals:
@@ -350,7 +353,7 @@ def count_images(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     """Count the pixels of each image on as many cores as torch uses.
 
     Args:
-        logits: `(B, C, H, W)` float32 on the CPU, in any memory format.
+        logits: `(B, C, h, w)` of at most float32 on the CPU, in any memory format.
         masks: `(B, H, W)` uint8 class indices below `C`, 255 is void.
         near: `(B, H, W)` bool, whether a pixel is near a boundary.
 
@@ -358,9 +361,18 @@ def count_images(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
         Counts of `B` images.
     """
     images, classes = logits.shape[:2]
+    counts, predicted = Counts.zeros(images, classes), torch.empty(masks.shape, dtype=torch.uint8)
+    for rows, at_size in rows_at_size(logits, masks.shape[1:]):
+        found, predicted[:, rows] = _count_rows(at_size.float(), masks[:, rows], near[:, rows])
+        counts = Counts._make(map(np.add, counts, found))
+    return counts._replace(contour=contour_counts(masks, predicted, classes).numpy())
+
+
+def _count_rows(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> tuple[Counts, torch.Tensor]:
+    """Counts of logits `(B, C, n, W)` of some rows, and the predicted classes `(B, n, W)`; void where masks are."""
+    images, classes = logits.shape[:2]
     cuts = -(-torch.get_num_threads() // max(1, images))
-    counts = Counts.zeros(images * cuts, classes)
-    predicted = torch.empty(masks.shape, dtype=torch.uint8)
+    counts, predicted = Counts.zeros(images * cuts, classes), torch.empty(masks.shape, dtype=torch.uint8)
     pixels = (each.flatten(1).view(torch.uint8).numpy() for each in (masks, near, predicted))
     flat, bounds = (logits.flatten(2).numpy(), *pixels), np.linspace(0, masks[0].numel(), cuts + 1).astype(int)
     kernel = _count_kernel()
@@ -371,8 +383,7 @@ def count_images(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
         kernel(*(each[image][..., part] for each in flat), *(part[index] for part in counts[:-1]))
 
     on_all_cores(count_part, images * cuts)
-    whole = Counts._make(part.reshape(images, cuts, *part.shape[1:]).sum(1) for part in counts)
-    return whole._replace(contour=contour_counts(masks, predicted, classes).numpy())
+    return Counts._make(part.reshape(images, cuts, *part.shape[1:]).sum(1) for part in counts), predicted
 
 
 @njit(inline="always")
@@ -427,7 +438,7 @@ def _exp(x: np.float32) -> np.float32:
     return p * np.int32((n + np.float32(127)) * np.float32(2**23)).view(np.float32)
 
 
-@njit
+@njit(inline="never")
 def _bin(probability: float, bins: int) -> np.uintp:
     """Bin `(a, b]` of a float64, of equal bins, as of `torch.bucketize`; NaN is in the last."""
     last = np.uintp(bins - 1)
@@ -447,7 +458,7 @@ def _near_edge(probability: np.float32, bins: int, error: float) -> bool:
     return not (abs(position - np.rint(position)) > bins * error or position > bins - 0.5)
 
 
-@njit
+@njit(inline="never")
 def _others(logits: np.ndarray, top: np.uintp) -> tuple[float, float]:
     """Second highest of the logits `(C,)`, and the sum of the exponentials of all but the highest relative to it."""
     second, total = LOWEST, 0.0
@@ -460,7 +471,7 @@ def _others(logits: np.ndarray, top: np.uintp) -> tuple[float, float]:
     return second, total
 
 
-@njit
+@njit(inline="never")
 def _probability(logits: np.ndarray, top: np.uintp, index: int) -> float:
     """Probability of a class other than the most probable one in float64, as in `count_strips`."""
     second, total = _others(logits, top)
@@ -468,7 +479,7 @@ def _probability(logits: np.ndarray, top: np.uintp, index: int) -> float:
     return np.exp(np.float64(logits[index]) - second) * (scale * (1.0 / (1.0 + total * scale)))
 
 
-@njit
+@njit(inline="never")
 def _exact_bins(logits: np.ndarray, top: np.uintp) -> tuple[np.uintp, np.uintp]:
     """Fine bin of the confidence and bin of its log-odds in float64, as in `count_strips`."""
     second, total = _others(logits, top)

@@ -48,7 +48,7 @@ class Scores:
         """Add a batch.
 
         Args:
-            logits: `(B, C, H, W)`, not probabilities.
+            logits: `(B, C, h, w)`, not probabilities; resized bilinearly to the size of the masks.
             masks: `(B, H, W)` class indices, 255 is void.
             images: number of each image, see `ImageTable`: an image is counted once. None counts all images.
         """

@@ -81,18 +81,20 @@ def _log_odds(logits: torch.Tensor, highest: torch.Tensor, label: torch.Tensor, 
 
 def check_shapes(logits: torch.Tensor, labels: torch.Tensor) -> None:
     """Raise a `ValueError` unless logits are `(B, C, H, W)` float and labels `(B, H, W)` integers below C, or void."""
-    check_logits(logits, labels)
-    check_labels(labels, logits.shape[1])
-
-
-def check_logits(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    """Raise a `ValueError` for other shapes or types than those of `check_shapes`, without a look at any value."""
-    if logits.ndim != 4 or not logits.is_floating_point():
-        raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
-    check_classes(logits)
+    check_types(logits, labels)
     expected = (logits.shape[0], *logits.shape[2:])
     if tuple(labels.shape) != expected:
         raise ValueError(f"labels must have the shape {expected}, not {tuple(labels.shape)}")
+    check_labels(labels, logits.shape[1])
+
+
+def check_types(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise a `ValueError` unless logits are `(B, C, h, w)` float and labels `(B, H, W)` integers."""
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits must be floating point (B, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
+    check_classes(logits)
+    if labels.ndim != 3 or len(labels) != len(logits):
+        raise ValueError(f"labels must have the shape ({len(logits)}, H, W), not {tuple(labels.shape)}")
     if labels.is_floating_point():
         raise ValueError(f"labels must be integers, not {labels.dtype}")
 
