@@ -81,7 +81,8 @@ def overlap_table(classes: Sequence[ClassScore]) -> str:
         [escaped(each.name), *(_with_interval(each.values[name], each.intervals[name]) for name in names)]
         for each in classes
     ]
-    return "\n".join(table(["class", *(name.replace("_", " ") for name in names)], rows))
+    header = ["class", *(METRICS[f"mean_{name}"].label.removeprefix("mean ") for name in names)]
+    return "\n".join(table(header, rows))
 
 
 def class_table(classes: Sequence[ClassScore]) -> str:

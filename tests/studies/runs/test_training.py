@@ -131,7 +131,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
         "reliability/val.json", "reliability/val_histograms.npz", "confusion/val.png", "confusion/val.csv",
         "examples/val_0.png", "examples/val_1.png", "examples/val_worst_0.png", "examples/val.npz",
         "reliability/val_classes.png", "reliability/val_predicted.png", "reliability/val_boundary.png",
-        "reliability/val_risk_coverage.png", "reliability/val_images.csv",
+        "reliability/val_risk_coverage.png", "reliability/val_images.csv", "reliability/val_classes.csv",
     }  # fmt: skip
     steps = {
         file.split("+step+")[1].split("+")[0]
@@ -162,7 +162,14 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     assert described.index("ECE ") < described.index("**Warning:** only 3 images") < described.index("| class")
     scored = json.loads(text(result.run_id, "reliability/val.json"))
     assert [each["name"] for each in scored["classes"]] == ["red", "green", "blue"]
-    assert np.mean([each["iou"] for each in scored["classes"]]) == pytest.approx(scored["metrics"]["mean_iou"])
+    for name in ("iou", "dice", "precision", "recall", "boundary_iou"):
+        assert np.mean([each[name] for each in scored["classes"]]) == pytest.approx(scored["metrics"][f"mean_{name}"])
+        assert all(len(each["intervals"][name]) == 2 for each in scored["classes"])
+    rows = list(csv.DictReader(io.StringIO(text(result.run_id, "reliability/val_classes.csv"))))
+    assert [float(row["boundary_iou"]) for row in rows] == pytest.approx(
+        [each["boundary_iou"] for each in scored["classes"]], abs=1e-6
+    )
+    assert "boundary IoU" in described
     assert "reliability/val.json" in "".join(lines[-5:-1])
     assert "mlflow ui --backend-store-uri" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]

@@ -74,6 +74,7 @@ def test_a_class_that_is_nowhere_has_no_values() -> None:
         ("a", "1.000000", "1.000000"), ("<c>", "", ""),
     ]  # fmt: skip
     assert list(rows[0])[:5] == ["class", "pixels", "iou", "iou_low", "iou_high"]
-    *_, known, _, absent = overlap_table(class_scores(scores)).splitlines()
+    header, *_, known, _, absent = overlap_table(class_scores(scores)).splitlines()
+    assert header == "| class | Dice | precision | recall | boundary IoU |"
     assert known == "| a | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] |"
     assert absent == "| &#60;c&#62; | – | – | – | – |"
