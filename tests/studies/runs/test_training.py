@@ -27,7 +27,7 @@ from studies.models import loading as model_store
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.evaluation import run_evaluation
 from studies.runs.names import run_name
-from studies.runs.training import TrainingResult, run_training
+from studies.runs.training import TrainingResult, metrics_of_model, run_training
 from studies.scores.comparison import check_protocols
 from studies.scores.figures import reliability_figures
 from studies.scores.stored import StoredScores
@@ -482,3 +482,8 @@ def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.Capt
     assert not [path for path in artifacts(result.run_id) if path.startswith("model")]
     assert not mlflow.get_run(result.run_id).outputs.model_outputs
     assert "no pixel of folder/train is of class never" in capsys.readouterr().out
+
+
+def test_a_resumed_run_may_keep_an_epoch_of_an_earlier_version_with_fewer_metrics() -> None:
+    assert metrics_of_model({"val/loss": 0.5, "val/ece_low": 0.1, "train/loss": 0.4}) == {"val_model/loss": 0.5}
+    assert list(metrics_of_model({f"val/{name}": 0.5 for name in METRICS})) == [f"val_model/{name}" for name in METRICS]
