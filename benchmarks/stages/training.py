@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.config import Network
 from segmentation.system.runtime import prepare_process
 from studies.config import TrainConfig
 
@@ -45,7 +44,7 @@ Run = Callable[[], dict[str, Any]]
 class Epoch:
     """Model and numbers of training and validation images."""
 
-    model: Network
+    model: str
     train: int
     val: int
 

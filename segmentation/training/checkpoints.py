@@ -25,7 +25,7 @@ NAMES = ("best.pt", "last.pt")
 class Checkpoint:
     """State after an epoch. It refers to the tensors of the model: save or copy it before the next epoch starts.
 
-    It contains no random state, because image order and augmentation follow from the seed and the epoch's number.
+    It contains no random state, because order, crops and augmentation follow from the seed and the epoch's number.
     """
 
     config: dict[str, Any]
@@ -47,6 +47,8 @@ class Checkpoint:
     """Metrics of every epoch by name, added by the caller of `train`; empty by default."""
     best_loss: float = math.nan
     """Validation loss after the best epoch; NaN if unknown."""
+    code: dict[str, Any] | None = None
+    """`ModelCode.as_values` of a user's own model; None for torchvision's."""
 
     @property
     def labels(self) -> Classes:
@@ -237,7 +239,7 @@ def load(file: Path) -> Checkpoint:
     names = {each.name for each in fields(Checkpoint)}
     if isinstance(content, dict):
         # missing in files of earlier versions
-        content = {"history": [], "trained": {}, "best_loss": math.nan} | content
+        content = {"history": [], "trained": {}, "best_loss": math.nan, "code": None} | content
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT or content.keys() != names:
         raise InputError(f"{file} is not a checkpoint of this program (format {FORMAT})")
     return Checkpoint(**content)

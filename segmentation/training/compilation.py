@@ -46,6 +46,7 @@ def obstacle(config: OptimizationConfig, device: torch.device, ranks: int) -> st
         device: of the model.
         ranks: number of processes that train it.
     """
+    assert config.micro_batch != "auto", "choose_micro_batch replaces it"
     if config.micro_batch is not None and config.micro_batch < -(-config.batch_size // ranks):
         return f"micro_batch={config.micro_batch} divides a batch of {config.batch_size}: leave micro_batch out"
     if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):

@@ -15,8 +15,9 @@ import torch
 
 from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
-from segmentation.data import Split, load_split
-from segmentation.data.batches import in_order, index_batches
+from segmentation.data import Split, load_splits
+from segmentation.data.batches import equal_batches, in_order, index_batches
+from segmentation.data.training_images import TrainingImages
 from segmentation.devices import copied_to_host, deterministic, fastest_convolutions, resolve_device, to_device
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import is_better
@@ -117,7 +118,7 @@ def train(model: Segmenter, data: Data, config: TrainingConfig, start: Checkpoin
         InputError: a mistake of the user, or the end of another rank.
     """
     with all_ranks(config, train_rank) as group:
-        group.broadcast((asdict(config), data.train.fingerprint, data.val.fingerprint, start))
+        group.broadcast((asdict(config), data.train.fingerprint, data.val.fingerprint, start, model.code))
         yield from _epochs(model, data, config, start, group)
 
 
@@ -135,11 +136,11 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
     Raises:
         InputError: the data differ from those of rank 0, or another mistake of the user.
     """
-    values, *fingerprints, start = group.broadcast()
+    values, *fingerprints, start, code = group.broadcast()
     names = TrainingConfig.__dataclass_fields__.keys() - FIELDS_OF_MACHINE
     own = {name: getattr(config, name) for name in FIELDS_OF_MACHINE}
     config = TrainingConfig(**{name: values[name] for name in names}, **own)
-    data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+    data = Data(*load_splits(config))
     for split, fingerprint in zip((data.train, data.val), fingerprints, strict=True):
         if split.fingerprint != fingerprint:
             raise InputError(
@@ -147,7 +148,7 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
                 f"copy the same data set to every machine"
             )
     with suppress(DivergedError):  # rank 0 raises it at the same step
-        for _ in _epochs(build(config, len(data.train.labels)), data, config, start, group):
+        for _ in _epochs(build(config, len(data.train.labels), code), data, config, start, group):
             pass
 
 
@@ -159,6 +160,7 @@ def _epochs(
         raise InputError(f"{len(data.train)} training images are too few for {group.size} processes")
     device = resolve_device(config.device, group.local_rank, group.local_size)
     weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
+    images = TrainingImages(config, data.train)
     step = TrainingStep(model, config, device, group, weights)
     finished_epochs, best_epoch, best_value, best_loss = 0, 0, math.nan, math.nan
     average = None if config.ema is None else AveragedWeights(model, config.ema)
@@ -185,10 +187,10 @@ def _epochs(
             started, compiled = time.perf_counter(), compilation.seconds if compilation else 0.0
             with (
                 deterministic(config.deterministic),
-                fastest_convolutions(not config.deterministic),  # images of a split have one size
+                fastest_convolutions(not config.deterministic and config.score_crop == "center"),  # images of one size
                 compilation.used() if compilation else nullcontext(),
             ):
-                train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number, average)
+                train_loss, train_accuracy, rate = _train_epoch(step, images, config, group, number, average)
                 trained = time.perf_counter()
                 if average is not None:
                     average.swap()
@@ -227,6 +229,7 @@ def _epochs(
                 optimizer=step.optimizer.state_dict(),
                 scaler=step.scaler.state_dict(),
                 trained={} if average is None else average.kept,
+                code=None if model.code is None else model.code.as_values(),
             )
             finished = time.perf_counter()
             images_per_second = len(data.train) / (trained - started)
@@ -255,19 +258,20 @@ def _epochs(
 
 def _train_epoch(
     step: TrainingStep,
-    split: Split,
+    data: TrainingImages,
     config: TrainingConfig,
     group: ProcessGroup,
     number: int,
     average: AveragedWeights | None,
 ) -> tuple[float, float, float]:
-    """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
+    """Train on as many images as the split has; returns mean loss, pixel accuracy and the last learning rate.
 
     All random numbers follow from the seed and the epoch's number. Those that a layer draws, such as dropout, also
     depend on the rank.
     """
     seeds = np.random.SeedSequence([config.seed, number]).generate_state(3 + group.rank)
-    order = np.random.default_rng(seeds[0]).permutation(len(split))
+    shuffle = np.random.default_rng(seeds[0])
+    order = data.order(shuffle)
     random = torch.Generator().manual_seed(int(seeds[1]))
     torch.manual_seed(int(seeds[2 + group.rank]))
     augmentation = Augmentation(config)
@@ -281,10 +285,10 @@ def _train_epoch(
         batch_norm.freeze(backbone)
 
     parts = index_batches(order, config.batch_size, group.size)
-    batches = on_device(_batches(split, parts, augmentation, random, group), step.device)
+    batches = on_device(_batches(data, parts, shuffle, augmentation, random, group), step.device)
     sums = torch.zeros(3, dtype=torch.float64).unbind()  # on the device after the first step; read once
     rate, check_last = 0.0, _nothing
-    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar, closing(batches):
+    with progress(f"epoch {number}/{config.epochs}", len(order), shown=group.rank == 0) as bar, closing(batches):
         for index, batch in enumerate(batches):
             images, masks = augmentation.apply(batch.images, batch.masks, batch.draws)
             steps = (number - 1) * len(parts) + index
@@ -308,13 +312,19 @@ def _train_epoch(
 
 
 def _batches(
-    split: Split, parts: list[np.ndarray], augmentation: Augmentation, random: torch.Generator, group: ProcessGroup
+    data: TrainingImages,
+    parts: list[np.ndarray],
+    shuffle: np.random.Generator,
+    augmentation: Augmentation,
+    random: torch.Generator,
+    group: ProcessGroup,
 ) -> Iterator[Batch]:
     """Gather this rank's shard of each batch, and draw the random numbers of its augmentation."""
     for indices in parts:
-        draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
-        images, masks = split.gather(group.shard(indices))
-        is_labelled = any((split.masks[index] != VOID).any() for index in indices)  # the first one, as a rule
+        # for the whole batch: the same on every rank
+        crops, draws = data.draw(len(indices), shuffle), augmentation.draw(len(indices), random)
+        images, masks = data.gather(group.shard(indices), group.shard(crops))
+        is_labelled = any((data.split.masks[index] != VOID).any() for index in indices)  # the first one, as a rule
         yield Batch(images, masks, group.shard(draws), len(indices), is_labelled)
 
 
@@ -343,7 +353,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
     scores = Scores(val.labels, config.boundary_width)
     shard = group.shard(np.arange(len(val)))
     with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard), shown=group.rank == 0) as bar:
-        for indices in index_batches(shard, max(1, config.batch_size // group.size)):
+        for indices in equal_batches(val, shard, max(1, config.batch_size // group.size)):
             images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())
             bar.update(len(indices))

@@ -129,11 +129,13 @@ class TrainingStep:
 
     def _micro_batches(self, images: int, batch_size: int) -> list[slice]:
         """The images of each forward pass; all ranks have the same number of passes."""
+        micro_batch = self.config.micro_batch
+        assert micro_batch != "auto", "choose_micro_batch replaces it"
         if self.group.size == 1:
-            parts = index_batches(np.arange(images), self.config.micro_batch or images)
+            parts = index_batches(np.arange(images), micro_batch or images)
         else:
             smallest = batch_size // self.group.size
-            passes = len(index_batches(np.arange(smallest), self.config.micro_batch or smallest))
+            passes = len(index_batches(np.arange(smallest), micro_batch or smallest))
             parts = np.array_split(np.arange(images), passes)
         return [slice(part[0], part[-1] + 1) for part in parts]
 
