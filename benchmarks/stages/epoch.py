@@ -36,7 +36,7 @@ COUNTING, INSIDE = "counting the pixels alone", "the same, checkpoint written in
 
 def cases(quick: bool) -> list[Case]:
     """Both cases; the checkpoint is that of FCN-ResNet-50, and the validation split has the size of VOC 2007's."""
-    steps, images, epochs = (4, 32, 1) if quick else (100, 213, 10)
+    steps, images, epochs = (4, 32, 1) if quick else (100, 213, 5)
     name = "lraspp_mobilenet_v3_large" if quick else "fcn_resnet50"
     return [
         Case(
@@ -61,7 +61,7 @@ def cases(quick: bool) -> list[Case]:
                 Contestant(INSIDE, "peer", epochs_of_this_project, (name, images, epochs, False), QUIET),
             ],
             _same_epochs,
-            rounds=4,
+            rounds=3,
         ),
     ]
 
@@ -85,7 +85,7 @@ def _same_epochs(returned: Mapping[str, Any]) -> str:
         f"Both log the same metrics, and leave the same checkpoints of {ours['megabytes']:.0f} MB. An epoch of this "
         f"project takes {found:.2f} s, {verdict} the goal of {EPOCH_SECONDS} s; {counting:.2f} s of it are the "
         f"counting of pixels, which a GPU does itself. Each epoch scores, computes 1,000 resamples for the interval, "
-        f"logs, and saves; one of ten draws plots."
+        f"logs, and saves; one of five draws plots."
     )
 
 
