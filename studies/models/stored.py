@@ -65,7 +65,7 @@ class StoredModel(NamedTuple):
         """Return how the model was trained and calibrated, as runs record it."""
         return {
             "config": asdict(self.config), "epoch": self.epoch, "trained_in_run": self.run_id,
-            "calibration": self.calibration,
+            "calibration": self.calibration, "bits": self.bits,
         }  # fmt: skip
 
     def metadata(self) -> dict[str, Any]:
