@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     Dataset = str
 else:
     Dataset = Literal[tuple(DATASETS)]
-Network = Literal[
-    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large"
-]
+NETWORKS = (
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+"""Names of torchvision's networks. Another value of `model` names a user's own: `PACKAGE.MODULE:FUNCTION`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,11 @@ class DataConfig:
     resize: int | None = 128
     """Length of the shorter side after resizing, in pixels; None keeps the original size."""
     crop: int | None = 128
-    """Side of the square center crop, in pixels; None keeps the whole image."""
+    """Side of the square crop, in pixels; None keeps the whole image. See crop_at and score_crop."""
+    crop_at: Literal["center", "random", "class"] = "center"
+    """Position of the crop in training: center, random, or random around a pixel of a class drawn evenly."""
+    score_crop: Literal["center", "whole"] = "center"
+    """What is scored of a validation image: the center crop, or the whole resized image."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """Interpolation for resizing images; masks always use the nearest pixel."""
     cache_dir: str | None = None
@@ -108,26 +113,48 @@ def check_parts(config: DataConfig) -> None:
     mistakes.raise_all()
 
 
+def check_crops(config: DataConfig) -> None:
+    """Raise an `InputError` for fields that say where to crop if `crop` is none."""
+    mistakes = Mistakes()
+    for name in ("crop_at", "score_crop"):
+        value = getattr(config, name)
+        if value != "center" and config.crop is None:
+            mistakes.add(f"{name}={value} has no effect with crop=none: set crop to the side of the crop in pixels")
+    mistakes.raise_all()
+
+
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig:
-    """Random augmentation of training images, off by default."""
+    """Sampling and random augmentation of training images; by default each image once per epoch, unchanged."""
 
+    sampling: Literal["uniform", "class_balanced"] = "uniform"
+    """Images of an epoch: each once, or as many drawn so that each class is equally frequent. See docs/imbalance.md."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip."""
     scale_min: float = 1.0
     """Smallest scale factor of the random zoom; below 1 the border is filled with void."""
     scale_max: float = 1.0
     """Largest scale factor of the random zoom; above 1 a random part is cropped."""
+    rotation: float = 0.0
+    """Largest angle of the random rotation in either direction, in degrees; the corners are filled with void."""
     color_jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation, from 0 to 1."""
+    grayscale: float = 0.0
+    """Probability of removing the color."""
+    autocontrast: float = 0.0
+    """Probability of stretching each channel to the whole range of brightness."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur, whose standard deviation is drawn from 0.1 to 2 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Model, starting weights and fine-tuning."""
 
-    model: Network = "fcn_resnet50"
-    """Segmentation model from torchvision."""
+    model: str = "fcn_resnet50"
+    """fcn_resnet50 or 101, deeplabv3_resnet50 or 101, lraspp_mobilenet_v3_large, or yours: PACKAGE.MODULE:FUNCTION."""
     normalization: Literal["auto", "signed_unit", "imagenet", "measured"] = "auto"
     """Input scale: [-1, 1], or mean and std of ImageNet or the training split; auto follows weights and data."""
     weights: str = "none"
@@ -160,6 +187,28 @@ class ModelConfig:
         return found
 
 
+def check_model(config: ModelConfig) -> None:
+    """Raise an `InputError` if `model` is neither a known name nor of the form of an own model, without importing it.
+
+    `weights=imagenet` and `weights=coco` are refused for an own model.
+    """
+    if ":" not in config.model:
+        try:
+            one_of("model", config.model, NETWORKS)
+        except InputError as error:
+            raise InputError(f"{error} Or name your own as PACKAGE.MODULE:FUNCTION, such as my_models:net.") from None
+    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", config.model):
+        raise InputError(
+            f"model={config.model!r} is not of the form PACKAGE.MODULE:FUNCTION, such as my_models:net for the "
+            f"function net in my_models.py"
+        )
+    elif config.weights in ("imagenet", "coco"):
+        raise InputError(
+            f"weights={config.weights} are for torchvision's networks, not for model={config.model}: leave weights "
+            f"out, and load them in its function"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
     """Optimizer, schedule and hardware of training."""
@@ -168,8 +217,8 @@ class OptimizationConfig:
     """Number of passes over the training split."""
     batch_size: int = 64
     """Images per optimizer step, over all processes."""
-    micro_batch: int | None = None
-    """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Images per forward pass; gradients accumulate, batch norm sees each pass alone; None is all, auto what fits."""
     loss: Literal["cross_entropy", "focal", "dice", "lovasz", "cross_entropy+dice"] = "cross_entropy"
     """Loss that is minimized; scores and train/loss are always the cross-entropy. See docs/imbalance.md."""
     class_weights: str = "none"
@@ -202,6 +251,8 @@ class OptimizationConfig:
     """Precision of training; auto is bfloat16 on GPUs that support it, else float32; validation is always float32."""
     channels_last: bool = True
     """Memory format channels last (B, H, W, C): convolutions are 10 to 20 % faster on the measured CPUs."""
+    compile: Literal["false", "true", "auto"] = "false"
+    """Compile the network with torch.compile; auto does if more than 57 minutes are left after the first epoch."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, mps, or auto, which is a GPU if there is one."""
     processes: int = 1
@@ -272,12 +323,13 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
     def __post_init__(self) -> None:
         mistakes = Mistakes()
         mistakes.check(check_choices, self)
+        mistakes.check(check_model, self)
         if self.recipe in RECIPES and not self.stays_open():
             self._settle()
         for name in ("epochs", "batch_size", "processes"):
             mistakes.check(at_least, self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto"):
                 mistakes.check(at_least, self, name, 1)
         for name in ("freeze_backbone", "warmup_epochs", "seed", "dataset_seed"):
             if getattr(self, name) is not None:
@@ -312,7 +364,11 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
         ):
             if getattr(self, name) is not None:
                 mistakes.check(within, self, name, 0.0, math.inf)
-        for name in ("flip", "color_jitter", "momentum", "label_smoothing"):
+        mistakes.check(check_crops, self)
+        for name in ("flip", "vertical_flip", "color_jitter", "grayscale", "autocontrast", "blur"):
+            mistakes.check(within, self, name, 0.0, 1.0)
+        mistakes.check(within, self, "rotation", 0.0, 180.0)
+        for name in ("momentum", "label_smoothing"):
             mistakes.check(within, self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
             mistakes.check(within, self, "batch_norm_momentum", 0.0, 1.0)

@@ -16,6 +16,7 @@ from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
 from segmentation.data.pairs import ImagePairs
+from segmentation.data.preparation import takes_whole_images, too_small
 from segmentation.data.source import MissingDataError, Source
 from segmentation.data.split import Split, check_same_bits
 from segmentation.data.splitting import part
@@ -23,25 +24,44 @@ from segmentation.errors import InputError, one_of
 
 __all__ = [
     "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
-    "open_split", "open_splits", "overlap_warning", "report_coverage",
+    "load_training_split",    "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 
-def load_split(config: DataConfig, split: str) -> Split:
+def load_split(config: DataConfig, split: str, whole: bool | None = None) -> Split:
     """Return one prepared split of `config.dataset`, from the cache or newly prepared.
 
     With `config.calibration_fraction`, the training split lacks the held-out images, and the split `held_out` consists
     of them. With `config.val_fraction` or `config.folds`, `config.val_split` is a part of the training split, too.
 
+    Args:
+        config: the data set and its preparation.
+        split: name of the split.
+        whole: whole images instead of center crops; None follows `config.score_crop`.
+
     Raises:
         InputError: the data are wrong; the message names the file.
     """
-    return load(open_split(config, split), config, split)
+    whole = config.score_crop == "whole" if whole is None else whole
+    return load(open_split(config, split), config, split, whole)
 
 
-def load_splits(config: DataConfig, *splits: str) -> list[Split]:
-    """Return several prepared splits; see `load_split`. One error lists the faults of all."""
-    found = together(partial(load_split, config, split) for split in splits)
+def load_training_split(config: DataConfig) -> Split:
+    """Return the training split, with whole images unless `config.crop_at` is `center`; see `load_split`.
+
+    Raises:
+        InputError: the data are wrong, or an image is smaller than the crop.
+    """
+    split = load_split(config, config.train_split, takes_whole_images(config, config.train_split))
+    sizes = zip(split.names, split.sizes.tolist(), strict=True)
+    faults = (too_small((width, height), config, name) for name, (height, width) in sizes)
+    refuse([fault for fault in faults if fault], split.location)
+    return split
+
+
+def load_splits(config: DataConfig) -> list[Split]:
+    """Return the training split and the validation split. One error lists the faults of both."""
+    found = together([partial(load_training_split, config), partial(load_split, config, config.val_split)])
     check_same_bits(found)
     return found
 

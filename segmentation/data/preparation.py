@@ -12,7 +12,9 @@ from segmentation.io import bands
 from segmentation.io.bands import Bands, Raster, as_array
 
 
-def prepare(image: Raster, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+def prepare(
+    image: Raster, mask: np.ndarray, config: DataConfig, name: str, whole: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Resize the shorter side and crop the centre.
 
     Args:
@@ -20,6 +22,7 @@ def prepare(image: Raster, mask: np.ndarray, config: DataConfig, name: str) -> t
         mask: class indices `(H, W)` uint8.
         config: supplies `resize`, `crop` and `interpolation`.
         name: name of the image in error messages.
+        whole: leave the crop out.
 
     Returns:
         The image `(h, w, C)` uint8 or uint16 and its mask `(h, w)` uint8.
@@ -31,9 +34,9 @@ def prepare(image: Raster, mask: np.ndarray, config: DataConfig, name: str) -> t
 
     mask_image = resized_mask(mask, config)
     image = resize_image(image, config)
-    if refusal := too_small(image.size, config, name):
-        raise InputError(refusal)
-    if config.crop is not None:
+    if config.crop is not None and not whole:
+        if refusal := too_small(image.size, config, name):
+            raise InputError(refusal)
         mask_image = F.center_crop(mask_image, [config.crop])
         image = _cropped(image, config.crop) if isinstance(image, Bands) else F.center_crop(image, [config.crop])
     return as_array(image), np.asarray(mask_image)
@@ -50,6 +53,11 @@ def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
     if config.crop is None or min(size) >= config.crop:
         return ""
     return f"{name} has {size[0]} x {size[1]} pixels, less than crop={config.crop}: reduce crop or set resize"
+
+
+def takes_whole_images(config: DataConfig, split: str) -> bool:
+    """Return whether training crops the images of a split anew in every epoch, or scoring does not crop them."""
+    return (config.crop_at if split == config.train_split else config.score_crop) != "center"
 
 
 def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from segmentation.classes import Classes
+from segmentation.data.ragged import Ragged
 from segmentation.errors import InputError
 from segmentation.io.bands import bits_of
 
@@ -24,16 +25,16 @@ BLOCK = 2**16
 
 @dataclass(frozen=True)
 class Split:
-    """One prepared split of a data set with `N` images of `H` x `W` pixels."""
+    """One prepared split of a data set with `N` images of `H` x `W` pixels; whole images may differ in size."""
 
     dataset: str
     name: str
     location: str
     labels: Classes
     names: tuple[str, ...]
-    images: np.ndarray
+    images: np.ndarray | Ragged
     """`(N, H, W, C)` uint8 or uint16, with `C` channels."""
-    masks: np.ndarray
+    masks: np.ndarray | Ragged
     """`(N, H, W)` uint8 class indices, void 255."""
     fingerprint: str
     """Hash of the content of all source files, in hexadecimal. Equal on every machine."""
@@ -49,6 +50,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.names)
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Height and width of each image, `(N, 2)`."""
+        if isinstance(self.masks, Ragged):
+            return self.masks.sizes
+        return np.broadcast_to(np.array(self.masks.shape[1:]), (len(self), 2))
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of all images; None if they differ."""
+        height, width = self.sizes[0].tolist()
+        return (height, width) if (self.sizes == (height, width)).all() else None
+
     def pixels_by_value(self) -> tuple[int, ...]:
         """Return the number of pixels for each of the 256 mask values; reads all masks only if `counts` is None."""
         if self.counts is not None:
@@ -58,12 +72,12 @@ class Split:
     @property
     def channels(self) -> int:
         """Channels of the images."""
-        return int(self.images.shape[3])
+        return int(_values(self.images).shape[-1])
 
     @property
     def bits(self) -> int:
         """Bits per channel of the images, 8 or 16."""
-        return bits_of(self.images)
+        return bits_of(_values(self.images))
 
     @cached_property
     def channel_statistics(self) -> tuple[list[float], list[float]]:
@@ -85,10 +99,22 @@ class Split:
         return [total / count for total in sums], [math.sqrt(variance) or 1.0 for variance in variances]
 
     def gather(self, indices: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return images `(B, C, H, W)`, channels last in memory, and masks `(B, H, W)` uint8."""
+        """Return images `(B, C, H, W)`, channels last in memory, and masks `(B, H, W)` uint8.
+
+        Raises:
+            ValueError: the images differ in size.
+        """
         import torch
 
-        return torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2), torch.from_numpy(self.masks[indices])
+        images, masks = (
+            part.stacked(indices) if isinstance(part, Ragged) else part[indices] for part in (self.images, self.masks)
+        )
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
+
+
+def _values(images: np.ndarray | Ragged) -> np.ndarray:
+    """Return the array that holds the images."""
+    return images.flat if isinstance(images, Ragged) else images
 
 
 def check_same_bits(splits: Sequence[Split]) -> None:

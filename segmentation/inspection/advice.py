@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from segmentation.config import MEASURED, RGB, DataConfig, TrainingConfig
-from segmentation.inspection.problems import RARE_IMAGES
+from segmentation.errors import listed
+from segmentation.inspection.problems import MIN_KEPT_AREA, RARE_IMAGES
 from segmentation.inspection.split import InspectedSplit
 from segmentation.io.bands import counted as channels_of
 
@@ -87,6 +88,8 @@ def _sizes(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Adv
             f"{before}, half of the images that show {', '.join(small)} show less of it than {CELL} pixels, one cell "
             f"of the model's feature map; at {resize}, {after}{cost}",
         )  # fmt: skip
+    if config.crop is not None and "center" not in (config.crop_at, config.score_crop):
+        return
     shapes = {_resized(size, resize) for size in sizes}
     lowest = min(min(shape) for shape in shapes)
     if config.crop is None and len(shapes) > 1:
@@ -105,6 +108,30 @@ def _sizes(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Adv
         if config.crop > lowest:
             reason = f"crop={config.crop} is larger than the smallest image, {lowest} pixels; {reason}"
         yield Advice("crop", lowest, reason)
+    if config.crop is not None and len(shapes) > 1:
+        yield from _positions(splits, config)
+
+
+def _positions(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Advice]:
+    """Recommend `crop_at` and `score_crop` where the center crop loses much of a class."""
+    for name, value, effect in (
+        ("crop_at", "class", "crops at random positions around a pixel of a class drawn evenly show every part"),
+        ("score_crop", "whole", "this scores whole images"),
+    ):
+        for split in splits:
+            if (split.name == config.train_split) != (name == "crop_at") or split.labels is None:
+                continue
+            lost = [
+                label for index, label in enumerate(split.labels.names)
+                if split.holding[1, index] >= RARE_IMAGES and split.kept[index] < MIN_KEPT_AREA
+            ]  # fmt: skip
+            if lost:
+                yield Advice(
+                    name, value,
+                    f"the center crop of {split.name} has less than {MIN_KEPT_AREA:.0%} of the area of {listed(lost)}; "
+                    f"{effect}",
+                )  # fmt: skip
+                break
 
 
 def _resized(size: tuple[int, int], resize: int | None) -> tuple[int, int]:

@@ -109,8 +109,15 @@ class InspectedImage:
         return next(((own, resized, cropped) for each, own, resized, cropped in self.counts if each == value), NONE)
 
 
-def inspect_image(source: Source, index: int, config: DataConfig) -> InspectedImage:
-    """Return what is known of one image. What is wrong with its files is among the `faults`."""
+def inspect_image(source: Source, index: int, config: DataConfig, whole: bool = False) -> InspectedImage:
+    """Return what is known of one image. What is wrong with its files is among the `faults`.
+
+    Args:
+        source: the split.
+        index: of the image.
+        config: how images are prepared.
+        whole: whether training or scoring takes all parts of the image, so that the crop loses none.
+    """
     found = InspectedImage(source.names[index])
     inner, place = _innermost(source, index)
     files = _files(inner, place)
@@ -127,7 +134,7 @@ def inspect_image(source: Source, index: int, config: DataConfig) -> InspectedIm
         if files and is_image(files[0].name):
             found = replace(found, image_kind=_kind_of_bands(files[0]))
         return replace(found, faults=(str(error),))
-    return found if mask is None else _with_mask(found, mask, config)
+    return found if mask is None else _with_mask(found, mask, config, whole)
 
 
 def _innermost(source: Any, index: int) -> tuple[Any, int]:
@@ -240,7 +247,7 @@ def _kind(file: Path) -> FileKind | None:
         return None
 
 
-def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig) -> InspectedImage:
+def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig, whole: bool) -> InspectedImage:
     """Add the pixels of each class before and after preparation."""
     counts = [histogram(mask)]
     prepared = resized_mask(mask, config)
@@ -248,7 +255,7 @@ def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig) -> I
     faults = found.faults
     if refusal := too_small(prepared.size, config, found.name):
         faults += (refusal,)
-    elif config.crop is not None:
+    elif config.crop is not None and not whole:
         prepared = F.center_crop(prepared, [config.crop])
     counts.append(prepared.histogram())
     present = tuple((value, *stages) for value, stages in enumerate(zip(*counts, strict=True)) if stages[0])

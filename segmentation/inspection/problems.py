@@ -352,7 +352,8 @@ def _lost_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Itera
         verb = "is" if len(names) == 1 else "are"
         yield Problem(
             "warning", "lost", f"{listed(names)} {verb} largely lost by resize={config.resize} crop={config.crop}",
-            "Use a larger resize, or a crop that covers more of the image; see what to set.", tuple(cases),
+            "Use a larger resize, a crop that covers more of the image, or crop_at=class score_crop=whole; see what to "
+            "set.", tuple(cases),
         )  # fmt: skip
 
 

@@ -66,10 +66,18 @@ def export_onnx(model: Segmenter, file: Path, metadata: Mapping[str, object]) ->
     example = torch.zeros(2, model.channels, 96, 64, dtype=dtype)  # a dimension of size 1 would be fixed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, on its own operators
-        program = torch.onnx.export(
-            both, (example,), dynamo=True, dynamic_shapes=({0: free, 2: free, 3: free},), input_names=["images"],
-            output_names=["logits", "probabilities"], verbose=False,
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                both, (example,), dynamo=True, dynamic_shapes=({0: free, 2: free, 3: free},), input_names=["images"],
+                output_names=["logits", "probabilities"], verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # torch cannot trace every module
+            if model.code is None:
+                raise
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"format=onnx: torch cannot export the network of model={model.code.function}: {reason:.300}"
+            ) from error
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     part = file.with_name(f".{file.name}.part")

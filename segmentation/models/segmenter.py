@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from segmentation.calibration.calibrators import Calibrator, Measured
+from segmentation.models.model_code import ModelCode, is_own, local_code
+from segmentation.models.network_outputs import network_outputs
 from segmentation.models.networks import NETWORKS
 
 if TYPE_CHECKING:
@@ -27,15 +29,18 @@ MEASURED_TENSORS = ("mean", "std", "bits")
 """Names of the tensors that a model with `MEASURED` has besides those of its network."""
 RGB = 3
 """Input channels of torchvision's networks."""
+BACKBONES = ("backbone", "encoder")
+"""Names of the backbone in torchvision's networks, and in those of other libraries."""
 
 
 class Segmenter(nn.Module):
-    """A torchvision network with input normalization and an optional calibrator.
+    """A network with input normalization and an optional calibrator.
 
     Attributes:
-        network: the torchvision network.
+        network: torchvision's network, or a user's own.
         calibrator: maps logits to calibrated logits; None leaves them unchanged.
         channels: number of input channels.
+        code: the code of a user's own network; None for torchvision's.
     """
 
     mean: torch.Tensor
@@ -53,11 +58,17 @@ class Segmenter(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).reshape(1, channels, 1, 1), persistent=is_measured)
         self.register_buffer("bits", torch.tensor(8), persistent=is_measured)
+        self.code: ModelCode | None = None
+
+    @property
+    def backbone_name(self) -> str | None:
+        """Name of the part that ImageNet weights initialize; an own network may have none."""
+        return next((name for name in BACKBONES if isinstance(getattr(self.network, name, None), nn.Module)), None)
 
     @property
     def backbone(self) -> nn.Module:
-        """The part that ImageNet weights initialize."""
-        return self.network.get_submodule("backbone")
+        """The part that ImageNet weights initialize; an empty module if there is none."""
+        return self.network.get_submodule(self.backbone_name) if self.backbone_name else nn.Module()
 
     def measured(self) -> Measured | None:
         """Return the measured mean and standard deviation of the channels; None with another normalization."""
@@ -86,22 +97,36 @@ class Segmenter(nn.Module):
         normalized = (images.float() - self.mean) / self.std
         if normalized.device.type not in ("cpu", "cuda"):
             normalized = normalized.contiguous()  # see `devices.memory_format`
+        if self.code is not None:
+            return network_outputs(self.network, normalized, self.code.divisor)
         outputs: dict[str, torch.Tensor] = self.network(normalized)
         return outputs
 
 
 def assemble(
-    model: str, normalization: str, classes: int, auxiliary_head: bool = False, channels: int = RGB
+    model: str,
+    normalization: str,
+    classes: int,
+    auxiliary_head: bool = False,
+    channels: int = RGB,
+    code: ModelCode | None = None,
+    pretrained: bool = False,
 ) -> Segmenter:
     """Build a model with random weights.
 
     Args:
-        model: one of `NETWORKS`.
+        model: one of `NETWORKS`, or a user's function `PACKAGE.MODULE:FUNCTION`.
         normalization: one of `NORMALIZATION`, or `MEASURED`.
         classes: number of output channels.
-        auxiliary_head: whether to build the auxiliary head.
+        auxiliary_head: whether to build the auxiliary head of a torchvision network.
         channels: number of input channels.
+        code: the code of an own network; None for torchvision's.
+        pretrained: passed to an own function that has a parameter of this name.
     """
+    if code is not None:
+        own = Segmenter(code.build(classes, channels, pretrained), normalization, channels)
+        own.code = code
+        return own
     options = {"aux_loss": True} if auxiliary_head else {}
     network = NETWORKS[model].build(weights=None, weights_backbone=None, num_classes=classes, **options)
     if channels != RGB:
@@ -129,14 +154,24 @@ def _set_input_channels(network: nn.Module, channels: int) -> None:
     network.set_submodule(name, new)
 
 
-def build(config: "ModelConfig", classes: int) -> Segmenter:
-    """Build the configured model with random weights and `classes` output channels.
+def build(config: "ModelConfig", classes: int, code: ModelCode | None = None, pretrained: bool = False) -> Segmenter:
+    """Build the configured model with `classes` output channels and random weights.
+
+    Args:
+        config: the configuration.
+        classes: number of output channels.
+        code: the stored code of an own network; None reads it from the files.
+        pretrained: see `assemble`.
 
     Raises:
-        InputError: `normalization=auto` is not resolved, because the starting weights come from elsewhere.
+        InputError: `normalization=auto` is not resolved, because the starting weights come from elsewhere; or the code
+            of an own network does not run.
     """
+    if code is None and is_own(config.model):
+        code = local_code(config.model)
     channels = getattr(config, "channels", RGB)
-    model = assemble(config.model, config.known_normalization(), classes, config.auxiliary_loss != 0, channels)
+    normalization, auxiliary = config.known_normalization(), config.auxiliary_loss != 0
+    model = assemble(config.model, normalization, classes, auxiliary, channels, code, pretrained)
     if config.batch_norm_momentum is not None:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -181,8 +181,9 @@ def _preparation(page: Page, inspection: Inspection) -> None:
         page.text("No image can be read.")
         return
     page.text(
-        f"With resize={config.resize} and crop={config.crop}, on {escaped(split.name)}: images that show a class, that "
-        f"still show it after resize, and after crop; part of its pixels in the crop; median of its pixels after both."
+        f"With resize={config.resize}, crop={config.crop}, crop_at={config.crop_at} and "
+        f"score_crop={config.score_crop}, on {escaped(split.name)}: images that show a class, that still show it after "
+        f"resize, and after crop; part of its pixels in the crop; median of its pixels after both."
     )
     rows = []
     for index, name in enumerate(inspection.labels.names):

@@ -4,6 +4,7 @@ This file is copied into every logged model (`flavor.SHIPPED`) and imports only 
 """
 
 import base64
+import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +19,10 @@ from safetensors.torch import load_file
 
 from segmentation.calibration.calibrators import build as build_calibrator
 from segmentation.io.bands import Raster
+from segmentation.models.model_code import read_code
 from segmentation.models.segmenter import RGB, assemble
 from segmentation.prediction.predictor import Prediction, Predictor
-from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
+from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
 from studies.models.request import MAX_PIXELS, Expected, Opened, RequestError, decode_image, listed_images, open_image
 
 MAX_LOGITS = 2**28
@@ -180,16 +182,21 @@ def _png(image: Image.Image) -> str:
 def _load_pyfunc(path: str) -> ServedModel:
     """Build a logged model from its folder, for `mlflow.pyfunc.load_model`. Nothing is unpickled.
 
+    The code of a user's own model runs, after a line that says so.
+
     Raises:
-        ValueError: the file with the tensors is not the one that was logged.
+        ValueError: the file with the tensors, or that code, is not the one that was logged.
     """
     metadata, weights = Model.load(Path(path)).metadata, Path(path) / WEIGHTS
     assert metadata is not None
     if metadata[CHECKSUM] != checksum(weights):
         raise ValueError(f"{weights} is damaged: it is not the file that was logged (SHA-256 differs)")
     config, calibration, names = metadata["config"], metadata["calibration"], metadata["class_names"]
-    has_auxiliary_head, channels = config["auxiliary_loss"] != 0, config.get("channels", RGB)
-    network = assemble(config["model"], config["normalization"], len(names), has_auxiliary_head, channels)
+    code, auxiliary, channels = None, config["auxiliary_loss"] != 0, config.get("channels", RGB)
+    if metadata.get(MODEL_CODE) is not None:
+        code = read_code(metadata[MODEL_CODE], Path(path) / "code")
+        print(f"This model runs code of its own: {code.described()} ({code.function})", file=sys.stderr)
+    network = assemble(config["model"], config["normalization"], len(names), auxiliary, channels, code)
     if calibration:
         network.calibrator = build_calibrator(calibration["method"], len(names), network.measured())
     network.load_state_dict(load_file(weights))

@@ -65,13 +65,15 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
         scores: the result.
     """
     original = isinstance(split, Originals)
+    size = None if isinstance(split, Originals) else split.size
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
         "void": "255 is not counted", "precision": "float32", "tf32": False,
         "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
-        "resolution": "each image's own" if isinstance(split, Originals) else list(split.masks.shape[1:]),
-        "resize": config.resize, "crop": None if original else config.crop, "interpolation": config.interpolation,
+        "resolution": "each image's own" if size is None else list(size),
+        "resize": config.resize, "crop": None if original or config.score_crop == "whole" else config.crop,
+        "interpolation": config.interpolation,
         "boundary_width": scores.boundary_width, "dataset": split.dataset, "classes": list(split.labels.names),
         "split": split.name, "fingerprint": split.fingerprint,
         "in_crop": 1.0 if isinstance(split, Originals) else split.in_crop,

@@ -101,7 +101,7 @@ def test_images_of_other_bits_are_listed(tmp_path: Path) -> None:
 def test_splits_of_different_bits_are_refused(tmp_path: Path) -> None:
     root = written(written(tmp_path, 5, splits=("train",)), 5, np.uint8, ("val",))
     with pytest.raises(InputError, match=r"16 bits in train \(such as 0\), 8 bits in val .*same bits"):
-        load_splits(config(root, 5), "train", "val")
+        load_splits(config(root, 5))
 
 
 def test_every_file_of_other_channels_is_named(tmp_path: Path) -> None:

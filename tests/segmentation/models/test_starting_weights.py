@@ -5,11 +5,15 @@ import torch
 from torchvision.models import get_model_weights, mobilenet_v3_large, resnet50
 from torchvision.models.segmentation import fcn_resnet50, lraspp_mobilenet_v3_large
 
-from segmentation.config import ModelConfig, TrainingConfig
+from segmentation.classes import Classes
+from segmentation.config import ModelConfig, OptimizationConfig, TrainingConfig
 from segmentation.data.voc import CLASSES as VOC
 from segmentation.errors import InputError
 from segmentation.models.segmenter import build
 from segmentation.models.starting_weights import load_hub_weights, load_matching
+from segmentation.models.state_dicts import load_weights_file
+from segmentation.training.optimizers import build_optimizer
+from tests.segmentation.models.own import TEN_LINES, U_NET, written
 
 NAMES = tuple(f"class {index}" for index in range(4))
 LRASPP = "lraspp_mobilenet_v3_large"
@@ -125,3 +129,47 @@ def test_a_model_of_the_same_channels_keeps_all_weights() -> None:
     assert all(
         torch.equal(tensor, own[name]) for name, tensor in trained.state_dict().items() if name.startswith("network.")
     )
+
+
+def test_class_layers_of_an_own_network_are_the_tensors_that_change_with_the_classes() -> None:
+    written({"my_models.py": U_NET}, "my_models:unet")
+    config = ModelConfig(model="my_models:unet")
+    trained, new = build(config, 3), build(config, 3)
+    loaded = load_matching(new, trained.state_dict(), same_classes=False)
+    assert sorted(loaded.fresh) == ["network.head.bias", "network.head.weight"]
+    assert set(loaded.left.values()) == {"trained on other classes"}
+    assert not load_matching(new, trained.state_dict(), same_classes=True).fresh
+
+
+def test_a_missing_convolution_leaves_out_its_stage_of_an_own_encoder() -> None:
+    written({"my_models.py": U_NET}, "my_models:unet")
+    config = ModelConfig(model="my_models:unet")
+    tensors = dict(build(config, 3).state_dict())
+    del tensors["network.encoder.1.0.weight"]
+    loaded = load_matching(build(config, 3), tensors, same_classes=True)
+    assert {name for name in loaded.fresh if ".encoder." in name} == {
+        name for name in build(config, 3).state_dict() if name.startswith("network.encoder.1.")
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.model.", "_orig_mod."])
+@pytest.mark.parametrize("part", ["", "encoder."])
+def test_a_state_dict_of_an_own_network_or_of_its_encoder_is_loaded(prefix: str, part: str, tmp_path: Path) -> None:
+    written({"my_models.py": U_NET}, "my_models:unet")
+    config = ModelConfig(model="my_models:unet")
+    trained, new = build(config, 3), build(config, 3)
+    state = trained.network.state_dict()
+    saved = {prefix + name.removeprefix(part): each for name, each in state.items() if name.startswith(part)}
+    torch.save(saved, tmp_path / "own.pth")
+    loaded = load_weights_file(new, tmp_path / "own.pth", Classes.named("a", "b", "c"))
+    assert sorted(loaded.taken) == sorted(f"network.{name}" for name in state if name.startswith(part))
+    found = new.network.state_dict()
+    assert all(torch.equal(found[name], each) for name, each in state.items() if name.startswith(part))
+
+
+def test_an_own_network_without_a_backbone_has_an_empty_one() -> None:
+    written({"my_models.py": TEN_LINES}, "my_models:net")
+    model = build(ModelConfig(model="my_models:net"), 3)
+    assert (model.backbone_name, list(model.backbone.parameters())) == (None, [])
+    optimizer = build_optimizer(model, OptimizationConfig())
+    assert [len(group["params"]) for group in optimizer.param_groups] == [0, 4]
