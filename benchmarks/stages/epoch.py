@@ -30,7 +30,7 @@ STEP = 0.005
 """Seconds of a step on the stub of a GPU."""
 EPOCH_SECONDS = 0.3
 """Goal for an epoch beyond its steps and forward passes."""
-OURS, STUB, BETWEEN = "this project", "the stub alone", "gathered and augmented between the steps"
+OURS, STUB = "this project", "the stub alone"
 COUNTING, INSIDE = "counting the pixels alone", "the same, checkpoint written inside the epoch"
 
 
@@ -46,7 +46,6 @@ def cases(quick: bool) -> list[Case]:
             [
                 Contestant(OURS, "ours", steps_of_this_project, (steps,)),
                 Contestant(STUB, "limit", stub_alone, (steps,)),
-                Contestant(BETWEEN, "peer", steps_with_work_between, (steps,)),
             ],
             _same_steps,
             [Goal(STUB, 0.95)],
@@ -70,9 +69,8 @@ def _same_steps(returned: Mapping[str, Any]) -> str:
     steps = {name: each["steps"] for name, each in returned.items()}
     assert len(set(steps.values())) == 1, steps
     return (
-        f"All wait for {steps[OURS]} steps. This project draws, gathers and hands over each batch; augmentation is "
-        f"work of the device and replaced with it. The last contestant gathers and augments between the steps, on the "
-        f"CPU."
+        f"Both wait for {steps[OURS]} steps. This project draws, gathers and hands over each batch; augmentation is "
+        f"work of the device and replaced with it, as are the calls that queue the layers."
     )
 
 
@@ -153,6 +151,7 @@ def steps_of_this_project(steps: int) -> Run:
     use_all_cores()
     import torch
 
+    from segmentation.data.training_images import TrainingImages
     from segmentation.models.segmenter import build
     from segmentation.training import loop
     from segmentation.training.augmentation import Augmentation
@@ -184,31 +183,8 @@ def steps_of_this_project(steps: int) -> Run:
     def run() -> dict[str, Any]:
         done.clear()
         for number in range(steps * BATCH // len(split)):
-            loop._train_epoch(step, split, config, ProcessGroup(), number + 1, None)
+            loop._train_epoch(step, TrainingImages(config, split), config, ProcessGroup(), number + 1, None)
         return {"steps": len(done)}
-
-    return run
-
-
-def steps_with_work_between(steps: int) -> Run:
-    """Gather and augment a batch on the CPU, then wait for the step."""
-    prepare_process()
-    use_all_cores()
-    import numpy as np
-    import torch
-
-    from segmentation.training.augmentation import Augmentation
-
-    augmentation, split, gpu = Augmentation(_config(**AUGMENTED)), _split(20 * BATCH), Gpu()
-    random = torch.Generator().manual_seed(0)
-
-    def run() -> dict[str, Any]:
-        order = np.random.default_rng(0).permutation(len(split))
-        for number in range(steps):
-            start = number * BATCH % len(split)
-            augmentation(*split.gather(order[start : start + BATCH]), random)
-            gpu.wait(gpu.queue())
-        return {"steps": steps}
 
     return run
 
