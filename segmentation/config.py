@@ -7,11 +7,10 @@ that `--help` is fast.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from segmentation.errors import InputError, Mistakes, one_of
-from segmentation.fields import at_least, check_choices, within
+from segmentation.fields import at_least, check_choices, configuration, within
 from segmentation.metrics import METRICS
 
 DATASETS = {
@@ -36,7 +35,7 @@ Network = Literal[
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class DataConfig:
     """Data set, splits and preparation of the images."""
 
@@ -106,7 +105,7 @@ def check_parts(config: DataConfig) -> None:
     mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class AugmentationConfig:
     """Random augmentation of training images, off by default."""
 
@@ -120,7 +119,7 @@ class AugmentationConfig:
     """Largest relative change of brightness, contrast and saturation, from 0 to 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ModelConfig:
     """Model, starting weights and fine-tuning."""
 
@@ -156,7 +155,7 @@ class ModelConfig:
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class OptimizationConfig:
     """Optimizer, schedule and hardware of training."""
 
@@ -210,7 +209,7 @@ class OptimizationConfig:
     """Use only deterministic kernels, which are slower on GPUs; CPUs always do."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ScoringConfig:
     """Validation metrics, best epoch and early stopping."""
 
@@ -247,7 +246,7 @@ def derived(recipe: str, weights: str) -> dict[str, Any]:
     return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": NORMALIZATIONS.get(weights, "auto")}
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
     """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
 
