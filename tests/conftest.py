@@ -1,16 +1,23 @@
 """A private MLflow store and cache for the tests, and small real data sets that they write."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core, see the Makefile
 os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "1"
+# Every test has an XDG_CACHE_HOME of its own. Processes that it starts would compile the counting of pixels anew, and
+# look for the system's fonts.
+CACHES = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHES / "numba"))
+os.environ.setdefault("MPLCONFIGDIR", str(CACHES / "matplotlib"))
 
 PROJECT = Path(__file__).parent.parent
 CAMVID = PROJECT.parent / "shared" / "data" / "camvid"
@@ -34,9 +41,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One sqlite store for all tests, since making its tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sqlite store without runs. Making its tables takes seconds: all processes of the tests copy this file."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    file = folder / "empty.db"
+    with FileLock(folder / "empty.lock"):
+        if not file.is_file():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            made = folder / "made.db"
+            SqlAlchemyStore(f"sqlite:///{made}", str(folder / "mlruns")).engine.dispose()
+            made.rename(file)
+    os.environ["EMPTY_STORE"] = str(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One sqlite store for all tests of a process."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_store, file)
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture(autouse=True)
