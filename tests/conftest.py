@@ -22,22 +22,35 @@ os.environ.setdefault("MPLCONFIGDIR", str(CACHES / "matplotlib"))
 PROJECT = Path(__file__).parent.parent
 CAMVID = PROJECT.parent / "shared" / "data" / "camvid"
 
-QUICK = tuple(f"tests/{folder}/" for folder in ("benchmarks", "fuzz", "segmentation"))
-"""Where most files take seconds: last, so that no process has a long one left when the others are done."""
-
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images are not at {CAMVID}")
 
 
-TRAINS = {"two_seeds"}
-"""Fixtures that train: tests that use one are slow."""
+TRAINED = "two_seeds"
+"""Fixture of trained runs that many files use; their tests are slow."""
+SERVERS = "stack"
+"""Fixture of servers that take long to start."""
+MANY_INPUTS = "tests/fuzz/"
+"""Folder whose tests try hundreds of inputs each: slow, too."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before markers select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, and group all tests for `--dist=loadgroup`: a group is run by one process.
+
+    A group is a file, or all files that use a fixture which takes long. Long groups come first, so that no process has
+    one left when the others are done.
+    """
+    groups: dict[Path, str] = {}
     for item in items:
-        if TRAINS & set(getattr(item, "fixturenames", ())):
+        used = set(getattr(item, "fixturenames", ()))
+        if TRAINED in used or item.nodeid.startswith(MANY_INPUTS):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.nodeid.startswith(QUICK))
+        for fixture in {TRAINED, SERVERS} & used:
+            groups[item.path] = fixture
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
+    items.sort(key=lambda item: 0 if item.path in groups else 1 if item.path in long else 2)
 
 
 @pytest.fixture(scope="session")
