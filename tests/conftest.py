@@ -26,7 +26,9 @@ needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images 
 
 
 TRAINED = "two_seeds"
-"""Fixture of trained runs that many files use; their tests are slow."""
+"""Fixture of trained runs that many files use."""
+TRAINS = {TRAINED, "settings"}
+"""Fixtures of tests that train: they are slow."""
 SERVERS = "stack"
 """Fixture of servers that take long to start."""
 MANY_INPUTS = "tests/fuzz/"
@@ -43,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups: dict[Path, str] = {}
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
-        if TRAINED in used or item.nodeid.startswith(MANY_INPUTS):
+        if TRAINS & used or item.nodeid.startswith(MANY_INPUTS):
             item.add_marker(pytest.mark.slow)
         for fixture in {TRAINED, SERVERS} & used:
             groups[item.path] = fixture
