@@ -145,6 +145,8 @@ def test_entry_points_repeat_the_defaults_of_their_configuration(entry_point: st
     config_fields = {field.name: field for field in fields(loaded(entry_point).Config)}
     for name, parameter in declared["parameters"].items():
         assert name in config_fields, f"{entry_point} declares {name}, which no field is called"
+        kind = parameter if isinstance(parameter, str) else parameter["type"]
+        assert kind in ("string", "float"), f"{name}: MLflow itself refuses a missing path and leaves the run RUNNING"
         if isinstance(parameter, dict):
             default = config_fields[name].default
             assert parameter["default"] == ("none" if default is None else default), name

@@ -71,7 +71,10 @@ def _shown(name: str, value: object) -> str:
         return str(value)
     if name == "recipe" and value == "none":
         return "no recipe"
-    return SHORT[name].format(value) if name in SHORT else f"{name} {value}"
+    if name not in SHORT:
+        return f"{name} {value}"
+    shown = SHORT[name].format(value)
+    return shown.removesuffix("s") if value == 1 and shown.endswith("epochs") else shown
 
 
 def _short(weights: str) -> str:

@@ -333,6 +333,12 @@ def test_a_missing_validation_split_says_how_to_do_without(own_data: Path) -> No
     assert "val_fraction" not in str(refusal.value)
 
 
+def test_a_validation_split_of_another_name_is_suggested(own_data: Path) -> None:
+    (own_data / "val").rename(own_data / "holdout")
+    with pytest.raises(InputError, match=r"split='val' .*val_split=holdout"):
+        names(own_data, "val")
+
+
 def test_the_masks_of_roboflow_are_read_as_they_are(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         write_pair(tmp_path / split / "a_jpg.rf.0.jpg", tmp_path / split / "a_jpg.rf.0_mask.png", (20, 16), 1)

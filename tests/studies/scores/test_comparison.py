@@ -308,6 +308,16 @@ def test_runs_of_an_experiment_that_were_scored_differently_are_skipped(two_seed
     assert skipped == [(original, "score_at: training and original")]
     assert comparable([original, first, second], required=[original.run_id]) == ([original, first, second], [])
     assert comparable([original, first], required=[]) == ([original, first], []), "fewer than two would remain"
+
+
+def test_runs_of_an_experiment_on_other_images_are_skipped(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    renamed = {f"other/{name}": digest for name, digest in second.digests.items()}
+    elsewhere = changed(second, run_id="e" * 32, digests=renamed)
+    kept, skipped = comparable([elsewhere, first, second], required=[])
+    assert kept == [first, second]
+    assert [each.run_id for each, _ in skipped] == [elsewhere.run_id]
+    assert f"0 of the {len(renamed)}" in skipped[0][1]
     assert named_alone(f"two seeds, runs:/{first.run_id}, models:/first-seed@first", [first, second]) == {first.run_id}
 
 
