@@ -9,7 +9,14 @@ from segmentation.errors import InputError, one_of
 from segmentation.system import interruption
 from segmentation.system.runtime import check_system, prepare_process
 from studies.base.arguments import parse
-from studies.base.opened_run import failure_tags, name_tags, opened_run, tag_in_file, with_callers_paths
+from studies.base.opened_run import (
+    failure_tags,
+    find_callers_modules,
+    name_tags,
+    opened_run,
+    tag_in_file,
+    with_callers_paths,
+)
 from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
 from studies.entry_points import NAMES, entry_point
 
@@ -31,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments[0] not in DISTRIBUTED:
             raise InputError(f"torchrun can start train and main only: start {arguments[0]} without it")
         config = with_callers_paths(parse(command.Config, arguments[1:], f"mlproject.py {arguments[0]}"))
+        find_callers_modules(config)
     except InputError as error:
         return _failed(error, 2, arguments[0])
     prepare_process()

@@ -73,13 +73,14 @@ def check_choices(config: Any) -> None:
 
 
 def choices(config_class: type) -> dict[str, tuple[str, ...]]:
-    """Allowed values of every field whose type is a `Literal`, by field name."""
+    """Allowed values of every field that takes one of a `Literal`, or None, and nothing else, by field name."""
     found = {}
     hints = get_type_hints(config_class)
     for field in fields(config_class):
-        for hint in (hints[field.name], *get_args(hints[field.name])):
-            if get_origin(hint) is Literal:
-                found[field.name] = get_args(hint)
+        hint = hints[field.name]
+        kinds = [hint] if get_origin(hint) is Literal else [each for each in get_args(hint) if each is not NoneType]
+        if kinds and all(get_origin(kind) is Literal for kind in kinds):
+            found[field.name] = tuple(value for kind in kinds for value in get_args(kind))
     return found
 
 
@@ -100,6 +101,9 @@ def read_value(config_class: type, name: str, text: str, where: str = "") -> Any
     if NoneType in kinds and text.lower() == "none":
         return None
     kind = next(kind for kind in kinds if kind is not NoneType)
+    words = [word for each in kinds[1:] if get_origin(each) is Literal for word in get_args(each)]
+    if text.lower() in words:
+        return text.lower()
     if kind is bool:
         return one_of(f"{where}{name}", text.lower(), ("true", "false")) == "true"
     if get_origin(kind) is not None or kind is str:
@@ -110,8 +114,10 @@ def read_value(config_class: type, name: str, text: str, where: str = "") -> Any
         wanted = "a whole number" if kind is int else "a number"
         default = {each.name: each.default for each in fields(config_class)}[name]
         example = f", such as {default}" if type(default) in (int, float) else ""
-        none = " or none" if NoneType in kinds else ""
-        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{none}{example}") from None
+        others = "".join(f" or {word}" for word in [*words, *(["none"] if NoneType in kinds else [])])
+        other = next((field for field, known in choices(config_class).items() if name in field and text in known), None)
+        hint = f". Did you mean {other}={text}?" if other else ""
+        raise InputError(f"{where}{name}={text[:40]!r} is not {wanted}{others}{example}{hint}") from None
 
 
 def at_least(config: Any, name: str, lowest: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from segmentation.config import DataConfig, Dataset, Network, TrainingConfig, check_parts
+from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, TrainingConfig, check_crops, check_parts
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import at_least, check_choices, configuration, within
 
@@ -93,8 +93,8 @@ class QuickStartConfig(TrainConfig):
     """Length of the shorter side after resizing, in pixels; None does not resize."""
     crop: int | None = 64
     """Side of the square cut from the centre of each image, in pixels; None does not crop."""
-    model: Network = "lraspp_mobilenet_v3_large"
-    """Model, one of torchvision's."""
+    model: str = "lraspp_mobilenet_v3_large"
+    """Model: one of torchvision's, or your function PACKAGE.MODULE:FUNCTION."""
     batch_norm_momentum: float | None = 0.1
     """Weight of a batch in batch norm's running statistics, 0 to 1; None is the model's own value."""
     epochs: int = 16
@@ -367,11 +367,13 @@ class InspectConfig(DataConfig):
         mistakes = Mistakes()
         mistakes.check(check_choices, self)
         mistakes.check(check_names, self)
+        mistakes.check(within, self, "channels", 1, MAX_CHANNELS)
         for name in ("resize", "crop"):
             if getattr(self, name) is not None:
                 mistakes.check(at_least, self, name, 1)
         mistakes.check(at_least, self, "examples", 0)
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
+        mistakes.check(check_crops, self)
         mistakes.check(check_parts, self)
         mistakes.raise_all()
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.config import Network
 from segmentation.system.runtime import prepare_process
 from studies.config import TrainConfig
 
@@ -45,7 +44,7 @@ Run = Callable[[], dict[str, Any]]
 class Epoch:
     """Model and numbers of training and validation images."""
 
-    model: Network
+    model: str
     train: int
     val: int
 
@@ -109,7 +108,8 @@ def this_project(work: Epoch) -> Run:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / 'mlflow.db'}"
 
     from segmentation.devices import resolve_device
-    from segmentation.training import checkpoints, train
+    from segmentation.training import checkpoints
+    from segmentation.training.loop import train
     from studies import tracking
     from studies.runs.start import load_data, starting_model
     from studies.runs.training import log_epoch_plots

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.errors import InputError, listed, one_of
+from segmentation.io.bands import Raster
 
 
 class MissingDataError(InputError):
@@ -43,8 +43,8 @@ def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
 class LabelledImage(NamedTuple):
     """One image and its mask, before preparation."""
 
-    image: Image.Image
-    """RGB, `W` x `H` pixels."""
+    image: Raster
+    """`W` x `H` pixels; a `PIL.Image` is RGB."""
     mask: np.ndarray
     """Class indices `(H, W)` uint8, void 255."""
     digest: bytes

@@ -14,6 +14,7 @@ from PIL import Image
 from segmentation import plots
 from segmentation.classes import Classes
 from segmentation.errors import InputError, listed
+from segmentation.io.bands import Raster, as_rgb
 
 TABLE, LEGEND = "predictions.csv", "legend.png"
 """Files in every output folder."""
@@ -69,13 +70,13 @@ class PredictedFolder:
         for file in earlier:
             file.unlink(missing_ok=True)
 
-    def add(self, path: str, name: str, image: Image.Image, predicted: np.ndarray, confidence: np.ndarray) -> None:
+    def add(self, path: str, name: str, image: Raster, predicted: np.ndarray, confidence: np.ndarray) -> None:
         """Write the files of one image. Thread-safe.
 
         Args:
             path: path of the image, for the table.
             name: name of its files, without ending.
-            image: RGB image of `W` x `H` pixels.
+            image: image of `W` x `H` pixels; the overlay shows what `bands.displayed` shows of it.
             predicted: `(H, W)` uint8 class indices.
             confidence: `(H, W)` float32.
 
@@ -84,9 +85,10 @@ class PredictedFolder:
         """
         mask = Image.fromarray(predicted)
         mask.putpalette(self._palette)
-        overlay = Image.blend(image, mask.convert("RGB"), 0.5)
+        shown = as_rgb(image)
+        overlay = Image.blend(shown, mask.convert("RGB"), 0.5)
         if self.classes.background is not None:
-            overlay.paste(image, mask=Image.fromarray(predicted == self.classes.background))
+            overlay.paste(shown, mask=Image.fromarray(predicted == self.classes.background))
         grey = Image.fromarray(np.rint(255 * confidence).astype(np.uint8))
         # run-length encoding compresses masks well; stronger compression was slower and saved little
         for kind, content in (("masks", mask), ("confidence", grey)):

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 
 from segmentation.errors import InputError
+from segmentation.io.bands import Raster
 from segmentation.io.decoding import read_image
 from segmentation.prediction.outputs import PredictedFolder, output_names
 from segmentation.prediction.predictor import Predictor, at_size
@@ -32,7 +32,7 @@ class _Read(NamedTuple):
     """An image that is ready for the model."""
 
     path: str
-    image: Image.Image
+    image: Raster
     prepared: torch.Tensor
 
 
@@ -105,7 +105,7 @@ def predict_images(predictor: Predictor, images: Mapping[str, Path], output: Pre
 
 
 def _read(predictor: Predictor, path: str, file: Path) -> _Read:
-    image = read_image(file)
+    image = read_image(file, channels=predictor.channels, bits=predictor.bits)
     width, height = image.size
     pixels = width * height
     if predictor.resize is not None:

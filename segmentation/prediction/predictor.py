@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from segmentation.io.bands import Bands, Raster, resized
 from segmentation.system.full_precision import full_precision
 
 STRIP = 2**17
@@ -44,37 +44,47 @@ class Predictor:
         interpolation: str,
         device: torch.device | str = "cpu",
         flip: bool = False,
+        channels: int = 3,
+        bits: int = 8,
     ) -> None:
         """Create a predictor from a model and the preparation that it was trained with.
 
         Args:
-            model: computes logits `(B, C, h, w)` from images `(B, 3, h, w)` uint8; a calibrated model gives
+            model: computes logits `(B, C, h, w)` from images `(B, N, h, w)`; a calibrated model gives
                 calibrated confidence.
             resize: length of the shorter side in pixels after resizing; None keeps the original size.
             interpolation: `bilinear`, `bicubic` or `nearest`.
             device: device of the model.
             flip: also predict the mirrored image, and average both probabilities.
+            channels: of the images that the model takes.
+            bits: per channel of these images, 8 or 16.
         """
         self.model = model
         self.resize = resize
         self.interpolation = InterpolationMode(interpolation)
         self.device = torch.device(device)
         self.flip = flip
+        self.channels = channels
+        self.bits = bits
 
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Return an image as the model's input, `(3, h, w)` uint8."""
+    def prepare(self, image: Raster) -> torch.Tensor:
+        """Return an image as the model's input, `(N, h, w)` uint8 or uint16."""
+        if isinstance(image, Bands):
+            if self.resize is not None:
+                image = resized(image, self.resize, self.interpolation.value)
+            return torch.from_numpy(np.ascontiguousarray(image.values)).permute(2, 0, 1)
         image = image.convert("RGB")
         if self.resize is not None:
             image = transforms.resize(image, [self.resize], self.interpolation)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
-    def __call__(self, images: Sequence[Image.Image]) -> list[Prediction]:
+    def __call__(self, images: Sequence[Raster]) -> list[Prediction]:
         """Predict each image at its original size."""
         sizes = [(image.height, image.width) for image in images]
         return self.predict([self.prepare(image) for image in images], sizes)
 
     def predict(self, prepared: Sequence[torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
-        """Predict prepared images `(3, h, w)` at the given sizes `(H, W)`; images of equal `h` and `w` form a batch."""
+        """Predict prepared images `(N, h, w)` at the given sizes `(H, W)`; images of equal `h` and `w` form a batch."""
         return [at_size(logits, size) for logits, size in zip(self.logits(prepared), sizes, strict=True)]
 
     @torch.inference_mode()

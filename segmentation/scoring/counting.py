@@ -83,8 +83,10 @@ def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     return _by_torch(logits, masks, near)
 
 
-def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> int:
+def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Number of pixels whose most probable class, the lowest of equals, is the true one; void is never correct.
+
+    The number is an int64 scalar on the device of the logits: nothing waits for it.
 
     Args:
         logits: `(B, C, H, W)` floating point, at least two classes.
@@ -95,7 +97,7 @@ def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> int:
     """
     check_classes(logits)
     if logits.device.type != "cpu" or logits.dtype != torch.float32:
-        return int((logits.detach().max(1).indices == masks).sum())
+        return (logits.detach().max(1).indices == masks).sum()
     correct = np.zeros(len(masks), np.int64)
     flat, labels, kernel = logits.detach().flatten(2).numpy(), masks.flatten(1).numpy(), _correct_kernel()
 
@@ -103,7 +105,7 @@ def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> int:
         correct[image] = kernel(flat[image], labels[image])
 
     _on_all_cores(count_image, len(masks))
-    return int(correct.sum())
+    return torch.from_numpy(correct).sum()
 
 
 def _by_torch(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ store, and a file of an unknown layout, `studies.tracking.tag_run` does the same
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -48,6 +49,12 @@ def with_callers_paths(config: Any) -> Any:
         return config
     folder = _callers_folder()
     return replace(config, **{name: str(Path(os.path.normpath(folder / path))) for name, path in relative.items()})
+
+
+def find_callers_modules(config: Any) -> None:
+    """Let modules of own models be found in the folder in which `mlflow run` was called, after all other folders."""
+    if hasattr(config, "model") and opened_run() and (folder := str(_callers_folder())) not in sys.path:
+        sys.path.append(folder)
 
 
 def _callers_folder() -> Path:

@@ -46,6 +46,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
         check_classes(config.model_uri, stored, split.labels, data.dataset)
+        stored.check_images(split)
         check_parts_unchanged(stored, data, split)
         report_coverage(split)
         tracking.log_split(split, "evaluation")

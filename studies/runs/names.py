@@ -35,7 +35,7 @@ def run_name(config: TrainConfig, always: Collection[str] = ()) -> str:
     """
     values = {name: getattr(config, name) for name in decisive(asdict(config))} | {"recipe": config.recipe}
     usual = {field.name: field.default for field in fields(config)}
-    for name, value in derived(config.recipe, config.weights).items():
+    for name, value in derived(config.recipe, config.weights, config.channels).items():
         if value in (values[name], "auto"):
             usual[name] = values[name]
 

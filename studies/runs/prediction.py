@@ -11,6 +11,7 @@ from PIL import Image
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
+from segmentation.io.bands import as_rgb, display_note
 from segmentation.io.decoding import read_image
 from segmentation.io.folders import SUFFIXES
 from segmentation.prediction.inputs import find_images
@@ -62,7 +63,15 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         tags = {"model": stored.config.model, "dataset": stored.config.dataset, "predicted_with": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         model = stored.network().to(device).to(memory_format=memory_format(device, True))
-        predictor = Predictor(model, stored.config.resize, stored.config.interpolation, device, config.flip)
+        predictor = Predictor(
+            model,
+            stored.config.resize,
+            stored.config.interpolation,
+            device,
+            config.flip,
+            stored.config.channels,
+            stored.bits,
+        )
         folder = PredictedFolder(output, stored.labels, earlier)
         started = time.perf_counter()
         try:
@@ -79,7 +88,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
             metrics["predict/images_per_second"] = len(folder.rows) / seconds
             metrics["predict/mean_confidence"] = folder.mean_confidence()
             metrics |= {f"predict/share/{name}": fraction for name, fraction in folder.class_fractions().items()}
-            for number, figure in enumerate(_examples(folder, found, stored.described())):
+            for number, figure in enumerate(_examples(folder, found, stored)):
                 drawn = tracking.log_figure(figure, f"examples/{number}.png")
                 shown = shown or [drawn]
             tracking.log_figure(plots.legend(stored.labels), "legend.png")
@@ -100,20 +109,22 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     return metrics
 
 
-def _examples(folder: PredictedFolder, images: dict[str, Path], state: str) -> Iterator["Figure"]:
+def _examples(folder: PredictedFolder, images: dict[str, Path], stored: StoredModel) -> Iterator["Figure"]:
     """Yield a plot of each of some images spread evenly over all that were predicted."""
     paths = sorted(folder.rows)
     names = output_names(list(images))
     for index in np.unique(np.linspace(0, len(paths) - 1, EXAMPLES).round().astype(int)):
         path = paths[index]
-        image = read_image(images[path])
+        image = as_rgb(read_image(images[path], channels=stored.config.channels, bits=stored.bits))
         shown = []
         for kind in ("masks", "confidence"):
             with Image.open(folder.folder / kind / f"{names[path]}.png") as output:
                 output.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE), Image.Resampling.NEAREST)
                 shown.append(np.array(output))
         image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-        title = f"{path}, {state}\nmean confidence {folder.rows[path].mean_confidence:.3f}"
+        title = f"{path}, {stored.described()}\nmean confidence {folder.rows[path].mean_confidence:.3f}"
+        if note := display_note(stored.config.channels, stored.bits):
+            title += f"; {note}"
         yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.classes, title)
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from segmentation import plots
 from segmentation.data import Originals, Split
+from segmentation.io.bands import display_note, displayed
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error
 from segmentation.scoring.bootstrap import Interval
@@ -56,7 +57,13 @@ def example_plots(
     """Yield a name and a plot for each of `count` images spread evenly over the split."""
     for number, index in enumerate(spread(split, count)):
         shown = predicted(model, split, index, device)
-        yield f"{number}", plots.example(*shown, split.labels, f"{split.names[index]}, {state}")
+        yield f"{number}", plots.example(*shown, split.labels, example_title(split, index, state))
+
+
+def example_title(split: Split | Originals, index: int, state: str) -> str:
+    """Return the title of a plotted image: its name, the model, and which channels are shown if it is not RGB."""
+    note = display_note(split.channels, split.bits)
+    return f"{split.names[index]}, {state}" + (f"\n{note}" if note else "")
 
 
 def spread(split: Split | Originals, count: int) -> list[int]:
@@ -70,15 +77,16 @@ def predicted(
     """Predict one image of a split.
 
     Returns:
-        Image `(H, W, 3)` uint8, true and predicted class `(H, W)` uint8, confidence `(H, W)`.
+        Image `(H, W, 3)` uint8 as `bands.displayed` shows it, true and predicted class `(H, W)` uint8, confidence
+        `(H, W)`.
     """
     images, masks = split.gather(np.array([index]))
     with evaluating(model):
         logits = at_size_of(masks, model(images.to(device)))
         pixels = pixel_predictions(logits, masks.to(device))
     if images.shape[2:] != masks.shape[1:]:
-        images = F.interpolate(images.float(), masks.shape[1:], mode="bilinear").round().to(torch.uint8)
+        images = F.interpolate(images.float(), masks.shape[1:], mode="bilinear").round().to(images.dtype)
     return (
-        images[0].permute(1, 2, 0).numpy(), masks[0].numpy(), pixels.label[0].cpu().numpy().astype(np.uint8),
+        displayed(images[0].permute(1, 2, 0).numpy()), masks[0].numpy(), pixels.label[0].cpu().numpy().astype(np.uint8),
         pixels.confidence[0].cpu().numpy(),
     )  # fmt: skip

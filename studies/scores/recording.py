@@ -18,7 +18,7 @@ from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from studies import tracking
 from studies.base.markdown import escaped
-from studies.scores.figures import predicted, reliability_figures, spread
+from studies.scores.figures import example_title, predicted, reliability_figures, spread
 from studies.scores.tables import (
     class_calibration_table,
     class_lines,
@@ -65,13 +65,15 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
         scores: the result.
     """
     original = isinstance(split, Originals)
+    size = None if isinstance(split, Originals) else split.size
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
         "void": "255 is not counted", "precision": "float32", "tf32": False,
         "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
-        "resolution": "each image's own" if isinstance(split, Originals) else list(split.masks.shape[1:]),
-        "resize": config.resize, "crop": None if original else config.crop, "interpolation": config.interpolation,
+        "resolution": "each image's own" if size is None else list(size),
+        "resize": config.resize, "crop": None if original or config.score_crop == "whole" else config.crop,
+        "interpolation": config.interpolation,
         "boundary_width": scores.boundary_width, "dataset": split.dataset, "classes": list(split.labels.names),
         "split": split.name, "fingerprint": split.fingerprint,
         "in_crop": 1.0 if isinstance(split, Originals) else split.in_crop,
@@ -197,7 +199,8 @@ def log_examples(
         for name, array in zip(stored, shown, strict=False):
             stored[name].append(array)
         tracking.log_figure(
-            plots.example(*shown, split.labels, f"{split.names[index]}, {state}"), f"examples/{split.name}_{number}.png"
+            plots.example(*shown, split.labels, example_title(split, index, state)),
+            f"examples/{split.name}_{number}.png",
         )
     if len(chosen):
         with tracking.artifact_file(f"examples/{split.name}.npz") as file:
@@ -207,7 +210,7 @@ def log_examples(
     errors = scores.image_ece()
     for number, index in enumerate(worst_first[: min(WORST, count)]):
         rank = "highest" if number == 0 else f"number {number + 1} by"
-        title = f"{split.names[index]}, {state}\n{rank} ECE of a single image: {errors[index]:.4f}"
+        title = f"{example_title(split, index, state)}\n{rank} ECE of a single image: {errors[index]:.4f}"
         shown = predicted(model, split, int(index), device)
         tracking.log_figure(plots.example(*shown, split.labels, title), f"examples/{split.name}_worst_{number}.png")
 

@@ -42,7 +42,8 @@ def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
 
 def log_split(split: Split, context: str) -> None:
     """Log a data set as an input of the run, identified by the hash of its files."""
-    profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
+    height, width = split.size or ("different", "different")
+    profile = {"images": len(split), "height": height, "width": width}
     _record({
         "what": "input", **_dataset(split),
         "location": split.location, "profile": profile, "context": context,

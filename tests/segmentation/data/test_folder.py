@@ -180,7 +180,7 @@ BROKEN = [
     (bad_json, r"classes.json cannot be read as JSON"),
     (json_of_another_kind, r"classes.json: value 0 is stated for 'a' and for 'b'"),
     (twin_names, r"differ only in the ending"),
-    (sixteen_bits, r"0.png has more than 8 bits per channel"),
+    (sixteen_bits, r"0.png has 1 channel of 16 bits; expected 3 channels. Train with channels=1"),
     (all_void, r"split='train' of folder in .* is all void"),
     (no_layout, r"none of the layouts of dataset=folder"),
 ]
