@@ -32,6 +32,7 @@ from studies.scores.comparison import check_protocols
 from studies.scores.figures import reliability_figures
 from studies.scores.stored import StoredScores
 from tests.conftest import last_run, write_own_data
+from tests.studies.conftest import drawn_plots
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, store: str) -> Finished:
         cache_dir=str(folder / "cache"), checkpoint_dir=str(folder / "checkpoints"),
     )  # fmt: skip
     printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), drawn_plots():
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.chdir(folder)
         result = run_training(config)
