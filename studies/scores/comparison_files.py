@@ -1,10 +1,9 @@
 """What a comparison stores: its record as JSON, and its plots."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from segmentation import plots
 from segmentation.config import RGB
@@ -23,6 +22,9 @@ from studies.scores.comparison import (
 from studies.scores.labels import differing_parameters
 from studies.scores.stored import StoredScores
 from studies.scores.wording import protocol_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Compared(NamedTuple):
@@ -72,7 +74,7 @@ def comparison_record(found: Compared) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def comparison_plots(found: Compared) -> Iterator[tuple[str, Figure]]:
+def comparison_plots(found: Compared) -> Iterator[tuple[str, "Figure"]]:
     """Yield reliability diagrams in one plot, the differences of each metric, and curves, each with its name."""
     contestants = found.contestants
     protocol = contestants[0].stored.protocol
@@ -108,7 +110,7 @@ def comparison_plots(found: Compared) -> Iterator[tuple[str, Figure]]:
             yield name, plots.curves_of_runs(heading, ylabel, runs)
 
 
-def comparison_examples(found: Compared, count: int) -> Iterator[tuple[str, Figure]]:
+def comparison_examples(found: Compared, count: int) -> Iterator[tuple[str, "Figure"]]:
     """Yield images that all runs have stored with the prediction of each, and the name of each plot."""
     examples = [each.stored.examples() for each in found.contestants]
     origin = found.contestants[0].stored.origin
