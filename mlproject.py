@@ -1,6 +1,5 @@
 """The command line: `python mlproject.py COMMAND --field value ...`, which `mlflow run` calls too."""
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find_callers_modules(config)
     except InputError as error:
         return _failed(error, 2, arguments[0])
+    except BrokenPipeError:  # the reader of the help, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     prepare_process()
-    logging.getLogger("mlflow.store.db.utils").addFilter(_is_warning)  # a new database logs how it is made
+    _silence_new_databases()
     previous = interruption.catch(answer=True)
     try:
         _warn_about_clone(config)
@@ -76,8 +78,11 @@ def _warn_about_clone(config: Any) -> None:
             print(message, file=sys.stderr)
 
 
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
+def _silence_new_databases() -> None:
+    """Hide the lines in which MLflow logs how it makes a new database."""
+    import logging  # here and not above: `--help` does not need it
+
+    logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 def _failed(error: InputError, code: int, command: str, started: bool = False) -> int:

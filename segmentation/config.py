@@ -7,11 +7,10 @@ that `--help` is fast.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from segmentation.errors import InputError, Mistakes, one_of
-from segmentation.fields import at_least, check_choices, within
+from segmentation.fields import at_least, check_choices, configuration, within
 from segmentation.metrics import METRICS
 
 DATASETS = {
@@ -37,7 +36,7 @@ NETWORKS = (
 """Names of torchvision's networks. Another value of `model` names a user's own: `PACKAGE.MODULE:FUNCTION`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class DataConfig:
     """Data set, splits and preparation of the images."""
 
@@ -123,7 +122,7 @@ def check_crops(config: DataConfig) -> None:
     mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class AugmentationConfig:
     """Sampling and random augmentation of training images; by default each image once per epoch, unchanged."""
 
@@ -149,7 +148,7 @@ class AugmentationConfig:
     """Probability of a Gaussian blur, whose standard deviation is drawn from 0.1 to 2 pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ModelConfig:
     """Model, starting weights and fine-tuning."""
 
@@ -209,7 +208,7 @@ def check_model(config: ModelConfig) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class OptimizationConfig:
     """Optimizer, schedule and hardware of training."""
 
@@ -265,7 +264,7 @@ class OptimizationConfig:
     """Use only deterministic kernels, which are slower on GPUs; CPUs always do."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ScoringConfig:
     """Validation metrics, best epoch and early stopping."""
 
@@ -316,7 +315,7 @@ def derived(recipe: str, weights: str, channels: int = RGB) -> dict[str, Any]:
     return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": published_normalization(weights, channels)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
     """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
 
@@ -341,10 +340,11 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
                 f"normalization={self.normalization} is for channels=3, not channels={self.channels}: leave it out, "
                 f"or set normalization={MEASURED}"
             )
-        if self.channels != RGB and self.color_jitter:
-            mistakes.add(
-                f"color_jitter={self.color_jitter} needs RGB images, not channels={self.channels}: set it to 0"
-            )
+        for name in ("color_jitter", "grayscale"):
+            if self.channels != RGB and getattr(self, name):
+                mistakes.add(
+                    f"{name}={getattr(self, name)} needs RGB images, not channels={self.channels}: set it to 0"
+                )
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
         mistakes.check(check_parts, self)
         mistakes.check(within, self, "focal_gamma", 0.0, 10.0)

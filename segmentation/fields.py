@@ -1,11 +1,65 @@
 """Checks of configuration fields, and field values read from text. Does not import torch, so that `--help` is fast."""
 
 import math
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import MISSING, FrozenInstanceError, dataclass, fields
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from segmentation.errors import InputError, Mistakes, one_of
+
+__all__ = ["at_least", "check_choices", "choices", "configuration", "read_value", "within"]
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as configuration
+else:
+
+    def configuration(*, frozen: Literal[True], kw_only: Literal[True]) -> Callable[[type], type]:
+        """Decorator for configuration classes: `dataclass(frozen=True, kw_only=True)`, with methods that all share.
+
+        `dataclass` generates and compiles six methods for each class. For the classes of all commands this took 40 ms
+        at every start, one tenth of the time of `--help`.
+        """
+        shared = {name: value for name, value in vars(_Configuration).items() if callable(value)}
+
+        def decorated(cls: type) -> type:
+            for name, method in shared.items():
+                setattr(cls, name, method)
+            return dataclass(kw_only=kw_only, init=False, repr=False, eq=False)(cls)
+
+        return decorated
+
+
+class _Configuration:
+    """The methods of every configuration class."""
+
+    def __init__(self, **values: Any) -> None:
+        state = {each.name: values.pop(each.name, each.default) for each in fields(self)}  # type: ignore[arg-type]
+        missing = [name for name, value in state.items() if value is MISSING]
+        if missing or values:
+            raise TypeError(f"{type(self).__name__}: missing {missing}, unknown {list(values)}")
+        vars(self).update(state)
+        if hasattr(self, "__post_init__"):
+            self.__post_init__()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in _items(self))})"
+
+    def __eq__(self, other: object) -> bool:
+        return _items(self) == _items(other) if type(self) is type(other) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(_items(self))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _items(config: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple((each.name, getattr(config, each.name)) for each in fields(config))
 
 
 def check_choices(config: Any) -> None:

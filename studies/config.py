@@ -7,16 +7,16 @@ text. This module imports neither torch nor MLflow, so that `--help` is fast.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, TrainingConfig, check_crops, check_parts
 from segmentation.errors import InputError, Mistakes
-from segmentation.fields import at_least, check_choices, within
+from segmentation.fields import at_least, check_choices, configuration, within
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class RecordConfig:
     """What a run records, and where."""
 
@@ -44,7 +44,7 @@ class RecordConfig:
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, TrainingConfig):
     """Train one model and record it as an MLflow run. The defaults but monitor are the original report's protocol."""
 
@@ -66,7 +66,7 @@ class TrainConfig(RecordConfig, TrainingConfig):
         return self.IS_TEMPLATE or self.resume not in (None, "auto")
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TemplateConfig(TrainConfig):
     """Fields that several runs share."""
 
@@ -83,7 +83,7 @@ def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType
     return TrainConfig(**values | dict(changes))
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class QuickStartConfig(TrainConfig):
     """Quick start: train a small model on generated images, in one to two minutes on two cores."""
 
@@ -109,7 +109,7 @@ class QuickStartConfig(TrainConfig):
     """Epochs in which the learning rate rises linearly from 0 at the start."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ModelsConfig(TrainConfig):
     """Train several models, and compare them with intervals and tests."""
 
@@ -131,7 +131,7 @@ class ModelsConfig(TrainConfig):
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class StudyConfig:
     """A study and its storage."""
 
@@ -141,7 +141,7 @@ class StudyConfig:
     """Storage of studies: FILE.journal, postgresql://HOST/NAME (several machines), sqlite:///FILE (one worker)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TuneConfig(StudyConfig, TrainConfig):
     """Search hyperparameters with Optuna: many runs, one study."""
 
@@ -192,7 +192,7 @@ class TuneConfig(StudyConfig, TrainConfig):
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class StatusConfig(StudyConfig):
     """Print the progress of studies."""
 
@@ -200,7 +200,7 @@ class StatusConfig(StudyConfig):
     """Name of a study; None prints all studies."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Score a trained model on any split. Images are prepared as they were for training."""
 
@@ -243,7 +243,7 @@ class EvaluateConfig:
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class CalibrateConfig:
     """Calibrate a trained model on held-out images, and log the calibrated model."""
 
@@ -295,7 +295,7 @@ class CalibrateConfig:
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class CompareConfig:
     """Compare trained models on the images that all were scored on, with intervals and tests."""
 
@@ -319,7 +319,7 @@ class CompareConfig:
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ReportConfig:
     """Write a report on an experiment, runs or a study as one page, in HTML and Markdown."""
 
@@ -344,7 +344,7 @@ class ReportConfig:
             raise InputError("nothing to report on: give experiment=NAME, run_ids=ID,ID or study_name=NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class InspectConfig(DataConfig):
     """Inspect a data set before training: its classes, faults, equal images, and what to set, on one page."""
 
@@ -378,7 +378,7 @@ class InspectConfig(DataConfig):
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class DoctorConfig:
     """Find what dead processes left behind (open runs, damaged files, unsent records), and close their runs."""
 
@@ -396,7 +396,7 @@ class DoctorConfig:
     """Delete the checkpoints that finished runs no longer need; false only lists them with their sizes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class SyncConfig:
     """Send records that MLflow did not accept during a run."""
 
@@ -408,7 +408,7 @@ class SyncConfig:
     """Send records again that MLflow has refused before."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class PredictConfig:
     """Predict images: write a mask, a confidence map and an overlay of each at its own size, and a table."""
 
@@ -438,7 +438,7 @@ class PredictConfig:
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ExportConfig:
     """Write a trained model as an ONNX file, which runs without torch and this project."""
 

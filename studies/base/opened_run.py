@@ -6,7 +6,6 @@ store, and a file of an unknown layout, `studies.tracking.tag_run` does the same
 """
 
 import os
-import sqlite3
 import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -72,6 +71,8 @@ def _callers_folder() -> Path:
 
 def running_in_file() -> set[str] | None:
     """Return the IDs of the runs that are RUNNING, except the opened one; None if the store is no known SQLite file."""
+    import sqlite3  # here and not above: `--help` does not need it
+
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     file = Path(uri.removeprefix(SQLITE))
     with suppress(sqlite3.Error):
@@ -121,6 +122,8 @@ def tag_in_file(run_id: str, tags: Mapping[str, str]) -> bool:
 
     They were not if the store is another one, has another layout, or does not have the run.
     """
+    import sqlite3  # here and not above: `--help` does not need it
+
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     file = Path(uri.removeprefix(SQLITE))
     with suppress(sqlite3.Error):

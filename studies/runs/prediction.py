@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from segmentation import plots
@@ -25,6 +25,9 @@ from studies.config import PredictConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
 from studies.runs.names import model_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXAMPLES = 6
 """Number of predicted images that the run plots."""
@@ -106,7 +109,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     return metrics
 
 
-def _examples(folder: PredictedFolder, images: dict[str, Path], stored: StoredModel) -> Iterator[Figure]:
+def _examples(folder: PredictedFolder, images: dict[str, Path], stored: StoredModel) -> Iterator["Figure"]:
     """Yield a plot of each of some images spread evenly over all that were predicted."""
     paths = sorted(folder.rows)
     names = output_names(list(images))

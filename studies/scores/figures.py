@@ -1,10 +1,10 @@
 """Plots of a scored split: reliability diagrams, risk-coverage curve, example images."""
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from segmentation import plots
@@ -18,6 +18,9 @@ from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def reliability_figures(
     scores: Scores,
@@ -25,7 +28,7 @@ def reliability_figures(
     intervals: Mapping[str, Interval],
     title: str,
     note: str,
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, "Figure"]]:
     """Yield every calibration plot, with the suffix of its file name."""
     ece, gap = intervals["ece"], intervals["confidence_gap"]
     yield "", plots.reliability(scores.reliability.bins(), title, ece, scores.accuracy_band(), note, gap)
@@ -50,7 +53,7 @@ def reliability_figures(
 
 def example_plots(
     model: Segmenter, split: Split, device: torch.device, count: int, state: str
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, "Figure"]]:
     """Yield a name and a plot for each of `count` images spread evenly over the split."""
     for number, index in enumerate(spread(split, count)):
         shown = predicted(model, split, index, device)

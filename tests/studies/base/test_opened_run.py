@@ -126,6 +126,24 @@ def test_doctor_imports_neither_if_there_is_nothing_to_examine(tmp_path: Path) -
     assert imported_by(["doctor"], MLFLOW_TRACKING_URI=uri) == "[0] []"
 
 
+@pytest.mark.slow
+def test_sending_records_imports_mlflow_alone_and_a_training_run_draws_later() -> None:
+    """What the first step of a run does not need is imported after it."""
+    program = (
+        "import sys\n"
+        "def heavy(): return [name for name in ('torch', 'numba', 'matplotlib') if name in sys.modules]\n"
+        "import studies.maintenance.doctor, studies.maintenance.sync\n"
+        "print(heavy())\n"
+        "import studies.runs.training\n"
+        "print(heavy())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[]", "['torch', 'numba']"]
+
+
 def test_paths_of_inputs_are_relative_to_the_folder_where_mlflow_run_was_called(tmp_path: Path) -> None:
     """A process without MLFLOW_RUN_ID stands for `mlflow run`; it starts another one in another folder."""
     inner = (
