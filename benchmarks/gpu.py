@@ -1,8 +1,8 @@
 """Training and scoring on a GPU: speed, share of the bare step, memory, and the same results as on the CPU.
 
 `python -m benchmarks gpu` is one script for a bare machine with CUDA: after `--seconds` no part starts, and those that
-are left out are named. The default leaves two minutes of eight for the part that is running. `--device cpu --quick` runs
-all of it at a tiny size, to check that it works.
+are left out are named. The default leaves two minutes of eight for the part that is running. `--device cpu --quick`
+runs all of it at a tiny size, to check that it works.
 """
 
 import argparse
