@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ MANY_INPUTS = "tests/fuzz/"
 """Folder whose tests try hundreds of inputs each: slow, too."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before markers select
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before markers select, and before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Mark slow tests, and group all tests for `--dist=loadgroup`: a group is run by one process.
 
     A group is a file, or all files that use a fixture which takes long. Long groups come first, so that no process has
@@ -51,8 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             groups[item.path] = fixture
     long = {item.path for item in items if item.get_closest_marker("slow")}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, item.nodeid.partition("::")[0])))
     items.sort(key=lambda item: 0 if item.path in groups else 1 if item.path in long else 2)
+    yield
 
 
 @pytest.fixture(scope="session")
