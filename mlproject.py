@@ -41,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         find_callers_modules(config)
     except InputError as error:
         return _failed(error, 2, arguments[0])
+    except BrokenPipeError:  # the reader of the help, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     prepare_process()
     _silence_new_databases()
     previous = interruption.catch(answer=True)

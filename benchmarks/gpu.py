@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.machine import machine, versions
@@ -159,11 +160,13 @@ class Bench:
         if self.device.type == "cuda" and torch.cuda.device_count() < 2:
             self.left_out.append("two processes: there is one GPU")
             return
+        images, side = (8, 32) if self.quick else (128, 64)
         with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), noise(images, side, "train"), noise(images, side, "val"))
             values = {
-                "dataset": "shapes", "data_dir": folder, "cache_dir": folder, "epochs": 1, "device": self.device.type,
-                "resize": 32, "crop": 32, "freeze_batch_norm": True, "precision": "float32", "learning_rate": 0.001,
-                "batch_size": 64,
+                "dataset": "folder", "data_dir": folder, "cache_dir": f"{folder}/cache", "epochs": 1,
+                "device": self.device.type, "resize": side, "crop": side, "batch_size": images // 2,
+                "freeze_batch_norm": True, "precision": "float32", "learning_rate": 0.001,
             }  # fmt: skip
             config = self.config(**values)
             data = Data(load_split(config, "train"), load_split(config, "val"))
@@ -205,6 +208,16 @@ def noise(images: int, side: int, name: str) -> Split:
     names = tuple(map(str, range(images)))
     labels = Classes.named(*(f"class {number}" for number in range(CLASSES)))
     return Split("noise", name, "", labels, names, pixels, masks, name, names)
+
+
+def write(folder: Path, *splits: Split) -> None:
+    """Write splits as PNG files, so that another process can read them."""
+    for split in splits:
+        for kind, arrays in (("images", split.images), ("masks", split.masks)):
+            (folder / split.name / kind).mkdir(parents=True)
+            for name, array in zip(split.names, arrays, strict=True):
+                Image.fromarray(array).save(folder / split.name / kind / f"{name}.png")
+    (folder / "classes.txt").write_text("\n".join(splits[0].labels.names))
 
 
 def started(config: TrainingConfig) -> Segmenter:

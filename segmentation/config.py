@@ -340,10 +340,11 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
                 f"normalization={self.normalization} is for channels=3, not channels={self.channels}: leave it out, "
                 f"or set normalization={MEASURED}"
             )
-        if self.channels != RGB and self.color_jitter:
-            mistakes.add(
-                f"color_jitter={self.color_jitter} needs RGB images, not channels={self.channels}: set it to 0"
-            )
+        for name in ("color_jitter", "grayscale"):
+            if self.channels != RGB and getattr(self, name):
+                mistakes.add(
+                    f"{name}={getattr(self, name)} needs RGB images, not channels={self.channels}: set it to 0"
+                )
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
         mistakes.check(check_parts, self)
         mistakes.check(within, self, "focal_gamma", 0.0, 10.0)

@@ -124,16 +124,12 @@ def this_project(work: Epoch) -> Run:
     atexit.register(stack.close)
     tracking.log_config(config)
     epochs = train(network, data, config)
-    folder = Path(config.checkpoint_dir) / run_id
+    writer = checkpoints.Writer(Path(config.checkpoint_dir) / run_id)
 
     def run() -> dict[str, Any]:
         epoch = next(epochs)
         tracking.log_metrics(epoch.metrics(), step=epoch.number)
-        if epoch.is_best:
-            checkpoints.save(epoch.checkpoint, folder / "best.pt")
-            checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
-        else:
-            checkpoints.save(epoch.checkpoint, folder / "last.pt")
+        writer.save(epoch.checkpoint, epoch.is_best)
         if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
             log_epoch_plots(network, epoch, data.val, config, device)
         pixels = int(epoch.val.reliability.bins().count.sum())

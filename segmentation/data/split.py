@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # mistakes in data are found before torch is imported, which 
     import torch
 
 
-EXACT = 2**20
-"""Pixels of 16 bits whose squares a float64 sums exactly: fewer than 2**53 / 2**32."""
+BLOCK = 2**16
+"""Pixels that are summed at a time: so few fit into a core's cache, and float64 sums their squares exactly."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,17 @@ class Split:
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel over all pixels of the split.
 
-        Sums of at most `EXACT` pixels are whole numbers that float64 holds exactly; Python's integers add them up. A
-        channel of a single value has standard deviation 1, so that it can be divided by.
+        Sums of `BLOCK` pixels are whole numbers that float64 holds exactly; Python's integers add them up. A channel of
+        a single value has standard deviation 1, so that it can be divided by.
         """
         count, sums, squares = 0, [0] * self.channels, [0] * self.channels
         for image in self.images:
             pixels = image.reshape(-1, self.channels)
-            for start in range(0, len(pixels), EXACT):
-                values = pixels[start : start + EXACT].astype(np.float64)
-                count += len(values)
-                sums = [total + int(part) for total, part in zip(sums, values.sum(0), strict=True)]
-                parts = np.einsum("ij,ij->j", values, values)
+            for start in range(0, len(pixels), BLOCK):
+                values = pixels[start : start + BLOCK].T.astype(np.float64, order="C")  # rows are summed fastest
+                count += values.shape[1]
+                sums = [total + int(part) for total, part in zip(sums, values.sum(1), strict=True)]
+                parts = np.einsum("ij,ij->i", values, values)
                 squares = [total + int(part) for total, part in zip(squares, parts, strict=True)]
         variances = [Fraction(count * square - total**2, count**2) for total, square in zip(sums, squares, strict=True)]
         return [total / count for total in sums], [math.sqrt(variance) or 1.0 for variance in variances]

@@ -69,7 +69,7 @@ class StoredModel(NamedTuple):
         code = {} if self.code is None else {"model_code": self.code.checksum}
         return {
             "config": asdict(self.config), "epoch": self.epoch, "trained_in_run": self.run_id,
-            "calibration": self.calibration, **code,
+            "calibration": self.calibration, "bits": self.bits, **code,
         }  # fmt: skip
 
     def metadata(self) -> dict[str, Any]:

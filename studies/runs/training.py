@@ -353,8 +353,7 @@ def _train_and_record(
     kept_epoch = len(history) if config.keep == "last" else best_epoch
     of_kept = history[kept_epoch - 1]
     if WHOLE_RUN not in recorded:
-        metrics = {of_model("epoch"): kept_epoch} | {of_model(name): of_kept[f"val/{name}"] for name in METRICS}
-        tracking.log_metrics(metrics, WHOLE_RUN)
+        tracking.log_metrics({of_model("epoch"): kept_epoch} | metrics_of_model(of_kept), WHOLE_RUN)
     if kept_epoch != len(history):
         model.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # scored before the run was interrupted
@@ -364,6 +363,14 @@ def _train_and_record(
     _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch, len(history))
     tracking.log_tags({"model_epoch": str(kept_epoch)})
     return TrainingResult(run_id, len(history), best_epoch, history[best_epoch - 1], kept_epoch, of_kept)
+
+
+def metrics_of_model(of_epoch: Mapping[str, float]) -> dict[str, float]:
+    """Return the validation metrics of an epoch under the names of the kept model's.
+
+    An epoch that an earlier version trained lacks the metrics that were added since.
+    """
+    return {of_model(name): of_epoch[f"val/{name}"] for name in METRICS if f"val/{name}" in of_epoch}
 
 
 def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from segmentation import plots
+from segmentation.config import RGB
+from segmentation.io.bands import display_note
 from segmentation.metrics import COMPARED, METRICS
 from studies.scores.comparison import (
     Contestant,
@@ -111,10 +113,13 @@ def comparison_plots(found: Compared) -> Iterator[tuple[str, "Figure"]]:
 def comparison_examples(found: Compared, count: int) -> Iterator[tuple[str, "Figure"]]:
     """Yield images that all runs have stored with the prediction of each, and the name of each plot."""
     examples = [each.stored.examples() for each in found.contestants]
+    origin = found.contestants[0].stored.origin
+    note = display_note(origin["config"].get("channels", RGB), origin.get("bits", 8))
     names = [name for name in examples[0] if all(name in other for other in examples)]
     chosen = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))]
     for number, name in enumerate(chosen):
         pairs = zip(found.contestants, examples, strict=True)
         predictions = {each.label: stored[name].predicted for each, stored in pairs}
         first, labels = examples[0][name], found.contestants[0].stored.labels
-        yield f"example_{number}", plots.side_by_side(first.image, first.truth, predictions, labels, name)
+        title = f"{name}\n{note}" if note else name
+        yield f"example_{number}", plots.side_by_side(first.image, first.truth, predictions, labels, title)

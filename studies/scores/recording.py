@@ -13,6 +13,7 @@ from segmentation.data import Originals, Split
 from segmentation.metrics import HEADLINE, METRICS
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, interval
+from segmentation.scoring.boundary_iou import CONTOUR_WIDTH
 from segmentation.scoring.calibration_error import BINS
 from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
@@ -24,10 +25,12 @@ from studies.scores.tables import (
     class_lines,
     class_scores,
     class_table,
+    classes_csv,
     confusion_csv,
     images_csv,
     key_metrics,
     metric_table,
+    overlap_table,
     region_table,
 )
 from studies.scores.wording import (
@@ -74,7 +77,8 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
         "resolution": "each image's own" if size is None else list(size),
         "resize": config.resize, "crop": None if original or config.score_crop == "whole" else config.crop,
         "interpolation": config.interpolation,
-        "boundary_width": scores.boundary_width, "dataset": split.dataset, "classes": list(split.labels.names),
+        "boundary_width": scores.boundary_width, "contour_width": CONTOUR_WIDTH, "dataset": split.dataset,
+        "classes": list(split.labels.names),
         "split": split.name, "fingerprint": split.fingerprint,
         "in_crop": 1.0 if isinstance(split, Originals) else split.in_crop,
         "images": len(split), "pixels": int(scores.reliability.bins().count.sum()),
@@ -122,13 +126,14 @@ def log_scores(
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
         "groups": [_group_record(*each) for each in groups.items()], "origin": dict(origin),
-        "palette": split.labels.palette, "warnings": warnings, "classes": [each._asdict() for each in classes],
+        "palette": split.labels.palette, "warnings": warnings, "classes": [each.record() for each in classes],
     }  # fmt: skip
     tracking.log_json(record | bins_record(scores, rules), f"reliability/{split.name}.json")
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:
         scores.save(file, {"name": np.array(split.names), "digest": np.array(split.digests)})
     worst_first = np.argsort(-np.nan_to_num(scores.image_ece()), kind="stable")
     tracking.log_table(images_csv(scores, split.names, worst_first), f"reliability/{split.name}_images.csv")
+    tracking.log_table(classes_csv(classes), f"reliability/{split.name}_classes.csv")
     tracking.log_table(confusion_csv(scores), f"confusion/{split.name}.csv")
     if draw:
         confusion = plots.confusion(scores.confusion.counts, split.labels, title)
@@ -145,7 +150,8 @@ def log_scores(
         notes.append(f"Note: {escaped(crop_note({split.name: in_crop}))}")
     heading, by_class = f"**{escaped(scored)}: {escaped(state)}{counted}**", class_table(classes)
     tables = "\n\n".join([
-        metric_table(metrics, intervals), "**Calibration of the classes**", class_calibration_table(scores, groups),
+        metric_table(metrics, intervals), "**Overlap of the classes**", overlap_table(classes),
+        "**Calibration of the classes**", class_calibration_table(scores, groups),
         "**Parts of the images**", region_table(groups), note,
     ])  # fmt: skip
     if lead is None:

@@ -63,7 +63,7 @@ def test_the_number_of_channels_is_part_of_the_cache_key(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_mean_and_std_are_those_of_numpy(tmp_path: Path, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split_module, "EXACT", 50)  # several parts of an image
+    monkeypatch.setattr(split_module, "BLOCK", 50)  # several parts of an image
     split = load_split(config(written(tmp_path, 5, dtype), 5), "train")
     mean, std = split.channel_statistics
     pixels = split.images.astype(np.float64)

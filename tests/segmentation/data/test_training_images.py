@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from segmentation.classes import VOID, Classes
-from segmentation.config import DataConfig, TrainingConfig
-from segmentation.data import Split, load_split, load_splits, load_training_split, open_split
+from segmentation.config import TrainingConfig
+from segmentation.data import Split, building, cache, load_split, load_splits, load_training_split, open_split
 from segmentation.data.preparation import prepare
 from segmentation.data.ragged import Ragged
+from segmentation.data.source import LabelledImage
 from segmentation.data.training_images import TrainingImages, class_balanced, held_classes
 from segmentation.errors import InputError
+from segmentation.io.bands import Bands
 
 
 @pytest.fixture
@@ -192,19 +194,58 @@ def test_epochs_with_class_balanced_sampling_have_the_expected_images() -> None:
 
 
 def test_whole_images_have_a_cache_of_their_own_for_all_crops(config: TrainingConfig, tmp_path: Path) -> None:
-    cache = str(tmp_path / "prepared")
+    folder = tmp_path / "prepared"
     for values in ({}, {"crop_at": "class"}, {"crop": 12}, {"crop_at": "center"}, {"score_crop": "whole"}):
-        load_splits(replace(config, cache_dir=cache, **values))
-    folders = sorted(len(list(folder.glob("*"))) for folder in Path(cache).glob("*/*/"))
+        load_splits(replace(config, cache_dir=str(folder), **values))
+    folders = [len(list(each.glob("*"))) for each in folder.glob("*/*/")]
     assert folders == [3] * 5  # train whole and cropped; val cropped to 20 and 12, and whole
 
 
-def test_the_default_fields_of_crops_leave_the_place_of_a_cached_split_as_it_was(config: TrainingConfig) -> None:
+def test_the_fields_of_crops_are_in_no_key_and_whole_images_are_in_another_folder(config: TrainingConfig) -> None:
     """Splits that an earlier version prepared are still found."""
-    from segmentation.data.cache import _key_fields
+    names = {name for name, _ in cache._key_fields(config, "val")}
+    assert "crop" in names
+    assert not {"crop_at", "score_crop"} & names
+    source = open_split(config, "val")
+    cropped = cache.split_folder(source, config, "val")
+    assert cropped == cache.split_folder(source, replace(config, crop_at="center"), "val")
+    whole = cache.split_folder(source, config, "val", whole=True)
+    assert whole != cropped
+    assert whole == cache.split_folder(source, replace(config, crop=8), "val", whole=True)
 
-    plain = DataConfig(dataset="voc2007", data_dir=config.data_dir, resize=24, crop=20)
-    assert list(_key_fields(plain, "val")) == [
-        ("split", "val"), ("dataset", "voc2007"), ("image_suffix", ""), ("mask_suffix", ""), ("empty", "refuse"),
-        ("dataset_seed", 0), ("resize", 24), ("crop", 20), ("interpolation", "bilinear"),
-    ]  # fmt: skip
+
+class Channels:
+    """Two images of 16 bits and five channels, of different sizes."""
+
+    labels, location, names = Classes.named("a", "b"), "here", ("0", "1")
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self.images = [random.integers(0, 2**16, (*size, 5), np.uint16) for size in ((9, 12), (14, 9))]
+        self.masks = [(image[..., 0] > 30_000).astype(np.uint8) for image in self.images]
+
+    def identity(self) -> str:
+        return "x"
+
+    def pixels(self, index: int) -> int:
+        return 0
+
+    def read(self, index: int) -> LabelledImage:
+        return LabelledImage(Bands(self.images[index]), self.masks[index], bytes([index]))
+
+
+def test_whole_images_of_16_bits_and_five_channels_are_cached_and_cropped_exactly(tmp_path: Path) -> None:
+    config = TrainingConfig(resize=None, crop=8, crop_at="class", cache_dir=str(tmp_path))
+    source = Channels()
+    for _ in range(2):  # newly prepared, then cached
+        split = building.load(source, config, "train", whole=True)
+        assert (split.channels, split.bits) == (5, 16)
+        images = TrainingImages(config, split)
+        draws = images.draw(2, np.random.default_rng(1))
+        found, masks = images.gather(np.arange(2), draws)
+        for index in range(2):
+            np.testing.assert_array_equal(split.images[index], source.images[index])
+            top, left = images.corner(source.masks[index], draws[index])
+            inside = slice(top, top + 8), slice(left, left + 8)
+            np.testing.assert_array_equal(found[index].permute(1, 2, 0).numpy(), source.images[index][inside])
+            np.testing.assert_array_equal(masks[index].numpy(), source.masks[index][inside])

@@ -101,6 +101,7 @@ def test_a_calibrated_model_takes_its_own_channels_and_bits(method: str) -> None
     [
         ({"channels": 0}, "channels=0"),
         ({"channels": 5, "normalization": "imagenet"}, "normalization=imagenet is for channels=3, not channels=5"),
+        ({"channels": 5, "grayscale": 0.1}, "grayscale=0.1 needs RGB images, not channels=5: set it to 0"),
         ({"channels": 5, "color_jitter": 0.2}, "color_jitter=0.2 needs RGB images, not channels=5: set it to 0"),
     ],
 )

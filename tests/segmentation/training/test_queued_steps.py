@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segmentation.data import Split
 from segmentation.data.batches import index_batches
+from segmentation.data.training_images import TrainingImages
 from segmentation.errors import DivergedError
 from segmentation.models.segmenter import Segmenter
 from segmentation.training import optimizers
@@ -41,6 +42,11 @@ def as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weights(model: Segmenter) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def one_epoch(step: TrainingStep, split: Split) -> tuple[float, float, float]:
+    """Loss, accuracy and learning rate of the first epoch."""
+    return _train_epoch(step, TrainingImages(step.config, split), step.config, ProcessGroup(), 1, None)
 
 
 def test_two_epochs_are_those_of_a_plain_loop_to_the_last_digit(settings: dict[str, Any]) -> None:
@@ -98,7 +104,7 @@ def test_the_host_waits_as_often_in_an_epoch_of_two_steps_as_in_one_of_one(
         weights_of_classes = torch.tensor([1.0, 2.0, 0.5]) if config.class_weights != "none" else None
         step = TrainingStep(hold_batch_norm(model), config, CPU, ProcessGroup(), weights_of_classes)
         with Waits() as waits:
-            _train_epoch(step, data.train, config, ProcessGroup(), 1, None)
+            one_epoch(step, data.train)
         found.append(waits.found)
     assert found[0] == found[1]
     assert found[0].total() <= 3
@@ -134,7 +140,7 @@ def test_after_a_divergence_the_parameters_are_those_before_the_step_with_that_l
     step = Diverges(model, config, CPU, ProcessGroup())
     step.bad = bad
     with pytest.raises(DivergedError, match=rf"the loss is nan in epoch 1, step {bad} of 3 \(learning_rate=0.02\)"):
-        _train_epoch(step, data.train, config, ProcessGroup(), 1, None)
+        one_epoch(step, data.train)
     assert step.step == min(bad + 1, 3)
     assert torch.equal(weights(model), step.before)
 
@@ -175,11 +181,11 @@ def test_a_batch_that_is_void_before_augmentation_is_skipped_as_a_whole(settings
             return super().__call__(images, *rest)
 
     split = replace(data.train, masks=masks)
-    loss, _, _ = _train_epoch(Counted(model, config, CPU, ProcessGroup()), split, config, ProcessGroup(), 1, None)
+    loss, _, _ = one_epoch(Counted(model, config, CPU, ProcessGroup()), split)
     assert steps == [2, 2]
     assert 0 < loss < 10
     void = replace(split, masks=np.full_like(masks, 255))
-    loss, accuracy, _ = _train_epoch(Counted(model, config, CPU, ProcessGroup()), void, config, ProcessGroup(), 1, None)
+    loss, accuracy, _ = one_epoch(Counted(model, config, CPU, ProcessGroup()), void)
     assert np.isnan([loss, accuracy]).all()
 
 

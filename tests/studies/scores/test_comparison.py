@@ -341,12 +341,15 @@ def test_other_bins_precision_or_contents_are_refused(two_seeds: Trained) -> Non
 def test_a_run_whose_scores_an_earlier_version_stored_is_compared(two_seeds: Trained) -> None:
     first, second = stored(two_seeds)
     with np.load(second._histograms) as archive:
-        older = {name: values for name, values in archive.items() if not name.startswith("log_odds_")}
+        older = {name: values for name, values in archive.items() if not name.startswith(("log_odds_", "contour_"))}
     np.savez(second._histograms, **older)
+    rules = {key: value for key, value in second.protocol.items() if key != "contour_width"}
+    check_protocols([first, changed(second, protocol=rules)])
     both = list(contestants_of([first, second], shared_images([first, second])))
-    assert np.isfinite(both[0].metrics["aurc"])
-    assert np.isnan(both[1].metrics["aurc"])
-    assert np.isnan(both[1].interval("aurc")).all()
+    assert np.isfinite([both[0].metrics["aurc"], *(each.metrics["mean_dice"] for each in both)]).all()
+    for name in ("aurc", "mean_boundary_iou"):
+        assert np.isnan(both[1].metrics[name])
+        assert np.isnan(both[1].interval(name)).all()
     expected = second.scores(list(second.digests)).metrics(common_classes([each.scores for each in both]))
     assert both[1].metrics == pytest.approx(expected, nan_ok=True)
     (pair,) = compare(both)
