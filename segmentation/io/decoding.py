@@ -12,18 +12,40 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segmentation.errors import InputError
+from segmentation.io.limits import MAX_PIXELS
 from segmentation.io.pixels import FORMATS, UnfitError, color_image, mask_colors, mask_values, value_colors
 
-MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded. This is Pillow's own limit. The largest single photographs have
-150 million pixels; an image at the limit takes 0.7 GB."""
 MAX_FILE_BYTES = 2**30
 """Larger image files are refused: an uncompressed image of `MAX_PIXELS` is smaller."""
+BYTES_PER_PIXEL = 6
+"""Limit on the bytes of a file for each pixel of a higher `pixel_limit`."""
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF and of a BigTIFF, in either byte order."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns at half of its limit
+
+
+class TooLargeError(InputError):
+    """An image has more pixels than `pixel_limit` allows."""
+
+
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Inside the `with`, images of up to so many pixels are read, in all threads; outside it is `MAX_PIXELS`."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def check_size(name: object, pixels: int) -> None:
+    """Raise a `TooLargeError` if an image has more pixels than the limit."""
+    limit = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
+    if pixels > limit:
+        raise TooLargeError(f"{name} is too large: more than {limit:,} pixels ({pixels:,})")
 
 
 def read_image(file: Path | BytesIO, name: object = "it") -> Image.Image:
@@ -91,11 +113,11 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
         InputError: the file cannot be read, or an exception was raised inside the block.
     """
     try:
-        if isinstance(file, Path) and file.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{name} is too large: the file has more than {MAX_FILE_BYTES:,} bytes")
+        most = max(MAX_FILE_BYTES, BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+        if isinstance(file, Path) and file.stat().st_size > most:
+            raise InputError(f"{name} is too large: the file has more than {most:,} bytes")
         with Image.open(file, formats=_formats()) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
-                raise Image.DecompressionBombError(f"{image.width * image.height}")
+            check_size(name, image.width * image.height)
             if not image.width * image.height:
                 raise InputError(f"{name} has no pixels: {image.width} x {image.height}")
             yield image
@@ -106,7 +128,7 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
         raise InputError(f"{name} {error}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         count = int(re.findall(r"\d+", str(error))[0])
-        raise InputError(
+        raise TooLargeError(
             f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS or MAX_PIXELS:,} pixels ({count:,})"
         ) from error
     except UnidentifiedImageError as error:

@@ -1,4 +1,4 @@
-"""Blends the probabilities of overlapping windows into those of the image, in memory that does not grow with its height.
+"""Blends the probabilities of overlapping windows; memory does not grow with the height of the image.
 
 Every logged model carries a copy of this module (`studies.models.flavor.SHIPPED`), so it imports only modules of this
 project that are copied as well.

@@ -6,6 +6,7 @@ project that are copied as well.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -96,6 +97,12 @@ class Predictor:
         self.device = torch.device(device)
         self.views = Views(flip=flip) if views is None else views
         self.batch_size = batch_size
+
+    def with_views(self, views: Views) -> "Predictor":
+        """Return a predictor of the same model that sees other views of the images."""
+        found = copy(self)
+        found.views = views
+        return found
 
     def prepare(self, image: Image.Image) -> torch.Tensor:
         """Return an image as the model's input, `(3, h, w)` uint8."""
@@ -321,7 +328,7 @@ def _direct(blocks: Iterator[Block], rows: Axis, width: int, probabilities: bool
 
 @torch.inference_mode()
 def _rows_of_logits(blocks: Iterator[Block], rows: Axis, width: int) -> Iterator[torch.Tensor]:
-    """Yield the logarithms of blended probabilities, `(1, C, rows, width)`, which are logits: their softmax is the same."""
+    """Yield the logarithms of blended probabilities, `(1, C, rows, width)`: logits with the same softmax."""
     for top, bottom in zip(rows.starts, rows.ends, strict=True):
         band: torch.Tensor | None = None
         left = 0

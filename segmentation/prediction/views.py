@@ -5,6 +5,7 @@ project that are copied as well.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 OVERLAP = 0.25
@@ -90,12 +91,17 @@ class Views:
             sizes = [(covered(w, self.tile, self.overlap), covered(h, self.tile, self.overlap)) for w, h in sizes]
         return sum(w * h for w, h in sizes) * (2 if self.flip else 1)
 
+    def held_pixels(self, width: int, height: int, resize: int | None) -> int:
+        """Return of how many pixels memory holds the probabilities at a time: those of whole views, or of windows."""
+        sizes = self.sizes(width, height, resize)
+        return sum(w * (h if self.tile is None else min(self.tile, h)) for w, h in sizes)
+
     def shrinkage(self, width: int, height: int, resize: int | None) -> float:
         """Return how many times smaller the largest view is than the image."""
         return min(width, height) / max(min(size) for size in self.sizes(width, height, resize))
 
     def described(self) -> str:
-        """Return the values that differ from a single view, such as `tile=512, overlap=0.25`; empty if there is none."""
+        """Return the values that differ from a single view, such as `tile=512, overlap=0.25`; empty for one."""
         parts = []
         if self.tile is not None:
             parts += [f"tile={self.tile}", f"overlap={self.overlap:g}"]
@@ -141,6 +147,37 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
 def covered(length: int, tile: int, overlap: float) -> int:
     """Return the sum of the lengths of all windows along one side of an image."""
     return len(starts(length, tile, overlap)) * min(tile, length)
+
+
+def shrinking(sizes: Sequence[tuple[int, int]], views: Views, resize: int | None) -> str | None:
+    """Return a sentence about images that the model sees much smaller than they are; None if there is none.
+
+    Args:
+        sizes: width and height of every image.
+        views: what the model sees of an image.
+        resize: length of the shorter side in training, in pixels.
+    """
+    shrunk = {size: views.shrinkage(*size, resize) for size in sizes}
+    much = [size for size in sizes if shrunk[size] > MUCH_SMALLER]
+    if not much:
+        return None
+    width, height = max(much, key=lambda size: shrunk[size])
+    seen = max(views.sizes(width, height, resize))
+    return (
+        f"{len(much)} of {len(sizes)} images shrink by more than {MUCH_SMALLER} times before the model sees them, one "
+        f"from {width} x {height} to {seen[0]} x {seen[1]} pixels: small objects are lost. tile=512 predicts windows "
+        f"at the images' own size"
+    )
+
+
+def scale_note(views: Views, resize: int | None) -> str | None:
+    """Return a sentence about windows that show objects at another size than training did; None if they do not."""
+    if views.tile is None or resize is None or views.tile_resize is not None:
+        return None
+    return (
+        f"Note: the model was trained on images whose shorter side was {resize} pixels. With tile={views.tile} it sees "
+        f"images at their own size, in which objects may be larger; tile_resize={resize} shows them as in training."
+    )
 
 
 def _resized(width: int, height: int, side: int | None, scale: float) -> tuple[int, int]:

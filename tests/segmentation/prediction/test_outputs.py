@@ -7,22 +7,28 @@ from PIL import Image
 from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.prediction.outputs import PredictedFolder, earlier_files, output_names
+from segmentation.prediction.predictor import Prediction
 from tests.conftest import write_blank
+
+
+def certain(classes: np.ndarray) -> Prediction:
+    """A prediction with a confidence of 1."""
+    return Prediction(classes, np.ones(classes.shape, np.float32))
 
 
 def test_a_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     folder = PredictedFolder(tmp_path / "out", Classes.named("a", "b"))
     (tmp_path / "out/masks").write_text("in the way")
-    image, mask = Image.new("RGB", (4, 4)), np.zeros((4, 4), np.uint8)
+    image, prediction = Image.new("RGB", (4, 4)), certain(np.zeros((4, 4), np.uint8))
     with pytest.raises(InputError, match=r"masks.a\.png cannot be written: .*choose another output"):
-        folder.add("a.png", "a", image, mask, np.ones((4, 4), np.float32))
+        folder.add("a.png", "a", image, prediction)
 
 
 def predicted(output: Path, *paths: str, earlier: list[Path] | None = None) -> PredictedFolder:
     """Write predictions of black images."""
     folder = PredictedFolder(output, Classes.named("a", "b"), earlier or [])
     for path, name in output_names(list(paths)).items():
-        folder.add(path, name, Image.new("RGB", (4, 4)), np.zeros((4, 4), np.uint8), np.ones((4, 4), np.float32))
+        folder.add(path, name, Image.new("RGB", (4, 4)), certain(np.zeros((4, 4), np.uint8)))
     folder.write_table()
     return folder
 
@@ -69,5 +75,5 @@ def test_one_class_everywhere_is_noticed(tmp_path: Path) -> None:
     folder = predicted(tmp_path / "two", "a.png", "b.png")
     assert folder.only_class() == "a"
     other = np.array([[1, 0, 0, 0]] * 4, np.uint8)
-    folder.add("c.png", "c", Image.new("RGB", (4, 4)), other, np.ones((4, 4), np.float32))
+    folder.add("c.png", "c", Image.new("RGB", (4, 4)), certain(other))
     assert folder.only_class() is None
