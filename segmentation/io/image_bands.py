@@ -221,6 +221,10 @@ def thumbnail(file: Path, side: int) -> Image.Image:
         for top in range(0, source.height, rows):
             band = Image.fromarray(source.rows(top, min(top + rows, source.height)))
             parts.append(np.array(band.reduce(by) if by > 1 else band))
-    image = Image.fromarray(np.concatenate(parts))
-    image.thumbnail((side, side))
-    return image
+    reduced = Image.fromarray(np.concatenate(parts))
+    if max(source.width, source.height) <= side:
+        return reduced
+    scale = side / max(source.width, source.height)
+    size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
+    # the last column and row of the reduced image may stand for fewer pixels
+    return reduced.resize(size, box=(0, 0, source.width / by, source.height / by))
