@@ -18,6 +18,10 @@ RESAMPLING = {
 """Pillow's filter of each interpolation, and the pixels that it reads on either side at a scale of 1."""
 
 
+BAND_PIXELS = 2**22
+"""Pixels of the source that are resized at a time."""
+
+
 class Rows(Protocol):
     """An image whose rows are read from top to bottom."""
 
@@ -64,6 +68,11 @@ class ResizedRows:
         self.filter, self.support = RESAMPLING[interpolation]
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
+        step = max(1, BAND_PIXELS * self.height // (self.source.width * self.source.height))
+        parts = [self._resized(start, min(start + step, bottom)) for start in range(top, bottom, step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _resized(self, top: int, bottom: int) -> np.ndarray:
         scale = self.source.height / self.height
         margin = math.ceil(self.support * max(scale, 1)) + 1
         first = max(0, math.floor(top * scale) - margin)

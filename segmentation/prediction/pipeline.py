@@ -24,6 +24,8 @@ MAX_MODEL_PIXELS = 2**24
 """Images that have more pixels after preparation are skipped, because the model's memory grows with them."""
 MAX_BATCH_PIXELS = 2**24
 """Limit on the pixels, at original size, of a batch. It also bounds the images read ahead and waiting to be written."""
+WRITTEN_PIXELS = 2**21
+"""Pixels of an image that is predicted in windows that are written at a time."""
 MAX_WORKERS = 8
 """Limit on the threads that read and write; there is one per core."""
 
@@ -103,13 +105,16 @@ def _bands_done(predictor: Predictor, path: str, name: str, file: Path, output: 
                 band = next(bands, None)
             if band is None:
                 return
-            rows = len(band.prediction.classes)
-            image = None
-            if "overlays" in output.kinds:
-                with _unreadable():
-                    image = Image.fromarray(source.rows(band.top, band.top + rows))
-            files.add(image, band.prediction)
-            yield rows / source.height
+            height = len(band.prediction.classes)
+            rows = max(1, WRITTEN_PIXELS // source.width)
+            for top in range(0, height, rows):
+                part = band.prediction.rows(top, top + rows)
+                image = None
+                if "overlays" in output.kinds:
+                    with _unreadable():
+                        image = Image.fromarray(source.rows(band.top + top, band.top + min(top + rows, height)))
+                files.add(image, part)
+            yield height / source.height
 
 
 @contextmanager

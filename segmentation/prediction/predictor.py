@@ -25,7 +25,7 @@ STRIP = 2**17
 """Number of logits that are resized at a time: few enough for a core's cache, whatever the size of the image."""
 BAND = 2**24
 """Number of logits (64 MB) that are resized in width at a time, before their rows. Most images are one band."""
-WINDOW_PIXELS = 2**20
+WINDOW_PIXELS = 2**19
 """Pixels of all windows in a forward pass on the CPU, where more do not make it faster. A GPU takes a whole batch."""
 BATCH_SIZE = 16
 """Default number of windows in a forward pass."""
@@ -41,6 +41,11 @@ class Prediction(NamedTuple):
     """`(H, W)` float32 in (0, 1], probability of that class."""
     probabilities: np.ndarray | None = None
     """`(C, H, W)` float32, probability of every class, if wanted."""
+
+    def rows(self, top: int, bottom: int) -> "Prediction":
+        """Return some rows of the prediction, as views."""
+        chances = None if self.probabilities is None else self.probabilities[:, top:bottom]
+        return Prediction(self.classes[top:bottom], self.confidence[top:bottom], chances)
 
 
 class Band(NamedTuple):
@@ -189,9 +194,8 @@ class Predictor:
         most = self.batch_size
         if self.device.type == "cpu":
             most = max(1, min(most, WINDOW_PIXELS // (rows.size * columns.size)))
-        bands = _ahead(source.rows(top, top + rows.size) for top in rows.starts)
-        for band in bands:
-            image = _as_input(band)
+        for top in rows.starts:
+            image = _as_input(source.rows(top, top + rows.size))
             for start in range(0, len(columns.starts), most):
                 lefts = columns.starts[start : start + most]
                 logits = self._views([image[:, :, left : left + columns.size] for left in lefts])
