@@ -474,9 +474,18 @@ def _rows(wide: torch.Tensor, strip: slice, height: int, own: int, first: int) -
     position = torch.arange(strip.start, strip.stop, dtype=torch.float32, device=wide.device)
     position = ((position + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
     above = position.long()
-    below = (above + 1).clamp(max=own - 1)
-    parts = wide.index_select(1, above - first), wide.index_select(1, below - first)
-    return parts[0].lerp_(parts[1], (position - above)[:, None])
+    share, sources = (position - above)[:, None], above.tolist()
+    resized = wide.new_empty((len(wide), len(sources), wide.shape[2]))
+    start = 0
+    while start < len(sources):  # rows between the same two source rows, which are not copied
+        source, stop = sources[start], start + 1
+        while stop < len(sources) and sources[stop] == source:
+            stop += 1
+        upper, lower = source - first, min(source + 1, own - 1) - first
+        between = resized[:, start:stop]
+        torch.lerp(wide[:, upper : upper + 1], wide[:, lower : lower + 1], share[start:stop], out=between)
+        start = stop
+    return resized
 
 
 def _by_shape(prepared: Sequence[torch.Tensor]) -> list[list[int]]:
