@@ -21,8 +21,6 @@ from segmentation.io.pixels import COPY_BITS, ORIENTATION, SAMPLES, SUBFILE
 
 WHOLE_PIXELS = 2**24
 """Images of at most as many pixels are decoded whole."""
-BAND_PIXELS = 2**23
-"""Pixels of the rows that a thumbnail is computed from at a time."""
 MAX_SEGMENT_PIXELS = 2**24
 """TIFFs with larger strips or tiles are decoded whole."""
 RAW_ROWS = 256
@@ -206,25 +204,3 @@ def _as_file(tags: Any, content: bytes, width: int, height: int) -> bytes:
     file = BytesIO()
     own.save(file)
     return file.getvalue() + content
-
-
-def thumbnail(file: Path, side: int) -> Image.Image:
-    """Return an image whose longer side is reduced to at most `side` pixels, read in bands.
-
-    Raises:
-        InputError: the file cannot be read exactly; the message says why.
-    """
-    with image_bands(file) as source:
-        by = max(1, max(source.width, source.height) // side)
-        rows = max(by, BAND_PIXELS // source.width // by * by)
-        parts = []
-        for top in range(0, source.height, rows):
-            band = Image.fromarray(source.rows(top, min(top + rows, source.height)))
-            parts.append(np.array(band.reduce(by) if by > 1 else band))
-    reduced = Image.fromarray(np.concatenate(parts))
-    if max(source.width, source.height) <= side:
-        return reduced
-    scale = side / max(source.width, source.height)
-    size = max(1, round(source.width * scale)), max(1, round(source.height * scale))
-    # the last column and row of the reduced image may stand for fewer pixels
-    return reduced.resize(size, box=(0, 0, source.width / by, source.height / by))

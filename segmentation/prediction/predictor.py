@@ -25,7 +25,7 @@ STRIP = 2**17
 """Number of logits that are resized at a time: few enough for a core's cache, whatever the size of the image."""
 BAND = 2**24
 """Number of logits (64 MB) that are resized in width at a time, before their rows. Most images are one band."""
-WINDOW_PIXELS = 2**19
+WINDOW_PIXELS = 2**18
 """Pixels of all windows in a forward pass on the CPU, where more do not make it faster. A GPU takes a whole batch."""
 BATCH_SIZE = 16
 """Default number of windows in a forward pass."""

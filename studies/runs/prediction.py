@@ -11,9 +11,8 @@ from PIL import Image
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
-from segmentation.io.decoding import pixel_limit
+from segmentation.io.decoding import read_image
 from segmentation.io.folders import SUFFIXES
-from segmentation.io.image_bands import thumbnail
 from segmentation.prediction.inputs import find_images
 from segmentation.prediction.outputs import TABLE, PredictedFolder, earlier_files, output_names
 from segmentation.prediction.pipeline import predict_images
@@ -29,6 +28,8 @@ from studies.runs.names import model_name
 
 EXAMPLES = 6
 """Number of predicted images that the run plots."""
+LARGEST_EXAMPLE = 2**26
+"""Most pixels of an image that is plotted."""
 EXAMPLE_SIDE = 1000
 """Longer side of a plotted image, in pixels."""
 
@@ -85,10 +86,9 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
             metrics |= {f"predict/share/{name}": fraction for name, fraction in folder.class_fractions().items()}
             if config.min_confidence is not None:
                 metrics["predict/below_min_confidence"] = folder.fraction_below()
-            with pixel_limit(config.max_pixels):
-                for number, figure in enumerate(_examples(folder, found, stored.described())):
-                    drawn = tracking.log_figure(figure, f"examples/{number}.png")
-                    shown = shown or [drawn]
+            for number, figure in enumerate(_examples(folder, found, stored.described())):
+                drawn = tracking.log_figure(figure, f"examples/{number}.png")
+                shown = shown or [drawn]
             tracking.log_figure(plots.legend(stored.labels), "legend.png")
         tracking.log_metrics(metrics)
         shrunk = shrinking([(row.width, row.height) for row in folder.rows.values()], views, resize)
@@ -114,19 +114,25 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
 
 
 def _examples(folder: PredictedFolder, images: dict[str, Path], state: str) -> Iterator[Figure]:
-    """Yield a plot of each of some images spread evenly over all whose mask and confidence were written."""
+    """Yield a plot of each of some images spread evenly over all whose mask and confidence were written.
+
+    Images of more than `LARGEST_EXAMPLE` pixels are left out: their masks would be in memory as wholes.
+    """
     if not {"masks", "confidence"} <= folder.kinds:
         return
-    paths = sorted(folder.rows)
+    paths = [path for path, row in sorted(folder.rows.items()) if row.width * row.height <= LARGEST_EXAMPLE]
+    if not paths:
+        return
     names = output_names(list(images))
     for index in np.unique(np.linspace(0, len(paths) - 1, EXAMPLES).round().astype(int)):
         path = paths[index]
-        image = thumbnail(images[path], EXAMPLE_SIDE)
+        image = read_image(images[path])
         shown = []
         for kind in ("masks", "confidence"):
             with Image.open(folder.folder / kind / f"{names[path]}.png") as output:
                 output.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE), Image.Resampling.NEAREST)
                 shown.append(np.array(output))
+        image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
         title = f"{path}, {state}\nmean confidence {folder.rows[path].mean_confidence:.3f}"
         yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.classes, title)
 

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 from segmentation.errors import InputError
 from segmentation.io import image_bands as module
 from segmentation.io.decoding import TooLargeError, pixel_limit, read_image
-from segmentation.io.image_bands import TiffBands, WholeImage, image_bands, thumbnail
+from segmentation.io.image_bands import TiffBands, WholeImage, image_bands
 from tests.segmentation.prediction.test_predictor import random_image
 
 
@@ -18,7 +18,6 @@ from tests.segmentation.prediction.test_predictor import random_image
 def small_images_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "WHOLE_PIXELS", 1000)
     monkeypatch.setattr(module, "RAW_ROWS", 16)
-    monkeypatch.setattr(module, "BAND_PIXELS", 2000)
 
 
 def check(file: Path, kind: type) -> None:
@@ -147,15 +146,3 @@ def test_the_number_of_pixels_is_limited(tmp_path: Path) -> None:
             assert source.rows(0, 90).shape == (90, 100, 3)
         with pixel_limit(8999), pytest.raises(TooLargeError, match="more than 8,999 pixels"):
             image_bands(tmp_path / name).__enter__()
-
-
-def test_a_thumbnail_is_the_reduced_image(tmp_path: Path) -> None:
-    image = random_image((210, 330), 0)
-    image.save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={module.STRIP_ROWS: 16})
-    for side in (400, 330, 120, 30):
-        found, expected = thumbnail(tmp_path / "a.tif", side), image.copy()
-        expected.thumbnail((side, side))
-        assert np.max(np.abs(np.subtract(found.size, expected.size))) <= 1
-        assert max(found.size) == min(side, 330)
-        expected = expected.resize(found.size)
-        assert abs(np.array(found).astype(int) - np.array(expected)).mean() < 2
