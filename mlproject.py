@@ -1,6 +1,5 @@
 """The command line: `python mlproject.py COMMAND --field value ...`, which `mlflow run` calls too."""
 
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,14 @@ from segmentation.errors import InputError, one_of
 from segmentation.system import interruption
 from segmentation.system.runtime import check_system, prepare_process
 from studies.base.arguments import parse
-from studies.base.opened_run import failure_tags, name_tags, opened_run, tag_in_file, with_callers_paths
+from studies.base.opened_run import (
+    failure_tags,
+    find_callers_modules,
+    name_tags,
+    opened_run,
+    tag_in_file,
+    with_callers_paths,
+)
 from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
 from studies.entry_points import NAMES, entry_point
 
@@ -32,10 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments[0] not in DISTRIBUTED:
             raise InputError(f"torchrun can start train and main only: start {arguments[0]} without it")
         config = with_callers_paths(parse(command.Config, arguments[1:], f"mlproject.py {arguments[0]}"))
+        find_callers_modules(config)
     except InputError as error:
         return _failed(error, 2, arguments[0])
+    except BrokenPipeError:  # the reader of the help, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     prepare_process()
-    logging.getLogger("mlflow.store.db.utils").addFilter(_is_warning)  # a new database logs how it is made
+    _silence_new_databases()
     previous = interruption.catch(answer=True)
     try:
         _warn_about_clone(config)
@@ -68,8 +78,11 @@ def _warn_about_clone(config: Any) -> None:
             print(message, file=sys.stderr)
 
 
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
+def _silence_new_databases() -> None:
+    """Hide the lines in which MLflow logs how it makes a new database."""
+    import logging  # here and not above: `--help` does not need it
+
+    logging.getLogger("mlflow.store.db.utils").addFilter(lambda record: record.levelno >= logging.WARNING)
 
 
 def _failed(error: InputError, code: int, command: str, started: bool = False) -> int:

@@ -18,6 +18,11 @@ RESULTS = FOLDER / "results"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 a stage failed or the page is stale, 2 wrong arguments."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["gpu"]:
+        from benchmarks import gpu
+
+        return gpu.main(arguments[1:])
     parser = _parser()
     given = parser.parse_args(arguments)
     unknown = [name for name in given.stages if name not in _names()]
@@ -47,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Measure the speed of this project, relative to the limit of the machine and to other "
         "implementations, and the growth of its cost. Each stage stores its results as JSON; the table and the plots "
-        "show all stored results.",
+        "show all stored results. `gpu` is a script of its own for a machine with CUDA: see `gpu --help`.",
     )
     parser.add_argument("stages", metavar="STAGE", nargs="*", help=f"{', '.join(_names())} (all)")
     parser.add_argument("--quick", action="store_true", help="run little work once, to check that all stages run")

@@ -7,11 +7,10 @@ that `--help` is fast.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from segmentation.errors import InputError, Mistakes, one_of
-from segmentation.fields import at_least, check_choices, within
+from segmentation.fields import at_least, check_choices, configuration, within
 from segmentation.metrics import METRICS
 
 DATASETS = {
@@ -31,12 +30,13 @@ if TYPE_CHECKING:
     Dataset = str
 else:
     Dataset = Literal[tuple(DATASETS)]
-Network = Literal[
-    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large"
-]
+NETWORKS = (
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+"""Names of torchvision's networks. Another value of `model` names a user's own: `PACKAGE.MODULE:FUNCTION`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class DataConfig:
     """Data set, splits and preparation of the images."""
 
@@ -68,10 +68,16 @@ class DataConfig:
     """Regular expression; images whose names have the same match (or first group) stay in one part."""
     calibration_fraction: float = 0.0
     """Fraction of the training images held out for `calibrate` as split `held_out`, the same images for every seed."""
+    channels: int = 3
+    """Channels of each image, of 8 or 16 bits: 3 is RGB, 1 is grey, other numbers need TIFF; see docs/your-data.md."""
     resize: int | None = 128
     """Length of the shorter side after resizing, in pixels; None keeps the original size."""
     crop: int | None = 128
-    """Side of the square center crop, in pixels; None keeps the whole image."""
+    """Side of the square crop, in pixels; None keeps the whole image. See crop_at and score_crop."""
+    crop_at: Literal["center", "random", "class"] = "center"
+    """Position of the crop in training: center, random, or random around a pixel of a class drawn evenly."""
+    score_crop: Literal["center", "whole"] = "center"
+    """What is scored of a validation image: the center crop, or the whole resized image."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     """Interpolation for resizing images; masks always use the nearest pixel."""
     cache_dir: str | None = None
@@ -106,28 +112,50 @@ def check_parts(config: DataConfig) -> None:
     mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
-class AugmentationConfig:
-    """Random augmentation of training images, off by default."""
+def check_crops(config: DataConfig) -> None:
+    """Raise an `InputError` for fields that say where to crop if `crop` is none."""
+    mistakes = Mistakes()
+    for name in ("crop_at", "score_crop"):
+        value = getattr(config, name)
+        if value != "center" and config.crop is None:
+            mistakes.add(f"{name}={value} has no effect with crop=none: set crop to the side of the crop in pixels")
+    mistakes.raise_all()
 
+
+@configuration(frozen=True, kw_only=True)
+class AugmentationConfig:
+    """Sampling and random augmentation of training images; by default each image once per epoch, unchanged."""
+
+    sampling: Literal["uniform", "class_balanced"] = "uniform"
+    """Images of an epoch: each once, or as many drawn so that each class is equally frequent. See docs/imbalance.md."""
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip."""
     scale_min: float = 1.0
     """Smallest scale factor of the random zoom; below 1 the border is filled with void."""
     scale_max: float = 1.0
     """Largest scale factor of the random zoom; above 1 a random part is cropped."""
+    rotation: float = 0.0
+    """Largest angle of the random rotation in either direction, in degrees; the corners are filled with void."""
     color_jitter: float = 0.0
     """Largest relative change of brightness, contrast and saturation, from 0 to 1."""
+    grayscale: float = 0.0
+    """Probability of removing the color."""
+    autocontrast: float = 0.0
+    """Probability of stretching each channel to the whole range of brightness."""
+    blur: float = 0.0
+    """Probability of a Gaussian blur, whose standard deviation is drawn from 0.1 to 2 pixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ModelConfig:
     """Model, starting weights and fine-tuning."""
 
-    model: Network = "fcn_resnet50"
-    """Segmentation model from torchvision."""
-    normalization: Literal["auto", "signed_unit", "imagenet"] = "auto"
-    """Input scale: signed_unit is [-1, 1], imagenet uses its mean and std, auto follows the starting weights."""
+    model: str = "fcn_resnet50"
+    """fcn_resnet50 or 101, deeplabv3_resnet50 or 101, lraspp_mobilenet_v3_large, or yours: PACKAGE.MODULE:FUNCTION."""
+    normalization: Literal["auto", "signed_unit", "imagenet", "measured"] = "auto"
+    """Input scale: [-1, 1], or mean and std of ImageNet or the training split; auto follows weights and data."""
     weights: str = "none"
     """Starting weights: none, imagenet (backbone), coco, runs:/ID, models:/NAME/1, a checkpoint or state dict file."""
     batch_norm_momentum: float | None = None
@@ -147,16 +175,40 @@ class ModelConfig:
         Raises:
             InputError: it is `auto`, and the starting weights come from a run, the registry or a file.
         """
-        found = NORMALIZATIONS.get(self.weights, "auto") if self.normalization == "auto" else self.normalization
+        found: str = self.normalization
+        if found == "auto":
+            found = published_normalization(self.weights, getattr(self, "channels", RGB))
         if found == "auto":
             raise InputError(
                 f"normalization=auto: the normalization of weights={self.weights} is unknown; "
-                f"set normalization to one of {', '.join(dict.fromkeys(NORMALIZATIONS.values()))}"
+                f"set normalization to one of {', '.join(dict.fromkeys(NORMALIZATIONS.values()))}, {MEASURED}"
             )
         return found
 
 
-@dataclass(frozen=True, kw_only=True)
+def check_model(config: ModelConfig) -> None:
+    """Raise an `InputError` if `model` is neither a known name nor of the form of an own model, without importing it.
+
+    `weights=imagenet` and `weights=coco` are refused for an own model.
+    """
+    if ":" not in config.model:
+        try:
+            one_of("model", config.model, NETWORKS)
+        except InputError as error:
+            raise InputError(f"{error} Or name your own as PACKAGE.MODULE:FUNCTION, such as my_models:net.") from None
+    elif not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", config.model):
+        raise InputError(
+            f"model={config.model!r} is not of the form PACKAGE.MODULE:FUNCTION, such as my_models:net for the "
+            f"function net in my_models.py"
+        )
+    elif config.weights in ("imagenet", "coco"):
+        raise InputError(
+            f"weights={config.weights} are for torchvision's networks, not for model={config.model}: leave weights "
+            f"out, and load them in its function"
+        )
+
+
+@configuration(frozen=True, kw_only=True)
 class OptimizationConfig:
     """Optimizer, schedule and hardware of training."""
 
@@ -164,8 +216,8 @@ class OptimizationConfig:
     """Number of passes over the training split."""
     batch_size: int = 64
     """Images per optimizer step, over all processes."""
-    micro_batch: int | None = None
-    """Images per forward pass, to save memory; gradients accumulate, batch norm sees each pass alone; None is all."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Images per forward pass; gradients accumulate, batch norm sees each pass alone; None is all, auto what fits."""
     loss: Literal["cross_entropy", "focal", "dice", "lovasz", "cross_entropy+dice"] = "cross_entropy"
     """Loss that is minimized; scores and train/loss are always the cross-entropy. See docs/imbalance.md."""
     class_weights: str = "none"
@@ -198,6 +250,8 @@ class OptimizationConfig:
     """Precision of training; auto is bfloat16 on GPUs that support it, else float32; validation is always float32."""
     channels_last: bool = True
     """Memory format channels last (B, H, W, C): convolutions are 10 to 20 % faster on the measured CPUs."""
+    compile: Literal["false", "true", "auto"] = "false"
+    """Compile the network with torch.compile; auto does if more than 57 minutes are left after the first epoch."""
     device: str = "auto"
     """Device: cpu, cuda, cuda:1, mps, or auto, which is a GPU if there is one."""
     processes: int = 1
@@ -210,7 +264,7 @@ class OptimizationConfig:
     """Use only deterministic kernels, which are slower on GPUs; CPUs always do."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ScoringConfig:
     """Validation metrics, best epoch and early stopping."""
 
@@ -237,34 +291,60 @@ WITHOUT_RECIPE: Mapping[str, Any] = {
 """Values of these fields without a recipe."""
 NORMALIZATIONS: Mapping[str, str] = {"none": "signed_unit", "imagenet": "imagenet", "coco": "imagenet"}
 """Normalization that the starting weights were trained with; `none` uses that of the original report."""
+MEASURED: Final = "measured"
+"""Normalization by the mean and standard deviation of each channel over the pixels of the training split."""
+RGB = 3
+"""Channels of the images that the published weights and normalizations are for."""
+MAX_CHANNELS = 1024
+"""Most channels of an image. Hyperspectral cameras have a few hundred."""
 
 
-def derived(recipe: str, weights: str) -> dict[str, Any]:
-    """Values of the fields that are derived from `recipe` and `weights` unless the user sets them.
+def published_normalization(weights: str, channels: int) -> str:
+    """Return what `normalization=auto` stands for, of images of 8 bits; `auto` for weights of a run, registry or file.
+
+    The published mean and standard deviations are those of RGB, so images of other channels are measured.
+    """
+    return NORMALIZATIONS.get(weights, "auto") if channels == RGB else MEASURED
+
+
+def derived(recipe: str, weights: str, channels: int = RGB) -> dict[str, Any]:
+    """Values of the fields that are derived from `recipe`, `weights` and `channels` unless the user sets them.
 
     The normalization stays `auto` for weights of a run, registry or file, until they are loaded.
     """
-    return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": NORMALIZATIONS.get(weights, "auto")}
+    return {**WITHOUT_RECIPE, **RECIPES[recipe], "normalization": published_normalization(weights, channels)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
     """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
 
     def __post_init__(self) -> None:
         mistakes = Mistakes()
         mistakes.check(check_choices, self)
+        mistakes.check(check_model, self)
         if self.recipe in RECIPES and not self.stays_open():
             self._settle()
         for name in ("epochs", "batch_size", "processes"):
             mistakes.check(at_least, self, name, 1)
         for name in ("resize", "crop", "micro_batch", "patience"):
-            if getattr(self, name) is not None:
+            if getattr(self, name) not in (None, "auto"):
                 mistakes.check(at_least, self, name, 1)
         for name in ("freeze_backbone", "warmup_epochs", "seed", "dataset_seed"):
             if getattr(self, name) is not None:
                 mistakes.check(at_least, self, name, 0)
         mistakes.check(at_least, self, "boundary_width", 0)
+        mistakes.check(within, self, "channels", 1, MAX_CHANNELS)
+        if self.channels != RGB and self.normalization not in ("auto", MEASURED):
+            mistakes.add(
+                f"normalization={self.normalization} is for channels=3, not channels={self.channels}: leave it out, "
+                f"or set normalization={MEASURED}"
+            )
+        for name in ("color_jitter", "grayscale"):
+            if self.channels != RGB and getattr(self, name):
+                mistakes.add(
+                    f"{name}={getattr(self, name)} needs RGB images, not channels={self.channels}: set it to 0"
+                )
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
         mistakes.check(check_parts, self)
         mistakes.check(within, self, "focal_gamma", 0.0, 10.0)
@@ -284,7 +364,11 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
         ):
             if getattr(self, name) is not None:
                 mistakes.check(within, self, name, 0.0, math.inf)
-        for name in ("flip", "color_jitter", "momentum", "label_smoothing"):
+        mistakes.check(check_crops, self)
+        for name in ("flip", "vertical_flip", "color_jitter", "grayscale", "autocontrast", "blur"):
+            mistakes.check(within, self, name, 0.0, 1.0)
+        mistakes.check(within, self, "rotation", 0.0, 180.0)
+        for name in ("momentum", "label_smoothing"):
             mistakes.check(within, self, name, 0.0, 1.0)
         if self.batch_norm_momentum is not None:
             mistakes.check(within, self, "batch_norm_momentum", 0.0, 1.0)
@@ -321,6 +405,6 @@ class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, Augmentatio
 
     def _settle(self) -> None:
         """Set the fields of `derived` that still have their default."""
-        for name, value in derived(self.recipe, self.weights).items():
+        for name, value in derived(self.recipe, self.weights, self.channels).items():
             if getattr(self, name) == type(self).__dataclass_fields__[name].default:
                 object.__setattr__(self, name, value)

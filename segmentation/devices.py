@@ -1,7 +1,7 @@
 """Device and precision of a computation."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -99,6 +99,25 @@ def to_device(device: torch.device, *tensors: torch.Tensor) -> tuple[torch.Tenso
     return tuple(each.to(device, non_blocking=device.type == "cuda") for each in tensors)
 
 
+def copied_to_host(value: torch.Tensor) -> Callable[[], float]:
+    """Start to copy a scalar to the host; the returned function waits for this copy alone and returns the number."""
+    if value.device.type not in ("cpu", "cuda"):
+        return value.item
+    host, copied = value.detach(), None
+    if value.device.type == "cuda":
+        host = torch.empty_like(value, device="cpu", pin_memory=True)
+        host.copy_(value.detach(), non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(value.device))
+
+    def number() -> float:
+        if copied is not None:
+            copied.synchronize()
+        return float(host.numpy())
+
+    return number
+
+
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Number format of the forward pass; `auto` is bfloat16 on a GPU that computes in it, else float32.
 
@@ -115,6 +134,17 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
     """A context in which models compute in the given precision."""
     return nullcontext() if precision == torch.float32 else torch.autocast(device.type, precision)
+
+
+@contextmanager
+def fastest_convolutions(enabled: bool) -> Iterator[None]:
+    """Inside the `with`, cuDNN times its algorithms for each size of input and keeps the fastest, if enabled."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager

@@ -44,6 +44,20 @@ METRICS = {
     "mean_iou": Metric(
         True, "mean IoU", "intersection over union of each class, mean over classes", headline=True, of_change=True
     ),
+    "mean_dice": Metric(
+        True, "mean Dice", "Dice coefficient (F1 score) of each class's pixels, mean over classes"
+    ),
+    "mean_precision": Metric(
+        True, "mean precision", "fraction of the pixels predicted as a class that are of it, mean over classes"
+    ),
+    "mean_recall": Metric(
+        True, "mean recall",
+        "fraction of each class's pixels that are predicted as it, mean over classes; 0 for a class only predicted",
+    ),
+    "mean_boundary_iou": Metric(
+        True, "mean boundary IoU",
+        "IoU of the pixels within 2 % of the image's diagonal inside the contours of each class, mean over classes",
+    ),
     "ece": Metric(
         False, "ECE", "expected calibration error in [0, 1], top label, 10 equal-width bins",
         headline=True, brief=True, calibration=True, of_change=True,

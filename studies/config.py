@@ -7,19 +7,19 @@ text. This module imports neither torch nor MLflow, so that `--help` is fast.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from segmentation.config import DataConfig, Dataset, Network, TrainingConfig, check_parts
+from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, TrainingConfig, check_crops, check_parts
 from segmentation.errors import InputError, Mistakes
-from segmentation.fields import at_least, check_choices, within
+from segmentation.fields import at_least, check_choices, configuration, within
 from segmentation.io.limits import MAX_PIXELS
 from segmentation.prediction.kinds import USUAL, read_kinds
 from segmentation.prediction.views import OVERLAP, Views, read_scales
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class RecordConfig:
     """What a run records, and where."""
 
@@ -47,7 +47,7 @@ class RecordConfig:
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, TrainingConfig):
     """Train one model and record it as an MLflow run. The defaults but monitor are the original report's protocol."""
 
@@ -69,7 +69,7 @@ class TrainConfig(RecordConfig, TrainingConfig):
         return self.IS_TEMPLATE or self.resume not in (None, "auto")
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TemplateConfig(TrainConfig):
     """Fields that several runs share."""
 
@@ -86,7 +86,7 @@ def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType
     return TrainConfig(**values | dict(changes))
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class QuickStartConfig(TrainConfig):
     """Quick start: train a small model on generated images, in one to two minutes on two cores."""
 
@@ -96,8 +96,8 @@ class QuickStartConfig(TrainConfig):
     """Length of the shorter side after resizing, in pixels; None does not resize."""
     crop: int | None = 64
     """Side of the square cut from the centre of each image, in pixels; None does not crop."""
-    model: Network = "lraspp_mobilenet_v3_large"
-    """Model, one of torchvision's."""
+    model: str = "lraspp_mobilenet_v3_large"
+    """Model: one of torchvision's, or your function PACKAGE.MODULE:FUNCTION."""
     batch_norm_momentum: float | None = 0.1
     """Weight of a batch in batch norm's running statistics, 0 to 1; None is the model's own value."""
     epochs: int = 16
@@ -112,7 +112,7 @@ class QuickStartConfig(TrainConfig):
     """Epochs in which the learning rate rises linearly from 0 at the start."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ModelsConfig(TrainConfig):
     """Train several models, and compare them with intervals and tests."""
 
@@ -134,7 +134,7 @@ class ModelsConfig(TrainConfig):
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class StudyConfig:
     """A study and its storage."""
 
@@ -144,7 +144,7 @@ class StudyConfig:
     """Storage of studies: FILE.journal, postgresql://HOST/NAME (several machines), sqlite:///FILE (one worker)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class TuneConfig(StudyConfig, TrainConfig):
     """Search hyperparameters with Optuna: many runs, one study."""
 
@@ -195,7 +195,7 @@ class TuneConfig(StudyConfig, TrainConfig):
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class StatusConfig(StudyConfig):
     """Print the progress of studies."""
 
@@ -203,7 +203,7 @@ class StatusConfig(StudyConfig):
     """Name of a study; None prints all studies."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ViewsConfig:
     """What a model sees of an image when it predicts."""
 
@@ -235,7 +235,7 @@ class ViewsConfig:
         return views
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class EvaluateConfig(ViewsConfig):
     """Score a trained model on any split. Images are prepared as they were for training."""
 
@@ -284,7 +284,7 @@ class EvaluateConfig(ViewsConfig):
             raise InputError(f"{views.described()} needs score_at=original, which scores whole images")
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class CalibrateConfig:
     """Calibrate a trained model on held-out images, and log the calibrated model."""
 
@@ -336,7 +336,7 @@ class CalibrateConfig:
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class CompareConfig:
     """Compare trained models on the images that all were scored on, with intervals and tests."""
 
@@ -360,7 +360,7 @@ class CompareConfig:
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ReportConfig:
     """Write a report on an experiment, runs or a study as one page, in HTML and Markdown."""
 
@@ -385,7 +385,7 @@ class ReportConfig:
             raise InputError("nothing to report on: give experiment=NAME, run_ids=ID,ID or study_name=NAME")
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class InspectConfig(DataConfig):
     """Inspect a data set before training: its classes, faults, equal images, and what to set, on one page."""
 
@@ -408,16 +408,18 @@ class InspectConfig(DataConfig):
         mistakes = Mistakes()
         mistakes.check(check_choices, self)
         mistakes.check(check_names, self)
+        mistakes.check(within, self, "channels", 1, MAX_CHANNELS)
         for name in ("resize", "crop"):
             if getattr(self, name) is not None:
                 mistakes.check(at_least, self, name, 1)
         mistakes.check(at_least, self, "examples", 0)
         mistakes.check(within, self, "calibration_fraction", 0.0, 0.9)
+        mistakes.check(check_crops, self)
         mistakes.check(check_parts, self)
         mistakes.raise_all()
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class DoctorConfig:
     """Find what dead processes left behind (open runs, damaged files, unsent records), and close their runs."""
 
@@ -435,7 +437,7 @@ class DoctorConfig:
     """Delete the checkpoints that finished runs no longer need; false only lists them with their sizes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class SyncConfig:
     """Send records that MLflow did not accept during a run."""
 
@@ -447,7 +449,7 @@ class SyncConfig:
     """Send records again that MLflow has refused before."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class PredictConfig(ViewsConfig):
     """Predict images: write a mask, a confidence map and an overlay of each at its own size, and a table."""
 
@@ -497,7 +499,7 @@ class PredictConfig(ViewsConfig):
             raise InputError(str(error)) from error
 
 
-@dataclass(frozen=True, kw_only=True)
+@configuration(frozen=True, kw_only=True)
 class ExportConfig:
     """Write a trained model as an ONNX file, which runs without torch and this project."""
 

@@ -2,7 +2,7 @@
 
 Its tensors report the device `meta`, which needs no driver and is neither the CPU nor CUDA. Each of them wraps a tensor
 on the CPU, where every operation is computed. As on the real device, an operation with a float64 result raises a
-`TypeError`, and one that mixes devices raises a `RuntimeError`.
+`TypeError`, and one that mixes devices raises a `RuntimeError`. With `has_float64=True` it has float64, as CUDA has.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,22 @@ DEVICE = torch.device("meta")
 NO_FLOAT64 = "Cannot convert a tensor to float64 on a device that does not support it"
 MOVES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._local_scalar_dense.default)
 """Operations whose tensors may be on different devices."""
+WAITING = {
+    "aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default", "aten.bincount.default",
+    "aten._unique2.default", "aten.equal.default",
+}  # fmt: skip
+"""Operations for which a program waits on CUDA until all earlier ones have ended, because it needs a result."""
 
 
 class OnDevice(torch.Tensor):
     """A tensor on the simulated device."""
 
     held: torch.Tensor
+    has_float64 = False
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> "OnDevice":
-        if held.dtype in (torch.float64, torch.complex128):
+        if held.dtype in (torch.float64, torch.complex128) and not cls.has_float64:
             raise TypeError(NO_FLOAT64)
         made: OnDevice = torch.Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
@@ -55,6 +61,10 @@ class Device(TorchDispatchMode):
         self.operations: set[str] = set()
         self.layouts: set[str] = set()
         """Memory formats of the inputs of batch norm on the device."""
+        self.waits: list[str] = []
+        """Operations on the device for whose result the program waits, copies to the CPU included."""
+        self.received = 0
+        """Number of copies from the CPU to the device."""
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         on_device = any(isinstance(each, OnDevice) for each in tree_flatten((args, kwargs))[0])
@@ -62,6 +72,14 @@ class Device(TorchDispatchMode):
             self.operations.add(str(operation))
             if "batch_norm" in str(operation) and args[0].ndim == 4:
                 self.layouts.add("contiguous" if args[0].is_contiguous() else "other")
+            by_mask = "aten.index" in str(operation) and any(
+                isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in tree_flatten(args[1])[0]
+            )
+            leaves = operation in MOVES and (kwargs or {}).get("device") == torch.device("cpu")
+            if str(operation) in WAITING or by_mask or leaves:
+                self.waits.append(str(operation))
+        elif operation in MOVES and (kwargs or {}).get("device") == DEVICE:
+            self.received += 1
         return computed(operation, args, kwargs or {})
 
 
@@ -86,7 +104,11 @@ def computed(operation: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -
 
 
 @contextmanager
-def accelerator() -> Iterator[Device]:
+def accelerator(has_float64: bool = False) -> Iterator[Device]:
     """Inside the `with`, `device="meta"` is the simulated device."""
-    with Device() as device:
-        yield device
+    OnDevice.has_float64 = has_float64
+    try:
+        with Device() as device:
+            yield device
+    finally:
+        OnDevice.has_float64 = False

@@ -1,42 +1,84 @@
 """A private MLflow store and cache for the tests, and small real data sets that they write."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core, see the Makefile
 os.environ["MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"] = "1"
+# Every test has an XDG_CACHE_HOME of its own. Processes that it starts would compile the counting of pixels anew, and
+# look for the system's fonts.
+CACHES = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+os.environ.setdefault("NUMBA_CACHE_DIR", str(CACHES / "numba"))
+os.environ.setdefault("MPLCONFIGDIR", str(CACHES / "matplotlib"))
 
 PROJECT = Path(__file__).parent.parent
 CAMVID = PROJECT.parent / "shared" / "data" / "camvid"
 
-QUICK = tuple(f"tests/{folder}/" for folder in ("benchmarks", "fuzz", "segmentation"))
-"""Where most files take seconds: last, so that no process has a long one left when the others are done."""
-
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images are not at {CAMVID}")
 
 
-TRAINS = {"two_seeds"}
-"""Fixtures that train: tests that use one are slow."""
+TRAINED = "two_seeds"
+"""Fixture of trained runs that many files use."""
+TRAINS = {TRAINED, "settings"}
+"""Fixtures of tests that train: they are slow."""
+SERVERS = "stack"
+"""Fixture of servers that take long to start."""
+MANY_INPUTS = "tests/fuzz/"
+"""Folder whose tests try hundreds of inputs each: slow, too."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before markers select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, and group all tests for `--dist=loadgroup`: a group is run by one process.
+
+    A group is a file, or all files that use a fixture which takes long. Long groups come first, so that no process has
+    one left when the others are done.
+    """
+    groups: dict[Path, str] = {}
     for item in items:
-        if TRAINS & set(getattr(item, "fixturenames", ())):
+        used = set(getattr(item, "fixturenames", ()))
+        if TRAINS & used or item.nodeid.startswith(MANY_INPUTS):
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: item.nodeid.startswith(QUICK))
+        for fixture in {TRAINED, SERVERS} & used:
+            groups[item.path] = fixture
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
+    items.sort(key=lambda item: 0 if item.path in groups else 1 if item.path in long else 2)
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One sqlite store for all tests, since making its tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An sqlite store without runs. Making its tables takes seconds: all processes of the tests copy this file."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    file = folder / "empty.db"
+    with FileLock(folder / "empty.lock"):
+        if not file.is_file():
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            made = folder / "made.db"
+            SqlAlchemyStore(f"sqlite:///{made}", str(folder / "mlruns")).engine.dispose()
+            made.rename(file)
+    os.environ["EMPTY_STORE"] = str(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def store(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One sqlite store for all tests of a process."""
+    file = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_store, file)
+    return f"sqlite:///{file}"
 
 
 @pytest.fixture(autouse=True)

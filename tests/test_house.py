@@ -13,7 +13,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from segmentation.config import Dataset, Network
+from segmentation import config
+from segmentation.config import Dataset
 from segmentation.data import DATASETS
 from segmentation.models.segmenter import NETWORKS
 from studies.entry_points import NAMES
@@ -136,7 +137,7 @@ def test_mlproject_is_a_module_and_not_a_folder() -> None:
 
 def test_names_of_data_sets_and_networks_agree_with_their_registries() -> None:
     assert list(Dataset.__args__) == list(DATASETS)
-    assert list(Network.__args__) == list(NETWORKS)
+    assert list(config.NETWORKS) == list(NETWORKS)
 
 
 @pytest.mark.parametrize("entry_point", MLPROJECT["entry_points"])
@@ -145,6 +146,8 @@ def test_entry_points_repeat_the_defaults_of_their_configuration(entry_point: st
     config_fields = {field.name: field for field in fields(loaded(entry_point).Config)}
     for name, parameter in declared["parameters"].items():
         assert name in config_fields, f"{entry_point} declares {name}, which no field is called"
+        kind = parameter if isinstance(parameter, str) else parameter["type"]
+        assert kind in ("string", "float"), f"{name}: MLflow itself refuses a missing path and leaves the run RUNNING"
         if isinstance(parameter, dict):
             default = config_fields[name].default
             assert parameter["default"] == ("none" if default is None else default), name

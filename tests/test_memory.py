@@ -22,6 +22,7 @@ from segmentation.config import DataConfig
 from segmentation.data import Split, building, in_parallel, open_split
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.predictor import Predictor, at_size
+from segmentation.scoring import counting, resizing
 from segmentation.training.loop import Data, train
 from studies.config import TrainConfig
 
@@ -121,6 +122,22 @@ def test_logits_of_many_classes_are_resized_in_bands(fresh: ProcessPoolExecutor)
     """All rows of 150 classes at full width would take 2.5 GB."""
     whole = 4 * 150 * 128 * 32_768
     assert fresh.submit(memory_of_resizing, 150, (16, 32_768)).result() < whole / 4
+
+
+def memory_of_scoring(classes: int, side: int, on_device: bool) -> int:
+    """Return the peak memory of counting small logits at the size of a large mask, by numba or as on a device."""
+    resizing.AT_ONCE, resizing.IN_ROWS, counting.IN_A_STRIP = 0, 2**20, 2**20
+    logits, mask = torch.rand(1, classes, 64, 64), torch.zeros(1, side, side, dtype=torch.uint8)
+    count = counting.count_strips if on_device else counting.count_images
+    count(logits, mask[:, :64, :64], mask[:, :64, :64].bool())  # allocates what is allocated once
+    return peak_memory(partial(count, logits, mask, mask.bool()))
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="needs Linux, which counts mapped files separately")
+@pytest.mark.parametrize("on_device", [False, True])
+def test_large_masks_are_scored_some_rows_at_a_time(fresh: ProcessPoolExecutor, on_device: bool) -> None:
+    """All logits of 60 classes would take 150 MB, and their probabilities in float64 twice as much."""
+    assert fresh.submit(memory_of_scoring, 60, 800, on_device).result() < 4 * 60 * 800**2 / 2
 
 
 def served(classes: int) -> "ServedModel":

@@ -29,7 +29,7 @@ def test_train_on_camvid_with_declared_and_undeclared_parameters(store: str, tmp
     done = mlflow_run(
         "-e", "train", "--experiment-name", "from mlflow run",
         *parameters(dataset="camvid", data_dir=os.path.relpath(CAMVID), model="lraspp_mobilenet_v3_large", epochs=1,
-                    resize=32, crop=32, batch_size=32, learning_rate="1e-1", keep="last", examples=1,
+                    resize=32, crop=32, batch_size=32, learning_rate="1e-1", keep="last", examples=0, plot_every=0,
                     checkpoint_dir=tmp_path / "kept", log_model="false"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages.training import use_all_cores
 from segmentation.classes import voc_palette
-from segmentation.config import ModelConfig, Network
+from segmentation.config import ModelConfig
 from segmentation.prediction.kinds import USUAL
 from segmentation.system.runtime import prepare_process
 
@@ -42,7 +42,7 @@ Run = Callable[[], dict[str, Any]]
 class Folder:
     """Model, number of images, and folder."""
 
-    model: Network
+    model: str
     images: int
     place: Path
 

@@ -27,12 +27,11 @@ from typing import Any, Literal
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
 from benchmarks.stages import training
-from segmentation.config import Network
 from segmentation.system.runtime import prepare_process
 from studies.config import TrainConfig
 
 TITLE = "Tracking, 50 epochs"
-NETWORK: Network = "lraspp_mobilenet_v3_large"
+NETWORK = "lraspp_mobilenet_v3_large"
 SMALL = training.Epoch(NETWORK, 16, 16)
 """Images of the real epoch that gives metric names and plots."""
 OURS, LIGHTNING, EMPTY = "this project", "Lightning's MLFlowLogger", "the same, in an empty store"

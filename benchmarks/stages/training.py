@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.case import CAMVID, Case, Goal
 from benchmarks.rounds import Contestant
-from segmentation.config import Network
 from segmentation.system.runtime import prepare_process
 from studies.config import TrainConfig
 
@@ -45,7 +44,7 @@ Run = Callable[[], dict[str, Any]]
 class Epoch:
     """Model and numbers of training and validation images."""
 
-    model: Network
+    model: str
     train: int
     val: int
 
@@ -109,7 +108,8 @@ def this_project(work: Epoch) -> Run:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{place / 'mlflow.db'}"
 
     from segmentation.devices import resolve_device
-    from segmentation.training import checkpoints, train
+    from segmentation.training import checkpoints
+    from segmentation.training.loop import train
     from studies import tracking
     from studies.runs.start import load_data, starting_model
     from studies.runs.training import log_epoch_plots
@@ -124,16 +124,12 @@ def this_project(work: Epoch) -> Run:
     atexit.register(stack.close)
     tracking.log_config(config)
     epochs = train(network, data, config)
-    folder = Path(config.checkpoint_dir) / run_id
+    writer = checkpoints.Writer(Path(config.checkpoint_dir) / run_id)
 
     def run() -> dict[str, Any]:
         epoch = next(epochs)
         tracking.log_metrics(epoch.metrics(), step=epoch.number)
-        if epoch.is_best:
-            checkpoints.save(epoch.checkpoint, folder / "best.pt")
-            checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
-        else:
-            checkpoints.save(epoch.checkpoint, folder / "last.pt")
+        writer.save(epoch.checkpoint, epoch.is_best)
         if epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs):
             log_epoch_plots(network, epoch, data.val, config, device)
         pixels = int(epoch.val.reliability.bins().count.sum())

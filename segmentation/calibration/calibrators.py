@@ -5,6 +5,7 @@ A new calibrator changes no probability; `load_state_dict` restores a fitted one
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,12 +20,16 @@ MIDDLE, REACH = math.log(LOWEST * HIGHEST) / 2, math.log(HIGHEST / LOWEST) / 2
 TINY = torch.finfo(torch.float32).tiny
 
 
+Measured = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel of the images, measured on the training split."""
+
+
 class Calibrator(nn.Module, ABC):
     """A correction of logits. A new one changes no probability, but may shift the logits of all classes alike."""
 
     @abstractmethod
     def forward(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Corrected logits `(B, C, H, W)` float32 from logits `(B, C, H, W)` of images `(B, 3, H, W)` uint8."""
+        """Corrected logits `(B, C, H, W)` float32 from logits `(B, C, H, W)` of images `(B, N, H, W)`."""
 
 
 class Temperature(Calibrator):
@@ -66,12 +71,19 @@ class LocalTemperature(Calibrator):
     CLIP = 16.0
     """Log-probabilities below minus this are clipped before they enter the CNN."""
 
-    def __init__(self, classes: int, seed: int = 0) -> None:
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+    """Measured on the training split, `(N, 1, 1)`; None scales RGB images of 8 bits to [-1, 1]."""
+
+    def __init__(self, classes: int, seed: int = 0, measured: Measured | None = None) -> None:
         super().__init__()
         self.classes = classes
+        for name, values in zip(("mean", "std"), measured or (None, None), strict=True):
+            self.register_buffer(name, None if values is None else torch.tensor(values).reshape(-1, 1, 1))
+        channels = 3 if self.mean is None else len(self.mean)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            layers: list[nn.Module] = [nn.Conv2d(classes + 3, self.WIDTH, 1), nn.ReLU()]
+            layers: list[nn.Module] = [nn.Conv2d(classes + channels, self.WIDTH, 1), nn.ReLU()]
             for dilation in self.DILATIONS:
                 layers += [nn.Conv2d(self.WIDTH, self.WIDTH, 3, padding=dilation, dilation=dilation), nn.ReLU()]
             self.features = nn.Sequential(*layers)
@@ -82,7 +94,11 @@ class LocalTemperature(Calibrator):
     def temperatures(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """Temperature of each pixel, float32 `(B, 1, H, W)`; arguments as for `forward`."""
         scores = F.log_softmax(at_least_float32(logits).float(), 1).clamp(min=-self.CLIP) / (self.CLIP / 2) + 1
-        field = self.field(self.features(torch.cat([scores, images / 127.5 - 1], 1)))
+        if self.mean is None or self.std is None:
+            scaled = images / 127.5 - 1
+        else:
+            scaled = (images.float() - self.mean) / self.std
+        field = self.field(self.features(torch.cat([scores, scaled], 1)))
         return torch.exp(MIDDLE + REACH * torch.tanh(field.float()))
 
     def forward(self, logits: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -96,13 +112,20 @@ METHODS: dict[str, type[Calibrator]] = {
 }
 
 
-def build(method: str, classes: int) -> Calibrator:
+def build(method: str, classes: int, measured: Measured | None = None) -> Calibrator:
     """A new calibrator.
+
+    Args:
+        method: one of `METHODS`.
+        classes: number of classes.
+        measured: of the model's `normalization=measured`; None for RGB images of 8 bits.
 
     Raises:
         InputError: the method is unknown.
     """
-    return METHODS[one_of("method", method, METHODS)](classes)
+    if METHODS[one_of("method", method, METHODS)] is LocalTemperature:
+        return LocalTemperature(classes, measured=measured)
+    return METHODS[method](classes)
 
 
 def divided(logits: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:

@@ -21,6 +21,7 @@ from segmentation.calibration.calibrators import (
     REACH,
     Calibrator,
     LocalTemperature,
+    Measured,
     Temperature,
     VectorScaling,
     at_least_float32,
@@ -48,7 +49,7 @@ LOCAL_ITERATIONS = 40
 """L-BFGS iterations of a local fit; each needs one pass or a few."""
 
 Batches = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]
-"""Starts a new pass over logits `(B, C, H, W)`, images `(B, 3, H, W)` uint8 and labels `(B, H, W)`, 255 is void."""
+"""Starts a new pass over logits `(B, C, H, W)`, images `(B, N, H, W)` and labels `(B, H, W)`, 255 is void."""
 
 Quantiles = tuple[float, float, float]
 """5, 50 and 95 %."""
@@ -137,7 +138,7 @@ class Fit:
 
 
 @torch.inference_mode(False)  # parameters created in a caller's inference mode could not be trained
-def fit(method: str, batches: Batches, classes: int, seed: int = 0) -> Fit:
+def fit(method: str, batches: Batches, classes: int, seed: int = 0, measured: Measured | None = None) -> Fit:
     """Fit a calibrator to all non-void pixels.
 
     The same images in the same batches and the same seed give the same calibrator. Torch's global random state is not
@@ -145,29 +146,30 @@ def fit(method: str, batches: Batches, classes: int, seed: int = 0) -> Fit:
 
     Args:
         method: one of `METHODS`.
-        batches: starts a new pass over logits `(B, C, H, W)`, images `(B, 3, H, W)` uint8 and labels `(B, H, W)`,
+        batches: starts a new pass over logits `(B, C, H, W)`, images `(B, N, H, W)` and labels `(B, H, W)`,
             integers below C or 255 for void. Called for each of 8 to 100 passes.
         classes: C.
         seed: seed of the CNN's initial weights, for `local`.
+        measured: of the model's `normalization=measured`, for `local`; None for RGB images of 8 bits.
 
     Raises:
         InputError: the method is unknown, no pixel is labelled, or logits are not finite.
         ValueError: a shape, a type or a label is wrong.
     """
-    calibrator = build(method, classes)
+    calibrator = build(method, classes, measured)
     passes = Passes(batches, classes)
     before = _mean_nll(passes, lambda logits, _: logits)
-    _fit_in_place(calibrator.to(passes.device), passes, seed)
+    _fit_in_place(calibrator.to(passes.device), passes, seed, measured)
     after = _mean_nll(passes, calibrator)
     if not after < before:
-        calibrator, after = build(method, classes).to(passes.device), before
+        calibrator, after = build(method, classes, measured).to(passes.device), before
     calibrator.requires_grad_(False)
     temperature, at_bound = _summary(calibrator, passes)
     refitted = refitted_temperatures(passes, temperature[0]) if method == "temperature" and temperature else None
     return Fit(calibrator.to(passes.given_on), before, after, passes.count, temperature, at_bound, refitted)
 
 
-def _fit_in_place(calibrator: Calibrator, passes: Passes, seed: int) -> None:
+def _fit_in_place(calibrator: Calibrator, passes: Passes, seed: int, measured: Measured | None) -> None:
     """Minimise the NLL, starting from a new calibrator."""
     if isinstance(calibrator, Temperature):
         with torch.no_grad():
@@ -176,7 +178,7 @@ def _fit_in_place(calibrator: Calibrator, passes: Passes, seed: int) -> None:
         _fit_vector(calibrator, passes)
     else:
         assert isinstance(calibrator, LocalTemperature)
-        _fit_local(calibrator, passes, seed)
+        _fit_local(calibrator, passes, seed, measured)
 
 
 def _fit_vector(calibrator: VectorScaling, passes: Passes) -> None:
@@ -209,9 +211,9 @@ def _fit_vector(calibrator: VectorScaling, passes: Passes) -> None:
             parameter.copy_(value)
 
 
-def _fit_local(calibrator: LocalTemperature, passes: Passes, seed: int) -> None:
+def _fit_local(calibrator: LocalTemperature, passes: Passes, seed: int, measured: Measured | None) -> None:
     """Fit the CNN by L-BFGS, starting from the best global temperature."""
-    calibrator.load_state_dict(LocalTemperature(calibrator.classes, seed).state_dict())
+    calibrator.load_state_dict(LocalTemperature(calibrator.classes, seed, measured).state_dict())
     level = (math.log(_best_temperature(passes)) - MIDDLE) / REACH
     assert calibrator.field.bias is not None
     # at a bound tanh has no slope, and the fit could not leave it

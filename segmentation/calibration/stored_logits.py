@@ -17,6 +17,9 @@ LARGE_FILES = Path("/var/tmp")  # noqa: S108  only a folder: the file in it gets
 """Default folder of the file; `/tmp` is often in memory."""
 
 
+IMAGE_TYPES = (torch.uint8, torch.uint16)
+
+
 class _Batch(NamedTuple):
     """Position and shape of a batch in the file."""
 
@@ -24,6 +27,10 @@ class _Batch(NamedTuple):
     """Offset in bytes."""
     sizes: tuple[int, int, int, int]
     """B, C, H, W."""
+    channels: int
+    """N."""
+    dtype: np.dtype
+    """Of the images."""
     device: torch.device
 
 
@@ -31,7 +38,7 @@ class StoredLogits:
     """Logits, images and labels of a split in a temporary file, written and read batch by batch.
 
     The file is in the folder TMPDIR, by default `/var/tmp`. It is deleted at the end of the `with` block, or when the
-    process dies. It takes `4 C + 4` bytes per pixel.
+    process dies. It takes `4 C + 1` bytes per pixel, and those of the images.
 
     Example:
         >>> with StoredLogits() as stored:
@@ -68,7 +75,7 @@ class StoredLogits:
 
         Args:
             logits: `(B, C, H, W)` floating point; stored as float32.
-            images: `(B, 3, H, W)` uint8.
+            images: `(B, N, H, W)` uint8 or uint16.
             labels: `(B, H, W)` class indices, 255 is void.
 
         Raises:
@@ -78,10 +85,13 @@ class StoredLogits:
         check_images(logits, images)
         check_shapes(logits, labels)
         count, classes, height, width = logits.shape
-        batch = _Batch(self._end, (count, classes, height, width), logits.device)
+        pixels = images.detach().cpu()
+        batch = _Batch(
+            self._end, (count, classes, height, width), images.shape[1], pixels.numpy().dtype, logits.device
+        )  # fmt: skip
         try:
             self._file.seek(self._end)
-            for tensor, dtype in ((logits, torch.float32), (images, torch.uint8), (labels, torch.uint8)):
+            for tensor, dtype in ((logits, torch.float32), (pixels, pixels.dtype), (labels, torch.uint8)):
                 content = _bytes(tensor.detach().to("cpu", dtype).contiguous().numpy())
                 self._end += len(content)
                 while content:
@@ -92,9 +102,9 @@ class StoredLogits:
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield logits (float32), images and labels (uint8) of each batch, in the order and on the device of `add`."""
-        for start, (count, classes, height, width), device in self._batches:
+        for start, (count, classes, height, width), channels, dtype, device in self._batches:
             logits = np.empty((count, classes, height, width), np.float32)
-            images = np.empty((count, 3, height, width), np.uint8)
+            images = np.empty((count, channels, height, width), dtype)
             labels = np.empty((count, height, width), np.uint8)
             self._file.seek(start)  # another pass may have moved the position
             for array in (logits, images, labels):
@@ -125,7 +135,10 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def check_images(logits: torch.Tensor, images: torch.Tensor) -> None:
-    """Raise a `ValueError` unless images are `(B, 3, H, W)` uint8 of the batch size and size of the logits."""
-    expected = (logits.shape[0], 3, *logits.shape[2:])
-    if tuple(images.shape) != expected or images.dtype != torch.uint8:
-        raise ValueError(f"images must be torch.uint8 {expected}, not {images.dtype} {tuple(images.shape)}")
+    """Raise a `ValueError` unless images are `(B, N, H, W)` uint8 or uint16, as many and as large as the logits."""
+    expected = (logits.shape[0], *logits.shape[2:])
+    if images.ndim != 4 or (len(images), *images.shape[2:]) != expected or images.dtype not in IMAGE_TYPES:
+        raise ValueError(
+            f"images must be torch.uint8 or torch.uint16 of the size of logits {tuple(logits.shape)}, not "
+            f"{images.dtype} {tuple(images.shape)}"
+        )

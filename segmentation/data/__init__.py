@@ -5,41 +5,65 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from segmentation.config import DATASETS, DataConfig
+from segmentation.config import DATASETS, RGB, DataConfig
 from segmentation.data.building import load, reading_faults
 from segmentation.data.cache import data_fields
 from segmentation.data.coverage import report_coverage
+from segmentation.data.drawn import DrawnImages
 from segmentation.data.exports import export_hint
 from segmentation.data.faults import MAX_LISTED, refuse, together
 from segmentation.data.held_out import HELD_OUT, is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
+from segmentation.data.pairs import ImagePairs
+from segmentation.data.preparation import takes_whole_images, too_small
 from segmentation.data.source import MissingDataError, Source
-from segmentation.data.split import Split
+from segmentation.data.split import Split, check_same_bits
 from segmentation.data.splitting import part
 from segmentation.errors import InputError, one_of
 
 __all__ = [
     "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
-    "open_split", "open_splits", "overlap_warning", "report_coverage",
+    "load_training_split",    "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 
-def load_split(config: DataConfig, split: str) -> Split:
+def load_split(config: DataConfig, split: str, whole: bool | None = None) -> Split:
     """Return one prepared split of `config.dataset`, from the cache or newly prepared.
 
     With `config.calibration_fraction`, the training split lacks the held-out images, and the split `held_out` consists
     of them. With `config.val_fraction` or `config.folds`, `config.val_split` is a part of the training split, too.
 
+    Args:
+        config: the data set and its preparation.
+        split: name of the split.
+        whole: whole images instead of center crops; None follows `config.score_crop`.
+
     Raises:
         InputError: the data are wrong; the message names the file.
     """
-    return load(open_split(config, split), config, split)
+    whole = config.score_crop == "whole" if whole is None else whole
+    return load(open_split(config, split), config, split, whole)
 
 
-def load_splits(config: DataConfig, *splits: str) -> list[Split]:
-    """Return several prepared splits; see `load_split`. One error lists the faults of all."""
-    return together(partial(load_split, config, split) for split in splits)
+def load_training_split(config: DataConfig) -> Split:
+    """Return the training split, with whole images unless `config.crop_at` is `center`; see `load_split`.
+
+    Raises:
+        InputError: the data are wrong, or an image is smaller than the crop.
+    """
+    split = load_split(config, config.train_split, takes_whole_images(config, config.train_split))
+    sizes = zip(split.names, split.sizes.tolist(), strict=True)
+    faults = (too_small((width, height), config, name) for name, (height, width) in sizes)
+    refuse([fault for fault in faults if fault], split.location)
+    return split
+
+
+def load_splits(config: DataConfig) -> list[Split]:
+    """Return the training split and the validation split. One error lists the faults of both."""
+    found = together([partial(load_training_split, config), partial(load_split, config, config.val_split)])
+    check_same_bits(found)
+    return found
 
 
 def open_splits(config: DataConfig, *splits: str) -> list[Source]:
@@ -90,7 +114,7 @@ def has_own_split(config: DataConfig) -> bool:
 def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
     """All images of a split that the data set has."""
     try:
-        source = _opener(config)(config, split)
+        source = _with_channels(_opener(config)(config, split), config)
     except MissingDataError as error:
         hint = export_hint(config.data_dir)
         raise InputError(f"{error}. {hint}" if hint else str(error)) from error
@@ -100,6 +124,15 @@ def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
             faults += reading_faults(source, config)
         refuse(faults, source.location)
     return source
+
+
+def _with_channels(source: Source, config: DataConfig) -> Source:
+    """Return a source that expects `config.channels` channels of its image files."""
+    if config.channels == RGB:
+        return source
+    if not isinstance(source, (ImagePairs, DrawnImages)):
+        raise InputError(f"channels={config.channels}: dataset={config.dataset} has RGB images; set channels=3")
+    return replace(source, channels=config.channels)
 
 
 def _opener(config: DataConfig) -> Callable[[DataConfig, str], Source]:

@@ -23,10 +23,21 @@ def index_batches(order: np.ndarray, size: int, shards: int = 1) -> list[np.ndar
     return batches
 
 
+def equal_batches(split: Split | Originals, indices: np.ndarray, size: int) -> list[np.ndarray]:
+    """Split image indices into batches of at most about `size` images in order, each of images of one size."""
+    if isinstance(split, Originals):
+        return index_batches(indices, 1)
+    changes = np.flatnonzero((np.diff(split.sizes[indices], axis=0) != 0).any(1)) + 1
+    return [batch for part in np.split(indices, changes) for batch in index_batches(part, size)]
+
+
 def in_order(split: Split | Originals, size: int, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield images and masks of the whole split in order, in batches on `device`, with a progress bar."""
+    """Yield images and masks of the whole split in order, in batches on `device`, with a progress bar.
+
+    A batch holds images of one size.
+    """
     with progress(f"scoring {split.dataset}/{split.name}", len(split)) as bar:
-        for indices in index_batches(np.arange(len(split)), size):
+        for indices in equal_batches(split, np.arange(len(split)), size):
             images, masks = split.gather(indices)
             images, masks = to_device(device, images, masks)
             yield images, masks

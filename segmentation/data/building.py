@@ -1,6 +1,6 @@
 """Loads a prepared split from the cache. Builds it first where it is missing, stale or damaged.
 
-Building decodes and prepares every image once, on all cores, and writes the results as uint8 arrays. A new split
+Building decodes and prepares every image once, on all cores, and writes the results as arrays. A new split
 appears in the cache by renaming its folder, so it is complete or absent. Its arrays are read back and verified once.
 """
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +34,11 @@ from segmentation.data.faults import refuse
 from segmentation.data.held_out import Subset
 from segmentation.data.in_parallel import each_image
 from segmentation.data.preparation import fraction_in_crop, prepare
+from segmentation.data.ragged import Ragged
 from segmentation.data.source import Source
 from segmentation.data.split import Split, histogram
 from segmentation.errors import InputError
+from segmentation.io.bands import bits_of
 from segmentation.system.progress import progress
 
 MAX_CHECKED = 2000
@@ -47,7 +49,7 @@ class Prepared(NamedTuple):
     """One prepared image."""
 
     image: np.ndarray
-    """`(h, w, 3)` uint8."""
+    """`(h, w, C)` uint8 or uint16."""
     mask: np.ndarray
     """`(h, w)` uint8 class indices."""
     digest: bytes
@@ -58,17 +60,26 @@ class Prepared(NamedTuple):
     """Width and height before preparation."""
 
 
-def load(source: Source, config: DataConfig, split: str) -> Split:
+def load(source: Source, config: DataConfig, split: str, whole: bool = False) -> Split:
     """Return a prepared split, mapped from the cache. Builds it first where it is missing, stale or damaged.
+
+    Args:
+        source: the images and masks before preparation.
+        config: how they are prepared.
+        split: name of the split.
+        whole: do not crop the images, which may then differ in size.
 
     Raises:
         InputError: the split is empty or all void, a source file is wrong, or the cache cannot be written.
     """
     if not source.names:
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
-    folder = split_folder(source, config, split)
-    about = read_about(folder, source) or _build(source, config, split, folder)
-    arrays = open_arrays(folder)
+    folder = split_folder(source, config, split, whole)
+    about = read_about(folder, source) or _build(source, config, split, folder, whole)
+    arrays: Mapping[str, np.ndarray | Ragged] = open_arrays(folder)
+    if whole:
+        sizes = np.array(about["sizes"], np.int64)
+        arrays = {part: Ragged(np.asarray(flat), sizes) for part, flat in open_arrays(folder).items()}
     if not any(about["counts"][:VOID]):
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(
@@ -78,7 +89,7 @@ def load(source: Source, config: DataConfig, split: str) -> Split:
     )  # fmt: skip
 
 
-def _build(source: Source, config: DataConfig, split: str, folder: Path) -> dict[str, Any]:
+def _build(source: Source, config: DataConfig, split: str, folder: Path, whole: bool) -> dict[str, Any]:
     """Build a split, unless another process has built it meanwhile. Returns the metadata."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +104,7 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path) -> dict
             return about
         if folder.exists():
             print(f"The cached split {config.dataset}/{split} in {folder} is damaged; it is built again.")
-        _write_folder(source, config, split, folder)
+        _write_folder(source, config, split, folder, whole)
         about = verified_about(folder)
         if about is None:
             raise InputError(f"the cache in {folder} cannot be read back; check the disk of cache_dir")
@@ -111,11 +122,11 @@ def _locked(file: Path, name: str) -> AbstractContextManager[BaseFileLock]:
         return lock.acquire()
 
 
-def _write_folder(source: Source, config: DataConfig, split: str, folder: Path) -> None:
+def _write_folder(source: Source, config: DataConfig, split: str, folder: Path, whole: bool) -> None:
     """Write a cached split under a temporary name, and rename it when it is complete."""
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
-        _write(source, config, split, building)
+        _write(source, config, split, building, whole)
         if folder.exists():
             shutil.rmtree(folder)
         building.rename(folder)
@@ -130,7 +141,7 @@ def _write_folder(source: Source, config: DataConfig, split: str, folder: Path) 
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None:
+def _write(source: Source, config: DataConfig, split: str, folder: Path, whole: bool) -> None:
     """Prepare all images and write them in order.
 
     Uses plain writes instead of a memory map, so that a full disk raises an exception instead of a signal.
@@ -138,7 +149,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
     count = len(source.names)
     checksums = dict.fromkeys(PARTS, 0)
     first_shape: tuple[int, ...] = ()
-    digests, image_digests = [], []
+    digests, image_digests, sizes = [], [], []
     faults: list[str] = []
     original_pixels, pixels_in_crop = 0, 0.0
     counts = np.zeros(256, np.int64)
@@ -147,7 +158,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
         (folder / "masks.npy").open("wb") as masks_file,
         progress(f"preparing {config.dataset}/{split}", count) as bar,
     ):
-        for index, prepared in enumerate(_prepared(source, config)):
+        for index, prepared in enumerate(_prepared(source, config, whole)):
             bar.update(1)
             if isinstance(prepared, InputError):
                 faults.append(str(prepared))
@@ -155,9 +166,15 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
             image, mask, digest, image_digest, (width, height) = prepared
             if not first_shape:
                 first_shape, first_name = mask.shape, source.names[index]
-                _write_header(images_file, (count, *image.shape))
-                _write_header(masks_file, (count, *mask.shape))
-            if mask.shape != first_shape:
+                first_bits = bits_of(image)
+                _write_header(images_file, (0, image.shape[-1]) if whole else (count, *image.shape), image.dtype)
+                _write_header(masks_file, (0,) if whole else (count, *mask.shape), mask.dtype)
+            if bits_of(image) != first_bits:
+                faults.append(
+                    f"{first_name} has {first_bits} bits per channel but {source.names[index]} has {bits_of(image)}; "
+                    f"convert all images to the same bits"
+                )
+            if mask.shape != first_shape and not whole:
                 faults.append(
                     f"after preparation {first_name} has {first_shape[1]} x {first_shape[0]} pixels but "
                     f"{source.names[index]} has {mask.shape[1]} x {mask.shape[0]}; set resize and crop so that all "
@@ -170,11 +187,17 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
                 checksums[part] = zlib.crc32(content, checksums[part])
                 file.write(content)
             counts += histogram(mask)
+            sizes.append(mask.shape)
             digests.append(digest.hex())
             image_digests.append(image_digest.hex())
             original_pixels += width * height
-            pixels_in_crop += width * height * fraction_in_crop(width, height, config)
+            pixels_in_crop += width * height * (1 if whole else fraction_in_crop(width, height, config))
         refuse(faults, source.location)
+        if whole:  # numpy's headers leave room for a larger number
+            for file in (images_file, masks_file):
+                file.seek(0)
+            _write_header(images_file, (int(counts.sum()), image.shape[-1]), image.dtype)
+            _write_header(masks_file, (int(counts.sum()),), mask.dtype)
         for file in (images_file, masks_file):
             file.flush()
             os.fsync(file.fileno())
@@ -183,11 +206,12 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path) -> None
         "fingerprint": fingerprint(source, digests), "digests": digests,
         "image_digests": image_digests, "counts": counts.tolist(),
         "in_crop": pixels_in_crop / original_pixels,
-    })  # fmt: skip
+    } | ({"sizes": sizes} if whole else {}))  # fmt: skip
 
 
-def _write_header(file: Any, shape: tuple[int, ...]) -> None:
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 def reading_faults(source: Source, config: DataConfig) -> list[str]:
@@ -196,11 +220,11 @@ def reading_faults(source: Source, config: DataConfig) -> list[str]:
     return [str(found) for found in _prepared(some, config) if isinstance(found, InputError)]
 
 
-def _prepared(source: Source, config: DataConfig) -> Iterator[Prepared | InputError]:
+def _prepared(source: Source, config: DataConfig, whole: bool = False) -> Iterator[Prepared | InputError]:
     """Yield every image, prepared, or what is wrong with it, in order."""
 
     def prepared(index: int) -> Prepared:
         image, mask, digest, image_digest = source.read(index)
-        return Prepared(*prepare(image, mask, config, source.names[index]), digest, image_digest, image.size)
+        return Prepared(*prepare(image, mask, config, source.names[index], whole), digest, image_digest, image.size)
 
     return each_image(source, prepared)

@@ -1,7 +1,8 @@
 """The cache of prepared splits: where a split is stored, in which format, and whether its files are intact.
 
 Layout: `<cache_dir>/<hash of location and preparation>/<hash of the source files' state>/`, which holds `images.npy`,
-`masks.npy` and `about.json`. `segmentation.data.building` writes such a folder.
+`masks.npy` and `about.json`. `segmentation.data.building` writes such a folder. Images that are cropped have one size.
+Whole images may differ in size: their arrays hold the pixels of all images in a row, and `about.json` their sizes.
 
 Opening a split compares sizes, times and headers only. `verified_about` also compares the checksums of the arrays.
 """
@@ -32,6 +33,7 @@ NOT_IN_KEY = {
     "data_dir": "`Source.location` replaces it",
     "download": "does not change the files",
     "cache_dir": "is where the cache is",
+    **dict.fromkeys(("crop_at", "score_crop"), "whether images are whole replaces it"),
     "train_split": "the name of the split replaces it",
     "val_split": "the name of the split replaces it",
     **dict.fromkeys(
@@ -43,9 +45,9 @@ ABANDONED_SECONDS = 24 * 3600
 """Age at which an unfinished folder is presumed to belong to a process that has died."""
 
 
-def split_folder(source: Source, config: DataConfig, split: str) -> Path:
-    """Return the folder in which a prepared split is cached. It may not exist yet."""
-    key = hashed(repr((FORMAT, source.location, *_key_fields(config, split))))
+def split_folder(source: Source, config: DataConfig, split: str, whole: bool = False) -> Path:
+    """Return the folder in which a prepared split, cropped or with whole images, is cached. It may not exist yet."""
+    key = hashed(repr((FORMAT, source.location, *_key_fields(config, split, whole))))
     return root(config.cache_dir) / key / hashed(source.identity())
 
 
@@ -61,10 +63,12 @@ def data_fields(config: DataConfig) -> tuple[tuple[str, object], ...]:
     return tuple((field.name, getattr(config, field.name)) for field in fields(DataConfig))
 
 
-def _key_fields(config: DataConfig, split: str) -> Iterator[tuple[str, object]]:
+def _key_fields(config: DataConfig, split: str, whole: bool = False) -> Iterator[tuple[str, object]]:
     """Name and value of everything that a prepared split depends on, except its source files."""
     yield "split", split
-    yield from ((name, value) for name, value in data_fields(config) if name not in NOT_IN_KEY)
+    for name, value in data_fields(config):
+        if name not in NOT_IN_KEY:
+            yield name, "whole" if whole and name == "crop" else value
     if split in (config.train_split, HELD_OUT):
         yield "held_out", (config.train_split, config.calibration_fraction)
     if is_part(config, split) and (config.val_fraction or config.folds is not None or config.group_by is not None):
@@ -197,6 +201,12 @@ def _checked_arrays(folder: Path, about: dict[str, Any]) -> dict[str, np.memmap]
     except Exception:  # numpy raises nearly any exception for damaged files; a damaged split is built again
         return None
     images, masks = arrays["images"], arrays["masks"]
-    is_right = masks.ndim == 3 and len(masks) == about["count"] and images.shape == (*masks.shape, 3)
-    is_right &= all(array.dtype == np.uint8 and array.flags.c_contiguous for array in arrays.values())
+    if (sizes := about.get("sizes")) is None:
+        is_right = masks.ndim == 3 and len(masks) == about["count"]
+    else:
+        pixels = sum(height * width for height, width in sizes)
+        is_right = masks.ndim == 1 and len(sizes) == about["count"] and len(masks) == pixels
+    is_right &= images.shape[:-1] == masks.shape
+    is_right &= masks.dtype == np.uint8 and images.dtype in (np.uint8, np.uint16)
+    is_right &= all(array.flags.c_contiguous for array in arrays.values())
     return arrays if is_right else None

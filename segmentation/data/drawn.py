@@ -53,6 +53,8 @@ class DrawnImages:
     files: Mapping[str, Drawn]
     faults: tuple[str, ...] = ()
     """What is wrong with the annotation files."""
+    channels: int = 3
+    """Number of channels that every image must have."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ class DrawnImages:
     def read(self, index: int) -> LabelledImage:
         file, size, outlines, annotation = self.files[self.names[index]]
         content = content_of(file)
-        image = read_image(io.BytesIO(content), file)
+        image = read_image(io.BytesIO(content), file, self.channels)
         if size not in (None, image.size):
             raise InputError(
                 f"{file} has {image.width} x {image.height} pixels, but {annotation} states {size[0]} x {size[1]}; "

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from segmentation.classes import Classes
-from segmentation.config import DataConfig
+from segmentation.config import RGB, DataConfig
 from segmentation.data.source import LabelledImage, Source
 from segmentation.errors import InputError
 
@@ -29,6 +29,11 @@ class Subset:
     @property
     def location(self) -> str:
         return self.whole.location
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return int(getattr(self.whole, "channels", RGB))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from segmentation.config import RGB
 from segmentation.data.source import Source
 from segmentation.errors import InputError
 
@@ -13,6 +14,8 @@ MAX_BYTES_IN_FLIGHT = 512 * 2**20
 """Limit on the memory of all images that are being worked on. An image above the limit is worked on alone."""
 BYTES_PER_PIXEL = 12
 """Peak memory of an image: 4 bytes per decoded pixel, 3 for a copy, and the mask several times."""
+BYTES_PER_CHANNEL = 6
+"""Peak memory of each channel beyond three: up to 2 bytes per pixel, in up to three copies."""
 MAX_IMAGES_IN_FLIGHT = 256
 """Limit on the number of images that are being worked on."""
 
@@ -30,10 +33,12 @@ def each_image(source: Source, work: Callable[[int], Result]) -> Iterator[Result
 
     pending: deque[tuple[Future[Result | InputError], int]] = deque()
     bytes_in_flight = 0
+    further = max(0, getattr(source, "channels", RGB) - RGB)
+    bytes_per_pixel = BYTES_PER_PIXEL + BYTES_PER_CHANNEL * further
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for index in range(len(source.names)):
-                size = BYTES_PER_PIXEL * source.pixels(index)
+                size = bytes_per_pixel * source.pixels(index)
                 while pending and (
                     bytes_in_flight + size > MAX_BYTES_IN_FLIGHT or len(pending) == MAX_IMAGES_IN_FLIGHT
                 ):

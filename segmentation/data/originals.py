@@ -11,6 +11,7 @@ from segmentation.config import DataConfig
 from segmentation.data.preparation import resize_image
 from segmentation.data.source import Source
 from segmentation.data.split import Split
+from segmentation.io.bands import as_array
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,14 @@ class Originals:
         return self.split.names
 
     @property
+    def channels(self) -> int:
+        return self.split.channels
+
+    @property
+    def bits(self) -> int:
+        return self.split.bits
+
+    @property
     def digests(self) -> Sequence[str]:
         return self.split.digests
 
@@ -53,10 +62,10 @@ class Originals:
         return len(self.split)
 
     def gather(self, indices: np.ndarray) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Return one image `(1, 3, h, w)` uint8 and its mask `(1, H, W)` uint8. `indices` must hold one index."""
+        """Return one image `(1, C, h, w)` and its mask `(1, H, W)` uint8. `indices` must hold one index."""
         import torch
 
         (index,) = indices
         original = self.source.read(index)
-        image = np.array(resize_image(original.image, self.config))
+        image = as_array(resize_image(original.image, self.config))
         return torch.from_numpy(image)[None].permute(0, 3, 1, 2), torch.from_numpy(np.array(original.mask))[None]

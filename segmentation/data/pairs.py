@@ -43,6 +43,8 @@ class ImagePairs:
     """Class index for each colour `0xRRGGBB`; empty refuses RGB and RGBA masks."""
     faults: tuple[str, ...] = ()
     """What is wrong with the names of the files."""
+    channels: int = 3
+    """Number of channels that every image must have."""
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class ImagePairs:
         image_bytes, mask_bytes = content_of(image_file), content_of(mask_file) if mask_file else b""
         if mask_file is not None:
             mask = read_indices(mask_bytes, mask_file, self.class_of_value, self.class_of_color, self.labels)
-        image = read_image(io.BytesIO(image_bytes), image_file)
+        image = read_image(io.BytesIO(image_bytes), image_file, self.channels)
         if mask_file is None:
             mask = np.full((image.height, image.width), self.labels.background, np.uint8)
         if mask.shape != (image.height, image.width):
@@ -90,8 +92,11 @@ class ImagePairs:
         """End of the message about unequal sizes if only the EXIF orientations make them unequal; otherwise empty."""
         orientations = []
         for file in self.files[self.names[index]]:
-            with decoded(file or Path(), file) as image:
-                orientations.append(orientation(image))
+            try:
+                with decoded(file or Path(), file) as image:
+                    orientations.append(orientation(image))
+            except InputError:  # a TIFF that Pillow does not know
+                return ""
         if shape != size or sum(each >= 5 for each in orientations) != 1:
             return ""
         return (

@@ -8,19 +8,24 @@ from PIL import Image
 
 from segmentation.config import DataConfig
 from segmentation.errors import InputError
+from segmentation.io import bands
+from segmentation.io.bands import Bands, Raster, as_array
 
 
-def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
+def prepare(
+    image: Raster, mask: np.ndarray, config: DataConfig, name: str, whole: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Resize the shorter side and crop the centre.
 
     Args:
-        image: RGB image of `W` x `H` pixels.
+        image: image of `W` x `H` pixels.
         mask: class indices `(H, W)` uint8.
         config: supplies `resize`, `crop` and `interpolation`.
         name: name of the image in error messages.
+        whole: leave the crop out.
 
     Returns:
-        The image `(h, w, 3)` uint8 and its mask `(h, w)` uint8.
+        The image `(h, w, C)` uint8 or uint16 and its mask `(h, w)` uint8.
 
     Raises:
         InputError: the image is smaller than the crop.
@@ -29,11 +34,18 @@ def prepare(image: Image.Image, mask: np.ndarray, config: DataConfig, name: str)
 
     mask_image = resized_mask(mask, config)
     image = resize_image(image, config)
-    if refusal := too_small(image.size, config, name):
-        raise InputError(refusal)
-    if config.crop is not None:
-        image, mask_image = F.center_crop(image, [config.crop]), F.center_crop(mask_image, [config.crop])
-    return np.asarray(image), np.asarray(mask_image)
+    if config.crop is not None and not whole:
+        if refusal := too_small(image.size, config, name):
+            raise InputError(refusal)
+        mask_image = F.center_crop(mask_image, [config.crop])
+        image = _cropped(image, config.crop) if isinstance(image, Bands) else F.center_crop(image, [config.crop])
+    return as_array(image), np.asarray(mask_image)
+
+
+def _cropped(image: Bands, side: int) -> Bands:
+    """Return the centre of an image, as torchvision crops it."""
+    top, left = (round((length - side) / 2) for length in (image.height, image.width))
+    return Bands(image.values[top : top + side, left : left + side])
 
 
 def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
@@ -41,6 +53,11 @@ def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
     if config.crop is None or min(size) >= config.crop:
         return ""
     return f"{name} has {size[0]} x {size[1]} pixels, less than crop={config.crop}: reduce crop or set resize"
+
+
+def takes_whole_images(config: DataConfig, split: str) -> bool:
+    """Return whether training crops the images of a split anew in every epoch, or scoring does not crop them."""
+    return (config.crop_at if split == config.train_split else config.score_crop) != "center"
 
 
 def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
@@ -53,13 +70,15 @@ def fraction_in_crop(width: int, height: int, config: DataConfig) -> float:
     return config.crop**2 / (width * height)
 
 
-def resize_image(image: Image.Image, config: DataConfig) -> Image.Image:
+def resize_image(image: Raster, config: DataConfig) -> Raster:
     """Return the image with its shorter side resized to `config.resize`."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as F
 
     if config.resize is None:
         return image
+    if isinstance(image, Bands):
+        return bands.resized(image, config.resize, config.interpolation)
     resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
     return resized
 

@@ -4,11 +4,11 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from PIL import Image
 
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
-from segmentation.errors import InputError, one_of
+from segmentation.errors import InputError, listed, one_of
+from segmentation.io.bands import Raster
 
 
 class MissingDataError(InputError):
@@ -32,16 +32,19 @@ def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
     except InputError as error:
         if split != config.val_split or config.train_split not in known:
             raise
+        others = sorted(name for name in known if name != config.train_split)
+        named = f" To validate on {listed(others)}, set val_split={others[0]}." if others else ""
         raise InputError(
-            f"{error} If there are no validation images, hold some of the training images out with val_fraction=0.2"
+            f"{error}{named} If there are no validation images, hold some of the training images out with "
+            f"val_fraction=0.2"
         ) from error
 
 
 class LabelledImage(NamedTuple):
     """One image and its mask, before preparation."""
 
-    image: Image.Image
-    """RGB, `W` x `H` pixels."""
+    image: Raster
+    """`W` x `H` pixels; a `PIL.Image` is RGB."""
     mask: np.ndarray
     """Class indices `(H, W)` uint8, void 255."""
     digest: bytes

@@ -1,14 +1,17 @@
 """What to set for a data set, and why. Recommends only fields that the configuration of training has."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
-from segmentation.config import DataConfig, TrainingConfig
-from segmentation.inspection.problems import RARE_IMAGES
+from segmentation.config import MEASURED, RGB, DataConfig, TrainingConfig
+from segmentation.errors import listed
+from segmentation.inspection.problems import MIN_KEPT_AREA, RARE_IMAGES
 from segmentation.inspection.split import InspectedSplit
+from segmentation.io.bands import counted as channels_of
 
 CELL = 64
 """Pixels of the prepared image for each cell of the feature map: FCN and DeepLabV3 reduce width and height by 8."""
@@ -41,8 +44,28 @@ class Advice:
 def advise(splits: Sequence[InspectedSplit], config: DataConfig) -> list[Advice]:
     """Return what to set for training on these splits; empty if the configuration fits."""
     known = {field.name for field in fields(TrainingConfig)}
-    found = [*_sizes(splits, config), *_normalization(splits), *_splits(splits, config), *_imbalance(splits, config)]
+    found = [
+        *_channels(splits, config),
+        *_sizes(splits, config),
+        *_normalization(splits, config),
+        *_splits(splits, config),
+        *_imbalance(splits, config),
+    ]
     return [advice for advice in found if advice.field in known]
+
+
+def _channels(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Advice]:
+    """Recommend `channels` where most files have another number."""
+    kinds = [image.image_kind for split in splits for image in split.images if image.image_kind is not None]
+    if not kinds:
+        return
+    ((channels, count),) = Counter(kind.channels for kind in kinds).most_common(1)
+    if channels != config.channels:
+        bits = " or ".join(map(str, sorted({kind.bits for kind in kinds if kind.channels == channels})))
+        yield Advice(
+            "channels", channels,
+            f"{count} of {len(kinds)} image files have {channels_of(channels)} of {bits} bits",
+        )  # fmt: skip
 
 
 def _sizes(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Advice]:
@@ -65,6 +88,8 @@ def _sizes(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Adv
             f"{before}, half of the images that show {', '.join(small)} show less of it than {CELL} pixels, one cell "
             f"of the model's feature map; at {resize}, {after}{cost}",
         )  # fmt: skip
+    if config.crop is not None and "center" not in (config.crop_at, config.score_crop):
+        return
     shapes = {_resized(size, resize) for size in sizes}
     lowest = min(min(shape) for shape in shapes)
     if config.crop is None and len(shapes) > 1:
@@ -83,6 +108,30 @@ def _sizes(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Adv
         if config.crop > lowest:
             reason = f"crop={config.crop} is larger than the smallest image, {lowest} pixels; {reason}"
         yield Advice("crop", lowest, reason)
+    if config.crop is not None and len(shapes) > 1:
+        yield from _positions(splits, config)
+
+
+def _positions(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Advice]:
+    """Recommend `crop_at` and `score_crop` where the center crop loses much of a class."""
+    for name, value, effect in (
+        ("crop_at", "class", "crops at random positions around a pixel of a class drawn evenly show every part"),
+        ("score_crop", "whole", "this scores whole images"),
+    ):
+        for split in splits:
+            if (split.name == config.train_split) != (name == "crop_at") or split.labels is None:
+                continue
+            lost = [
+                label for index, label in enumerate(split.labels.names)
+                if split.holding[1, index] >= RARE_IMAGES and split.kept[index] < MIN_KEPT_AREA
+            ]  # fmt: skip
+            if lost:
+                yield Advice(
+                    name, value,
+                    f"the center crop of {split.name} has less than {MIN_KEPT_AREA:.0%} of the area of {listed(lost)}; "
+                    f"{effect}",
+                )  # fmt: skip
+                break
 
 
 def _resized(size: tuple[int, int], resize: int | None) -> tuple[int, int]:
@@ -150,8 +199,15 @@ def channel_statistics(splits: Sequence[InspectedSplit]) -> tuple[np.ndarray, np
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
-def _normalization(splits: Sequence[InspectedSplit]) -> Iterator[Advice]:
+def _normalization(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Advice]:
     """Recommend the normalization after which the channels are nearest to mean 0 and standard deviation 1."""
+    kinds = [image.image_kind for split in splits for image in split.sound if image.image_kind is not None]
+    if config.channels != RGB or any(kind.bits > 8 for kind in kinds):
+        yield Advice(
+            "normalization", MEASURED,
+            "the published mean and standard deviations are those of RGB images of 8 bits; auto measures these, too",
+        )  # fmt: skip
+        return
     statistics = channel_statistics(splits)
     if statistics is None or not statistics[1].all():
         return

@@ -4,6 +4,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from segmentation.config import DataConfig
+from segmentation.config import RGB, DataConfig
 from segmentation.data.pairs import content_of
 from segmentation.data.preparation import resized_mask, too_small
 from segmentation.data.source import Source
 from segmentation.data.split import histogram
 from segmentation.errors import InputError
 from segmentation.inspection.hashes import difference_hash, grey_copy
-from segmentation.io.decoding import decoded, read_mask
+from segmentation.io.bands import Bands, Raster, as_array, as_rgb, bits_of, counted, is_of_pillow, resized
+from segmentation.io.decoding import decoded, image_layout, read_image, read_mask
 from segmentation.io.folders import is_image
 from segmentation.io.pixels import bits_per_channel, color_image, orientation
 
@@ -38,6 +40,8 @@ class FileKind:
     bits: int
     orientation: int
     """EXIF orientation, 1 (upright) to 8."""
+    channels: int = RGB
+    """Channels without transparency; 3 for all files that are read as RGB."""
 
     def __str__(self) -> str:
         return f"{self.format}, {self.mode}, {self.bits} bits"
@@ -47,8 +51,8 @@ class FileKind:
 class Colours:
     """Channels of an image, in [0, 1], measured on a copy of about `REDUCED` pixels."""
 
-    mean: tuple[float, float, float]
-    square: tuple[float, float, float]
+    mean: tuple[float, ...]
+    square: tuple[float, ...]
     """Mean of the squares."""
     is_grey: bool
     contrast: float
@@ -105,8 +109,15 @@ class InspectedImage:
         return next(((own, resized, cropped) for each, own, resized, cropped in self.counts if each == value), NONE)
 
 
-def inspect_image(source: Source, index: int, config: DataConfig) -> InspectedImage:
-    """Return what is known of one image. What is wrong with its files is among the `faults`."""
+def inspect_image(source: Source, index: int, config: DataConfig, whole: bool = False) -> InspectedImage:
+    """Return what is known of one image. What is wrong with its files is among the `faults`.
+
+    Args:
+        source: the split.
+        index: of the image.
+        config: how images are prepared.
+        whole: whether training or scoring takes all parts of the image, so that the crop loses none.
+    """
     found = InspectedImage(source.names[index])
     inner, place = _innermost(source, index)
     files = _files(inner, place)
@@ -118,10 +129,12 @@ def inspect_image(source: Source, index: int, config: DataConfig) -> InspectedIm
             mask, digest = read.mask, _digest(read.image.tobytes())
             found = replace(_with_pixels(found, read.image), size=read.image.size, image_digest=digest)
             if files and is_image(files[0].name):
-                found = replace(found, image_kind=_kind(files[0]))
+                found = replace(found, image_kind=_kind(files[0]) or _kind_of_bands(files[0]))
     except InputError as error:
+        if files and is_image(files[0].name):
+            found = replace(found, image_kind=_kind_of_bands(files[0]))
         return replace(found, faults=(str(error),))
-    return found if mask is None else _with_mask(found, mask, config)
+    return found if mask is None else _with_mask(found, mask, config, whole)
 
 
 def _innermost(source: Any, index: int) -> tuple[Any, int]:
@@ -148,9 +161,10 @@ def _from_files(
     """Read image and mask, each for itself, so that the faults of both are found. A JPEG is decoded at reduced size."""
     faults, mask = [], None
     try:
-        found = _with_image_file(found, files[0])
+        found = _with_image_file(found, files[0], getattr(source, "channels", RGB))
     except InputError as error:
         faults.append(str(error))
+        found = replace(found, image_kind=_kind_of_bands(files[0]))
     try:
         mask = source.mask(index)
     except InputError as error:
@@ -166,8 +180,12 @@ def _from_files(
     return replace(found, faults=tuple(faults)), mask
 
 
-def _with_image_file(found: InspectedImage, file: Path) -> InspectedImage:
+def _with_image_file(found: InspectedImage, file: Path, channels: int) -> InspectedImage:
     content = content_of(file)
+    if channels != RGB or not is_of_pillow(io.BytesIO(content)):
+        raster = read_image(io.BytesIO(content), file, channels)
+        found = replace(found, size=raster.size, image_kind=_kind_of_bands(file), image_digest=_digest(content))
+        return _with_pixels(found, raster)
     with decoded(io.BytesIO(content), file) as image:
         size, mode, bits = image.size, image.mode, bits_per_channel(image)
         image.draft(None, (REDUCED, REDUCED))  # changes nothing but the size, and only that of a JPEG
@@ -182,13 +200,23 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def _with_pixels(found: InspectedImage, image: Image.Image) -> InspectedImage:
-    """Add hash and colours of an RGB image."""
-    grey = image.convert("L")
+def _kind_of_bands(file: Path) -> FileKind | None:
+    """Return how a file that is not read as RGB stores its pixels; None if its header cannot be read."""
+    with suppress(InputError):
+        layout = image_layout(file, file)
+        return FileKind(layout.format, counted(layout.channels), layout.bits, 1, layout.channels - layout.alpha)
+    return None
+
+
+def _with_pixels(found: InspectedImage, image: Raster) -> InspectedImage:
+    """Add hash and colours of an image."""
+    grey = as_rgb(image).convert("L")
     return replace(found, hash=difference_hash(grey), copy=grey_copy(grey), colours=_colours(image))
 
 
-def _colours(image: Image.Image) -> Colours:
+def _colours(image: Raster) -> Colours:
+    if isinstance(image, Bands):
+        return _colours_of_bands(image)
     reduced = np.asarray(image.resize((REDUCED, REDUCED), Image.Resampling.BOX), np.int16).reshape(-1, 3)
     channels = np.ascontiguousarray(reduced.T)  # numpy reduces long rows much faster than short ones
     red, green, blue = channels
@@ -196,6 +224,14 @@ def _colours(image: Image.Image) -> Colours:
     values = channels.astype(np.float32) / 255
     mean, square = values.mean(axis=1).tolist(), (values**2).mean(axis=1).tolist()
     return Colours(tuple(mean), tuple(square), bool(is_grey), float(values.sum(axis=0).std() / 3))
+
+
+def _colours_of_bands(image: Bands) -> Colours:
+    channels = as_array(resized(image, REDUCED, "bilinear")).reshape(-1, image.values.shape[2]).T
+    values = channels.astype(np.float32) / (2 ** bits_of(image.values) - 1)
+    mean, square = values.mean(axis=1).tolist(), (values**2).mean(axis=1).tolist()
+    spread = float(np.asarray(as_rgb(image), np.float32).mean(axis=2).std() / 255)
+    return Colours(tuple(mean), tuple(square), is_grey=False, contrast=spread)
 
 
 def _kind(file: Path) -> FileKind | None:
@@ -211,7 +247,7 @@ def _kind(file: Path) -> FileKind | None:
         return None
 
 
-def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig) -> InspectedImage:
+def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig, whole: bool) -> InspectedImage:
     """Add the pixels of each class before and after preparation."""
     counts = [histogram(mask)]
     prepared = resized_mask(mask, config)
@@ -219,7 +255,7 @@ def _with_mask(found: InspectedImage, mask: np.ndarray, config: DataConfig) -> I
     faults = found.faults
     if refusal := too_small(prepared.size, config, found.name):
         faults += (refusal,)
-    elif config.crop is not None:
+    elif config.crop is not None and not whole:
         prepared = F.center_crop(prepared, [config.crop])
     counts.append(prepared.histogram())
     present = tuple((value, *stages) for value, stages in enumerate(zip(*counts, strict=True)) if stages[0])

@@ -7,10 +7,12 @@ import numpy as np
 from PIL import Image
 
 from segmentation.classes import Classes
+from segmentation.config import RGB
 from segmentation.data.source import Source
 from segmentation.errors import InputError
 from segmentation.inspection.image import files_of
 from segmentation.inspection.split import InspectedSplit
+from segmentation.io.bands import Raster, as_rgb
 from segmentation.io.decoding import read_image
 
 SIDE = 240
@@ -45,7 +47,8 @@ def with_mask(source: Source, index: int, labels: Classes) -> bytes | None:
     except InputError:
         files = files_of(source, index)
         try:
-            return _webp(_reduced(read_image(files[0]))) if files else None
+            channels = getattr(source, "channels", RGB)
+            return _webp(_reduced(read_image(files[0], channels=channels))) if files else None
         except InputError:
             return None
     colours = labels.colours(mask).astype(np.float32)
@@ -63,7 +66,8 @@ def _small(source: Source, index: int) -> tuple[np.ndarray, np.ndarray]:
     return image, np.asarray(mask)
 
 
-def _reduced(image: Image.Image) -> np.ndarray:
+def _reduced(raster: Raster) -> np.ndarray:
+    image = as_rgb(raster)
     scale = min(1.0, SIDE / max(image.size))
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     return np.asarray(image.resize(size, Image.Resampling.BOX), np.float32)

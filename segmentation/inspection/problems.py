@@ -24,8 +24,11 @@ MIN_KEPT = 0.8
 """Fraction of a class's images that should still show it after preparation."""
 MIN_KEPT_AREA = 0.5
 """Fraction of a class's area that should lie inside the crop."""
-DIFFERENT = "both must have the same size"
-"""Part of the message about an image and a mask of different sizes."""
+GROUPS = {
+    "both must have the same size": "image and mask have different sizes",
+    "; expected ": "other channels or bits than expected",
+}
+"""What groups of faults are called, by a part of their messages."""
 FEW = 0.1
 """A kind of file is an exception if at most this fraction of a split's images has it."""
 
@@ -63,6 +66,7 @@ def find_problems(splits: Sequence[InspectedSplit], config: DataConfig) -> list[
     checks: tuple[Callable[[Sequence[InspectedSplit], DataConfig], Iterable[Problem]], ...] = (
         _refused_splits, _refused_images, _unequal_sizes, _equal_images, _similar_images, _repeated_masks,
         _absent_classes, _void, _turned_masks, _blank_images, _lost_classes, _single_values, _rare_classes, _odd_kinds,
+        _unequal_bits,
         _enlarged,
     )  # fmt: skip
     found = [problem for check in checks for problem in check(splits, config)]
@@ -130,7 +134,7 @@ def _refused_images(splits: Sequence[InspectedSplit], config: DataConfig) -> Ite
             assert split.source is not None
             for fault in image.faults:
                 text = without_names(fault, files_of(split.source, index), image.name)
-                key = "image and mask have different sizes" if DIFFERENT in text else re.split(r"[:;(\d]", text)[0]
+                key = next((key for part, key in GROUPS.items() if part in text), re.split(r"[:;(\d]", text)[0])
                 groups[key.strip()].append(Case(split.name, image.name, text, index))
     for text, cases in groups.items():
         yield Problem("error", "file", f"{counted(len(cases), 'image')} refused: {text}", "", tuple(cases))
@@ -348,7 +352,8 @@ def _lost_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Itera
         verb = "is" if len(names) == 1 else "are"
         yield Problem(
             "warning", "lost", f"{listed(names)} {verb} largely lost by resize={config.resize} crop={config.crop}",
-            "Use a larger resize, or a crop that covers more of the image; see what to set.", tuple(cases),
+            "Use a larger resize, a crop that covers more of the image, or crop_at=class score_crop=whole; see what to "
+            "set.", tuple(cases),
         )  # fmt: skip
 
 
@@ -384,6 +389,24 @@ def _rare_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Itera
                 f"{listed(case.name for case in cases)}",
                 "They are hardly learned. Add images that show them.", cases,
             )  # fmt: skip
+
+
+def _unequal_bits(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:
+    """Images of 8 bits among images of 16."""
+
+    def is_deep(image: InspectedImage) -> bool:
+        return image.image_kind is not None and image.image_kind.bits > 8
+
+    depths = Counter(is_deep(image) for split in splits for image in split.sound if image.image_kind is not None)
+    if len(depths) > 1:
+        rarer = min(depths, key=lambda deep: depths[deep])
+        found = _cases(splits, lambda image: image.image_kind is not None and is_deep(image) == rarer)
+        cases = tuple(case for each in found.values() for case in each)
+        yield Problem(
+            "error", "bits",
+            f"{counted(len(cases), 'image')} of {16 if rarer else 8} bits per channel, where the others have "
+            f"{8 if rarer else 16}", "Convert all images to the same bits.", cases,
+        )  # fmt: skip
 
 
 def _odd_kinds(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
 from segmentation.data import open_split
 from segmentation.data.in_parallel import each_image
+from segmentation.data.preparation import takes_whole_images
 from segmentation.data.source import Source
 from segmentation.errors import InputError
 from segmentation.inspection.image import InspectedImage, inspect_image
@@ -130,7 +131,8 @@ def _inspected(split: InspectedSplit, config: DataConfig) -> InspectedSplit:
         return split
     images = []
     with progress(f"inspecting {config.dataset}/{split.name}", len(source.names)) as bar:
-        for image in each_image(source, lambda index: inspect_image(source, index, config)):
+        whole = takes_whole_images(config, split.name)
+        for image in each_image(source, lambda index: inspect_image(source, index, config, whole)):
             assert isinstance(image, InspectedImage)  # what is wrong with an image is among its faults
             images.append(image)
             bar.update(1)

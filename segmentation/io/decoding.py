@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -12,16 +12,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segmentation.errors import InputError
+from segmentation.io.bands import TIFF_SIGNATURES, Layout, Raster, is_of_pillow, layout_of, read_bands
 from segmentation.io.limits import MAX_PIXELS
-from segmentation.io.pixels import FORMATS, UnfitError, color_image, mask_colors, mask_values, value_colors
+from segmentation.io.pixels import FORMATS, RGB, UnfitError, color_image, mask_colors, mask_values, value_colors
 
 MAX_FILE_BYTES = 2**30
 """Larger image files are refused: an uncompressed image of `MAX_PIXELS` is smaller."""
 BYTES_PER_PIXEL = 6
 """Limit on the bytes of a file for each pixel of a higher `pixel_limit`."""
-
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""First bytes of a TIFF and of a BigTIFF, in either byte order."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns at half of its limit
 
@@ -48,18 +46,41 @@ def check_size(name: object, pixels: int) -> None:
         raise TooLargeError(f"{name} is too large: more than {limit:,} pixels ({pixels:,})")
 
 
-def read_image(file: Path | BytesIO, name: object = "it") -> Image.Image:
-    """Return the image in a file as RGB, with its EXIF orientation applied and transparency dropped.
+def read_image(file: Path | BytesIO, name: object = "it", channels: int = RGB, bits: int | None = None) -> Raster:
+    """Return the image in a file, with its EXIF orientation applied; see `bands.read_bands`.
 
     Args:
         file: a path, or the file's content.
         name: what error messages call the file.
+        channels: number of channels that it must have. For 3, images of 8 bits are converted to RGB.
+        bits: bits per channel that it must have, 8 or 16; None allows both.
+
+    Raises:
+        InputError: the file has other channels or bits, or cannot be read exactly; the message says why.
+    """
+    with _explaining(file, name):
+        _check_size(file, name)
+        if channels != RGB or bits not in (None, 8) or not is_of_pillow(file):
+            return read_bands(file, channels, bits)
+    with decoded(file, name) as image:
+        return color_image(image)
+
+
+def image_layout(file: Path | BytesIO, name: object = "it") -> Layout:
+    """Return what the header of an image file states, without reading its pixels.
 
     Raises:
         InputError: the file cannot be read exactly; the message says why.
     """
-    with decoded(file, name) as image:
-        return color_image(image)
+    with _explaining(file, name):
+        _check_size(file, name)
+        return layout_of(file)
+
+
+def _check_size(file: Path | BytesIO, name: object) -> None:
+    most = max(MAX_FILE_BYTES, BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+    if isinstance(file, Path) and file.stat().st_size > most:
+        raise InputError(f"{name} is too large: the file has more than {most:,} bytes")
 
 
 def read_mask(file: Path | BytesIO, name: object = "it") -> np.ndarray:
@@ -112,16 +133,21 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
     Raises:
         InputError: the file cannot be read, or an exception was raised inside the block.
     """
-    try:
-        most = max(MAX_FILE_BYTES, BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
-        if isinstance(file, Path) and file.stat().st_size > most:
-            raise InputError(f"{name} is too large: the file has more than {most:,} bytes")
+    with _explaining(file, name):
+        _check_size(file, name)
         with Image.open(file, formats=_formats()) as image:
             check_size(name, image.width * image.height)
             if not image.width * image.height:
                 raise InputError(f"{name} has no pixels: {image.width} x {image.height}")
             yield image
             image.load()
+
+
+@contextmanager
+def _explaining(file: Path | BytesIO, name: object) -> Iterator[None]:
+    """Turn any exception that decoding a file raises into an `InputError`."""
+    try:
+        yield
     except InputError:
         raise
     except UnfitError as error:
@@ -136,7 +162,7 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise nearly any exception for damaged files
         if isinstance(error, OSError) and error.strerror:
             raise InputError(f"{name} cannot be read: {error.strerror}") from error
-        reason = str(error) or type(error).__name__
+        reason = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:200]) or type(error).__name__
         raise InputError(f"{name} cannot be read as an image; the file is damaged or cut off: {reason}") from error
 
 
@@ -146,6 +172,9 @@ def pixel_count(file: Path) -> int:
         with Image.open(file, formats=_formats()) as image:
             return image.width * image.height
     except Exception:  # decoders raise nearly any exception for damaged files; `decoded` reports it later
+        with suppress(Exception):
+            layout = layout_of(file)  # a TIFF that Pillow does not know
+            return layout.width * layout.height
         return 0
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import TiffImagePlugin
 
-from segmentation.io.decoding import TIFF_SIGNATURES, check_size, read_image
-from segmentation.io.pixels import COPY_BITS, ORIENTATION, SAMPLES, SUBFILE
+from segmentation.io.bands import TIFF_SIGNATURES, Bands, Raster, as_array
+from segmentation.io.decoding import check_size, read_image
+from segmentation.io.pixels import COPY_BITS, ORIENTATION, RGB, SAMPLES, SUBFILE
 
 WHOLE_PIXELS = 2**24
 """Images of at most as many pixels are decoded whole."""
@@ -53,22 +54,24 @@ class _Segment(NamedTuple):
 class WholeImage:
     """The rows of an image that is decoded as a whole."""
 
-    def __init__(self, image: Image.Image) -> None:
-        """Wrap an RGB image."""
+    def __init__(self, image: Raster) -> None:
+        """Wrap an image."""
         self._image = image
         self.width, self.height = image.size
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Return the rows `top` to `bottom` as `(bottom - top, width, 3)` uint8."""
+        """Return the rows `top` to `bottom` as `(bottom - top, width, N)` uint8 or uint16."""
+        if isinstance(self._image, Bands):
+            return self._image.values[top:bottom]
         return np.array(self._image.crop((0, top, self.width, bottom)))
 
 
 class TiffBands:
     """The rows of a TIFF, decoded where they are needed. Several threads may read them."""
 
-    def __init__(self, file: BinaryIO, tags: Any) -> None:
+    def __init__(self, file: BinaryIO, tags: Any, channels: int, bits: int | None) -> None:
         """Read rows from an open file with the given tags, for which `_is_readable` holds."""
-        self._file, self._tags = file, tags
+        self._file, self._tags, self._channels, self._bits = file, tags, channels, bits
         self.width, self.height = int(tags[WIDTH]), int(tags[HEIGHT])
         self._segments, self._segment_width, self._segment_height = _segments(tags)
         self._per_row = -(-self.width // self._segment_width)
@@ -77,7 +80,7 @@ class TiffBands:
         self._kept = 1
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Return the rows `top` to `bottom` as `(bottom - top, width, 3)` uint8.
+        """Return the rows `top` to `bottom` as `(bottom - top, width, N)` uint8 or uint16.
 
         Raises:
             InputError: they cannot be decoded.
@@ -95,7 +98,7 @@ class TiffBands:
         return np.concatenate(parts)
 
     def _band(self, number: int) -> np.ndarray:
-        """Return the rows of one row of segments, `(rows, width, 3)`."""
+        """Return the rows of one row of segments, `(rows, width, N)`."""
         if number not in self._decoded:
             start = number * self._per_row
             parts = [self._decode(segment) for segment in self._segments[start : start + self._per_row]]
@@ -107,27 +110,32 @@ class TiffBands:
         return self._decoded[number]
 
     def _decode(self, segment: _Segment) -> np.ndarray:
-        """Return the pixels of a strip or tile, `(rows, columns, 3)`."""
+        """Return the pixels of a strip or tile, `(rows, columns, N)`."""
         self._file.seek(segment.offset)
         content = self._file.read(segment.size)
         alone = _as_file(self._tags, content, self._segment_width, segment.rows)
-        return np.asarray(read_image(BytesIO(alone), "it"))
+        return as_array(read_image(BytesIO(alone), "it", self._channels, self._bits))
 
 
 @contextmanager
-def image_bands(file: Path) -> "Iterator[TiffBands | WholeImage]":
+def image_bands(file: Path, channels: int = RGB, bits: int | None = None) -> "Iterator[TiffBands | WholeImage]":
     """Open an image file to read its rows from top to bottom. The pixels are those of `read_image`.
+
+    Args:
+        file: the image file.
+        channels: number of channels that it must have. For 3, images of 8 bits are converted to RGB.
+        bits: bits per channel that it must have, 8 or 16; None allows both.
 
     Raises:
         InputError: the file cannot be read exactly, or is larger than `pixel_limit` allows; the message says why.
     """
     tags = _readable_tags(file)
     if tags is None or int(tags[WIDTH]) * int(tags[HEIGHT]) <= WHOLE_PIXELS:
-        yield WholeImage(read_image(file))
+        yield WholeImage(read_image(file, channels=channels, bits=bits))
         return
     check_size("it", int(tags[WIDTH]) * int(tags[HEIGHT]))
     with file.open("rb") as stream:
-        yield TiffBands(stream, tags)
+        yield TiffBands(stream, tags, channels, bits)
 
 
 def _readable_tags(file: Path) -> Any:

@@ -23,6 +23,8 @@ ORIENTATION = 274
 """EXIF tag, and TIFF's."""
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Number of colour bands for each photometric interpretation of TIFF; all other bands are extra samples."""
+RGB = 3
+"""Channels of the images that Pillow alone reads."""
 SIGNED = 2
 """Value of TIFF's SAMPLE_FORMAT for signed integers."""
 COPY_BITS = 0b101
@@ -45,11 +47,11 @@ def color_image(image: Image.Image) -> Image.Image:
             transparency.
     """
     if image.format != "MPO":
-        _refuse_frames(image)
-    _refuse_odd_bmp(image)
+        refuse_frames(image)
+    refuse_odd_bmp(image)
     if bits_per_channel(image) > 8:
         raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
-    _refuse_extra_bands(image)
+    refuse_extra_bands(image)
     if image.mode in ("LAB", "HSV"):
         raise UnfitError(f"is in the colour space {image.mode}; convert it to RGB")
     upright = _upright(image)
@@ -69,8 +71,8 @@ def mask_values(image: Image.Image) -> np.ndarray:
         UnfitError: the mask has colours, fractions, transparency, several frames or lossy compression.
     """
     _refuse_lossy(image)
-    _refuse_frames(image)
-    _refuse_odd_bmp(image)
+    refuse_frames(image)
+    refuse_odd_bmp(image)
     mode, bits = image.mode, bits_per_channel(image)
     if mode not in ("1", "L", "P", "I", "F") and not mode.startswith("I;"):
         raise UnfitError(
@@ -106,10 +108,10 @@ def mask_colors(image: Image.Image) -> np.ndarray:
         UnfitError: the mask has transparent pixels, several frames, more than 8 bits per channel or lossy compression.
     """
     _refuse_lossy(image)
-    _refuse_frames(image)
+    refuse_frames(image)
     if bits_per_channel(image) > 8:
         raise UnfitError(f"has more than 8 bits per channel (mode {image.mode}); save the mask with 8 bits")
-    _refuse_extra_bands(image)
+    refuse_extra_bands(image)
     upright = _upright(image)
     if image.mode == "RGBA":
         transparent = np.count_nonzero(np.asarray(upright)[..., 3] != 255)
@@ -209,7 +211,7 @@ def bits_per_channel(image: Image.Image) -> int:
     return 1 if image.mode == "1" else 8
 
 
-def _refuse_frames(image: Image.Image) -> None:
+def refuse_frames(image: Image.Image) -> None:
     """Raise if the file has several frames, or several pages that are not copies of the first."""
     if not getattr(image, "is_animated", False):
         return
@@ -229,7 +231,7 @@ def _refuse_frames(image: Image.Image) -> None:
     raise UnfitError("holds several images (pages or frames); save the one to use as a file of its own")
 
 
-def _refuse_extra_bands(image: Image.Image) -> None:
+def refuse_extra_bands(image: Image.Image) -> None:
     """Raise if a TIFF has a band that is neither colour nor declared as transparency, such as near infrared."""
     if image.format != "TIFF":
         return
@@ -244,7 +246,7 @@ def _refuse_extra_bands(image: Image.Image) -> None:
         )
 
 
-def _refuse_odd_bmp(image: Image.Image) -> None:
+def refuse_odd_bmp(image: Image.Image) -> None:
     """Raise if a greyscale BMP has another bit depth than the one that Pillow assumes."""
     if image.format != "BMP" or image.mode not in ("1", "L") or not getattr(image, "tile", None):
         return

@@ -1,7 +1,8 @@
 """Writes a model as an ONNX file, and checks the file against the model with onnxruntime.
 
-Input `images`: uint8 RGB `(B, 3, H, W)`, any `B`, `H` and `W`. Outputs `logits` and `probabilities`, float32
-`(B, C, H, W)`, calibrated if the model is. The file's metadata holds the class names and how images are prepared.
+Input `images`: `(B, N, H, W)` uint8 or uint16, of the channels that the model takes; any `B`, `H` and `W`. Outputs
+`logits` and `probabilities`, float32 `(B, C, H, W)`, calibrated if the model is.
+The file's metadata holds the class names and how images are prepared.
 """
 
 import json
@@ -61,20 +62,29 @@ def export_onnx(model: Segmenter, file: Path, metadata: Mapping[str, object]) ->
 
     both = _WithProbabilities(model).eval()
     free = torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, 3, 96, 64, dtype=torch.uint8)  # a dimension of size 1 would be fixed
+    dtype = torch.uint8 if model.bits == 8 else torch.uint16
+    example = torch.zeros(2, model.channels, 96, 64, dtype=dtype)  # a dimension of size 1 would be fixed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, on its own operators
-        program = torch.onnx.export(
-            both, (example,), dynamo=True, dynamic_shapes=({0: free, 2: free, 3: free},), input_names=["images"],
-            output_names=["logits", "probabilities"], verbose=False,
-        )  # fmt: skip
+        try:
+            program = torch.onnx.export(
+                both, (example,), dynamo=True, dynamic_shapes=({0: free, 2: free, 3: free},), input_names=["images"],
+                output_names=["logits", "probabilities"], verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # torch cannot trace every module
+            if model.code is None:
+                raise
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"format=onnx: torch cannot export the network of model={model.code.function}: {reason:.300}"
+            ) from error
     assert program is not None
     program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     part = file.with_name(f".{file.name}.part")
     try:
         program.save(part)
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
-        difference = max(_difference(both, session, size) for size in CHECKED_SIZES)
+        difference = max(_difference(both, session, size, model.channels, dtype) for size in CHECKED_SIZES)
         if not difference <= TOLERANCE:
             raise InputError(
                 f"the ONNX file differs from the model by {difference:.2g} in a probability; at most {TOLERANCE:g} is "
@@ -88,10 +98,11 @@ def export_onnx(model: Segmenter, file: Path, metadata: Mapping[str, object]) ->
     return difference
 
 
-def _difference(both: nn.Module, session: Any, size: tuple[int, int, int]) -> float:
+def _difference(both: nn.Module, session: Any, size: tuple[int, int, int], channels: int, dtype: torch.dtype) -> float:
     """Return the largest difference of a probability on random images, in a session of onnxruntime."""
     count, height, width = size
-    images = np.random.default_rng(0).integers(0, 256, (count, 3, height, width), dtype=np.uint8)
+    kind, limit = (np.uint8, 2**8) if dtype == torch.uint8 else (np.uint16, 2**16)
+    images = np.random.default_rng(0).integers(0, limit, (count, channels, height, width), dtype=kind)
     with torch.no_grad():
         _, expected = both(torch.from_numpy(images))
     (found,) = session.run(["probabilities"], {"images": images})

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-from segmentation.config import NORMALIZATIONS, ModelConfig
+from segmentation.config import NORMALIZATIONS, RGB, ModelConfig
 from segmentation.errors import InputError, listed, one_of
 from segmentation.models.networks import CLASS_LAYERS, NETWORKS
-from segmentation.models.segmenter import Segmenter
+from segmentation.models.segmenter import MEASURED_TENSORS, Segmenter, first_convolution
 
 
 class LoadedWeights(NamedTuple):
@@ -76,10 +76,14 @@ def load_matching(model: Segmenter, tensors: Mapping[str, torch.Tensor], same_cl
     Raises:
         InputError: no tensor matches: the weights belong to another architecture.
     """
-    own = model.state_dict()
-    skipped = {
-        name: reason for name, tensor in tensors.items() if (reason := _mismatch(name, tensor, own, same_classes))
-    }
+    own = {name: tensor for name, tensor in model.state_dict().items() if name not in MEASURED_TENSORS}
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in MEASURED_TENSORS}
+    if model.channels != RGB and model.code is None:
+        first = f"network.{first_convolution(model.network)}.weight"
+        if first in tensors:
+            tensors[first] = with_channels(tensors[first], model.channels)
+    of_classes = set() if same_classes else class_tensors(model)
+    skipped = {name: reason for name, tensor in tensors.items() if (reason := _mismatch(name, tensor, own, of_classes))}
     incomplete = _with_random_convolutions(model, tensors.keys() - skipped.keys())
     skipped = {
         name: skipped.get(name, "convolutions of its layer are missing")
@@ -96,6 +100,20 @@ def load_matching(model: Segmenter, tensors: Mapping[str, torch.Tensor], same_cl
     return LoadedWeights(list(matching), skipped, [name for name in own if name not in matching])
 
 
+def with_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
+    """Return the weight of a first convolution, `(O, M, h, w)`, for `channels` inputs.
+
+    The first inputs keep their weights. Each further input starts with the mean of the `M` weights times
+    `M / channels`, so that all further inputs together weigh less than the first ones: timm's `adapt_input_conv` scales
+    its copies of the weights by the same factor.
+    """
+    if weight.ndim != 4 or weight.shape[1] in (0, channels):
+        return weight
+    trained = weight.shape[1]
+    further = weight.mean(1, keepdim=True) * (trained / channels)
+    return torch.cat([weight[:, :channels], further.expand(-1, max(0, channels - trained), -1, -1)], 1)
+
+
 def _by_reason(skipped: Mapping[str, str]) -> str:
     """Format skipped tensors, grouped by reason."""
     reasons: dict[str, list[str]] = {}
@@ -104,7 +122,20 @@ def _by_reason(skipped: Mapping[str, str]) -> str:
     return "; ".join(f"{reason} ({listed(names, 4)})" for reason, names in reasons.items())
 
 
-def _mismatch(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor], same_classes: bool) -> str | None:
+def class_tensors(model: Segmenter) -> set[str]:
+    """Return the names of the tensors of the layers with one output per class.
+
+    In an own network these are the tensors whose shapes change with the number of classes.
+    """
+    own = model.state_dict()
+    if model.code is None:
+        return {name for name in own if any(part in name for part in CLASS_LAYERS)}
+    with torch.random.fork_rng(devices=[]):
+        one, two = (model.code.build(classes, model.mean.shape[1], pretrained=False).state_dict() for classes in (2, 3))
+    return {f"network.{name}" for name, tensor in one.items() if name not in two or two[name].shape != tensor.shape}
+
+
+def _mismatch(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor], of_classes: set[str]) -> str | None:
     """Return why a tensor cannot be loaded, or None if it can."""
     if name not in own:
         return "not in this model"
@@ -112,7 +143,7 @@ def _mismatch(name: str, tensor: torch.Tensor, own: Mapping[str, torch.Tensor], 
         return f"shape {tuple(tensor.shape)} where the model has {tuple(own[name].shape)}"
     if own[name].is_floating_point() != tensor.is_floating_point():
         return f"{tensor.dtype} where the model has {own[name].dtype}"
-    return None if same_classes or not any(part in name for part in CLASS_LAYERS) else "trained on other classes"
+    return "trained on other classes" if name in of_classes else None
 
 
 def _with_random_convolutions(model: Segmenter, matching: Collection[str]) -> set[str]:
@@ -121,7 +152,7 @@ def _with_random_convolutions(model: Segmenter, matching: Collection[str]) -> se
     The convolution of a batch norm is the one that was registered before it.
     """
     found: set[str] = set()
-    stages = [f"network.backbone.{stage}." for stage, _ in model.backbone.named_children()]
+    stages = [f"network.{model.backbone_name}.{stage}." for stage, _ in model.backbone.named_children()]
     is_random = False
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):

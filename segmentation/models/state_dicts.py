@@ -4,7 +4,7 @@ Only tensors are read. `torch.load` runs with `weights_only=True`; a safetensors
 """
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def load_weights_file(model: Segmenter, file: Path, labels: Classes) -> LoadedWeights:
-    """Load the state dict in a file: of a whole network or of a backbone, under torchvision's names.
+    """Load the state dict in a file: of a whole network or of a backbone, under torchvision's or the own model's names.
 
     Args:
         model: changed in place.
@@ -115,16 +115,17 @@ def load_weights_file(model: Segmenter, file: Path, labels: Classes) -> LoadedWe
         InputError: the file cannot be read, or none of its tensors fits.
     """
     tensors = read_state_dict(file)
-    sources: dict[str, str] = {}
+    own, sources = model.state_dict().keys(), dict[str, str]()
     for name in tensors:
-        other = sources.setdefault(segmenter_name(name), name)
+        own_name = segmenter_name(name) if model.code is None else _own_name(name, own, model.backbone_name)
+        other = sources.setdefault(own_name, name)
         if other != name:
             raise InputError(f"weights={file} holds {other} and {name}, which are the same part of a model; keep one")
     renamed = {own: tensors[name] for own, name in sources.items()}
     try:
         loaded = load_matching(model, renamed, same_classes=True)
     except InputError as error:
-        expected = [name.removeprefix("network.") for name in model.state_dict()]
+        expected = [name.removeprefix("network.") for name in own]
         raise InputError(
             f"weights={file}: {error}. Its tensors are named {listed(tensors, 4)}; the model's, {listed(expected, 4)}"
         ) from error
@@ -141,6 +142,18 @@ def segmenter_name(name: str) -> str:
     while len(parts) > 1 and parts[0] in BACKBONE_PREFIXES:
         parts = parts[1:]
     return ".".join(["network", "backbone", *parts])
+
+
+def _own_name(name: str, own: Collection[str], backbone: str | None) -> str:
+    """Return the name in `Segmenter.state_dict()` of a tensor of an own network or of its backbone, wrapped or not."""
+    parts = name.split(".")
+    while True:
+        for prefix in ("network", f"network.{backbone}"):
+            if (found := ".".join([prefix, *parts])) in own:
+                return found
+        if len(parts) == 1 or parts[0] not in MODEL_PREFIXES:
+            return f"network.{name}"
+        parts = parts[1:]
 
 
 def _first_line(error: Exception) -> str:

@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from segmentation.io.bands import Bands, Raster
+
 RESAMPLING = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
     "bicubic": (Image.Resampling.BICUBIC, 2.0),
@@ -34,13 +36,13 @@ class Rows(Protocol):
         """Number of rows."""
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        """Return the rows `top` to `bottom` as `(bottom - top, width, 3)` uint8. `top` never decreases."""
+        """Return the rows `top` to `bottom` as `(bottom - top, width, N)` uint8 or uint16."""
 
 
 class ImageRows:
-    """The rows of an RGB image in memory."""
+    """The rows of an image in memory."""
 
-    def __init__(self, image: Image.Image) -> None:
+    def __init__(self, image: Raster) -> None:
         self.image = image
 
     @property
@@ -52,6 +54,8 @@ class ImageRows:
         return self.image.height
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
+        if isinstance(self.image, Bands):
+            return self.image.values[top:bottom]
         return np.array(self.image.crop((0, top, self.image.width, bottom)))
 
 
@@ -77,6 +81,14 @@ class ResizedRows:
         margin = math.ceil(self.support * max(scale, 1)) + 1
         first = max(0, math.floor(top * scale) - margin)
         last = min(self.source.height, math.ceil(bottom * scale) + margin)
-        band = Image.fromarray(self.source.rows(first, last))
-        box = (0, top * scale - first, self.source.width, min(bottom * scale - first, band.height))
-        return np.array(band.resize((self.width, bottom - top), self.filter, box))
+        band = self.source.rows(first, last)
+        box = (0, top * scale - first, self.source.width, min(bottom * scale - first, len(band)))
+        size = self.width, bottom - top
+        if band.dtype == np.uint8 and band.shape[2] == 3:
+            return np.array(Image.fromarray(band).resize(size, self.filter, box))
+        found = np.empty((size[1], size[0], band.shape[2]), band.dtype)
+        for channel in range(band.shape[2]):  # as `bands.resized` resizes them
+            values = np.ascontiguousarray(band[..., channel], None if band.dtype == np.uint8 else np.float32)
+            resized = np.asarray(Image.fromarray(values).resize(size, self.filter, box))
+            found[..., channel] = resized if values.dtype == np.uint8 else resized.round().clip(0, 65535)
+        return found

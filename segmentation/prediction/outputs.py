@@ -16,6 +16,7 @@ from PIL import Image
 from segmentation import plots
 from segmentation.classes import VOID, Classes
 from segmentation.errors import InputError, listed
+from segmentation.io.bands import Raster, as_rgb
 from segmentation.io.png import PngRows
 from segmentation.prediction.kinds import ENDINGS, USUAL
 from segmentation.prediction.predictor import Prediction
@@ -91,13 +92,13 @@ class PredictedFolder:
         for file in earlier:
             file.unlink(missing_ok=True)
 
-    def add(self, path: str, name: str, image: Image.Image, prediction: Prediction) -> None:
+    def add(self, path: str, name: str, image: Raster, prediction: Prediction) -> None:
         """Write the files of one image. Thread-safe.
 
         Args:
             path: path of the image, for the table.
             name: name of its files, without ending.
-            image: RGB image of `W` x `H` pixels.
+            image: image of `W` x `H` pixels; the overlay shows what `bands.displayed` shows of it.
             prediction: for the whole image.
 
         Raises:
@@ -212,11 +213,11 @@ class ImageFiles:
                     palette = self._folder.palette if kind == "masks" else None
                     self._png[kind] = PngRows(stream, self._width, self._height, palette)
 
-    def add(self, image: Image.Image | None, prediction: Prediction) -> None:
+    def add(self, image: Raster | None, prediction: Prediction) -> None:
         """Write some rows.
 
         Args:
-            image: these rows of the RGB image; only overlays need them.
+            image: these rows of the image; only overlays need them.
             prediction: for these rows.
         """
         classes, confidence = prediction.classes, prediction.confidence
@@ -232,7 +233,7 @@ class ImageFiles:
                 self._png["confidence"].write(np.rint(255 * confidence).astype(np.uint8))
         if "overlays" in self._parts:
             assert image is not None
-            self._add_to_overlay(image, classes)
+            self._add_to_overlay(as_rgb(image), classes)
         if "probabilities" in self._parts:
             assert prediction.probabilities is not None
             self._add_probabilities(prediction.probabilities)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 
 from segmentation.errors import InputError
+from segmentation.io.bands import Bands, Raster
 from segmentation.io.decoding import TooLargeError, pixel_limit, read_image
 from segmentation.io.image_bands import image_bands
 from segmentation.io.limits import MAX_PIXELS
@@ -34,7 +34,7 @@ class _Read(NamedTuple):
     """An image that is ready for the model."""
 
     path: str
-    image: Image.Image
+    image: Raster
     inputs: list[torch.Tensor]
 
 
@@ -96,7 +96,7 @@ def _bands_done(predictor: Predictor, path: str, name: str, file: Path, output: 
     """
     with ExitStack() as stack:
         with _unreadable():
-            source = stack.enter_context(image_bands(file))
+            source = stack.enter_context(image_bands(file, predictor.channels, predictor.bits))
         size = source.width, source.height
         files = stack.enter_context(output.writing(path, name, size, reduction(*size)))
         bands = predictor.bands(source, "probabilities" in output.kinds)
@@ -112,7 +112,7 @@ def _bands_done(predictor: Predictor, path: str, name: str, file: Path, output: 
                 image = None
                 if "overlays" in output.kinds:
                     with _unreadable():
-                        image = Image.fromarray(source.rows(band.top + top, band.top + min(top + rows, height)))
+                        image = Bands(source.rows(band.top + top, band.top + min(top + rows, height)))
                 files.add(image, part)
             yield height / source.height
 
@@ -192,7 +192,7 @@ def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: Predic
 
 def _read(predictor: Predictor, path: str, file: Path, longest: int | None) -> _Read:
     """Read an image whose sides are no longer than `longest`."""
-    image = read_image(file)
+    image = read_image(file, channels=predictor.channels, bits=predictor.bits)
     width, height = image.size
     pixels = predictor.views.model_pixels(width, height, predictor.resize)
     if pixels > MAX_MODEL_PIXELS:

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from segmentation.io.bands import Bands, Raster, resized
+from segmentation.io.pixels import RGB
 from segmentation.prediction.blending import Axis, Block, axis, blended
 from segmentation.prediction.image_rows import ImageRows, ResizedRows, Rows
 from segmentation.prediction.views import Views
@@ -81,18 +83,22 @@ class Predictor:
         interpolation: str,
         device: torch.device | str = "cpu",
         flip: bool = False,
+        channels: int = 3,
+        bits: int = 8,
         views: Views | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> None:
         """Create a predictor from a model and the preparation that it was trained with.
 
         Args:
-            model: computes logits `(B, C, h, w)` from images `(B, 3, h, w)` uint8; a calibrated model gives
+            model: computes logits `(B, C, h, w)` from images `(B, N, h, w)`; a calibrated model gives
                 calibrated confidence.
             resize: length of the shorter side in pixels after resizing; None keeps the original size.
             interpolation: `bilinear`, `bicubic` or `nearest`.
             device: device of the model.
             flip: short for `views=Views(flip=True)`.
+            channels: of the images that the model takes.
+            bits: per channel of these images, 8 or 16.
             views: what the model sees of an image; None is the image resized as in training.
             batch_size: most windows in a forward pass.
         """
@@ -101,6 +107,8 @@ class Predictor:
         self.interpolation = InterpolationMode(interpolation)
         self.device = torch.device(device)
         self.views = Views(flip=flip) if views is None else views
+        self.channels = channels
+        self.bits = bits
         self.batch_size = batch_size
 
     def with_views(self, views: Views) -> "Predictor":
@@ -109,23 +117,29 @@ class Predictor:
         found.views = views
         return found
 
-    def prepare(self, image: Image.Image) -> torch.Tensor:
-        """Return an image as the model's input, `(3, h, w)` uint8."""
+    def prepare(self, image: Raster) -> torch.Tensor:
+        """Return an image as the model's input, `(N, h, w)` uint8 or uint16."""
+        if isinstance(image, Bands):
+            if self.resize is not None:
+                image = resized(image, self.resize, self.interpolation.value)
+            return _as_input(image.values)
         image = image.convert("RGB")
         if self.resize is not None:
             image = transforms.resize(image, [self.resize], self.interpolation)
         return _as_input(np.array(image))
 
-    def inputs(self, image: Image.Image) -> list[torch.Tensor]:
-        """Return the image as the model's input at every scale, each `(3, h, w)` uint8."""
+    def inputs(self, image: Raster) -> list[torch.Tensor]:
+        """Return the image as the model's input at every scale, each `(N, h, w)` uint8 or uint16."""
         if self.views.scales == (1.0,):
             return [self.prepare(image)]
-        image = image.convert("RGB")
         sizes = self.views.sizes(image.width, image.height, self.resize)
-        resized = [transforms.resize(image, [height, width], self.interpolation) for width, height in sizes]
-        return [_as_input(np.array(each)) for each in resized]
+        if isinstance(image, Bands):
+            return [_as_input(resized(image, min(size), self.interpolation.value).values) for size in sizes]
+        image = image.convert("RGB")
+        scaled = [transforms.resize(image, [height, width], self.interpolation) for width, height in sizes]
+        return [_as_input(np.array(each)) for each in scaled]
 
-    def __call__(self, images: Sequence[Image.Image], probabilities: bool = False) -> list[Prediction]:
+    def __call__(self, images: Sequence[Raster], probabilities: bool = False) -> list[Prediction]:
         """Predict each image at its original size.
 
         Args:
@@ -133,7 +147,8 @@ class Predictor:
             probabilities: whether to return the probabilities of all classes.
         """
         if self.views.tile is not None:
-            return [self._assembled(ImageRows(image.convert("RGB")), probabilities) for image in images]
+            rasters = [image if isinstance(image, Bands) else image.convert("RGB") for image in images]
+            return [self._assembled(ImageRows(image), probabilities) for image in rasters]
         logits = self.logits([self.inputs(image) for image in images])
         return [
             at_size(of_image, (image.height, image.width), probabilities)
@@ -276,18 +291,18 @@ class _Result:
         for top in range(start, stop, rows):
             strip = slice(top, min(top + rows, stop))
             own = slice(strip.start - self.top, strip.stop - self.top)
-            resized = [
+            interpolated = [
                 _rows(each, strip, self.image_height, part.own, part.first)
                 for each, part in zip(wide, parts, strict=True)
             ]
-            if len(resized) == 1:
-                shifted = resized[0].sub_(resized[0].amax(0))
+            if len(interpolated) == 1:
+                shifted = interpolated[0].sub_(interpolated[0].amax(0))
                 self.classes[own] = _first_zero(shifted)
                 self.confidence[own] = shifted.exp_().sum(0).reciprocal_()
                 if self.probabilities is not None:
                     self.probabilities[:, own] = shifted.mul_(self.confidence[own])
             else:
-                mean = torch.stack([each.softmax(0) for each in resized]).mean(0)
+                mean = torch.stack([each.softmax(0) for each in interpolated]).mean(0)
                 self.confidence[own], self.classes[own] = mean.max(0)
                 if self.probabilities is not None:
                     self.probabilities[:, own] = mean
@@ -403,9 +418,11 @@ class LogProbabilities(torch.nn.Module):
         self.predictor = predictor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return `(B, C, H, W)` for images `(B, 3, H, W)` uint8 at their own size."""
+        """Return `(B, C, H, W)` for images `(B, N, H, W)` at their own size."""
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
-        found = self.predictor([Image.fromarray(array) for array in arrays], probabilities=True)
+        is_rgb = (self.predictor.channels, self.predictor.bits) == (RGB, 8)
+        rasters = [Image.fromarray(array) if is_rgb else Bands(array) for array in arrays]
+        found = self.predictor(rasters, probabilities=True)
         stacked = torch.stack([torch.from_numpy(each.probabilities) for each in found])
         return as_logits(stacked).to(images.device)
 
@@ -421,8 +438,8 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 def _as_input(pixels: np.ndarray) -> torch.Tensor:
-    """Return pixels `(h, w, 3)` as `(3, h, w)`."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    """Return pixels `(h, w, N)` as `(N, h, w)`."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
 def _check_classes(logits: torch.Tensor) -> None:
@@ -475,17 +492,17 @@ def _rows(wide: torch.Tensor, strip: slice, height: int, own: int, first: int) -
     position = ((position + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
     above = position.long()
     share, sources = (position - above)[:, None], above.tolist()
-    resized = wide.new_empty((len(wide), len(sources), wide.shape[2]))
+    found = wide.new_empty((len(wide), len(sources), wide.shape[2]))
     start = 0
     while start < len(sources):  # rows between the same two source rows, which are not copied
         source, stop = sources[start], start + 1
         while stop < len(sources) and sources[stop] == source:
             stop += 1
         upper, lower = source - first, min(source + 1, own - 1) - first
-        between = resized[:, start:stop]
+        between = found[:, start:stop]
         torch.lerp(wide[:, upper : upper + 1], wide[:, lower : lower + 1], share[start:stop], out=between)
         start = stop
-    return resized
+    return found
 
 
 def _by_shape(prepared: Sequence[torch.Tensor]) -> list[list[int]]:

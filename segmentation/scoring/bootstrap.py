@@ -15,7 +15,6 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 RESAMPLES = 10_000
 LEVEL = 0.95
@@ -71,6 +70,8 @@ def resampled(
 
     def of_rows(start: int) -> Mapping[str, np.ndarray]:
         return metrics(_named(sums[start : start + rows], shapes))
+
+    import torch  # here, since a report or a comparison may need nothing else of it
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         parts = list(pool.map(of_rows, range(0, resamples, rows)))

@@ -1,47 +1,41 @@
 """Pixel counts of each image, from which every metric follows.
 
-`count_pixels` counts float32 logits on the CPU in one pass compiled by numba, and all others by torch. Both follow the
-same definitions. A new count needs a column in `columns` and has to be counted in both ways.
+`count_pixels` counts float32 logits on the CPU in one pass compiled by numba, and all others by torch on their own
+device. Both count the same pixels in the same bins: those of a softmax in float64. A new count needs a column in
+`columns` and has to be counted in both ways.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import config, njit
-from numba.misc.appdirs import AppDirs
+from numba import njit
 
 from segmentation.classes import VOID
 from segmentation.devices import countable
+from segmentation.scoring.boundary_iou import contour_counts
 from segmentation.scoring.calibration_error import BINS, coarse
-from segmentation.scoring.log_odds import (
-    BIN_OF_ODDS,
-    DROPPED_BITS,
-    FIRST,
-    LOG_ODDS_BINS,
-    SCALE,
-    SMALLEST_ODDS,
-    STEP,
-    bin_of_log_odds,
-)
-from segmentation.scoring.reliability import FINE_BINS, Bins, bin_of, histogram_columns, histograms, numbered
-from segmentation.scoring.softmax import PixelPredictions, check_classes, check_shapes, pixel_predictions
-
-# numba's user-wide folder: by default it would write the machine code beside this file
-config.CACHE_DIR = config.CACHE_DIR or AppDirs("numba", appauthor=False).user_cache_dir  # type: ignore[attr-defined]
+from segmentation.scoring.compiled import compiled, on_all_cores
+from segmentation.scoring.log_odds import BIN_OF_ODDS, DROPPED_BITS, EDGES, LOG_ODDS_BINS, SMALLEST_ODDS
+from segmentation.scoring.reliability import FINE_BINS, Bins, equal_edges, histogram_columns
+from segmentation.scoring.resizing import rows_at_size
+from segmentation.scoring.softmax import check_classes, check_labels, check_types, wrong_label
 
 LANES = 128
 """Pixels in one inner loop; with 150 classes their probabilities take 77 kB."""
 IN_A_PRODUCT = 64
 """Softmax denominators, at most 255 each, whose product fits a float64."""
+IN_A_STRIP = 2**22
+"""Numbers that torch computes at a time: 34 MB in float64, of which a few copies exist at once."""
+BESIDE_CLASSES = 16
+"""Numbers of each pixel beside its probabilities, such as its bins."""
+COPIES = 8
+"""Copies of each count on a device, so that its threads seldom add to the same number at once."""
 FINE_TO_COARSE = FINE_BINS // BINS
-EDGES = (np.arange(1, FINE_BINS) / FINE_BINS).astype(np.float32)
-"""Inner edges of the fine bins, as in `reliability.bin_of`."""
 ZERO, ONE = np.float32(0), np.float32(1)
-FIRST_EDGE = EDGES[FINE_TO_COARSE - 1]
+LOWEST = np.finfo(np.float64).min
 
 
 def columns(classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -53,17 +47,27 @@ def columns(classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         | histogram_columns((classes,), BINS, "true_")
         | histogram_columns((classes,), BINS, "predicted_")
         | histogram_columns((classes,), BINS, "one_vs_rest_")
+        | {"contour_intersection": ("u4", (classes,)), "contour_union": ("u4", (classes,))}
     )
+
+
+LATER_COLUMNS = (
+    frozenset(histogram_columns((), LOG_ODDS_BINS, "log_odds_")),
+    frozenset({"contour_intersection", "contour_union"}),
+)
+"""Groups of columns that files of earlier versions lack, together; the metrics that need them are NaN then."""
 
 
 def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> dict[str, np.ndarray]:
     """Count the non-void pixels of each image.
 
-    Float32 logits on the CPU are counted by numba, logits on CUDA by torch. Probabilities differ in the last digits
-    between the two. Logits on other devices, which may lack float64, are copied to the CPU.
+    Float32 logits on the CPU are counted by numba, logits on CUDA by torch, see `count_strips`. Equal logits have equal
+    counts in both; sums of probabilities differ in the last digits. Logits on other devices, which may lack float64,
+    are copied to the CPU.
 
     Args:
-        logits: `(B, C, H, W)` floating point, not probabilities; half precision is converted to float32.
+        logits: `(B, C, h, w)` floating point, not probabilities; half precision is converted to float32. Where the size
+            differs from that of the masks, they are resized to it.
         masks: `(B, H, W)` class indices below `C`, 255 is void.
         near: `(B, H, W)` bool, whether a pixel is near a boundary.
 
@@ -74,17 +78,19 @@ def count_pixels(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
     Raises:
         ValueError: a shape, a type or a label is wrong.
     """
-    logits, masks, near = countable(logits, masks, near)
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    if logits.device.type == "cpu" and logits.dtype == torch.float32:
-        check_shapes(logits, masks)
-        return _by_numba(logits, masks.to(torch.uint8), near)
-    return _by_torch(logits, masks, near)
+    logits, masks, near = countable(logits.detach(), masks, near)
+    check_types(logits, masks)
+    if logits.device.type == "cpu":
+        check_labels(masks, logits.shape[1])
+        if logits.dtype != torch.float64:
+            return _named(count_images(logits, masks.to(torch.uint8), near))
+    return _named(count_strips(logits, masks, near))
 
 
-def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> int:
+def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Number of pixels whose most probable class, the lowest of equals, is the true one; void is never correct.
+
+    The number is an int64 scalar on the device of the logits: nothing waits for it.
 
     Args:
         logits: `(B, C, H, W)` floating point, at least two classes.
@@ -95,108 +101,15 @@ def count_correct(logits: torch.Tensor, masks: torch.Tensor) -> int:
     """
     check_classes(logits)
     if logits.device.type != "cpu" or logits.dtype != torch.float32:
-        return int((logits.detach().max(1).indices == masks).sum())
+        return (logits.detach().max(1).indices == masks).sum()
     correct = np.zeros(len(masks), np.int64)
     flat, labels, kernel = logits.detach().flatten(2).numpy(), masks.flatten(1).numpy(), _correct_kernel()
 
     def count_image(image: int) -> None:
         correct[image] = kernel(flat[image], labels[image])
 
-    _on_all_cores(count_image, len(masks))
-    return int(correct.sum())
-
-
-def _by_torch(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> dict[str, np.ndarray]:
-    pixels = pixel_predictions(logits, masks)
-    images, classes = logits.shape[:2]
-    fine = bin_of(pixels.confidence, FINE_BINS)
-    bin_index = fine // (FINE_BINS // BINS)
-
-    def by(group: torch.Tensor | int, groups: int, counts: torch.Tensor) -> Bins:
-        row = torch.where(counts, numbered(masks) * groups + group, images * groups)
-        found = histograms(row, bin_index, pixels.confidence, pixels.correct & counts, images * groups, BINS)
-        return found.each(images, groups)
-
-    row = torch.where(pixels.valid, numbered(masks), images)
-    cells = images * classes * classes
-    cell = torch.where(pixels.valid, (numbered(masks) * classes + masks.long()) * classes + pixels.label, cells)
-    confusion = torch.bincount(cell.flatten(), minlength=cells + 1)[:-1].reshape(images, classes, classes)
-    nll, brier = (
-        part.sum((1, 2), dtype=torch.float64).cpu().numpy() for part in (pixels.negative_log_likelihood, pixels.brier)
-    )
-    return _named(
-        pixels.valid.sum((1, 2)).cpu().numpy(),
-        nll,
-        brier,
-        confusion.cpu().numpy(),
-        histograms(row, fine, pixels.confidence, pixels.correct, images, FINE_BINS),
-        histograms(row, bin_of_log_odds(pixels.log_odds), pixels.confidence, pixels.correct, images, LOG_ODDS_BINS),
-        by(0, 1, near & pixels.valid).each(images),
-        by(masks.long(), classes, pixels.valid),
-        by(pixels.label, classes, pixels.valid),
-        _one_vs_rest(pixels, masks),
-    )
-
-
-def _one_vs_rest(pixels: PixelPredictions, masks: torch.Tensor) -> Bins:
-    """Histograms `(B, C, 10)` of each class's probability, in which a pixel is correct if it is of that class."""
-    images, classes = pixels.probabilities.shape[:2]
-    valid = pixels.valid[:, None]
-    kept = (pixels.probabilities > 1 / BINS) & valid
-    image, label, *position = kept.nonzero(as_tuple=True)
-    values = pixels.probabilities[kept]
-    is_of_class = masks[image, *position] == label
-    found = histograms(image * classes + label, bin_of(values, BINS), values, is_of_class, images * classes, BINS)
-    labelled = torch.bincount(
-        torch.where(pixels.valid, numbered(masks) * classes + masks, images * classes).flatten(),
-        minlength=images * classes + 1,
-    )[:-1]
-    return _with_first_bin(
-        found.each(images, classes),
-        pixels.valid.sum((1, 2)).cpu().numpy(),
-        (pixels.probabilities * valid).sum((2, 3), dtype=torch.float64).cpu().numpy(),
-        labelled.reshape(images, classes).cpu().numpy(),
-    )
-
-
-def _with_first_bin(above: Bins, pixels: np.ndarray, probability: np.ndarray, labelled: np.ndarray) -> Bins:
-    """Histograms `(B, C, 10)` whose first bin, in which most probabilities lie, is the total minus the other bins.
-
-    Args:
-        above: histograms of the probabilities above the first bin; their first bin is ignored.
-        pixels: `(B,)` number of pixels.
-        probability: `(B, C)` sum of each class's probability.
-        labelled: `(B, C)` pixels of each class.
-    """
-    count, confidence_sum, positive = (part.copy() for part in above.named().values())
-    count[..., 0] = pixels[:, None] - count[..., 1:].sum(-1)
-    confidence_sum[..., 0] = np.maximum(probability - confidence_sum[..., 1:].sum(-1), 0)
-    positive[..., 0] = labelled - positive[..., 1:].sum(-1)
-    return Bins(count, confidence_sum, positive)
-
-
-def _bins(counts: np.ndarray, confidence: np.ndarray) -> Bins:
-    """Histograms from counts of wrong and correct pixels, `(..., 2, n)`, and sums of confidences, `(..., n)`."""
-    return Bins(counts.sum(-2), confidence, counts[..., 1, :])
-
-
-def _named(
-    pixels: np.ndarray,
-    loss: np.ndarray,
-    brier: np.ndarray,
-    confusion: np.ndarray,
-    fine: Bins,
-    log_odds: Bins,
-    boundary: Bins,
-    true: Bins,
-    predicted: Bins,
-    one_vs_rest: Bins,
-) -> dict[str, np.ndarray]:
-    return {
-        "pixels": pixels, "negative_log_likelihood": loss, "brier": brier, "confusion": confusion, **fine.named(),
-        **log_odds.named("log_odds_"), **boundary.named("boundary_"), **true.named("true_"),
-        **predicted.named("predicted_"), **one_vs_rest.named("one_vs_rest_"),
-    }  # fmt: skip
+    on_all_cores(count_image, len(masks))
+    return torch.from_numpy(correct).sum()
 
 
 class Counts(NamedTuple):
@@ -226,6 +139,9 @@ class Counts(NamedTuple):
     """`(N, C)` float64: sum of each class's probability."""
     loss_and_brier: np.ndarray
     """`(N, 2)` float64: sums of the negative log-likelihood and of the Brier score."""
+    contour: np.ndarray
+    """`(N, 2, C)` int64: intersection and union of the bands along contours, see `contour_counts`. 0 in the counts of
+    parts, because a band does not end with a part."""
 
     @classmethod
     def zeros(cls, parts: int, classes: int) -> "Counts":
@@ -235,34 +151,211 @@ class Counts(NamedTuple):
         whole = [np.zeros(shape, np.int64) for shape in shapes]
         sums = [np.zeros((*shape[:-2], shape[-1])) for shape in shapes]
         rest = [np.zeros((parts, classes, classes), np.int64), np.zeros((parts, classes)), np.zeros((parts, 2))]
-        return cls._make([*(array for pair in zip(whole, sums, strict=True) for array in pair), *rest])
+        contour = np.zeros((parts, 2, classes), np.int64)
+        return cls._make([*(array for pair in zip(whole, sums, strict=True) for array in pair), *rest, contour])
 
 
-def _by_numba(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> dict[str, np.ndarray]:
-    counts = count_images(logits, masks, near)
+def _named(counts: Counts) -> dict[str, np.ndarray]:
+    """Arrays by the names of columns."""
     pixels = counts.confusion.sum((1, 2))
     fine = _bins(counts.fine, counts.fine_confidence)
-    predicted = _bins(counts.predicted, counts.predicted_confidence)
+    boundary = Bins(*(coarse(part[:, 1]) for part in fine.named().values()))
     above = _bins(counts.predicted + counts.other, counts.predicted_confidence + counts.other_confidence)
-    return _named(
-        pixels,
-        counts.loss_and_brier[:, 0],
-        counts.loss_and_brier[:, 1],
-        counts.confusion,
-        Bins(*(part.sum(1) for part in fine.named().values())),
-        _bins(counts.log_odds, counts.log_odds_confidence),
-        Bins(*(coarse(part[:, 1]) for part in fine.named().values())),
-        _bins(counts.true, counts.true_confidence),
-        predicted,
-        _with_first_bin(above, pixels, counts.probability, counts.confusion.sum(2)),
-    )
+    one_vs_rest = _with_first_bin(above, pixels, counts.probability, counts.confusion.sum(2))
+    return {
+        "pixels": pixels,
+        "negative_log_likelihood": counts.loss_and_brier[:, 0],
+        "brier": counts.loss_and_brier[:, 1],
+        "confusion": counts.confusion,
+        "contour_intersection": counts.contour[:, 0],
+        "contour_union": counts.contour[:, 1],
+        **Bins(*(part.sum(1) for part in fine.named().values())).named(),
+        **_bins(counts.log_odds, counts.log_odds_confidence).named("log_odds_"),
+        **boundary.named("boundary_"),
+        **_bins(counts.true, counts.true_confidence).named("true_"),
+        **_bins(counts.predicted, counts.predicted_confidence).named("predicted_"),
+        **one_vs_rest.named("one_vs_rest_"),
+    }
+
+
+def _bins(counts: np.ndarray, confidence: np.ndarray) -> Bins:
+    """Histograms from counts of wrong and correct pixels, `(..., 2, n)`, and sums of confidences, `(..., n)`."""
+    return Bins(counts.sum(-2), confidence, counts[..., 1, :])
+
+
+def _with_first_bin(above: Bins, pixels: np.ndarray, probability: np.ndarray, labelled: np.ndarray) -> Bins:
+    """Histograms `(B, C, 10)` whose first bin, in which most probabilities lie, is the total minus the other bins.
+
+    Args:
+        above: histograms of the probabilities above the first bin; their first bin is ignored.
+        pixels: `(B,)` number of pixels.
+        probability: `(B, C)` sum of each class's probability.
+        labelled: `(B, C)` pixels of each class.
+    """
+    count, confidence_sum, positive = (part.copy() for part in above.named().values())
+    count[..., 0] = pixels[:, None] - count[..., 1:].sum(-1)
+    confidence_sum[..., 0] = np.maximum(probability - confidence_sum[..., 1:].sum(-1), 0)
+    positive[..., 0] = labelled - positive[..., 1:].sum(-1)
+    return Bins(count, confidence_sum, positive)
+
+
+def count_strips(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> Counts:
+    """Count the pixels of each image on the device of the logits, which has float64, a strip of rows at a time.
+
+    Nothing waits for the device until all counts are copied from it at once. The probabilities of one strip exist at a
+    time, so the memory beside the logits hardly depends on the size of the images.
+
+    Args:
+        logits: `(B, C, h, w)` floating point.
+        masks: `(B, H, W)` class indices below `C`, 255 is void; integers of any type.
+        near: `(B, H, W)` bool, whether a pixel is near a boundary.
+
+    Returns:
+        Counts of `B` images.
+
+    Raises:
+        ValueError: a label is neither below `C` nor void.
+    """
+    (images, classes), (height, width) = logits.shape[:2], masks.shape[1:]
+    possible = (masks == VOID) | ((masks >= 0) & (masks < classes))
+    impossible = torch.where(possible, VOID, masks.long()).flatten()
+    worst = torch.stack([impossible.amin(), impossible.amax()])
+    labels = torch.where(possible, masks, VOID).to(torch.uint8)
+    predicted = torch.empty_like(labels)
+    totals = _Totals(images, classes, logits.device)
+    for band, at_size in rows_at_size(logits, (height, width)):
+        for image, rows in _strips(images, band.stop - band.start, width, IN_A_STRIP // (classes + BESIDE_CLASSES)):
+            here = image, slice(band.start + rows.start, min(band.start + rows.stop, band.stop))
+            strip = at_size[image, :, rows].double()
+            predicted[here] = totals.add_strip(image, strip, labels[here], near[here])
+    counts, (lowest, highest) = totals.copied(contour_counts(labels, predicted, classes), worst)
+    if lowest != VOID or highest != VOID:
+        raise ValueError(wrong_label(int(lowest if lowest != VOID else highest), classes))
+    return counts
+
+
+def _strips(images: int, height: int, width: int, pixels: int) -> Iterator[tuple[slice, slice]]:
+    """Yield images and rows of parts with about `pixels` pixels: whole images, or rows of one image."""
+    rows = min(height, max(1, pixels // width))
+    together = max(1, pixels // (height * width))
+    for image in range(0, images, together):
+        for row in range(0, height, rows):
+            yield slice(image, image + together), slice(row, row + rows)
+
+
+class _Edges(NamedTuple):
+    """Inner edges of bins on a device, float64."""
+
+    confidence: torch.Tensor
+    probability: torch.Tensor
+    log_odds: torch.Tensor
+
+
+@lru_cache(maxsize=8)
+def _edges(device: torch.device) -> _Edges:
+    """The edges on a device, copied to it once."""
+    return _Edges(equal_edges(FINE_BINS, device), equal_edges(BINS, device), torch.from_numpy(EDGES).to(device))
+
+
+class _Totals:
+    """The counts of a batch, on the device that counts them."""
+
+    def __init__(self, images: int, classes: int, device: torch.device) -> None:
+        empty = Counts.zeros(images, classes)
+        self.shapes = {name: array.shape for name, array in empty._asdict().items() if name != "contour"}
+        self.parts = {
+            name: torch.zeros(*array.shape, COPIES, dtype=torch.from_numpy(array).dtype, device=device)
+            for name, array in empty._asdict().items() if name != "contour"
+        }  # fmt: skip
+        self.image = torch.arange(images, device=device)[:, None, None]
+        self.edges = _edges(device)
+
+    def add_strip(self, images: slice, logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+        """Count the pixels of some images in some rows.
+
+        Args:
+            images: the images among those of the batch, `b` of them.
+            logits: `(b, C, h, w)` float64.
+            masks: `(b, h, w)` uint8 class indices, 255 is void.
+            near: `(b, h, w)` bool.
+
+        Returns:
+            Predicted class of each pixel, `(b, h, w)` uint8; void where the mask is void.
+        """
+        image, valid = self.image[images], masks != VOID
+        highest, top = logits.max(1)  # of equals the first
+        # the other classes, relative to the second highest logit: nothing underflows, however sure the model is
+        others = logits.scatter(1, top[:, None], -torch.inf)
+        second = others.amax(1).clamp(min=LOWEST)
+        others.sub_(second[:, None]).exp_()
+        total, scale = others.sum(1), (second - highest).exp()
+        odds = total * scale
+        confidence = 1 / (1 + odds)
+        others.mul_((scale * confidence)[:, None])
+        truth = torch.where(valid, masks, 0).long()
+        missed = others.gather(1, truth[:, None])[:, 0]  # probability of the true class where another is predicted
+        correct = top == truth
+        loss = odds.log1p() + highest - logits.gather(1, truth[:, None])[:, 0]
+        brier = others.square().sum(1) + confidence.square() - 2 * torch.where(correct, confidence, missed) + 1
+        for index, values in enumerate((loss, brier)):
+            self.parts["loss_and_brier"][images, index, 0] += torch.where(valid, values, 0).sum((1, 2))
+
+        right, weight, confidence = correct.long(), valid.long(), torch.where(valid, confidence, 0)
+        fine = torch.bucketize(confidence, self.edges.confidence)
+        odds_bin = torch.bucketize(highest - second - total.log(), self.edges.log_odds)
+        coarse_bin = fine // FINE_TO_COARSE
+        self._add("fine", (image, near.long(), right, fine), weight)
+        self._add("fine_confidence", (image, near.long(), fine), confidence)
+        self._add("log_odds", (image, right, odds_bin), weight)
+        self._add("log_odds_confidence", (image, odds_bin), confidence)
+        for name, label in (("true", truth), ("predicted", top)):
+            self._add(name, (image, label, right, coarse_bin), weight)
+            self._add(f"{name}_confidence", (image, label, coarse_bin), confidence)
+        self._add("confusion", (image, truth, top), weight)
+        self._add("probability", (image, top), confidence)
+        others.masked_fill_(~valid[:, None], 0)
+        self.parts["probability"][images, :, 0] += others.sum((2, 3))
+        missed_bin = torch.bucketize(missed, self.edges.probability)
+        self._add("other", (image, truth, 1, missed_bin), weight * (missed_bin > 0))
+        for index in range(1, BINS // 2):  # probabilities of classes other than the predicted one are at most 1/2
+            inside = (others > index / BINS) & (others <= (index + 1) / BINS)
+            self.parts["other"][images, :, 0, index, 0] += inside.sum((2, 3))
+            self.parts["other_confidence"][images, :, index, 0] += torch.where(inside, others, 0).sum((2, 3))
+        return torch.where(valid, top, VOID).to(torch.uint8)
+
+    def _add(self, name: str, cell: tuple[torch.Tensor | int, ...], values: torch.Tensor) -> None:
+        """Add values `(b, h, w)` to the cells of an array with these indices."""
+        index: torch.Tensor | int = 0
+        for size, position in zip(self.shapes[name], cell, strict=True):
+            index = index * size + position
+        index = torch.as_tensor(index).expand(values.shape).flatten()
+        copies = torch.arange(index.numel(), device=index.device) % COPIES
+        self.parts[name].view(-1).index_add_(0, index * COPIES + copies, values.flatten())
+
+    def copied(self, *further: torch.Tensor) -> tuple[Counts, np.ndarray]:
+        """The counts and further int64 tensors, copied from the device together.
+
+        Args:
+            further: the contour counts, and one more.
+        """
+        sums = [part.sum(-1) for part in self.parts.values()]
+        as_integers = [each.view(torch.int64) if each.is_floating_point() else each for each in (*sums, *further)]
+        numbers = torch.cat([each.flatten() for each in as_integers]).cpu().numpy()
+        ends = np.cumsum([each.numel() for each in as_integers])
+        parts = [
+            part.view(np.float64 if each.is_floating_point() else np.int64).reshape(each.shape)
+            for part, each in zip(np.split(numbers, ends[:-1]), (*sums, *further), strict=True)
+        ]
+        counts = Counts._make(parts[: len(Counts._fields)])
+        counts.other[:, :, 0] -= counts.other[:, :, 1]  # the bins of all pixels were counted, then those of the class
+        return counts, parts[-1]
 
 
 def count_images(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> Counts:
     """Count the pixels of each image on as many cores as torch uses.
 
     Args:
-        logits: `(B, C, H, W)` float32 on the CPU, in any memory format.
+        logits: `(B, C, h, w)` of at most float32 on the CPU, in any memory format.
         masks: `(B, H, W)` uint8 class indices below `C`, 255 is void.
         near: `(B, H, W)` bool, whether a pixel is near a boundary.
 
@@ -270,63 +363,29 @@ def count_images(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) 
         Counts of `B` images.
     """
     images, classes = logits.shape[:2]
+    counts, predicted = Counts.zeros(images, classes), torch.empty(masks.shape, dtype=torch.uint8)
+    for rows, at_size in rows_at_size(logits, masks.shape[1:]):
+        found, predicted[:, rows] = _count_rows(at_size.float(), masks[:, rows], near[:, rows])
+        counts = Counts._make(map(np.add, counts, found))
+    return counts._replace(contour=contour_counts(masks, predicted, classes).numpy())
+
+
+def _count_rows(logits: torch.Tensor, masks: torch.Tensor, near: torch.Tensor) -> tuple[Counts, torch.Tensor]:
+    """Counts of logits `(B, C, n, W)` of some rows, and the predicted classes `(B, n, W)`; void where masks are."""
+    images, classes = logits.shape[:2]
     cuts = -(-torch.get_num_threads() // max(1, images))
-    counts = Counts.zeros(images * cuts, classes)
-    flat = logits.detach().flatten(2).numpy(), masks.flatten(1).numpy(), near.flatten(1).view(torch.uint8).numpy()
-    bounds, kernel = np.linspace(0, flat[1].shape[1], cuts + 1).astype(int), _count_kernel()
+    counts, predicted = Counts.zeros(images * cuts, classes), torch.empty(masks.shape, dtype=torch.uint8)
+    pixels = (each.flatten(1).view(torch.uint8).numpy() for each in (masks, near, predicted))
+    flat, bounds = (logits.flatten(2).numpy(), *pixels), np.linspace(0, masks[0].numel(), cuts + 1).astype(int)
+    kernel = _count_kernel()
 
     def count_part(index: int) -> None:
         image, cut = divmod(index, cuts)
-        pixels = slice(bounds[cut], bounds[cut + 1])
-        inputs = flat[0][image, :, pixels], *(part[image, pixels] for part in flat[1:])
-        kernel(*inputs, *(part[index] for part in counts))
+        part = slice(bounds[cut], bounds[cut + 1])
+        kernel(*(each[image][..., part] for each in flat), *(part[index] for part in counts[:-1]))
 
-    _on_all_cores(count_part, images * cuts)
-    return Counts._make(part.reshape(images, cuts, *part.shape[1:]).sum(1) for part in counts)
-
-
-def _on_all_cores(work: Callable[[int], None], count: int) -> None:
-    """Call `work` with 0, 1, ..., `count` - 1 on as many cores as torch uses.
-
-    Each thread, including the calling one, gets one contiguous range, because waking a thread takes as long as counting
-    thousands of pixels.
-    """
-    threads = torch.get_num_threads()
-    bounds = np.linspace(0, count, threads + 1).astype(int).tolist()
-
-    def work_on_range(thread: int) -> None:
-        for index in range(bounds[thread], bounds[thread + 1]):
-            work(index)
-
-    others = [_pool(threads).submit(work_on_range, thread) for thread in range(1, threads)]
-    work_on_range(0)
-    for other in others:
-        other.result()
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def _compiled(signature: str) -> Callable[[Callable[..., Any]], Callable[[], Callable[..., Any]]]:
-    """Decorator that turns a function into a getter of its machine code, which is compiled at the first call.
-
-    numba stores the code on disk for the next process.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
-
-    def decorate(function: Callable[..., Any]) -> Callable[[], Callable[..., Any]]:
-        @lru_cache(maxsize=1)
-        def machine_code() -> Callable[..., Any]:
-            try:
-                return njit(signature, cache=True, **options)(function)
-            except RuntimeError:  # numba finds no folder to write to
-                return njit(signature, **options)(function)
-
-        return machine_code
-
-    return decorate
+    on_all_cores(count_part, images * cuts)
+    return Counts._make(part.reshape(images, cuts, *part.shape[1:]).sum(1) for part in counts), predicted
 
 
 @njit(inline="always")
@@ -346,7 +405,7 @@ def _most_probable(logits: np.ndarray, block: np.ndarray, highest: np.ndarray, l
             highest[lane] = value if value > top else top
 
 
-@_compiled("i8(f4[:,:], u1[:])")
+@compiled("i8(f4[:,:], u1[:])")
 def _correct_kernel(logits: np.ndarray, masks: np.ndarray) -> int:
     """Number of pixels of logits `(C, P)` whose highest logit is that of the true class."""
     classes, pixels = logits.shape
@@ -381,48 +440,73 @@ def _exp(x: np.float32) -> np.float32:
     return p * np.int32((n + np.float32(127)) * np.float32(2**23)).view(np.float32)
 
 
-@njit(inline="always")
-def _bin(confidence: np.float32, bins: int) -> np.uintp:
-    """`reliability.bin_of` for a number of bins that divides `FINE_BINS`; NaN is in the last bin."""
-    last, width = np.uintp(bins - 1), np.uintp(FINE_BINS // bins)
-    index = np.uintp(confidence * np.float32(bins)) if confidence < ONE else last
+@njit(inline="never")
+def _bin(probability: float, bins: int) -> np.uintp:
+    """Bin `(a, b]` of a float64, of equal bins, as of `torch.bucketize`; NaN is in the last."""
+    last = np.uintp(bins - 1)
+    index = np.uintp(probability * bins) if probability < 1.0 else last
     # the product may have been rounded across an edge
-    if index > 0 and confidence <= EDGES[index * width - np.uintp(1)]:
+    if index > 0 and probability <= np.float64(index) / bins:
         index -= np.uintp(1)
-    elif index < last and confidence > EDGES[index * width + width - np.uintp(1)]:
+    elif index < last and probability > np.float64(index + np.uintp(1)) / bins:
         index += np.uintp(1)
     return index
 
 
 @njit(inline="always")
-def _bin_of_log_odds(odds: np.float32, logits: np.ndarray, label: np.uintp) -> np.uintp:
-    """`log_odds.bin_of_log_odds` of one pixel from the sum of the other classes' exponentials; NaN is in the last bin.
+def _near_edge(probability: np.float32, bins: int, error: float) -> bool:
+    """Whether a probability may be on the other side of an inner edge of equal bins; NaN may be anywhere."""
+    position = np.float64(probability) * bins
+    return not (abs(position - np.rint(position)) > bins * error or position > bins - 0.5)
 
-    Where the exponentials underflow, the bin is computed from the logits `(C,)`.
-    """
-    if odds >= SMALLEST_ODDS:
-        return np.uintp(BIN_OF_ODDS[np.float32(odds).view(np.int32) >> DROPPED_BITS])
-    second = -np.inf
+
+@njit(inline="never")
+def _others(logits: np.ndarray, top: np.uintp) -> tuple[float, float]:
+    """Second highest of the logits `(C,)`, and the sum of the exponentials of all but the highest relative to it."""
+    second, total = LOWEST, 0.0
     for other in range(len(logits)):
-        if np.uintp(other) != label and logits[other] > second:
+        if np.uintp(other) != top and logits[other] > second:
             second = np.float64(logits[other])
-    total = 0.0
     for other in range(len(logits)):
-        if np.uintp(other) != label:
+        if np.uintp(other) != top:
             total += np.exp(np.float64(logits[other]) - second)
-    log_odds = np.float64(logits[label]) - second - np.log(total)
-    index = (np.arcsinh(log_odds / SCALE) - FIRST) / STEP
-    return np.uintp(index) if index < LOG_ODDS_BINS else np.uintp(LOG_ODDS_BINS - 1)
+    return second, total
 
 
-@_compiled(
-    f"void(f4[:,:], u1[:], u1[:], i8[:,:,::1], f8[:,::1], i8[:,::1], f8[::1], {'i8[:,:,::1], f8[:,::1], ' * 3} "
+@njit(inline="never")
+def _probability(logits: np.ndarray, top: np.uintp, index: int) -> float:
+    """Probability of a class other than the most probable one in float64, as in `count_strips`."""
+    second, total = _others(logits, top)
+    scale = np.exp(second - np.float64(logits[top]))
+    return np.exp(np.float64(logits[index]) - second) * (scale * (1.0 / (1.0 + total * scale)))
+
+
+@njit(inline="never")
+def _exact_bins(logits: np.ndarray, top: np.uintp) -> tuple[np.uintp, np.uintp]:
+    """Fine bin of the confidence and bin of its log-odds in float64, as in `count_strips`."""
+    second, total = _others(logits, top)
+    highest = np.float64(logits[top])
+    log_odds = highest - second - np.log(total)
+    confidence = 1.0 / (1.0 + total * np.exp(second - highest))
+    low, high = 0, len(EDGES)
+    while low < high:  # numba takes seconds to compile np.searchsorted; NaN is in the last bin
+        middle = (low + high) // 2
+        if EDGES[middle] >= log_odds:
+            high = middle
+        else:
+            low = middle + 1
+    return _bin(confidence, FINE_BINS), np.uintp(low)
+
+
+@compiled(
+    f"void(f4[:,:], u1[:], u1[:], u1[:], i8[:,:,::1], f8[:,::1], i8[:,::1], f8[::1], {'i8[:,:,::1], f8[:,::1], ' * 3} "
     f"i8[:,::1], f8[::1], f8[::1])"
 )
 def _count_kernel(
     logits: np.ndarray,
     masks: np.ndarray,
     near: np.ndarray,
+    labels: np.ndarray,
     fine: np.ndarray,
     fine_confidence: np.ndarray,
     log_odds: np.ndarray,
@@ -437,11 +521,18 @@ def _count_kernel(
     probability: np.ndarray,
     loss_and_brier: np.ndarray,
 ) -> None:
-    """Add the pixels of logits `(C, P)` to the arrays of one part of `Counts`.
+    """Add the pixels of logits `(C, P)` to the arrays of one part of `Counts`; write the predicted classes `(P,)`.
 
     The inner loops over pixels have no branches, so that the compiler vectorises them. The counting is not vectorised.
+    Where a float32 is too close to an edge of its bin, the bin is that of float64.
     """
     classes, pixels = logits.shape
+    # relative error of odds: of the differences of logits, up to ln(2**100), of `_exp`, and of the sum
+    ulps = np.int32(classes + 80)
+    odds_error = np.float64(ulps) * 2.0**-24
+    error = 0.25 * odds_error + 2.0**-23
+    other_error = 0.5 * odds_error + 2.0**-23
+    lowest_above = np.float32(1 / BINS - other_error)
     # one allocation, because the relative addresses of several decide whether loads wait for stores
     rows = np.zeros((classes + 8, LANES), np.float32)
     block, highest, label = rows[:classes], rows[classes], rows[classes + 1]
@@ -472,7 +563,7 @@ def _count_kernel(
                 value = block[index, lane] * inverse[lane]
                 block[index, lane] = value
                 squares[lane] += value * value
-                above[lane] += ONE if value > FIRST_EDGE else ZERO
+                above[lane] += ONE if value > lowest_above else ZERO
                 part += value * counted[lane]
             probability[index] += np.float64(part)
         product = 1.0
@@ -481,18 +572,26 @@ def _count_kernel(
             if lane % IN_A_PRODUCT == 0:
                 loss += np.log(product)
                 product = 1.0
+            labels[start + lane] = VOID
             if truth == VOID:
                 continue
             top, confidence = np.uintp(label[lane]), inverse[lane]
+            labels[start + lane] = top
             correct = np.uintp(1 if top == truth else 0)
             close = np.uintp(near[start + lane])
-            fine_bin = _bin(confidence, FINE_BINS)
-            coarse_bin = fine_bin // np.uintp(FINE_TO_COARSE)
             product *= np.float64(total[lane])
             brier += np.float64(squares[lane]) - 2.0 * np.float64(block[truth, lane]) + 1.0
+            is_exact = odds[lane] > SMALLEST_ODDS and not _near_edge(confidence, FINE_BINS, error)
+            if is_exact:
+                bits = np.float32(odds[lane]).view(np.int32)
+                odds_bin = np.uintp(BIN_OF_ODDS[(bits - ulps) >> DROPPED_BITS])
+                is_exact = odds_bin == np.uintp(BIN_OF_ODDS[(bits + ulps) >> DROPPED_BITS])
+                fine_bin = min(np.uintp(confidence * np.float32(FINE_BINS)), np.uintp(FINE_BINS - 1))
+            if not is_exact:
+                fine_bin, odds_bin = _exact_bins(logits[:, start + lane], top)
+            coarse_bin = fine_bin // np.uintp(FINE_TO_COARSE)
             fine[close, correct, fine_bin] += 1
             fine_confidence[close, fine_bin] += np.float64(confidence)
-            odds_bin = _bin_of_log_odds(odds[lane], logits[:, start + lane], top)
             log_odds[correct, odds_bin] += 1
             log_odds_confidence[odds_bin] += np.float64(confidence)
             true[truth, correct, coarse_bin] += 1
@@ -500,13 +599,17 @@ def _count_kernel(
             predicted[top, correct, coarse_bin] += 1
             predicted_confidence[top, coarse_bin] += np.float64(confidence)
             confusion[truth, top] += 1
-            if above[lane] > (ONE if confidence > FIRST_EDGE else ZERO):
+            if above[lane] > (ONE if confidence > lowest_above else ZERO):
                 for index in range(classes):
                     value = block[index, lane]
-                    if value > FIRST_EDGE and np.uintp(index) != top:
-                        is_of_class = np.uintp(1 if np.uintp(index) == truth else 0)
-                        coarse_bin = _bin(value, BINS)
-                        other[index, is_of_class, coarse_bin] += 1
-                        other_confidence[index, coarse_bin] += np.float64(value)
+                    if value > lowest_above and np.uintp(index) != top:
+                        if _near_edge(value, BINS, other_error):
+                            coarse_bin = _bin(_probability(logits[:, start + lane], top, index), BINS)
+                        else:
+                            coarse_bin = np.uintp(value * np.float32(BINS))
+                        if coarse_bin > 0:
+                            is_of_class = np.uintp(1 if np.uintp(index) == truth else 0)
+                            other[index, is_of_class, coarse_bin] += 1
+                            other_confidence[index, coarse_bin] += np.float64(value)
         loss += np.log(product)
     loss_and_brier[0], loss_and_brier[1] = loss, brier

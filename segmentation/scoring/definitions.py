@@ -15,30 +15,52 @@ from segmentation.scoring.calibration_error import coarse
 from segmentation.scoring.confusion import iou, mean_over_split, ratios
 
 
-class ClassSets(NamedTuple):
-    """The classes over which means are taken; `(C,)` bool each."""
+class ByClass(NamedTuple):
+    """Metrics that have a value for each class, `(..., C)` each; NaN where a class has no value or is excluded.
+
+    IoU, Dice, precision and recall have a value for the classes that are labelled or predicted. The precision is 0 for
+    a class that is labelled but never predicted, and the recall 0 for one that is predicted but never labelled:
+    otherwise a model could raise a mean by never predicting a class. Macro averages of torchmetrics do the same.
+    """
 
     iou: np.ndarray
     accuracy: np.ndarray
-
-
-class ClassValues(NamedTuple):
-    """IoU and accuracy of each class; `(..., C)` each, NaN where a class has no value or is excluded."""
-
-    iou: np.ndarray
-    accuracy: np.ndarray
+    """As recall, but NaN for a class without labelled pixels."""
+    dice: np.ndarray
+    """Twice the intersection over the sum of both areas: the F1 score of the pixels. Dice, "Measures of the Amount of
+    Ecologic Association Between Species", Ecology 1945."""
+    precision: np.ndarray
+    """Fraction of the pixels predicted as the class that are of it."""
+    recall: np.ndarray
+    """Fraction of the class's pixels that are predicted as it."""
+    boundary_iou: np.ndarray
+    """IoU of the bands along the contours, see `segmentation.scoring.boundary_iou`; NaN for a class without contour."""
 
     @classmethod
-    def of(cls, sums: Mapping[str, np.ndarray]) -> "ClassValues":
+    def of(cls, sums: Mapping[str, np.ndarray]) -> "ByClass":
         """Values from sums over images."""
+        intersection, labelled, predicted = sums["intersection"], sums["labelled"], sums["predicted"]
+        is_there = np.where(labelled + predicted > 0, 0.0, np.nan)
         return cls(
-            iou(sums["intersection"], sums["labelled"], sums["predicted"]),
-            ratios(sums["intersection"], sums["labelled"]),
+            iou=iou(intersection, labelled, predicted),
+            accuracy=ratios(intersection, labelled),
+            dice=ratios(2 * intersection, labelled + predicted),
+            precision=is_there + np.nan_to_num(ratios(intersection, predicted)),
+            recall=is_there + np.nan_to_num(ratios(intersection, labelled)),
+            boundary_iou=ratios(sums["contour_intersection"], sums["contour_union"]),
         )
 
-    def within(self, classes: ClassSets) -> "ClassValues":
-        """Values of a subset of the classes; the others become NaN."""
-        return ClassValues(*(np.where(chosen, values, np.nan) for values, chosen in zip(self, classes, strict=True)))
+    def defined(self) -> "ByClass":
+        """Whether a class has a value, `(..., C)` bool."""
+        return ByClass(*map(np.isfinite, self))
+
+    def within(self, chosen: "ByClass") -> "ByClass":
+        """Values of a subset of the classes, `(C,)` bool for each metric; the others become NaN."""
+        return ByClass(*(np.where(some, values, np.nan) for values, some in zip(self, chosen, strict=True)))
+
+    def means(self, of_split: "ByClass") -> "ByClass":
+        """Means over the classes, `(...)`, see `mean_over_split`."""
+        return ByClass(*map(mean_over_split, self, of_split))
 
 
 def sums_of_images(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -67,21 +89,23 @@ def sums_of_images(block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         "intersection": confusion.diagonal(axis1=1, axis2=2),
         "labelled": confusion.sum(2),
         "predicted": confusion.sum(1),
+        "contour_intersection": block["contour_intersection"].astype(np.int64),
+        "contour_union": block["contour_union"].astype(np.int64),
         "class_count": block["one_vs_rest_count"].astype(np.int64),
         "class_gap": block["one_vs_rest_correct"] - block["one_vs_rest_confidence_sum"],
         "class_positive": block["one_vs_rest_correct"].astype(np.int64),
     }
 
 
-def metrics(sums: Mapping[str, np.ndarray], of_split: ClassValues, samplings: int = 1) -> dict[str, np.ndarray]:
+def metrics(sums: Mapping[str, np.ndarray], of_split: ByClass, samplings: int = 1) -> dict[str, np.ndarray]:
     """Every metric of `segmentation.metrics.METRICS`, `(...)`; NaN where there is no non-void pixel.
 
     Args:
         sums: arrays `(..., K)` by the names of `sums_of_images`.
-        of_split: each class's IoU and accuracy in the whole split, see `mean_over_split`.
+        of_split: the values of each class in the whole split, see `mean_over_split`.
         samplings: how many times sampling noise enters the sums: 1 for a split, 2 for a resample of a split.
     """
-    bins, values = (sums["count"], sums["gap"]), ClassValues.of(sums)
+    bins, means = (sums["count"], sums["gap"]), ByClass.of(sums).means(of_split)
     one_vs_rest = sums["class_count"], sums["class_gap"]
     image_ece = ratios(sums["image_ece"], sums["images"])
     image_variance = np.maximum(ratios(sums["image_ece_squared"], sums["images"]) - image_ece**2, 0)
@@ -90,8 +114,12 @@ def metrics(sums: Mapping[str, np.ndarray], of_split: ClassValues, samplings: in
     found = {
         "loss": ratios(sums["negative_log_likelihood"], sums["pixels"]),
         "pixel_accuracy": ratios(sums["correct"], sums["pixels"]),
-        "mean_class_accuracy": mean_over_split(values.accuracy, of_split.accuracy),
-        "mean_iou": mean_over_split(values.iou, of_split.iou),
+        "mean_class_accuracy": means.accuracy,
+        "mean_iou": means.iou,
+        "mean_dice": means.dice,
+        "mean_precision": means.precision,
+        "mean_recall": means.recall,
+        "mean_boundary_iou": means.boundary_iou,
         "ece": calibration.ece(*bins),
         "confidence_gap": calibration.confidence_gap(*bins),
         "debiased_ece": debiased_ece,

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from segmentation.classes import Classes
+from segmentation.scoring.resizing import resized
 from segmentation.scoring.scores import BOUNDARY_WIDTH, Scores
 from segmentation.system.full_precision import full_precision
 
@@ -43,12 +43,10 @@ def score(
     scores = Scores(labels, boundary_width)
     with evaluating(model):
         for images, masks in batches:
-            scores.update(at_size_of(masks, model(images)), masks)
+            scores.update(model(images), masks)
     return scores
 
 
 def at_size_of(masks: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Logits `(B, C, h, w)` resized to the size of masks `(B, H, W)`, as torchvision's models resize theirs."""
-    if logits.shape[2:] == masks.shape[1:]:
-        return logits
-    return F.interpolate(logits.float(), masks.shape[1:], mode="bilinear", align_corners=False)
+    """Logits `(B, C, h, w)` at the size of masks `(B, H, W)`, see `resized`."""
+    return resized(logits, masks.shape[1:])

@@ -30,10 +30,13 @@ _CELLS = np.exp(-np.clip(_IDEAL, None, 80)).astype(np.float32).view(np.int32) >>
 _ABOVE = np.searchsorted(_CELLS[::-1], np.arange(256 << 23 - DROPPED_BITS), "right")
 BIN_OF_ODDS = (LOG_ODDS_BINS - 1 - _ABOVE).astype(np.int16)
 """Bin by the high bits of the odds of the other classes, a float32 of at least `SMALLEST_ODDS`."""
-EDGES = np.where(
+EDGES = 1e-12 + np.where(
     np.exp(-_IDEAL) < SMALLEST_ODDS, _IDEAL, -np.log((_CELLS << DROPPED_BITS).view(np.float32).astype(np.float64))
 )
-"""`(999,)` upper edges of all bins except the last; where the table is used, edges of its cells."""
+"""`(999,)` upper edges of all bins except the last; where the table is used, edges of its cells.
+
+The small addend decides for odds on an edge, such as 2, whose logarithm differs in the last digit between libraries.
+"""
 
 
 def bin_of_log_odds(log_odds: torch.Tensor) -> torch.Tensor:

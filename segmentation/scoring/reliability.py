@@ -122,8 +122,14 @@ def bin_of(confidence: torch.Tensor, bins: int) -> torch.Tensor:
 
     An edge is k/bins in the precision of the confidence: a float32 confidence written as 0.1 lies on the edge 0.1.
     """
-    edges = torch.arange(1, bins, dtype=torch.float64) / bins  # on the CPU, since not every device has float64
+    edges = equal_edges(bins, torch.device("cpu"))  # since not every device has float64
     return torch.bucketize(confidence, edges.to(confidence.dtype).to(confidence.device), right=False)
+
+
+def equal_edges(bins: int, device: torch.device) -> torch.Tensor:
+    """Inner edges of equal bins of [0, 1], `(bins - 1,)` float64."""
+    numbers = torch.arange(1, bins, dtype=torch.float64, device=device)
+    return numbers / torch.full_like(numbers, bins)  # CUDA would multiply by the inverse of a scalar
 
 
 def histogram_columns(rows: tuple[int, ...], bins: int, prefix: str = "") -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -16,14 +16,12 @@ from segmentation.scoring.bootstrap import RESAMPLES, Interval, interval, resamp
 from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.calibration_error import coarse
 from segmentation.scoring.confusion import Confusion, ratios
-from segmentation.scoring.counting import columns, count_pixels
-from segmentation.scoring.definitions import ClassSets, ClassValues, sums_of_images
+from segmentation.scoring.counting import LATER_COLUMNS, columns, count_pixels
+from segmentation.scoring.definitions import ByClass, sums_of_images
 from segmentation.scoring.groups import Group, GroupReliability, group_metrics, grouped
 from segmentation.scoring.image_table import ImageTable
 from segmentation.scoring.reliability import Bins, Reliability
 
-LATER_COLUMNS = {f"log_odds_{name}" for name in Bins.NAMES}
-"""Columns that files of earlier versions lack; the metrics that need them are NaN then."""
 BOUNDARY_WIDTH = 3
 """Rows and columns on either side of a boundary that belong to its band."""
 
@@ -50,7 +48,7 @@ class Scores:
         """Add a batch.
 
         Args:
-            logits: `(B, C, H, W)`, not probabilities.
+            logits: `(B, C, h, w)`, not probabilities; resized bilinearly to the size of the masks.
             masks: `(B, H, W)` class indices, 255 is void.
             images: number of each image, see `ImageTable`: an image is counted once. None counts all images.
         """
@@ -69,7 +67,7 @@ class Scores:
         for parts in zip(*(table.blocks() for table in self.tables), strict=True):
             yield {name: values for part in parts for name, values in part.items()}
 
-    def metrics(self, classes: ClassSets | None = None) -> dict[str, float]:
+    def metrics(self, classes: ByClass | None = None) -> dict[str, float]:
         """Every metric of `segmentation.metrics.METRICS` by name; NaN where there is no non-void pixel.
 
         Args:
@@ -78,7 +76,7 @@ class Scores:
         pooled = self._pooled()
         return {name: float(value) for name, value in definitions.metrics(pooled, _of_split(pooled, classes)).items()}
 
-    def resampled(self, classes: ClassSets | None = None, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
+    def resampled(self, classes: ByClass | None = None, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
         """Every metric of resamples of the images, and `noise_floor`: the ECE of a perfectly calibrated model.
 
         Two `Scores` of the same images use the same resamples, which makes their differences paired. Means over classes
@@ -143,6 +141,20 @@ class Scores:
     def log_odds_bins(self) -> Bins:
         """All pixels in bins of the confidence's log-odds, see `segmentation.scoring.log_odds`."""
         return Bins(*(self._table.totals[f"log_odds_{name}"] for name in Bins.NAMES))
+
+    def by_class(self) -> ByClass:
+        """Every metric that has a value for each class, `(C,)` each; NaN for a class without a value."""
+        return ByClass.of(self._pooled())
+
+    def class_intervals(self) -> dict[str, list[Interval]]:
+        """95 % interval over images of every metric of each class, by metric; NaN for a class without a value."""
+        columns = "intersection", "labelled", "predicted", "contour_intersection", "contour_union"
+        blocks = ({name: sums[name] for name in columns} for sums in map(sums_of_images, self.blocks()))
+        found = resampled(lambda sums: ByClass.of(sums)._asdict(), blocks, len(self))
+        return {
+            name: list(map(interval, _resampled_columns(found, name, len(self.labels)), values.tolist()))
+            for name, values in self.by_class()._asdict().items()
+        }
 
     def class_iou(self) -> dict[str, float]:
         """Intersection over union by class name, without classes that are neither labelled nor predicted."""
@@ -213,11 +225,13 @@ def load_scores(
             raise InputError(f"{file} is damaged or of another version: it has no image numbers")
         count = stored.known["image"].shape[0]
         missing = columns.keys() - stored.known.keys()
-        if missing & LATER_COLUMNS:
-            missing |= LATER_COLUMNS  # use all of them or none
-        if missing - LATER_COLUMNS:
+        for together in LATER_COLUMNS:
+            if missing & together:
+                missing |= together  # use all of them or none
+        required = missing.difference(*LATER_COLUMNS)
+        if required:
             raise InputError(
-                f"{file} was written by another version of this program: it holds no {min(missing - LATER_COLUMNS)}; "
+                f"{file} was written by another version of this program: it holds no {min(required)}; "
                 f"score the model again with the entry point evaluate"
             )
         for name in stored.known.keys() - missing:
@@ -258,6 +272,8 @@ def _check_counts(
         and (arrays["count"].sum(1) == pixels).all()
         and ("log_odds_count" in missing or (arrays["log_odds_count"].sum(1) == pixels).all())
         and (arrays["confusion"].sum((1, 2)) == pixels).all()
+        and (arrays["contour_intersection"] <= arrays["contour_union"]).all()
+        and (arrays["contour_union"].sum(1) <= 2 * pixels).all()
         and numbers.dtype.kind in "iu"
         and len(np.unique(numbers)) == len(numbers)
     )
@@ -265,20 +281,22 @@ def _check_counts(
         raise InputError(f"{file} is damaged: its counts contradict each other")
 
 
-def _of_split(pooled: Mapping[str, np.ndarray], classes: ClassSets | None) -> ClassValues:
-    values = ClassValues.of(pooled)
+def _of_split(pooled: Mapping[str, np.ndarray], classes: ByClass | None) -> ByClass:
+    values = ByClass.of(pooled)
     return values if classes is None else values.within(classes)
 
 
-def common_classes(several: Iterable[Scores]) -> ClassSets:
+def common_classes(several: Iterable[Scores]) -> ByClass:
     """Classes over which the means of several models can be compared: those with a value for every model.
 
     A class without labelled pixels has an IoU (of 0) only for models that predict it. Without a common set, the mean
     IoU of these models would be over more classes than that of the others.
+
+    Returns:
+        `(C,)` bool for each metric.
     """
-    values = [ClassValues.of(scores._pooled()) for scores in several]
-    iou, accuracy = (np.isfinite(parts).all(0) for parts in zip(*values, strict=True))
-    return ClassSets(iou, accuracy)
+    defined = [ByClass.of(scores._pooled()).defined() for scores in several]
+    return ByClass(*(np.all(parts, 0) for parts in zip(*defined, strict=True)))
 
 
 def _resampled_columns(found: Mapping[str, np.ndarray], name: str, count: int) -> np.ndarray:

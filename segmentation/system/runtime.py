@@ -1,6 +1,5 @@
 """Settings of glibc, OpenMP and the garbage collector for fast training, scoring and prediction."""
 
-import ctypes
 import gc
 import os
 import sys
@@ -46,6 +45,8 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
+    import ctypes  # here and not above: `--help` does not need it
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # musl

@@ -82,7 +82,10 @@ def one_update(model: nn.Module) -> Iterator[None]:
     and biased variance `v_p`, all `n = sum(n_p)` values have the mean `m = sum(n_p m_p) / n` and the variance
     `sum(n_p (v_p + m_p^2)) / n - m^2`.
     """
-    layers = [layer for layer in layers_of(model) if layer.training and layer.momentum is not None]
+    layers = [
+        layer for layer in layers_of(model)
+        if layer.training and layer.momentum is not None and layer.running_mean is not None
+    ]  # fmt: skip
     sums = [_Sums(layer) for layer in layers]
     hooks = [layer.register_forward_hook(each.add) for layer, each in zip(layers, sums, strict=True)]
     try:

@@ -6,17 +6,19 @@ other ranks run `train_rank`; both run the same loop, and sums over the shards o
 
 import math
 import time
-from collections.abc import Generator
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 
+from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
-from segmentation.data import Split, load_split
-from segmentation.data.batches import in_order, index_batches
-from segmentation.devices import deterministic, resolve_device, to_device
+from segmentation.data import Split, load_splits
+from segmentation.data.batches import equal_batches, in_order, index_batches
+from segmentation.data.training_images import TrainingImages
+from segmentation.devices import copied_to_host, deterministic, fastest_convolutions, resolve_device, to_device
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import is_better
 from segmentation.models.segmenter import Segmenter, build
@@ -29,7 +31,9 @@ from segmentation.training.augmentation import Augmentation
 from segmentation.training.averaging import AveragedWeights
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.class_weights import class_weights
+from segmentation.training.compilation import Compilation, obstacle, pays
 from segmentation.training.launch import all_ranks
+from segmentation.training.prefetch import Batch, on_device
 from segmentation.training.process_group import ProcessGroup
 from segmentation.training.step import TrainingStep
 
@@ -74,6 +78,8 @@ class Epoch:
     """Duration of the epoch, validation included."""
     images_per_second: float
     """Training images per second, without validation."""
+    compile_seconds: float
+    """Seconds of this epoch in which the network was compiled; 0 with `compile=false`."""
     is_best: bool
     """Whether `config.monitor` is better than in all earlier epochs, or equal to the best one with a lower loss."""
     checkpoint: Checkpoint
@@ -107,11 +113,12 @@ def train(model: Segmenter, data: Data, config: TrainingConfig, start: Checkpoin
         start: state after an earlier epoch of the same run; training resumes as if it had not stopped.
 
     Raises:
-        DivergedError: the loss is not finite. The weights are those before the step that found it.
+        DivergedError: the loss is not finite. Parameters are those before the step whose loss that is, though it is
+            found after the next step; the running statistics of batch norm are not.
         InputError: a mistake of the user, or the end of another rank.
     """
     with all_ranks(config, train_rank) as group:
-        group.broadcast((asdict(config), data.train.fingerprint, data.val.fingerprint, start))
+        group.broadcast((asdict(config), data.train.fingerprint, data.val.fingerprint, start, model.code))
         yield from _epochs(model, data, config, start, group)
 
 
@@ -129,11 +136,11 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
     Raises:
         InputError: the data differ from those of rank 0, or another mistake of the user.
     """
-    values, *fingerprints, start = group.broadcast()
+    values, *fingerprints, start, code = group.broadcast()
     names = TrainingConfig.__dataclass_fields__.keys() - FIELDS_OF_MACHINE
     own = {name: getattr(config, name) for name in FIELDS_OF_MACHINE}
     config = TrainingConfig(**{name: values[name] for name in names}, **own)
-    data = Data(load_split(config, config.train_split), load_split(config, config.val_split))
+    data = Data(*load_splits(config))
     for split, fingerprint in zip((data.train, data.val), fingerprints, strict=True):
         if split.fingerprint != fingerprint:
             raise InputError(
@@ -141,7 +148,7 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
                 f"copy the same data set to every machine"
             )
     with suppress(DivergedError):  # rank 0 raises it at the same step
-        for _ in _epochs(build(config, len(data.train.labels)), data, config, start, group):
+        for _ in _epochs(build(config, len(data.train.labels), code), data, config, start, group):
             pass
 
 
@@ -153,14 +160,19 @@ def _epochs(
         raise InputError(f"{len(data.train)} training images are too few for {group.size} processes")
     device = resolve_device(config.device, group.local_rank, group.local_size)
     weights = group.broadcast(class_weights(config, data.train) if group.rank == 0 else None)
+    images = TrainingImages(config, data.train)
     step = TrainingStep(model, config, device, group, weights)
     finished_epochs, best_epoch, best_value, best_loss = 0, 0, math.nan, math.nan
     average = None if config.ema is None else AveragedWeights(model, config.ema)
+    reason = obstacle(config, device, group.size)
+    if reason and config.compile == "true":
+        raise InputError(f"compile=true is not possible: {reason}; or set compile=false")
+    compilation = Compilation(model) if config.compile == "true" else None
     if start is not None:
         model.load_state_dict(start.trained or start.network)
         if average is not None:
             average.load(start.network)
-        step.optimizer.load_state_dict(start.optimizer)
+        optimizers.load_state(step.optimizer, start.optimizer)
         step.scaler.load_state_dict(start.scaler)
         finished_epochs, best_epoch = start.epoch, start.best_epoch
         best_value, best_loss = start.best_value, start.best_loss
@@ -172,14 +184,22 @@ def _epochs(
                 return
             if average is not None and number > finished_epochs + 1:
                 average.swap()
-            started = time.perf_counter()
-            with deterministic(config.deterministic):
-                train_loss, train_accuracy, rate = _train_epoch(step, data.train, config, group, number, average)
+            started, compiled = time.perf_counter(), compilation.seconds if compilation else 0.0
+            with (
+                deterministic(config.deterministic),
+                fastest_convolutions(not config.deterministic and config.score_crop == "center"),  # images of one size
+                compilation.used() if compilation else nullcontext(),
+            ):
+                train_loss, train_accuracy, rate = _train_epoch(step, images, config, group, number, average)
                 trained = time.perf_counter()
                 if average is not None:
                     average.swap()
                     batch_norm.average_statistics(model, group)
                 val = _score(model, data.val, config, device, group)
+            if config.compile == "auto" and number == finished_epochs + 1 and not reason:
+                left = (config.epochs - number) * (time.perf_counter() - started)
+                if group.broadcast(pays(left)):
+                    compilation = Compilation(model)
             if group.rank > 0:
                 continue
             metrics = val.metrics()
@@ -209,6 +229,7 @@ def _epochs(
                 optimizer=step.optimizer.state_dict(),
                 scaler=step.scaler.state_dict(),
                 trained={} if average is None else average.kept,
+                code=None if model.code is None else model.code.as_values(),
             )
             finished = time.perf_counter()
             images_per_second = len(data.train) / (trained - started)
@@ -222,6 +243,7 @@ def _epochs(
                 rate,
                 finished - started,
                 images_per_second,
+                compilation.seconds - compiled if compilation else 0.0,
                 is_best,
                 checkpoint,
             )
@@ -236,19 +258,20 @@ def _epochs(
 
 def _train_epoch(
     step: TrainingStep,
-    split: Split,
+    data: TrainingImages,
     config: TrainingConfig,
     group: ProcessGroup,
     number: int,
     average: AveragedWeights | None,
 ) -> tuple[float, float, float]:
-    """Train on every image once; returns mean loss, pixel accuracy and the last learning rate.
+    """Train on as many images as the split has; returns mean loss, pixel accuracy and the last learning rate.
 
     All random numbers follow from the seed and the epoch's number. Those that a layer draws, such as dropout, also
     depend on the rank.
     """
     seeds = np.random.SeedSequence([config.seed, number]).generate_state(3 + group.rank)
-    order = np.random.default_rng(seeds[0]).permutation(len(split))
+    shuffle = np.random.default_rng(seeds[0])
+    order = data.order(shuffle)
     random = torch.Generator().manual_seed(int(seeds[1]))
     torch.manual_seed(int(seeds[2 + group.rank]))
     augmentation = Augmentation(config)
@@ -261,29 +284,66 @@ def _train_epoch(
     if config.freeze_batch_norm:
         batch_norm.freeze(backbone)
 
-    batches = index_batches(order, config.batch_size, group.size)
-    loss_sum, correct, pixels, rate = 0.0, 0, 0, 0.0
-    with progress(f"epoch {number}/{config.epochs}", len(split), shown=group.rank == 0) as bar:
-        for index, indices in enumerate(batches):
-            draws = augmentation.draw(len(indices), random)  # for the whole batch: the same on every rank
-            images, masks = augmentation.apply(*split.gather(group.shard(indices)), group.shard(draws))
-            rate = optimizers.learning_rate(config, (number - 1) * len(batches) + index, len(batches))
+    parts = index_batches(order, config.batch_size, group.size)
+    batches = on_device(_batches(data, parts, shuffle, augmentation, random, group), step.device)
+    sums = torch.zeros(3, dtype=torch.float64).unbind()  # on the device after the first step; read once
+    rate, check_last = 0.0, _nothing
+    with progress(f"epoch {number}/{config.epochs}", len(order), shown=group.rank == 0) as bar, closing(batches):
+        for index, batch in enumerate(batches):
+            images, masks = augmentation.apply(batch.images, batch.masks, batch.draws)
+            steps = (number - 1) * len(parts) + index
+            rate = optimizers.learning_rate(config, steps, len(parts))
             optimizers.set_learning_rate(step.optimizer, rate)
-            try:
-                batch_loss, batch_correct, batch_pixels = step(images, masks, len(indices), bar.update)
-            except FloatingPointError as error:
-                raise DivergedError(
-                    f"the loss is {error} in epoch {number}, step {index + 1} of {len(batches)} "
-                    f"(learning_rate={rate:g}): try a smaller learning_rate or warmup_epochs=1"
-                ) from None
+            if batch.is_labelled:
+                result = step(images, masks, batch.size, bar.update)
+                sums = tuple(before + new for before, new in zip(sums, result[:3], strict=True))
+                check_last()
+                check_last = _finite(result.loss, f"epoch {number}, step {index + 1} of {len(parts)}", rate)
+            else:
+                bar.update(batch.size)
             if average is not None:
-                average.update((number - 1) * len(batches) + index + 1)
-            loss_sum, correct, pixels = loss_sum + batch_loss, correct + batch_correct, pixels + batch_pixels
+                average.update(steps + 1)
+    check_last()
     batch_norm.average_statistics(step.model, group)
-    loss_sum, correct_of_all, pixels_of_all = group.sum(loss_sum, correct, pixels)
-    if not pixels_of_all:
+    loss_sum, correct, pixels = group.sum(*torch.stack(sums).tolist())
+    if not pixels:
         return math.nan, math.nan, rate
-    return loss_sum / pixels_of_all, correct_of_all / pixels_of_all, rate
+    return loss_sum / pixels, correct / pixels, rate
+
+
+def _batches(
+    data: TrainingImages,
+    parts: list[np.ndarray],
+    shuffle: np.random.Generator,
+    augmentation: Augmentation,
+    random: torch.Generator,
+    group: ProcessGroup,
+) -> Iterator[Batch]:
+    """Gather this rank's shard of each batch, and draw the random numbers of its augmentation."""
+    for indices in parts:
+        # for the whole batch: the same on every rank
+        crops, draws = data.draw(len(indices), shuffle), augmentation.draw(len(indices), random)
+        images, masks = data.gather(group.shard(indices), group.shard(crops))
+        is_labelled = any((data.split.masks[index] != VOID).any() for index in indices)  # the first one, as a rule
+        yield Batch(images, masks, group.shard(draws), len(indices), is_labelled)
+
+
+def _finite(loss: torch.Tensor, step: str, rate: float) -> Callable[[], None]:
+    """Start to copy the loss of a step to the host; the returned function raises an error if it is not finite."""
+    read = copied_to_host(loss)
+
+    def check() -> None:
+        if not math.isfinite(value := read()):
+            raise DivergedError(
+                f"the loss is {value} in {step} (learning_rate={rate:g}): try a smaller learning_rate or "
+                f"warmup_epochs=1"
+            )
+
+    return check
+
+
+def _nothing() -> None:
+    """Before the first step there is no loss to check."""
 
 
 def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.device, group: ProcessGroup) -> Scores:
@@ -293,7 +353,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
     scores = Scores(val.labels, config.boundary_width)
     shard = group.shard(np.arange(len(val)))
     with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard), shown=group.rank == 0) as bar:
-        for indices in index_batches(shard, max(1, config.batch_size // group.size)):
+        for indices in equal_batches(val, shard, max(1, config.batch_size // group.size)):
             images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())
             bar.update(len(indices))

@@ -16,25 +16,32 @@ from torch.nn import functional as F
 
 from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
+from segmentation.devices import countable
 
 
 class Totals(NamedTuple):
-    """What the sums of a loss are divided by, so that they become means over the batch of all processes."""
+    """What the sums of a loss are divided by, so that they become means over the batch of all processes.
 
-    weight: float
+    Float64 scalars on the device of the masks, so that nothing waits for the device; on the CPU if it has no float64.
+    """
+
+    weight: torch.Tensor
     """Sum over the non-void pixels of the weight of their class; their number without class weights."""
-    images: float
+    images: torch.Tensor
     """Number of images that have a non-void pixel."""
 
 
 def totals(masks: torch.Tensor, weights: torch.Tensor | None) -> Totals:
-    """Return the totals of masks `(B, H, W)` uint8, with class weights `(C,)` or None."""
+    """Return the totals of masks `(B, H, W)` uint8, with class weights `(C,)` on the same device or None."""
+    (masks,) = countable(masks)
     valid = masks != VOID
-    images = float(valid.flatten(1).any(1).sum())
+    images = valid.flatten(1).any(1).sum().double()
     if weights is None:
-        return Totals(float(valid.sum()), images)
-    pixels = torch.bincount(masks[valid].flatten().long(), minlength=len(weights))
-    return Totals(float(pixels.double() @ weights.double().cpu()), images)
+        return Totals(valid.sum().double(), images)
+    (weights,) = countable(weights)
+    labels = masks.flatten().long()
+    pixels = labels.new_zeros(VOID + 1).scatter_add_(0, labels, labels.new_ones(()).expand(len(labels)))
+    return Totals(pixels[: len(weights)].double() @ weights.double(), images)
 
 
 def training_loss(
@@ -183,16 +190,22 @@ def _mean_over_classes(losses: torch.Tensor, chosen: torch.Tensor, weights: torc
     return (losses * share).sum(-1) / share.sum(-1).clamp_min(torch.finfo(losses.dtype).tiny)
 
 
+def _mean(loss: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+    """The sum `loss` divided by `total`; the sum itself, which is 0, where the total is 0."""
+    total = total.to(loss)
+    return loss / total.where(total > 0, 1)
+
+
 Loss = Callable[[torch.Tensor, torch.Tensor, TrainingConfig, Totals, torch.Tensor | None], torch.Tensor]
 LOSSES: dict[str, Loss] = {
-    "cross_entropy": lambda logits, masks, config, whole, weights: (
-        cross_entropy_sum(logits, masks, weights, config.label_smoothing) / whole.weight
+    "cross_entropy": lambda logits, masks, config, whole, weights: _mean(
+        cross_entropy_sum(logits, masks, weights, config.label_smoothing), whole.weight
     ),
-    "focal": lambda logits, masks, config, whole, weights: (
-        focal_sum(logits, masks, config.focal_gamma, weights) / whole.weight
+    "focal": lambda logits, masks, config, whole, weights: _mean(
+        focal_sum(logits, masks, config.focal_gamma, weights), whole.weight
     ),
-    "dice": lambda logits, masks, config, whole, weights: dice_sum(logits, masks, weights) / whole.images,
-    "lovasz": lambda logits, masks, config, whole, weights: lovasz_sum(logits, masks, weights) / whole.images,
+    "dice": lambda logits, masks, config, whole, weights: _mean(dice_sum(logits, masks, weights), whole.images),
+    "lovasz": lambda logits, masks, config, whole, weights: _mean(lovasz_sum(logits, masks, weights), whole.images),
     "cross_entropy+dice": lambda *values: LOSSES["cross_entropy"](*values) + LOSSES["dice"](*values),
 }
 """The part of the mean over the whole batch that some images contribute, by the name of the loss."""

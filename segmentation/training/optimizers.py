@@ -1,10 +1,12 @@
 """Optimizer and learning rate schedule of a configuration."""
 
 import math
+from typing import Any
 
 import torch
 
 from segmentation.config import OptimizationConfig
+from segmentation.devices import copied_to_host
 from segmentation.models.segmenter import Segmenter
 
 
@@ -18,9 +20,46 @@ def build_optimizer(model: Segmenter, config: OptimizationConfig) -> torch.optim
         {"params": backbone, "factor": 1.0 if factor is None else factor},
         {"params": head, "factor": config.head_learning_rate_factor},
     ]
+    fused = is_fused_on(backbone[0].device)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=fused
+    )
+
+
+def is_fused_on(device: torch.device) -> bool:
+    """Whether to use PyTorch's fused kernels, which read on the device whether to skip an update.
+
+    On the CPU, where reading costs nothing, they give other last digits.
+    """
+    return device.type == "cuda"
+
+
+def update(optimizer: torch.optim.Optimizer, skip: torch.Tensor) -> None:
+    """Update the weights, or leave weights and momentum as they are.
+
+    Args:
+        optimizer: of `build_optimizer`.
+        skip: float32 scalar on the device of the weights: 1 skips the update, 0 does not.
+    """
+    if not optimizer.defaults["fused"]:
+        if not copied_to_host(skip)():  # waits for a device other than the CPU
+            optimizer.step()
+        return
+    if optimizer.defaults.get("momentum"):
+        for group in optimizer.param_groups:
+            for each in group["params"]:  # a skipped first update would leave them uninitialized
+                if each.grad is not None and not optimizer.state[each]:
+                    optimizer.state[each]["momentum_buffer"] = torch.zeros_like(each)
+    optimizer.found_inf = skip  # type: ignore[attr-defined]
+    optimizer.step()
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state that a checkpoint holds, possibly of another device; the kernels stay those of this device."""
+    groups = [group | {"fused": optimizer.defaults["fused"]} for group in state["param_groups"]]
+    optimizer.load_state_dict(state | {"param_groups": groups})
 
 
 def learning_rate(config: OptimizationConfig, step: int, steps_per_epoch: int) -> float:

@@ -34,6 +34,12 @@ class ProcessGroup:
         dist.all_reduce(sums)
         return tuple(sums.tolist())
 
+    def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over all ranks, in place. On a GPU, the sum may still be running when this returns."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean over all ranks of a tensor on the CPU."""
         total = values.clone()

@@ -1,8 +1,12 @@
-"""One optimizer step on one batch: forward passes, loss, gradients, update. Shapes: batch `B`, classes `C`."""
+"""One optimizer step on one batch: forward passes, loss, gradients, update. Shapes: batch `B`, classes `C`.
 
-import math
+On a GPU a step is queued, not awaited: everything that depends on its loss is decided there, and the host reads no
+number of the step itself. The exceptions are `loss=lovasz`, and devices without fused optimizers, such as Apple's mps.
+"""
+
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 from segmentation.data.batches import index_batches
-from segmentation.devices import autocast, memory_format, resolve_precision, to_device
+from segmentation.devices import autocast, countable, memory_format, resolve_precision
 from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.counting import count_correct
@@ -20,6 +24,19 @@ from segmentation.training import optimizers
 from segmentation.training.batch_norm import one_update
 from segmentation.training.losses import Totals, totals, training_loss
 from segmentation.training.process_group import ProcessGroup
+
+
+class StepResult(NamedTuple):
+    """Scalars on the device; on the CPU where it has no float64. The first three are of this rank."""
+
+    loss_sum: torch.Tensor
+    """Cross-entropy summed over the non-void pixels, float64."""
+    correct: torch.Tensor
+    """Number of correct pixels, int64."""
+    pixels: torch.Tensor
+    """Number of non-void pixels, int64."""
+    loss: torch.Tensor
+    """Loss of the batch of all ranks, float32. If it is not finite, this step and all later ones change no weight."""
 
 
 class TrainingStep:
@@ -40,10 +57,11 @@ class TrainingStep:
         self.class_weights = None if class_weights is None else class_weights.to(device)
         self.optimizer = optimizers.build_optimizer(model, config)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+        self._has_diverged = torch.zeros((), dtype=torch.bool, device=device)
         self._autocast = autocast(device, resolve_precision(config.precision, device))
         self._parallel: DistributedDataParallel | None = None
         self._trainable: list[bool] = []
-        if device.type == "cpu":
+        if device.type == "cpu" and config.compile == "false":
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
                     module.register_forward_hook(_let_signals_in)
@@ -54,63 +72,72 @@ class TrainingStep:
         masks: torch.Tensor,
         batch_size: int,
         advance: Callable[[int], object] = lambda images: None,
-    ) -> tuple[float, int, int]:
+    ) -> StepResult:
         """Update the weights by the gradient of the loss of the whole batch, see `losses`.
 
         The result does not depend on the number of forward passes or ranks, except through batch norm, which normalizes
-        each forward pass by itself; its running statistics are updated once.
+        each forward pass by itself; its running statistics are updated once. A batch that is all void changes no
+        weight, though batch norm sees it.
 
         Args:
-            images: `(B, 3, H, W)` uint8 of this rank, on the CPU.
+            images: `(B, 3, H, W)` uint8 of this rank, on the device of the model.
             masks: `(B, H, W)` uint8.
             batch_size: number of images of all ranks.
             advance: called after each forward and backward pass with its number of images of all ranks.
-
-        Returns:
-            Sum of the cross-entropy, number of correct pixels and number of non-void pixels of this rank.
-
-        Raises:
-            FloatingPointError: the loss is not finite; the weights are unchanged.
         """
-        pixels = int((masks != VOID).sum())
-        whole = Totals(*self.group.sum(*totals(masks, self.class_weights)))
-        if whole.weight == 0:
-            advance(batch_size)
-            return 0.0, 0, 0
+        summed = self.group.sum_on_device(torch.stack(totals(masks, self.class_weights)))
         # DistributedDataParallel averages the gradients of the ranks
-        whole = Totals(whole.weight / self.group.size, whole.images / self.group.size)
+        whole = Totals(*summed / self.group.size)
+        skip = self._has_diverged | (whole.weight == 0).to(self.device)
         forward = self._forward()
         self.optimizer.zero_grad(set_to_none=True)
-        loss_sum, correct = 0.0, 0
+        losses, losses_to_log, correct = [], [], []
         parts = self._micro_batches(len(images), batch_size)
         with one_update(self.model) if len(parts) > 1 else nullcontext():
             for number, part in enumerate(parts, 1):
-                part_images, part_masks = to_device(self.device, images[part], masks[part])
+                part_images, part_masks = images[part], masks[part]
                 with self._parallel.no_sync() if self._parallel and number < len(parts) else nullcontext():
                     with self._autocast:
                         outputs = _outputs(forward, part_images)
-                    loss, logged_loss = training_loss(outputs, part_masks, self.config, whole, self.class_weights)
-                    (loss_of_all,) = self.group.sum(loss.item())
-                    if not math.isfinite(loss_of_all):
-                        raise FloatingPointError(loss_of_all)
-                    self.scaler.scale(loss).backward()
-                loss_sum += logged_loss.item()
-                correct += count_correct(outputs["out"], part_masks)
+                    loss, loss_to_log = training_loss(outputs, part_masks, self.config, whole, self.class_weights)
+                    self._scaled(loss, skip).backward()
+                losses.append(loss.detach())
+                losses_to_log.append(loss_to_log)
+                correct.append(count_correct(outputs["out"], part_masks))
                 advance(batch_size * number // len(parts) - batch_size * (number - 1) // len(parts))
+        loss = self.group.sum_on_device(torch.stack(losses).sum())
+        self._has_diverged = self._has_diverged | ~loss.isfinite()
+        self._update(skip | self._has_diverged)
+        loss_sum = torch.as_tensor(sum(each.double() for each in countable(*losses_to_log)))
+        right, pixels = countable(torch.stack(correct).sum(), (masks != VOID).sum())
+        return StepResult(loss_sum, right, pixels, loss)
+
+    def _scaled(self, loss: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        """The loss times the factor of the gradient scaler, which skips the update if a gradient is NaN."""
+        return self.scaler.scale(loss.where(~skip, torch.nan)) if self.scaler.is_enabled() else loss
+
+    def _update(self, skip: torch.Tensor) -> None:
+        """Clip the gradients and update the weights, unless `skip` is true on the device."""
         if self.config.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        if not self.scaler.is_enabled():
+            optimizers.update(self.optimizer, skip.float())
+            return
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss_sum, correct, pixels
 
-    def _micro_batches(self, images: int, batch_size: int) -> list[np.ndarray]:
-        """Indices of the images of each forward pass; all ranks have the same number of passes."""
+    def _micro_batches(self, images: int, batch_size: int) -> list[slice]:
+        """The images of each forward pass; all ranks have the same number of passes."""
+        micro_batch = self.config.micro_batch
+        assert micro_batch != "auto", "choose_micro_batch replaces it"
         if self.group.size == 1:
-            return index_batches(np.arange(images), self.config.micro_batch or images)
-        smallest = batch_size // self.group.size
-        passes = len(index_batches(np.arange(smallest), self.config.micro_batch or smallest))
-        return np.array_split(np.arange(images), passes)
+            parts = index_batches(np.arange(images), micro_batch or images)
+        else:
+            smallest = batch_size // self.group.size
+            passes = len(index_batches(np.arange(smallest), micro_batch or smallest))
+            parts = np.array_split(np.arange(images), passes)
+        return [slice(part[0], part[-1] + 1) for part in parts]
 
     def _forward(self) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
         """The model's forward pass; with several ranks, its backward pass averages the gradients."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from segmentation.config import AugmentationConfig, DataConfig, ModelConfig, OptimizationConfig, ScoringConfig
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import read_value
+from segmentation.system.runtime import importing
 from studies.config import RecordConfig, TrainConfig
 
 GROUPS: dict[str, type] = {
@@ -94,16 +95,17 @@ def _typed(config_class: type, arguments: Sequence[str], program: str, mistakes:
 
 def _print_help(config_class: type, program: str) -> None:
     """Print all fields by groups, and end the program."""
-    import tyro
+    with importing():
+        import tyro
 
-    tyro.cli(
-        _by_groups(config_class),
-        prog=program,
-        description=_summary(config_class),
-        args=["--help"],
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
-    )
+        tyro.cli(
+            _by_groups(config_class),
+            prog=program,
+            description=_summary(config_class),
+            args=["--help"],
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
+        )
 
 
 def groups(config_class: type) -> dict[str, list[str]]:

@@ -41,6 +41,8 @@ WHAT_TO_DO = (
      "MLFLOW_TRACKING_URI. To start again, use another name, such as another study_name"),
     ("password authentication failed", "Set the right password in PGPASSWORD or ~/.pgpass"),
     ("no password supplied", "Set the password in PGPASSWORD or ~/.pgpass"),
+    ("already exists", "A process was stopped while it created this database. If it holds nothing yet, delete the file "
+     "and run the command again"),
     ("(accessdenied)", "The S3 key may not write there: allow s3:PutObject for this bucket, or use another key"),
     ("(nosuchbucket)", "Create the bucket, or correct the artifact location of the experiment or the server"),
     ("(entitytoolarge)", "The file exceeds the limit of the S3 server: raise that limit"),
@@ -59,11 +61,18 @@ def explained(error: BaseException) -> InputError | None:
     if isinstance(error, InputError):
         return error
     packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    if packages & SERVER:
+    if packages & SERVER or (packages & DATABASE and is_of_mlflow(error)):
         return unusable(error)
     if packages & DATABASE:
         return InputError(f"the study cannot be used: {reason(error)}")
     return None
+
+
+def is_of_mlflow(error: BaseException) -> bool:
+    """Return whether MLflow, rather than Optuna, made the call that failed: both may use a database."""
+    frames = traceback.walk_tb(error.__traceback__)
+    packages = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame, _ in frames]
+    return next((name == "mlflow" for name in reversed(packages) if name in ("mlflow", "optuna")), False)
 
 
 def why_absent(error: BaseException) -> str:

@@ -6,7 +6,7 @@ store, and a file of an unknown layout, `studies.tracking.tag_run` does the same
 """
 
 import os
-import sqlite3
+import sys
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -51,6 +51,12 @@ def with_callers_paths(config: Any) -> Any:
     return replace(config, **{name: str(Path(os.path.normpath(folder / path))) for name, path in relative.items()})
 
 
+def find_callers_modules(config: Any) -> None:
+    """Let modules of own models be found in the folder in which `mlflow run` was called, after all other folders."""
+    if hasattr(config, "model") and opened_run() and (folder := str(_callers_folder())) not in sys.path:
+        sys.path.append(folder)
+
+
 def _callers_folder() -> Path:
     """Return the folder of the nearest process that does not have the variables of `mlflow run`."""
     import psutil
@@ -65,6 +71,8 @@ def _callers_folder() -> Path:
 
 def running_in_file() -> set[str] | None:
     """Return the IDs of the runs that are RUNNING, except the opened one; None if the store is no known SQLite file."""
+    import sqlite3  # here and not above: `--help` does not need it
+
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     file = Path(uri.removeprefix(SQLITE))
     with suppress(sqlite3.Error):
@@ -114,6 +122,8 @@ def tag_in_file(run_id: str, tags: Mapping[str, str]) -> bool:
 
     They were not if the store is another one, has another layout, or does not have the run.
     """
+    import sqlite3  # here and not above: `--help` does not need it
+
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     file = Path(uri.removeprefix(SQLITE))
     with suppress(sqlite3.Error):

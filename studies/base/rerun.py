@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from segmentation.config import RECIPES, derived
+from segmentation.config import RECIPES, RGB, derived
 from studies import config
 
 RUN = "mlflow run . --env-manager local"
@@ -48,7 +48,7 @@ def _options(kind: str, values: Mapping[str, Any], always: Collection[str]) -> l
     """Return the fields to type, each with its value quoted for a shell."""
     defaults: dict[str, Any] = {}
     if values.get("recipe", "none") in RECIPES:
-        defaults = derived(values.get("recipe", "none"), values.get("weights", "none"))
+        defaults = derived(values.get("recipe", "none"), values.get("weights", "none"), values.get("channels", RGB))
     return [
         (field.name, shlex.quote(str(values[field.name])))
         for field in _fields(kind)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from segmentation import plots
 from segmentation.classes import VOID
+from segmentation.config import RGB
 from segmentation.errors import InputError, counted
 from segmentation.inspection.advice import channel_statistics
 from segmentation.inspection.overlays import typical, with_class, with_mask
@@ -180,8 +181,9 @@ def _preparation(page: Page, inspection: Inspection) -> None:
         page.text("No image can be read.")
         return
     page.text(
-        f"With resize={config.resize} and crop={config.crop}, on {escaped(split.name)}: images that show a class, that "
-        f"still show it after resize, and after crop; part of its pixels in the crop; median of its pixels after both."
+        f"With resize={config.resize}, crop={config.crop}, crop_at={config.crop_at} and "
+        f"score_crop={config.score_crop}, on {escaped(split.name)}: images that show a class, that still show it after "
+        f"resize, and after crop; part of its pixels in the crop; median of its pixels after both."
     )
     rows = []
     for index, name in enumerate(inspection.labels.names):
@@ -217,8 +219,9 @@ def _files(page: Page, inspection: Inspection) -> None:
     statistics = channel_statistics(inspection.opened)
     if statistics is not None:
         mean, std = (" ".join(f"{value:.3f}" for value in values) for values in statistics)
+        which = "red, green and blue" if inspection.config.channels == RGB else "each channel"
         page.text(
-            f"Mean of red, green and blue: {mean}; standard deviation: {std}. They are in [0, 1] and measured on "
+            f"Mean of {which}: {mean}; standard deviation: {std}. They are in [0, 1] and measured on "
             f"images reduced to 64 pixels."
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from segmentation.data import Split
 from segmentation.errors import listed
+from segmentation.io.bands import counted
 from segmentation.metrics import COMPARED, METRICS
 from studies.base.markdown import code, escaped
 from studies.base.tables import table
@@ -30,6 +31,10 @@ def model_card(stored: StoredModel, metrics: Mapping[str, float], split: Split, 
         if stored.config.resize is None
         else f"with its shorter side resized to {stored.config.resize} pixels"
     )
+    channels, bits = stored.config.channels, stored.bits
+    taken, files = "RGB images", "PNG, JPEG or other image file"
+    if (channels, bits) != (3, 8):
+        taken, files = f"images with {counted(channels)} of {bits} bits", "TIFF or other image file"
     rows = [[METRICS[name].label, f"{metrics[name]:.4f}"] for name in COMPARED]
     lines = [
         f"**{escaped(stored.described())}**, trained on {code(split.location)}.",
@@ -38,9 +43,9 @@ def model_card(stored: StoredModel, metrics: Mapping[str, float], split: Split, 
         "",
         f"**Classes** ({len(names)}): {listed(names, MOST_CLASSES)}.",
         "",
-        f"**Input**: RGB images of any size, in field `{COLUMN}`: base64 of a PNG, JPEG or other image file, or pixels "
-        f"`(H, W, 3)` from 0 to 255. The network sees each image {resized}. **Output**: class and confidence of every "
-        f"pixel, at the image's own size.",
+        f"**Input**: {taken} of any size, in field `{COLUMN}`: base64 of a {files}, or pixels "
+        f"`(H, W, {channels})` from 0 to {2**bits - 1}. The network sees each image {resized}. **Output**: class and "
+        f"confidence of every pixel, at the image's own size.",
         "",
         "**Example request**: start the server, then send an image from another terminal.",
         "",

@@ -5,7 +5,8 @@ Layout of the folder:
 - `MLmodel`: flavor `python_function` (images to classes and confidence), and as metadata what `StoredModel.metadata`
   returns;
 - `weights.safetensors`: the tensors, which `models.loading` reads without running anything;
-- `code/`: the modules of flavor `python_function`, which need nothing else of this project.
+- `code/`: the modules of flavor `python_function`, which need nothing else of this project, and the modules of a
+  user's own model, in a folder `own_model_...`.
 
 There is no exported program: `torch.export` takes longer than the rest of a short run, and its files hold no more than
 the tensors, the configuration and the code do.
@@ -17,7 +18,6 @@ import logging
 import re
 import tempfile
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,32 @@ import torch
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
-from PIL import Image
 from safetensors.torch import save_file
 
 from segmentation import errors
 from segmentation.calibration import calibrators
-from segmentation.io import pixels
-from segmentation.models import networks, segmenter
+from segmentation.io import bands, pixels
+from segmentation.io.bands import bits_of, encoded
+from segmentation.models import model_code, network_outputs, networks, segmenter
+from segmentation.models.model_code import plain_version, write_code
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction import blending, image_rows, predictor, views
 from segmentation.system import full_precision
 from studies.base import checksum as checksums
-from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
+from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
 from studies.models import request, served
 
 PACKAGE = "served_segmenter"
 """Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
 loaded in one process."""
 SHIPPED = (
-    blending, calibrators, checksums, errors, full_precision, image_rows, networks, pixels, predictor, request,
-    segmenter, served, views,
+    bands, blending, calibrators, checksums, errors, full_precision, image_rows, model_code, network_outputs, networks,
+    pixels, predictor, request, segmenter, served, views,
 )  # fmt: skip
 """Modules copied into every logged model. They import each other, and nothing else of the project."""
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision")
+READERS = ("imagecodecs", "tifffile")
+"""Required, too, by models of images that Pillow does not read."""
 
 SIGNATURE = ModelSignature(
     # AnyType: MLflow has no type for base64 text or pixels of any size.
@@ -82,21 +85,28 @@ def save_model(folder: Path, network: Segmenter, image: torch.Tensor, metadata: 
     Args:
         folder: created here.
         network: on the CPU.
-        image: `(3, H, W)` uint8, stored as an example of a request.
+        image: `(N, H, W)` uint8 or uint16, stored as an example of a request.
         metadata: configuration, class names, palette, epoch and calibration, see `StoredModel.metadata`.
     """
-    requirements = [required(package, version(package)) for package in REQUIRED]
+    example = image.permute(1, 2, 0).numpy()
+    readers = () if (network.channels, bits_of(example)) == (3, 8) else READERS
+    requirements = [required(package, version(package)) for package in (*REQUIRED, *readers)]
     model = Model(metadata=metadata)
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)  # it prints that it validates the input example
     with tempfile.TemporaryDirectory() as temporary:
         package = _copy_code(Path(temporary))
+        code_paths = [str(Path(temporary) / package)]
+        if network.code is not None:
+            metadata = {**metadata, MODEL_CODE: write_code(network.code, Path(temporary))}
+            code_paths.append(str(Path(temporary) / metadata[MODEL_CODE]["folder"]))
+            requirements += [each for each in network.code.requirements if each not in requirements]
         mlflow.pyfunc.save_model(
             str(folder),
             loader_module=f"{package}.served",
-            code_paths=[str(Path(temporary) / package)],
+            code_paths=code_paths,
             mlflow_model=model,
             signature=SIGNATURE,
-            input_example=[{request.COLUMN: _png(image)}],
+            input_example=[{request.COLUMN: base64.b64encode(encoded(example)).decode()}],
             pip_requirements=requirements,
         )
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
@@ -105,8 +115,8 @@ def save_model(folder: Path, network: Segmenter, image: torch.Tensor, metadata: 
 
 
 def required(package: str, installed: str) -> str:
-    """Return the requirement of exactly the installed version, without its build (`+cpu`, `+cu128`): PyPI has none."""
-    return f"{package}=={installed.partition('+')[0]}"
+    """Return the requirement of exactly the installed version."""
+    return f"{package}=={plain_version(installed)}"
 
 
 def _copy_code(folder: Path) -> str:
@@ -124,10 +134,3 @@ def _copy_code(folder: Path) -> str:
         moved = re.sub(rf"^from (?:{packages})(?=\.\w+ import )", f"from {package}", text, flags=re.MULTILINE)
         (folder / package / name).write_text(moved, encoding="utf-8")
     return package
-
-
-def _png(image: torch.Tensor) -> str:
-    """Return an image `(3, H, W)` as base64 of a PNG file."""
-    file = BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()

@@ -9,23 +9,24 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from segmentation.errors import InputError
+from segmentation.models.model_code import local_code, read_code
 from segmentation.models.state_dicts import read_safetensors
 from segmentation.training import checkpoints
-from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
+from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
 from studies.base.errors import why_absent
 from studies.models.stored import StoredModel, stored_model
 from studies.tracking.artifact_folders import missing_files
-from studies.tracking.queries import quoted
+from studies.tracking.queries import quoted, runs_tagged
 
 
 def load(name: str) -> StoredModel:
     """Load a checkpoint file, an MLflow run (its ID or `runs:/ID`) or a registered model (`models:/...`).
 
     Raises:
-        InputError: there is no such model, or this program did not make it.
+        InputError: there is no such model, this program did not make it, or a checkpoint holds code of unknown origin.
     """
     if Path(name).is_file():
-        return load_checkpoint(name)
+        return _trusted(load_checkpoint(name))
     uri = mlflow_uri(name)
     if uri is None:
         raise InputError(
@@ -46,6 +47,28 @@ def load_checkpoint(file: str) -> StoredModel:
     """
     checkpoint = checkpoints.load(Path(file))
     return stored_model(vars(checkpoint), checkpoint.network, None, file)._replace(name=file)
+
+
+def _trusted(stored: StoredModel) -> StoredModel:
+    """Return the model of a checkpoint file if its code may run; a file alone is no reason to run what it holds.
+
+    The code of an own model runs if it is the code that a run in the tracking store was started with, or that of the
+    local module. Models in the tracking store are trusted as such: whoever can write there can log a model with code.
+
+    Raises:
+        InputError: the code is neither.
+    """
+    code = stored.code
+    if code is None or runs_tagged(MODEL_CODE, code.checksum):
+        return stored
+    with suppress(InputError):
+        if code.is_same(local_code(code.function)):
+            return stored
+    raise InputError(
+        f"{stored.name} holds code of its model ({code.described()}) that is neither that of a run in this tracking "
+        f"store nor that of the module here, so it does not run. Name its run as runs:/ID; or read the code with "
+        f"`torch.load(FILE)['code']['files']`, and save it here if you trust it"
+    )
 
 
 def mlflow_uri(name: str) -> str | None:
@@ -110,7 +133,13 @@ def _load_logged(uri: str) -> StoredModel:
     tensors = read_safetensors(folder / WEIGHTS)
     if metadata.get(CHECKSUM) != checksum(folder / WEIGHTS):
         raise InputError(f"{uri} is damaged: its file {WEIGHTS} is not the one that was logged (SHA-256 differs)")
-    stored = stored_model(metadata, tensors, run_id, uri)
+    code = None
+    if metadata.get(MODEL_CODE) is not None:
+        try:
+            code = read_code(metadata[MODEL_CODE], folder / "code")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{uri} is damaged: {error}") from error
+    stored = stored_model(metadata, tensors, run_id, uri, code)
     return stored._replace(model_id=_known_model_id(model.model_id))
 
 

@@ -1,4 +1,4 @@
-"""Decode the images of a request to a served model: whatever MLflow passes on in, `PIL.Image`s out.
+"""Decode the images of a request to a served model: whatever MLflow passes on in, images out.
 
 This file is copied into every logged model (`flavor.SHIPPED`) and imports only other copied modules.
 """
@@ -7,12 +7,13 @@ import base64
 import binascii
 from collections.abc import Iterable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from segmentation.io.pixels import FORMATS, UnfitError, color_image
+from segmentation.io.bands import Bands, Raster, check_layout, layout_of, read_bands
+from segmentation.io.pixels import FORMATS, RGB, UnfitError, color_image
 
 MAX_PIXELS = 2**24
 """Largest number of pixels in a request, at the images' own size and at the model's input size."""
@@ -47,41 +48,80 @@ def listed_images(data: Any) -> list[Any]:
     return images
 
 
-def open_image(image: Any, label: str) -> Image.Image:
+class Expected(NamedTuple):
+    """The images that a model takes."""
+
+    channels: int = RGB
+    bits: int = 8
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether Pillow reads them."""
+        return self == (RGB, 8)
+
+    @property
+    def pixels(self) -> str:
+        """Shape and type of their pixels, for messages."""
+        return f"pixels (H, W, {self.channels}) uint{self.bits}"
+
+
+class Opened(NamedTuple):
+    """A file whose header is read, of a model that does not take RGB images of 8 bits."""
+
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, as of a `PIL.Image`."""
+        return self.width, self.height
+
+
+def open_image(image: Any, label: str, expected: Expected = Expected()) -> Raster | Opened:  # noqa: B008  immutable
     """Open an image. Its size is known then; the pixels of a file are decoded later by `decode_image`.
 
     Args:
-        image: base64 text or bytes of a file, pixels `(H, W, 3)`, or a `PIL.Image`.
+        image: base64 text or bytes of a file, pixels `(H, W, N)`, or a `PIL.Image`.
         label: how messages name the image, such as `image 2 of 3`.
+        expected: the images that the model takes.
 
     Raises:
-        RequestError: it is not an image.
+        RequestError: it is not an image, or not one that the model takes.
     """
     image = _unwrapped(image)
     if isinstance(image, Image.Image) and image.width and image.height:
-        return image
+        if expected.is_rgb:
+            return image
+        image = np.asarray(image).reshape(image.height, image.width, -1)
     if isinstance(image, str):
         image = _decode_base64(image, label)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _open_file(bytes(image), label)
+        return _open_file(bytes(image), label, expected)
     if isinstance(image, (list, tuple)):
-        return _from_pixels(_array(image, label), label)
+        return _from_pixels(_array(image, label), label, expected)
     if isinstance(image, np.ndarray):
-        return _from_pixels(image, label)
+        if image.dtype.kind == "u" and image.dtype.itemsize < expected.bits // 8:
+            raise RequestError(
+                f"{label}: the pixels are {image.dtype}, and the model takes {expected.pixels}: convert them"
+            )
+        return _from_pixels(image, label, expected)
     raise RequestError(
         f"{label}: a value of type {type(image).__name__} is not an image: send the base64 of a PNG or JPEG file, or "
-        f"pixels (H, W, 3) uint8"
+        f"{expected.pixels}"
     )
 
 
-def decode_image(image: Image.Image, label: str) -> Image.Image:
-    """Return an image in RGB, read as in training and prediction.
+def decode_image(image: Raster | Opened, label: str, expected: Expected = Expected()) -> Raster:  # noqa: B008
+    """Return an image, read as in training and prediction.
 
     Raises:
         RequestError: the file is damaged, or its pixels cannot be converted without loss.
     """
     try:
-        return color_image(image)
+        if isinstance(image, Opened):
+            return read_bands(BytesIO(image.content), *expected)
+        return image if isinstance(image, Bands) else color_image(image)
     except UnfitError as error:
         raise RequestError(f"{label}: it {error}") from error
     except Exception as error:  # Pillow raises nearly any type for a damaged file
@@ -190,23 +230,44 @@ def _decode_base64(text: str, label: str) -> bytes:
         ) from error
 
 
-def _open_file(content: bytes, label: str) -> Image.Image:
+def _open_file(content: bytes, label: str, expected: Expected) -> Image.Image | Opened:
     try:
+        if not expected.is_rgb:
+            layout = layout_of(BytesIO(content))
+            check_layout(layout, *expected)
+            return Opened(content, layout.width, layout.height)
         return Image.open(BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RequestError(f"{label}: it has too many pixels; an image may have {MAX_PIXELS}") from error
+    except UnfitError as error:
+        raise RequestError(f"{label}: it {error}") from error
     except Exception as error:  # Pillow raises nearly any type for a damaged file
+        _check_channels(content, label, expected)
         raise RequestError(
             f"{label}: the {len(content)} bytes are not a readable image; formats are {', '.join(FORMATS)}"
         ) from error
 
 
-def _from_pixels(pixels: np.ndarray, label: str) -> Image.Image:
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise RequestError(f"{label}: an array of shape {pixels.shape} is not an image: it must be (H, W, 3)")
+def _check_channels(content: bytes, label: str, expected: Expected) -> None:
+    """Raise a `RequestError` if a file that Pillow does not know is a TIFF of other channels or bits."""
+    try:
+        check_layout(layout_of(BytesIO(content)), *expected)
+    except UnfitError as error:
+        raise RequestError(f"{label}: it {error}") from error
+    except Exception:  # it is no TIFF, or damaged, or this server has no tifffile
+        return
+
+
+def _from_pixels(pixels: np.ndarray, label: str, expected: Expected) -> Raster:
+    channels, highest_value = expected.channels, 2**expected.bits - 1
+    if pixels.ndim != 3 or pixels.shape[2] != channels or not pixels.size:
+        raise RequestError(f"{label}: an array of shape {pixels.shape} is not an image: it must be (H, W, {channels})")
     if pixels.dtype.kind not in "iu":
-        raise RequestError(f"{label}: the pixels are {pixels.dtype}: they must be integers from 0 to 255")
+        raise RequestError(f"{label}: the pixels are {pixels.dtype}: they must be integers from 0 to {highest_value}")
     lowest, highest = pixels.min(), pixels.max()
-    if lowest < 0 or highest > 255:
-        raise RequestError(f"{label}: the pixels range from {lowest} to {highest}: they must be within 0 to 255")
-    return Image.fromarray(pixels.astype(np.uint8))
+    if lowest < 0 or highest > highest_value:
+        raise RequestError(
+            f"{label}: the pixels range from {lowest} to {highest}: they must be within 0 to {highest_value}"
+        )
+    values = pixels.astype(np.uint8 if expected.bits == 8 else np.uint16)
+    return Image.fromarray(values) if expected.is_rgb else Bands(values)

@@ -4,6 +4,7 @@ This file is copied into every logged model (`flavor.SHIPPED`) and imports only 
 """
 
 import base64
+import sys
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,11 +18,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from segmentation.calibration.calibrators import build as build_calibrator
-from segmentation.models.segmenter import assemble
+from segmentation.io.bands import Raster
+from segmentation.models.model_code import read_code
+from segmentation.models.segmenter import RGB, assemble
 from segmentation.prediction.predictor import Prediction, Predictor
 from segmentation.prediction.views import Views
-from studies.base.checksum import CHECKSUM, WEIGHTS, checksum
-from studies.models.request import MAX_PIXELS, RequestError, decode_image, listed_images, open_image
+from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
+from studies.models.request import MAX_PIXELS, Expected, Opened, RequestError, decode_image, listed_images, open_image
 
 MAX_LOGITS = 2**28
 """Largest number of logits of an image at the model's input size, classes times pixels: they take a gigabyte."""
@@ -93,9 +96,10 @@ class ServedModel:
         try:
             encoded = listed_images(data)
             labels = [f"image {number} of {len(encoded)}" for number in range(1, len(encoded) + 1)]
-            opened = [open_image(image, label) for image, label in zip(encoded, labels, strict=True)]
+            takes = Expected(self.predictor.channels, self.predictor.bits)
+            opened = [open_image(image, label, takes) for image, label in zip(encoded, labels, strict=True)]
             self._check_sizes(opened, labels, views)
-            images = [decode_image(image, label) for image, label in zip(opened, labels, strict=True)]
+            images = [decode_image(image, label, takes) for image, label in zip(opened, labels, strict=True)]
         except RequestError as error:
             raise Refused(str(error)) from error
         predictor = self.predictor.with_views(views)
@@ -105,7 +109,7 @@ class ServedModel:
         """Return this object, for `PyFuncModel.get_raw_model`: its `predict` accepts images without the field name."""
         return self
 
-    def _check_sizes(self, images: Sequence[Image.Image], labels: Sequence[str], views: Views) -> None:
+    def _check_sizes(self, images: Sequence[Raster | Opened], labels: Sequence[str], views: Views) -> None:
         """Refuse images that would take too much memory or time, before any is decoded."""
         for image, label in zip(images, labels, strict=True):
             size, pixels = f"{image.width} x {image.height} pixels", image.width * image.height
@@ -151,7 +155,7 @@ class ServedModel:
                 f"fewer images"
             )
 
-    def _check_views(self, image: Image.Image, label: str, views: Views) -> None:
+    def _check_views(self, image: Raster | Opened, label: str, views: Views) -> None:
         """Refuse an image whose views would take too much memory or time."""
         size = f"{image.width} x {image.height} pixels"
         seen = views.model_pixels(*image.size, self.predictor.resize)
@@ -172,13 +176,13 @@ class ServedModel:
         side = self.predictor.resize
         return "" if side is None else f": the model resizes the shorter side to {side} pixels before it predicts"
 
-    def _resized_pixels(self, image: Image.Image) -> float:
+    def _resized_pixels(self, image: Raster | Opened) -> float:
         """Return the number of pixels of an image at the model's input size."""
         shorter, longer = sorted(image.size)
         return shorter * longer if self.predictor.resize is None else self.predictor.resize**2 * longer / shorter
 
     def _record(
-        self, predictor: Predictor, image: Image.Image, label: str, encoding: str, min_confidence: float | None
+        self, predictor: Predictor, image: Raster, label: str, encoding: str, min_confidence: float | None
     ) -> dict[str, Any]:
         """Predict one image, and return its record of the answer."""
         try:
@@ -250,17 +254,26 @@ def _png(image: Image.Image) -> str:
 def _load_pyfunc(path: str) -> ServedModel:
     """Build a logged model from its folder, for `mlflow.pyfunc.load_model`. Nothing is unpickled.
 
+    The code of a user's own model runs, after a line that says so.
+
     Raises:
-        ValueError: the file with the tensors is not the one that was logged.
+        ValueError: the file with the tensors, or that code, is not the one that was logged.
     """
     metadata, weights = Model.load(Path(path)).metadata, Path(path) / WEIGHTS
     assert metadata is not None
     if metadata[CHECKSUM] != checksum(weights):
         raise ValueError(f"{weights} is damaged: it is not the file that was logged (SHA-256 differs)")
     config, calibration, names = metadata["config"], metadata["calibration"], metadata["class_names"]
-    network = assemble(config["model"], config["normalization"], len(names), config["auxiliary_loss"] != 0)
+    code, auxiliary, channels = None, config["auxiliary_loss"] != 0, config.get("channels", RGB)
+    if metadata.get(MODEL_CODE) is not None:
+        code = read_code(metadata[MODEL_CODE], Path(path) / "code")
+        print(f"This model runs code of its own: {code.described()} ({code.function})", file=sys.stderr)
+    network = assemble(config["model"], config["normalization"], len(names), auxiliary, channels, code)
     if calibration:
-        network.calibrator = build_calibrator(calibration["method"], len(names))
+        network.calibrator = build_calibrator(calibration["method"], len(names), network.measured())
     network.load_state_dict(load_file(weights))
-    predictor = Predictor(network.eval(), config["resize"], config["interpolation"])
+    bits = int(network.bits)
+    predictor = Predictor(
+        network.eval(), config["resize"], config["interpolation"], channels=channels, bits=bits
+    )  # fmt: skip
     return ServedModel(predictor, names, metadata["palette"], calibration["method"] if calibration else None)

@@ -11,7 +11,9 @@ import torch
 from segmentation.calibration import calibrators
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
+from segmentation.data import Split
 from segmentation.errors import InputError, one_of
+from segmentation.models.model_code import ModelCode, is_own, stored_code
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.state_dicts import is_plain_tensor
 from studies.config import TrainConfig
@@ -36,11 +38,26 @@ class StoredModel(NamedTuple):
     """The name it was loaded by. For an alias of a registered model, the version that it pointed to."""
     model_id: str | None = None
     """MLflow's ID of the logged model; None if this tracking server does not know it."""
+    code: ModelCode | None = None
+    """The code of a user's own model; None for torchvision's."""
 
     def trained_on(self, data: DataConfig) -> bool:
         """Return whether a data set is the one that the model was trained on, by its name and folder."""
         same_folder = Path(data.data_dir).resolve() == Path(self.config.data_dir).resolve()
         return data.dataset == self.config.dataset and same_folder
+
+    @property
+    def bits(self) -> int:
+        """Bits per channel of the images that the model takes, 8 or 16."""
+        return int(self.state.get("bits", torch.tensor(8)))
+
+    def check_images(self, split: Split) -> None:
+        """Raise an `InputError` if a split has images of other bits than those that the model was trained on."""
+        if split.bits != self.bits:
+            raise InputError(
+                f"{split.dataset}/{split.name} in {split.location} has images of {split.bits} bits per channel, and "
+                f"{self.name or 'the model'} was trained on {self.bits} bits: convert the images to {self.bits} bits"
+            )
 
     def described(self) -> str:
         """Return model, epoch and calibration as a title."""
@@ -49,9 +66,10 @@ class StoredModel(NamedTuple):
 
     def origin(self) -> dict[str, Any]:
         """Return how the model was trained and calibrated, as runs record it."""
+        code = {} if self.code is None else {"model_code": self.code.checksum}
         return {
             "config": asdict(self.config), "epoch": self.epoch, "trained_in_run": self.run_id,
-            "calibration": self.calibration,
+            "calibration": self.calibration, "bits": self.bits, **code,
         }  # fmt: skip
 
     def metadata(self) -> dict[str, Any]:
@@ -68,14 +86,17 @@ class StoredModel(NamedTuple):
         return self._replace(state=state, calibration=None)
 
     def network(self) -> Segmenter:
-        """Build the model on the CPU, in evaluation mode.
+        """Build the model on the CPU, in evaluation mode. This runs the code of a user's own model, and says so.
 
         Raises:
-            InputError: the tensors do not fit the configured architecture.
+            InputError: the tensors do not fit the configured architecture, or the code of an own model does not run.
         """
-        model = build(self.config, len(self.labels))
+        if self.code is not None:
+            where = "stored with it" if self.code.files else "installed"
+            print(f"{self.name} runs code of its model: {self.code.described()} ({where}).")
+        model = build(self.config, len(self.labels), self.code)
         if self.calibration:
-            model.calibrator = calibrators.build(self.calibration["method"], len(self.labels))
+            model.calibrator = calibrators.build(self.calibration["method"], len(self.labels), model.measured())
         try:
             model.load_state_dict(self.state)
         except (RuntimeError, TypeError, AttributeError) as error:
@@ -87,7 +108,11 @@ class StoredModel(NamedTuple):
 
 
 def stored_model(
-    metadata: Mapping[str, Any], state: Mapping[str, torch.Tensor], run_id: str | None, name: str
+    metadata: Mapping[str, Any],
+    state: Mapping[str, torch.Tensor],
+    run_id: str | None,
+    name: str,
+    code: ModelCode | None = None,
 ) -> StoredModel:
     """Validate what was stored of a model.
 
@@ -96,6 +121,7 @@ def stored_model(
         state: the tensors.
         run_id: the MLflow run that trained it, if known.
         name: where it was stored, for messages.
+        code: the code of a user's own model; None takes it from the metadata of a checkpoint, if there is any.
 
     Raises:
         InputError: a value is missing, of the wrong type or impossible.
@@ -113,7 +139,14 @@ def stored_model(
             raise InputError(f"trained_in_run={run_id!r:.40} is not a run ID")
         if not all(isinstance(key, str) and is_plain_tensor(value) for key, value in state.items()):
             raise InputError("its weights are not plain tensors by name")
-        return StoredModel(recorded_config(metadata["config"]), labels, dict(state), epoch, run_id, calibration)
+        if "bits" in state and not (state["bits"].numel() == 1 and state["bits"].item() in (8, 16)):
+            raise InputError("bits must be 8 or 16")
+        config = recorded_config(metadata["config"])
+        if code is None and metadata.get("code") is not None:
+            code = stored_code(metadata["code"])
+        if (code.function if code else None) != (config.model if is_own(config.model) else None):
+            raise InputError(f"its code is not that of model={config.model!r:.80}")
+        return StoredModel(config, labels, dict(state), epoch, run_id, calibration, code=code)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise InputError(f"{name} is damaged or was stored by another version: {error}") from error
 

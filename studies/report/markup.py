@@ -4,14 +4,16 @@ import io
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.figure import Figure
 from PIL import Image
 
-from segmentation.plots import pixels
+from segmentation import plots
 from studies.base.markdown import escaped
 from studies.base.tables import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NO_BREAK = "\u00a0"
 GALLERY, WIDE_GALLERY = "gallery/", "wide-gallery/"
@@ -131,10 +133,10 @@ def measured(scores: Mapping[str, Mapping[str, object]], metric: str) -> str:
     return number(scores["metrics"].get(metric), scores["intervals"].get(metric) or ())  # type: ignore[arg-type]
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: "Figure") -> bytes:
     """Return a plot as a PNG file."""
     file = io.BytesIO()
-    Image.fromarray(pixels(figure)).save(file, "png")
+    Image.fromarray(plots.pixels(figure)).save(file, "png")
     return file.getvalue()
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from segmentation import plots
 from segmentation.classes import Classes
 from segmentation.metrics import BRIEF, CALIBRATION, HEADLINE, METRICS, of_epoch
-from segmentation.plots import confusion
 from segmentation.scoring.bootstrap import Interval
 from studies.base import original_report
 from studies.base.markdown import escaped
@@ -80,7 +80,7 @@ def _drawn(counts: Counts, scores: Mapping[str, Any]) -> bytes:
     """Return the plot of a confusion matrix for a run that has logged no plots."""
     rules = scores["protocol"]
     title = f"{rules['dataset']}/{rules['split']}, {rules['images']} images"
-    return png(confusion(counts.pixels, Classes.named(*counts.names), title))
+    return png(plots.confusion(counts.pixels, Classes.named(*counts.names), title))
 
 
 def protocol(page: Page, content: ReportContent) -> None:

@@ -12,7 +12,7 @@ from segmentation import plots
 from segmentation.calibration import calibrators, fitting
 from segmentation.calibration.fitting import Fit
 from segmentation.calibration.stored_logits import StoredLogits
-from segmentation.data import HELD_OUT, Split, load_split, open_split
+from segmentation.data import HELD_OUT, Split, load_split, load_training_split, open_split
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed, one_of
@@ -74,8 +74,10 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         if stored.calibration:
             print(f"{config.run_id} is already calibrated: its model is calibrated again from the raw logits.")
         fitted_on, scored_on = _splits(config, data)
+        for split in (fitted_on, scored_on):
+            stored.check_images(split)
         if config.calibration_split == HELD_OUT:
-            check_parts_unchanged(stored, data, load_split(data, data.train_split))
+            check_parts_unchanged(stored, data, load_training_split(data))
         check_parts_unchanged(stored, data, scored_on)
         tracking.log_split(fitted_on, "calibration")
         tracking.log_split(scored_on, "evaluation")
@@ -220,7 +222,7 @@ def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
     """
     fitted_on, scored_on = load_split(data, config.calibration_split), load_split(data, config.split)
     digests = set(fitted_on.digests)
-    for other, use in ((load_split(data, data.train_split), "trained on"), (scored_on, "scored on")):
+    for other, use in ((load_training_split(data), "trained on"), (scored_on, "scored on")):
         shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
         if shared:
             raise InputError(
@@ -236,7 +238,7 @@ def _fit(model: Segmenter, split: Split, config: CalibrateConfig, device: torch.
             for images, masks in in_order(split, config.batch_size, device):
                 stored.add(model(images), images, masks)
         print(f"Fitting {config.method} to {len(split)} images ...", flush=True)
-        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed)
+        return fitting.fit(config.method, stored.batches, len(split.labels), config.seed, model.measured())
 
 
 def _scored(

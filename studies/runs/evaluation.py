@@ -52,6 +52,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
         check_classes(config.model_uri, stored, split.labels, data.dataset)
+        stored.check_images(split)
         check_parts_unchanged(stored, data, split)
         report_coverage(split)
         tracking.log_split(split, "evaluation")
@@ -69,7 +70,10 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         if not views.is_plain:
             # the predictor resizes the images itself, once for each scale
             scored = Originals(split, open_split(data, config.split), replace(data, resize=None))
-            predictor = Predictor(model, resize, data.interpolation, device, views=views, batch_size=config.batch_size)
+            predictor = Predictor(
+                model, resize, data.interpolation, device, channels=stored.config.channels, bits=stored.bits,
+                views=views, batch_size=config.batch_size,
+            )  # fmt: skip
             model = LogProbabilities(model, predictor)
             if (note := scale_note(views, resize)) is not None:
                 print(note)

@@ -37,6 +37,7 @@ def run_export(config: ExportConfig) -> Path:
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         metadata = {
             "class_names": list(stored.labels.names), "palette": [list(each) for each in stored.labels.palette],
+            "channels": stored.config.channels, "bits": stored.bits,
             "resize": stored.config.resize, "interpolation": stored.config.interpolation,
             "calibration": stored.calibration["method"] if stored.calibration else None,
         }  # fmt: skip
@@ -46,9 +47,9 @@ def run_export(config: ExportConfig) -> Path:
             artifact.write_bytes(file.read_bytes())
         tracking.log_metrics({"export/largest_difference": difference, "export/megabytes": file.stat().st_size / 1e6})
         tracking.log_note(
-            f"{escaped(stored.described())} ({code(config.model_uri)}) as {code(file)}: input `images`, uint8 RGB "
-            f"(B, 3, H, W); outputs `logits` and `probabilities` (B, C, H, W). Largest difference of a probability "
-            f"to the model: {difference:.2g}."
+            f"{escaped(stored.described())} ({code(config.model_uri)}) as {code(file)}: input `images`, "
+            f"uint{stored.bits} (B, {stored.config.channels}, H, W); outputs `logits` and `probabilities` "
+            f"(B, C, H, W). Largest difference of a probability to the model: {difference:.2g}."
         )
     size = f"{file.stat().st_size / 1e6:.1f} MB"
     print(f"{file}: {size}. Largest difference of a probability to the model: {difference:.2g}.")

@@ -120,6 +120,7 @@ def run_models(config: ModelsConfig) -> list[str]:
 def _planned(config: TrainConfig) -> PlannedRun:
     config = resolve_normalization(config)
     data = load_data(config)
+    config = resolve_normalization(config, data.train)
     model, _ = starting_model(config, data.train)
     return PlannedRun(config, identity(config, data, model))
 

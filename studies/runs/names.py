@@ -35,7 +35,7 @@ def run_name(config: TrainConfig, always: Collection[str] = ()) -> str:
     """
     values = {name: getattr(config, name) for name in decisive(asdict(config))} | {"recipe": config.recipe}
     usual = {field.name: field.default for field in fields(config)}
-    for name, value in derived(config.recipe, config.weights).items():
+    for name, value in derived(config.recipe, config.weights, config.channels).items():
         if value in (values[name], "auto"):
             usual[name] = values[name]
 
@@ -71,7 +71,10 @@ def _shown(name: str, value: object) -> str:
         return str(value)
     if name == "recipe" and value == "none":
         return "no recipe"
-    return SHORT[name].format(value) if name in SHORT else f"{name} {value}"
+    if name not in SHORT:
+        return f"{name} {value}"
+    shown = SHORT[name].format(value)
+    return shown.removesuffix("s") if value == 1 and shown.endswith("epochs") else shown
 
 
 def _short(weights: str) -> str:

@@ -3,14 +3,15 @@
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
+from segmentation.io.bands import as_rgb, display_note
 from segmentation.io.decoding import read_image
 from segmentation.io.folders import SUFFIXES
 from segmentation.prediction.inputs import find_images
@@ -25,6 +26,9 @@ from studies.config import PredictConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
 from studies.runs.names import model_name
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXAMPLES = 6
 """Number of predicted images that the run plots."""
@@ -64,7 +68,14 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
         model = stored.network().to(device).to(memory_format=memory_format(device, True))
         views, resize = config.views(), stored.config.resize
         predictor = Predictor(
-            model, resize, stored.config.interpolation, device, views=views, batch_size=config.batch_size
+            model,
+            resize,
+            stored.config.interpolation,
+            device,
+            channels=stored.config.channels,
+            bits=stored.bits,
+            views=views,
+            batch_size=config.batch_size,
         )
         folder = PredictedFolder(output, stored.labels, earlier, config.kinds(), config.min_confidence)
         if (note := scale_note(views, resize)) is not None:
@@ -86,7 +97,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
             metrics |= {f"predict/share/{name}": fraction for name, fraction in folder.class_fractions().items()}
             if config.min_confidence is not None:
                 metrics["predict/below_min_confidence"] = folder.fraction_below()
-            for number, figure in enumerate(_examples(folder, found, stored.described())):
+            for number, figure in enumerate(_examples(folder, found, stored)):
                 drawn = tracking.log_figure(figure, f"examples/{number}.png")
                 shown = shown or [drawn]
             tracking.log_figure(plots.legend(stored.labels), "legend.png")
@@ -113,7 +124,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     return metrics
 
 
-def _examples(folder: PredictedFolder, images: dict[str, Path], state: str) -> Iterator[Figure]:
+def _examples(folder: PredictedFolder, images: dict[str, Path], stored: StoredModel) -> Iterator["Figure"]:
     """Yield a plot of each of some images spread evenly over all whose mask and confidence were written.
 
     Images of more than `LARGEST_EXAMPLE` pixels are left out: their masks would be in memory as wholes.
@@ -126,14 +137,16 @@ def _examples(folder: PredictedFolder, images: dict[str, Path], state: str) -> I
     names = output_names(list(images))
     for index in np.unique(np.linspace(0, len(paths) - 1, EXAMPLES).round().astype(int)):
         path = paths[index]
-        image = read_image(images[path])
+        image = as_rgb(read_image(images[path], channels=stored.config.channels, bits=stored.bits))
         shown = []
         for kind in ("masks", "confidence"):
             with Image.open(folder.folder / kind / f"{names[path]}.png") as output:
                 output.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE), Image.Resampling.NEAREST)
                 shown.append(np.array(output))
         image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-        title = f"{path}, {state}\nmean confidence {folder.rows[path].mean_confidence:.3f}"
+        title = f"{path}, {stored.described()}\nmean confidence {folder.rows[path].mean_confidence:.3f}"
+        if note := display_note(stored.config.channels, stored.bits):
+            title += f"; {note}"
         yield plots.prediction(np.array(image), shown[0], shown[1] / 255, folder.classes, title)
 
 

@@ -45,6 +45,7 @@ def find(config: TrainConfig) -> Resumption:
         return Resumption(_as_started(config, config.resume), config.resume, None)
     config = resolve_normalization(replace(config, resume=None))
     data = load_data(config)
+    config = resolve_normalization(config, data.train)
     model, _ = starting_model(config, data.train)
     for run in tracking.runs_tagged(IDENTITY, identity(config, data, model)):
         if can_resume(run, Path(config.checkpoint_dir)):
@@ -55,6 +56,13 @@ def find(config: TrainConfig) -> Resumption:
                 f"Run {run.run_id} is marked as running on another machine. If its process is dead, resume it with "
                 f"resume={run.run_id}."
             )
+    if model.code is not None:
+        for run in tracking.runs_tagged("model", config.model):
+            if run.model_code not in ("", model.code.checksum) and can_resume(run, Path(config.checkpoint_dir)):
+                print(
+                    f"Run {run.run_id} ({run.name}) was stopped too, but with other code of model={config.model}; "
+                    f"resume={run.run_id} resumes it with its own code."
+                )
     print("No stopped run of this configuration can be resumed here: starting a new run.")
     return Resumption(config, None, data)
 
@@ -143,7 +151,7 @@ def merged(given: TrainConfig, started: Mapping[str, Any]) -> TrainConfig:
             typed = name in given.typed or (
                 given.recipe != started.get("recipe", "none") and name in RECIPES[given.recipe]
             )
-        if not typed:
+        if not typed or (name == "micro_batch" and now == "auto"):
             values[name] = was
         elif name in matters and now != was:
             changed.append(f"{name}={was!r}, now {now!r}")

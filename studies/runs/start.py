@@ -9,8 +9,11 @@ from pathlib import Path
 import torch
 
 import segmentation
+from segmentation.config import MEASURED
 from segmentation.data import Split, load_splits, open_splits
 from segmentation.devices import resolve_device, resolve_precision
+from segmentation.models.model_code import is_own, local_code
+from segmentation.models.network_check import check_network
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
 from segmentation.training.class_weights import NAMED, weights_of_file
@@ -29,9 +32,11 @@ def check_start(config: TrainConfig) -> TrainConfig:
     """Check what can be checked in seconds, before a run is opened, and resolve `normalization=auto`.
 
     Raises:
-        InputError: the device, the data or the starting weights are not there.
+        InputError: the device, the data, the starting weights or the module of an own model are not there.
     """
     resolve_device(config.device)
+    if is_own(config.model):
+        local_code(config.model)
     # fetching is left to the run
     if not (config.download and config.dataset.startswith("voc")):
         train, _ = open_splits(config, config.train_split, config.val_split)
@@ -42,18 +47,28 @@ def check_start(config: TrainConfig) -> TrainConfig:
 
 def load_data(config: TrainConfig) -> Data:
     """Return the training and the validation split."""
-    return Data(*load_splits(config, config.train_split, config.val_split))
+    return Data(*load_splits(config))
+
+
+def training_size(config: TrainConfig, split: Split) -> tuple[int, int]:
+    """Return height and width of the images that the model is trained on."""
+    height, width = split.sizes[0].tolist()
+    return (height, width) if config.crop is None else (config.crop, config.crop)
 
 
 def starting_model(config: TrainConfig, split: Split) -> tuple[Segmenter, LoadedWeights | None]:
     """Return the model before the first step, and which tensors were loaded from starting weights.
 
     Raises:
-        InputError: the starting weights do not exist or do not fit the model.
+        InputError: the starting weights do not exist or do not fit the model, or an own model does not work.
     """
-    config = resolve_normalization(config)
+    config = resolve_normalization(config, split)
     torch.manual_seed(config.seed)
-    model = build(config, len(split.labels))
+    model = build(config, len(split.labels), pretrained=config.weights == "none")
+    if config.normalization == MEASURED:
+        model.set_normalization(*split.channel_statistics, split.bits)
+    if model.code is not None:
+        model.code = check_network(model, config, len(split.labels), training_size(config, split))
     return model, load_starting_weights(model, config, split.labels)
 
 
@@ -71,7 +86,8 @@ def identity(config: TrainConfig, data: Data, model: Segmenter) -> str:
     values |= {"device": device.type, "precision": str(resolve_precision(config.precision, device))}
     if config.class_weights not in NAMED:  # a file counts by its content; the others follow from the data
         values["class_weights"] = weights_of_file(Path(config.class_weights), data.train.labels.names)
-    text = json.dumps([values, data.train.fingerprint, data.val.fingerprint, CODE], sort_keys=True)
+    code = [CODE] if model.code is None else [CODE, model.code.checksum]
+    text = json.dumps([values, data.train.fingerprint, data.val.fingerprint, *code], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -11,11 +11,13 @@ from typing import NamedTuple
 import torch
 
 from segmentation import plots
+from segmentation.config import MEASURED
 from segmentation.data import Split, overlap_warning, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
 from segmentation.errors import DivergedError, InputError, listed
 from segmentation.metrics import METRICS, of_model
+from segmentation.models.model_code import ModelCode, local_code, stored_code
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
 from segmentation.scoring.evaluate import score
@@ -24,7 +26,9 @@ from segmentation.training import checkpoints, launch
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.class_weights import class_weights
 from segmentation.training.loop import Data, Epoch, train, train_rank
+from segmentation.training.micro_batch import choose_micro_batch
 from studies import tracking
+from studies.base.checksum import MODEL_CODE
 from studies.base.rerun import here
 from studies.config import TrainConfig, decisive
 from studies.models.card import model_card
@@ -34,7 +38,7 @@ from studies.models.stored import StoredModel
 from studies.runs import resume as resumption
 from studies.runs.names import run_name
 from studies.runs.resume import last_checkpoint
-from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
+from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model, training_size
 from studies.scores.figures import example_plots
 from studies.scores.recording import log_scores, protocol
 from studies.scores.wording import crop_note, first_epoch_warning
@@ -95,6 +99,7 @@ def run_training(
         tracking.check_store()
         config = check_start(config)
         data = data or load_data(config)
+        config = resolve_normalization(config, data.train)
         report_coverage(data.train, to_train=True)
         model, loaded = starting_model(config, data.train)
     name = config.run_name or run_name(config)
@@ -109,10 +114,16 @@ def run_training(
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
-        config = resolve_normalization(config)
-        tracking.log_config(config)
+        config = resolve_normalization(config, None if data is None else data.train)
         device = resolve_device(config.device)
         data = data or load_data(config)
+        config = resolve_normalization(config, data.train)
+        if model is None and not last_checkpoint(run_id, Path(config.checkpoint_dir)).is_file():
+            model, loaded = starting_model(config, data.train)
+        asked = config
+        if config.micro_batch == "auto":
+            config = _with_micro_batch(config, run_id, model, data.train, device)
+        tracking.log_config(config)
         _print_warnings(data, config)
         tracking.log_split(data.train, "training")
         tracking.log_split(data.val, "validation")
@@ -124,12 +135,13 @@ def run_training(
         })  # fmt: skip
         start = _checkpoint(config, run_id, data.train) if resumes else None
         if start is None:
-            if model is None:
-                model, loaded = starting_model(config, data.train)
-            tracking.log_tags({IDENTITY: identity(config, data, model)})
+            assert model is not None
+            tracking.log_tags({IDENTITY: identity(asked, data, model)})
             _print_start(model, loaded, config, data.train)
+            if model.code is not None:
+                _log_code(model.code)
         else:
-            model = build(config, len(data.val.labels))
+            model = build(config, len(data.val.labels), _code_of(start, run_id))
         recorded = set()
         if resumes:
             recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, of_model("epoch"))
@@ -137,6 +149,26 @@ def run_training(
     _print_checkpoint(Path(config.checkpoint_dir) / run_id, config.keep, tracking.is_sent(run_id))
     print(tracking.where_to_look(run_id))
     return result
+
+
+def _with_micro_batch(
+    config: TrainConfig, run_id: str, model: Segmenter | None, split: Split, device: torch.device
+) -> TrainConfig:
+    """Replace `micro_batch=auto` by the number that a run was started with, or else by the largest that fits.
+
+    Args:
+        config: the configuration.
+        run_id: the run.
+        model: before the first step; None if the run has a checkpoint.
+        split: the training split.
+        device: where the model is trained.
+    """
+    if model is None:
+        started = checkpoints.load(last_checkpoint(run_id, Path(config.checkpoint_dir))).config
+        return replace(config, micro_batch=started.get("micro_batch"))
+    choice = choose_micro_batch(model, config, device, len(split.labels), training_size(config, split))
+    print(choice.line)
+    return replace(config, micro_batch=choice.images)
 
 
 def _print_checkpoint(folder: Path, keep: str, is_sent: bool) -> None:
@@ -205,12 +237,53 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
         by_name = dict(zip(split.labels.names, weights.tolist(), strict=True))
         print(f"Class weights: {listed((f'{name} {weight:.3g}' for name, weight in by_name.items()), 10)}.")
         tracking.log_json(by_name, "class_weights.json")
-    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{config.model}: {size:.1f} million parameters, {len(split.labels)} classes, {len(split)} training images.")
+    if (measured := model.measured()) is not None:
+        shown = listed((f"{mean:.1f} and {std:.1f}" for mean, std in zip(*measured, strict=True)), 10)
+        print(f"Measured mean and standard deviation of each channel of {split.bits} bits: {shown}.")
+        mean, std = measured
+        tracking.log_json({"mean": mean, "std": std, "bits": split.bits}, "normalization.json")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size = f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count:,}"
+    print(f"{config.model}: {size} parameters, {len(split.labels)} classes, {len(split)} training images.")
+
+
+def _log_code(code: ModelCode) -> None:
+    """Log the code of an own model: its checksum as a tag, its files as artifacts."""
+    about = f", {listed(code.requirements)}" if code.files and code.requirements else ""
+    print(f"Code of the model, stored with it: {code.described()}{about}.")
+    if code.divisor > 1:
+        print(f"Its images need sides that are multiples of {code.divisor}: others are padded.")
+    tracking.log_tags({MODEL_CODE: code.checksum})
+    for path, text in code.files.items():
+        tracking.log_table(text, f"{MODEL_CODE}/{path}")
+
+
+def _code_of(checkpoint: Checkpoint, run_id: str) -> ModelCode | None:
+    """Return the code of an own model with which a run was started; None for torchvision's models.
+
+    Raises:
+        InputError: the checkpoint holds other code than the run was started with.
+    """
+    if checkpoint.code is None:
+        return None
+    try:
+        code = stored_code(checkpoint.code)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the checkpoint of run {run_id} is damaged: {error}") from error
+    run = tracking.find_run(run_id)
+    if run is not None and run.model_code not in ("", code.checksum):
+        raise InputError(f"the checkpoint of run {run_id} holds other code of the model than the run was started with")
+    with suppress(InputError):
+        if code.is_same(local_code(code.function)):
+            return code
+    print(f"The code of model={code.function} here is not that of run {run_id}: the stored code is used.")
+    return code
 
 
 def _check_normalization(of_weights: str | None, config: TrainConfig) -> None:
     """Print a warning if the starting weights were trained with another normalization, or if that is unknown."""
+    if config.normalization == MEASURED:
+        return
     if of_weights is None:
         print(
             f"Note: {config.weights} does not record its normalization; normalization={config.normalization} is used. "
@@ -245,7 +318,7 @@ def _train_and_record(
             if number not in recorded:
                 tracking.log_metrics(metrics, step=number)
     kept: Scores | None = None
-    epochs = train(model, data, config, start)
+    epochs, writer = train(model, data, config, start), checkpoints.Writer(folder)
     try:
         for number, metrics in enumerate(history, 1):
             if watch is not None:  # a killed process may have saved the last epoch before `watch` saw it
@@ -254,13 +327,9 @@ def _train_and_record(
             history.append(epoch.metrics())
             if epoch.number not in recorded:
                 tracking.log_metrics(history[-1], step=epoch.number)
-            checkpoint = replace(epoch.checkpoint, history=history)
+            writer.save(replace(epoch.checkpoint, history=history), epoch.is_best)
             if epoch.is_best:
-                checkpoints.save(checkpoint, folder / "best.pt")
-                checkpoints.keep_as(folder / "best.pt", folder / "last.pt")
                 best_epoch = epoch.number
-            else:
-                checkpoints.save(checkpoint, folder / "last.pt")
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
             _print_epoch(epoch, history[-1], config)
@@ -270,11 +339,13 @@ def _train_and_record(
                 watch(epoch.number, history[-1])
     finally:
         epochs.close()  # at once, or other ranks would wait for the next epoch
+        writer.close()
         if best_epoch:
             if sys.exception() is not None:
                 _print_checkpoints(folder)
             if config.plot_every:
                 _log_curves(history, best_epoch)
+    writer.check()
     if len(history) < config.epochs:
         print(
             f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
@@ -282,8 +353,7 @@ def _train_and_record(
     kept_epoch = len(history) if config.keep == "last" else best_epoch
     of_kept = history[kept_epoch - 1]
     if WHOLE_RUN not in recorded:
-        metrics = {of_model("epoch"): kept_epoch} | {of_model(name): of_kept[f"val/{name}"] for name in METRICS}
-        tracking.log_metrics(metrics, WHOLE_RUN)
+        tracking.log_metrics({of_model("epoch"): kept_epoch} | metrics_of_model(of_kept), WHOLE_RUN)
     if kept_epoch != len(history):
         model.load_state_dict(checkpoints.load(folder / "best.pt").network)
     if kept is None:  # scored before the run was interrupted
@@ -293,6 +363,14 @@ def _train_and_record(
     _log_kept(model, data, kept, config, run_id, device, kept_epoch, best_epoch, len(history))
     tracking.log_tags({"model_epoch": str(kept_epoch)})
     return TrainingResult(run_id, len(history), best_epoch, history[best_epoch - 1], kept_epoch, of_kept)
+
+
+def metrics_of_model(of_epoch: Mapping[str, float]) -> dict[str, float]:
+    """Return the validation metrics of an epoch under the names of the kept model's.
+
+    An epoch that an earlier version trained lacks the metrics that were added since.
+    """
+    return {of_model(name): of_epoch[f"val/{name}"] for name in METRICS if f"val/{name}" in of_epoch}
 
 
 def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
@@ -312,9 +390,11 @@ def complete_run(config: TrainConfig, run_id: str, data: Data) -> None:
     folder = Path(config.checkpoint_dir) / run_id
     file = folder / "last.pt" if config.keep == "last" else folder / "best.pt"
     checkpoint = checkpoints.load(file)
-    config = resolve_normalization(config)
+    config = resolve_normalization(config, data.train)
+    if config.micro_batch == "auto":
+        config = replace(config, micro_batch=checkpoint.config.get("micro_batch"))
     device = resolve_device(config.device)
-    model = build(config, len(data.val.labels))
+    model = build(config, len(data.val.labels), _code_of(checkpoint, run_id))
     model.load_state_dict(checkpoint.network)
     model.to(device)
     history = checkpoint.history if config.keep == "last" else tracking.logged_epochs(run_id)
@@ -346,7 +426,7 @@ def _log_kept(
     if warnings:
         tracking.log_tags({"warning.best_epoch": warnings[0]})
     rules = protocol(config, data.val, kept)
-    trained = StoredModel(config, data.val.labels, model.state_dict(), kept_epoch, run_id, calibration=None)
+    trained = StoredModel(config, data.val.labels, model.state_dict(), kept_epoch, run_id, None, code=model.code)
     log_scores(
         model, data.val, kept, rules, trained.origin(), device, config.examples, state, draw=config.plot_every > 0,
         warnings=warnings,
@@ -394,10 +474,11 @@ def _print_warnings(data: Data, config: TrainConfig) -> None:
     """Print what is allowed but rarely intended: splits of different sizes, pixels, classes or layers left out."""
     if (config.freeze_backbone or 0) >= config.epochs:
         print(f"Note: freeze_backbone={config.freeze_backbone} of epochs={config.epochs}: the backbone is not trained.")
-    if data.train.images.shape[1:] != data.val.images.shape[1:]:
-        sizes = [f"{split.name} {split.images.shape[2]} x {split.images.shape[1]}" for split in (data.train, data.val)]
+    if config.crop_at == config.score_crop == "center" and data.train.size != data.val.size:
+        sizes = [f"{split.name} {split.sizes[0, 1]} x {split.sizes[0, 0]}" for split in (data.train, data.val)]
         print(f"Note: the splits have images of different sizes: {', '.join(sizes)}.")
-    if cropped := {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}:
+    cropped = {split.name: split.in_crop for split in (data.train, data.val) if split.in_crop != 1}
+    if cropped and config.crop_at == "center":
         print(f"Note: {crop_note(cropped)}")
     report_coverage(data.train, to_train=True)
     report_coverage(data.val)
@@ -413,7 +494,7 @@ def _description(device: torch.device) -> str:
 
 
 def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig) -> None:
-    left = (config.epochs - epoch.number) * epoch.seconds
+    left = (config.epochs - epoch.number) * (epoch.seconds - epoch.compile_seconds)
     print(
         f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "
         f"val loss {values['val/loss']:.3f}, accuracy {values['val/pixel_accuracy']:.3f}, "
@@ -421,6 +502,8 @@ def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig)
         f"{epoch.images_per_second:.1f} images/s, {_duration(left)} left{' (best)' if epoch.is_best else ''}",
         flush=True,
     )
+    if epoch.compile_seconds:
+        print(f"Compiling the network took {epoch.compile_seconds:.0f} of the {epoch.seconds:.0f} s.", flush=True)
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from studies.runs.names import run_name
 
 MAY_DIFFER = {field.name for field in fields(TrainConfig)} - {
     field.name for group in (DataConfig, RecordConfig) for field in fields(group)
-} - {"seed", "device"} | {"patience", "keep"}  # fmt: skip
+} - {"seed", "device"} | {"patience", "keep", "crop_at"}  # fmt: skip
 """Fields that a variant may change; runs must agree in all others to be comparable."""
 
 

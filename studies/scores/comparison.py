@@ -19,7 +19,7 @@ from studies.scores.wording import learned_nothing
 
 MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop", "views")
 """Parts of the protocol that may differ: only shared images are compared, and windows or scales belong to the model."""
-ADDED_LATER = ("tf32",)
+ADDED_LATER = "tf32", "contour_width"
 """Parts that earlier versions did not record; they count only if both runs have them."""
 
 

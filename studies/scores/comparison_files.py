@@ -1,12 +1,13 @@
 """What a comparison stores: its record as JSON, and its plots."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from segmentation import plots
+from segmentation.config import RGB
+from segmentation.io.bands import display_note
 from segmentation.metrics import COMPARED, METRICS
 from studies.scores.comparison import (
     Contestant,
@@ -21,6 +22,9 @@ from studies.scores.comparison import (
 from studies.scores.labels import differing_parameters
 from studies.scores.stored import StoredScores
 from studies.scores.wording import protocol_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Compared(NamedTuple):
@@ -70,7 +74,7 @@ def comparison_record(found: Compared) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def comparison_plots(found: Compared) -> Iterator[tuple[str, Figure]]:
+def comparison_plots(found: Compared) -> Iterator[tuple[str, "Figure"]]:
     """Yield reliability diagrams in one plot, the differences of each metric, and curves, each with its name."""
     contestants = found.contestants
     protocol = contestants[0].stored.protocol
@@ -106,13 +110,16 @@ def comparison_plots(found: Compared) -> Iterator[tuple[str, Figure]]:
             yield name, plots.curves_of_runs(heading, ylabel, runs)
 
 
-def comparison_examples(found: Compared, count: int) -> Iterator[tuple[str, Figure]]:
+def comparison_examples(found: Compared, count: int) -> Iterator[tuple[str, "Figure"]]:
     """Yield images that all runs have stored with the prediction of each, and the name of each plot."""
     examples = [each.stored.examples() for each in found.contestants]
+    origin = found.contestants[0].stored.origin
+    note = display_note(origin["config"].get("channels", RGB), origin.get("bits", 8))
     names = [name for name in examples[0] if all(name in other for other in examples)]
     chosen = [names[index] for index in np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).astype(int))]
     for number, name in enumerate(chosen):
         pairs = zip(found.contestants, examples, strict=True)
         predictions = {each.label: stored[name].predicted for each, stored in pairs}
         first, labels = examples[0][name], found.contestants[0].stored.labels
-        yield f"example_{number}", plots.side_by_side(first.image, first.truth, predictions, labels, name)
+        title = f"{name}\n{note}" if note else name
+        yield f"example_{number}", plots.side_by_side(first.image, first.truth, predictions, labels, title)

@@ -1,14 +1,15 @@
 """Plots of a scored split: reliability diagrams, risk-coverage curve, example images."""
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from segmentation import plots
 from segmentation.data import Originals, Split
+from segmentation.io.bands import display_note, displayed
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error
 from segmentation.scoring.bootstrap import Interval
@@ -17,6 +18,9 @@ from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from segmentation.scoring.softmax import pixel_predictions
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def reliability_figures(
     scores: Scores,
@@ -24,7 +28,7 @@ def reliability_figures(
     intervals: Mapping[str, Interval],
     title: str,
     note: str,
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, "Figure"]]:
     """Yield every calibration plot, with the suffix of its file name."""
     ece, gap = intervals["ece"], intervals["confidence_gap"]
     yield "", plots.reliability(scores.reliability.bins(), title, ece, scores.accuracy_band(), note, gap)
@@ -49,11 +53,17 @@ def reliability_figures(
 
 def example_plots(
     model: Segmenter, split: Split, device: torch.device, count: int, state: str
-) -> Iterator[tuple[str, Figure]]:
+) -> Iterator[tuple[str, "Figure"]]:
     """Yield a name and a plot for each of `count` images spread evenly over the split."""
     for number, index in enumerate(spread(split, count)):
         shown = predicted(model, split, index, device)
-        yield f"{number}", plots.example(*shown, split.labels, f"{split.names[index]}, {state}")
+        yield f"{number}", plots.example(*shown, split.labels, example_title(split, index, state))
+
+
+def example_title(split: Split | Originals, index: int, state: str) -> str:
+    """Return the title of a plotted image: its name, the model, and which channels are shown if it is not RGB."""
+    note = display_note(split.channels, split.bits)
+    return f"{split.names[index]}, {state}" + (f"\n{note}" if note else "")
 
 
 def spread(split: Split | Originals, count: int) -> list[int]:
@@ -67,15 +77,16 @@ def predicted(
     """Predict one image of a split.
 
     Returns:
-        Image `(H, W, 3)` uint8, true and predicted class `(H, W)` uint8, confidence `(H, W)`.
+        Image `(H, W, 3)` uint8 as `bands.displayed` shows it, true and predicted class `(H, W)` uint8, confidence
+        `(H, W)`.
     """
     images, masks = split.gather(np.array([index]))
     with evaluating(model):
         logits = at_size_of(masks, model(images.to(device)))
         pixels = pixel_predictions(logits, masks.to(device))
     if images.shape[2:] != masks.shape[1:]:
-        images = F.interpolate(images.float(), masks.shape[1:], mode="bilinear").round().to(torch.uint8)
+        images = F.interpolate(images.float(), masks.shape[1:], mode="bilinear").round().to(images.dtype)
     return (
-        images[0].permute(1, 2, 0).numpy(), masks[0].numpy(), pixels.label[0].cpu().numpy().astype(np.uint8),
+        displayed(images[0].permute(1, 2, 0).numpy()), masks[0].numpy(), pixels.label[0].cpu().numpy().astype(np.uint8),
         pixels.confidence[0].cpu().numpy(),
     )  # fmt: skip

@@ -60,6 +60,8 @@ def read_record(file: Path) -> Record:
             _check({"height": height, "width": width}, {"height": int, "width": int})
         recorded_config(origin["config"])
         _check(origin, {"epoch": int})
+        if origin.setdefault("bits", 8) not in (8, 16):  # earlier versions had only images of 8 bits
+            raise InputError(f"bits={origin['bits']!r:.40} is not allowed")
         if not isinstance(origin["trained_in_run"], str | None):
             raise InputError("trained_in_run is not a run ID")
         if origin["calibration"] is not None:

@@ -12,21 +12,24 @@ from segmentation.config import DataConfig
 from segmentation.data import Originals, Split
 from segmentation.metrics import HEADLINE, METRICS
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, interval
+from segmentation.scoring.boundary_iou import CONTOUR_WIDTH
 from segmentation.scoring.calibration_error import BINS
 from segmentation.scoring.groups import Group, GroupReliability
 from segmentation.scoring.scores import Scores
 from studies import tracking
 from studies.base.markdown import escaped
-from studies.scores.figures import predicted, reliability_figures, spread
+from studies.scores.figures import example_title, predicted, reliability_figures, spread
 from studies.scores.tables import (
     class_calibration_table,
     class_lines,
     class_scores,
     class_table,
+    classes_csv,
     confusion_csv,
     images_csv,
     key_metrics,
     metric_table,
+    overlap_table,
     region_table,
 )
 from studies.scores.wording import (
@@ -64,14 +67,17 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
         scores: the result.
     """
     original = isinstance(split, Originals)
+    size = None if isinstance(split, Originals) else split.size
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
         "void": "255 is not counted", "precision": "float32", "tf32": False,
         "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
-        "resolution": "each image's own" if isinstance(split, Originals) else list(split.masks.shape[1:]),
-        "resize": config.resize, "crop": None if original else config.crop, "interpolation": config.interpolation,
-        "boundary_width": scores.boundary_width, "dataset": split.dataset, "classes": list(split.labels.names),
+        "resolution": "each image's own" if size is None else list(size),
+        "resize": config.resize, "crop": None if original or config.score_crop == "whole" else config.crop,
+        "interpolation": config.interpolation,
+        "boundary_width": scores.boundary_width, "contour_width": CONTOUR_WIDTH, "dataset": split.dataset,
+        "classes": list(split.labels.names),
         "split": split.name, "fingerprint": split.fingerprint,
         "in_crop": 1.0 if isinstance(split, Originals) else split.in_crop,
         "images": len(split), "pixels": int(scores.reliability.bins().count.sum()),
@@ -119,13 +125,14 @@ def log_scores(
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
         "groups": [_group_record(*each) for each in groups.items()], "origin": dict(origin),
-        "palette": split.labels.palette, "warnings": warnings, "classes": [each._asdict() for each in classes],
+        "palette": split.labels.palette, "warnings": warnings, "classes": [each.record() for each in classes],
     }  # fmt: skip
     tracking.log_json(record | bins_record(scores, rules), f"reliability/{split.name}.json")
     with tracking.artifact_file(f"reliability/{split.name}_histograms.npz") as file:
         scores.save(file, {"name": np.array(split.names), "digest": np.array(split.digests)})
     worst_first = np.argsort(-np.nan_to_num(scores.image_ece()), kind="stable")
     tracking.log_table(images_csv(scores, split.names, worst_first), f"reliability/{split.name}_images.csv")
+    tracking.log_table(classes_csv(classes), f"reliability/{split.name}_classes.csv")
     tracking.log_table(confusion_csv(scores), f"confusion/{split.name}.csv")
     if draw:
         confusion = plots.confusion(scores.confusion.counts, split.labels, title)
@@ -142,7 +149,8 @@ def log_scores(
         notes.append(f"Note: {escaped(crop_note({split.name: in_crop}))}")
     heading, by_class = f"**{escaped(scored)}: {escaped(state)}{counted}**", class_table(classes)
     tables = "\n\n".join([
-        metric_table(metrics, intervals), "**Calibration of the classes**", class_calibration_table(scores, groups),
+        metric_table(metrics, intervals), "**Overlap of the classes**", overlap_table(classes),
+        "**Calibration of the classes**", class_calibration_table(scores, groups),
         "**Parts of the images**", region_table(groups), note,
     ])  # fmt: skip
     if lead is None:
@@ -196,7 +204,8 @@ def log_examples(
         for name, array in zip(stored, shown, strict=False):
             stored[name].append(array)
         tracking.log_figure(
-            plots.example(*shown, split.labels, f"{split.names[index]}, {state}"), f"examples/{split.name}_{number}.png"
+            plots.example(*shown, split.labels, example_title(split, index, state)),
+            f"examples/{split.name}_{number}.png",
         )
     if len(chosen):
         with tracking.artifact_file(f"examples/{split.name}.npz") as file:
@@ -206,7 +215,7 @@ def log_examples(
     errors = scores.image_ece()
     for number, index in enumerate(worst_first[: min(WORST, count)]):
         rank = "highest" if number == 0 else f"number {number + 1} by"
-        title = f"{split.names[index]}, {state}\n{rank} ECE of a single image: {errors[index]:.4f}"
+        title = f"{example_title(split, index, state)}\n{rank} ECE of a single image: {errors[index]:.4f}"
         shown = predicted(model, split, int(index), device)
         tracking.log_figure(plots.example(*shown, split.labels, title), f"examples/{split.name}_worst_{number}.png")
 

@@ -85,7 +85,10 @@ class StoredScores:
         config = decisive(asdict(TrainConfig()) | self.origin["config"])
         config.pop("seed", None)
         about = self.origin["calibration"] or {}
-        return config | {"calibrated": about.get("method"), "calibrated_on": about.get("fingerprint")}
+        code = self.origin.get("model_code") or ""
+        return config | {
+            "calibrated": about.get("method"), "calibrated_on": about.get("fingerprint"), "code": code[:8] or None,
+        }  # fmt: skip
 
     def model_key(self) -> tuple[object, ...]:
         """Return what identifies the model: training run, epoch, and calibration."""

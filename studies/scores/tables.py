@@ -34,19 +34,55 @@ class ClassScore(NamedTuple):
     """Scores of one class."""
 
     name: str
-    iou: float
-    """NaN for a class neither labelled nor predicted."""
-    accuracy: float
-    """Fraction of the class's pixels that are predicted correctly; NaN without pixels."""
     pixels: int
     """Labelled pixels of the class."""
+    values: dict[str, float]
+    """Every metric of `definitions.ByClass`; NaN where the class has no value."""
+    intervals: dict[str, Interval]
+    """95 % intervals of the same metrics over images."""
+
+    def record(self) -> dict[str, object]:
+        """Return the scores as JSON values."""
+        return {"name": self.name, "pixels": self.pixels} | self.values | {"intervals": self.intervals}
 
 
 def class_scores(scores: Scores) -> list[ClassScore]:
     """Return the scores of each class, in the order of the classes."""
-    confusion = scores.confusion
-    values = confusion.iou().tolist(), confusion.class_accuracy().tolist(), confusion.counts.sum(1).tolist()
-    return [ClassScore(*each) for each in zip(scores.labels.names, *values, strict=True)]
+    values, intervals = scores.by_class()._asdict(), scores.class_intervals()
+    pixels = scores.confusion.counts.sum(1).tolist()
+    return [
+        ClassScore(
+            name, pixels[index],
+            {metric: float(of_classes[index]) for metric, of_classes in values.items()},
+            {metric: of_classes[index] for metric, of_classes in intervals.items()},
+        )
+        for index, name in enumerate(scores.labels.names)
+    ]  # fmt: skip
+
+
+def classes_csv(classes: Sequence[ClassScore]) -> str:
+    """Return every metric of each class with its interval, as CSV; empty where a class has no value."""
+    names = list(classes[0].values)
+    header = ["class", "pixels", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
+    rows = [
+        [each.name, each.pixels, *(
+            f"{number:.6f}" if math.isfinite(number) else ""
+            for name in names for number in (each.values[name], *each.intervals[name])
+        )]
+        for each in classes
+    ]  # fmt: skip
+    return csv_text(header, rows)
+
+
+def overlap_table(classes: Sequence[ClassScore]) -> str:
+    """Return Dice, precision, recall and boundary IoU of each class with their intervals, as Markdown."""
+    names = [name for name in classes[0].values if name not in ("iou", "accuracy")]
+    rows = [
+        [escaped(each.name), *(_with_interval(each.values[name], each.intervals[name]) for name in names)]
+        for each in classes
+    ]
+    header = ["class", *(METRICS[f"mean_{name}"].label.removeprefix("mean ") for name in names)]
+    return "\n".join(table(header, rows))
 
 
 def class_table(classes: Sequence[ClassScore]) -> str:
@@ -70,18 +106,24 @@ def _class_rows(classes: Sequence[ClassScore]) -> tuple[list[tuple[str, str, str
     """Return the rows of the table of classes, and a line that counts the others."""
     chosen = sorted(classes, key=lambda each: -each.pixels)[:CLASS_ROWS]
     rows = [
-        (each.name, _three(each.iou), _three(each.accuracy), f"{each.pixels:,}") for each in classes if each in chosen
+        (each.name, _three(each.values["iou"]), _three(each.values["accuracy"]), f"{each.pixels:,}")
+        for each in classes
+        if each in chosen
     ]
     others = [each for each in classes if each not in chosen]
     if not others:
         return rows, ""
-    mean = float(mean_of_defined(np.array([each.iou for each in others])))
+    mean = float(mean_of_defined(np.array([each.values["iou"] for each in others])))
     pixels = sum(each.pixels for each in others)
     return rows, f"and {len(others)} classes with fewer pixels: mean IoU {_three(mean)}, {pixels:,} pixels"
 
 
 def _three(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def _with_interval(value: float, ends: Interval) -> str:
+    return f"{value:.3f} [{ends.low:.3f}, {ends.high:.3f}]" if math.isfinite(value) else "–"
 
 
 def class_calibration_table(scores: Scores, groups: Mapping[Group, GroupReliability]) -> str:

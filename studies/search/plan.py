@@ -73,6 +73,11 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Settings that must not change between calls, as JSON values."""
         shared = {name: value for name, value in decisive(asdict(settled(self.base))).items() if name not in self.space}
+        models = self.space["model"].values if "model" in self.space else (self.base.model,)
+        if any(":" in model for model in models):
+            from segmentation.models.model_code import is_own, local_code  # imports torch, which `status` does not need
+
+            shared["model_code"] = {model: local_code(model).checksum[:12] for model in models if is_own(model)}
         return shared | {
             "search": ",".join(f"{name}={dimension}" for name, dimension in self.space.items()),
             "goals": [objective.metric for objective in self.objectives],

@@ -26,6 +26,9 @@ RANGES = {
     "auxiliary_loss": "0..0.5",
     "flip": "0..0.5",
     "scale_max": "1..2",
+    "rotation": "0..30",
+    "crop_at": "center|random|class",
+    "sampling": "uniform|class_balanced",
     "color_jitter": "0..0.5",
 }
 """Ranges of the fields that `search` can name without a range."""
@@ -34,7 +37,7 @@ GRID = {"learning_rate": "0.01|0.05|0.001|0.0001", "weight_decay": "0|0.01|0.05|
 LOGARITHMIC = {"learning_rate", "weight_decay", "head_learning_rate_factor"}
 """Fields that are searched on a logarithmic scale."""
 NOT_SEARCHED = {"epochs", "dataset", "train_split", "val_split", "keep", "monitor", "seed"} | {
-    "val_fraction", "folds", "fold", "group_by",
+    "val_fraction", "folds", "fold", "group_by", "score_crop",
 }  # fmt: skip
 """Fields that all trials must share to be comparable. Budgets count epochs; `confirm_seeds` varies the seed."""
 ZERO_DECADE = 10

@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation.errors import InputError
-from studies.base.errors import reason
+from studies.base.errors import is_of_mlflow, reason
 from studies.base.redaction import refuse_passwords
 from studies.config import StudyConfig
 from studies.search.retries import retry_after_death
@@ -66,6 +66,8 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
     try:
         yield storage
     except (SQLAlchemyError, StorageInternalError) as error:
+        if is_of_mlflow(error):
+            raise
         raise InputError(
             f"storage={address} stopped answering: {reason(error)}. Nothing is lost: run the same command again to "
             f"resume the study"

@@ -79,7 +79,9 @@ def _line(trial: FrozenTrial, plan: Plan) -> str:
     metrics = kept_metrics(trial)
     headline = [f"val/{name}" for name in HEADLINE]
     shown = dict.fromkeys([objective.metric for objective in plan.objectives] + headline)
-    values = ", ".join(f"{metric} {format_metric(metrics, metric)}" for metric in shown)
+    # without the interval of the epoch: that of the scored model, which is printed, too, comes from more resamples
+    single = {name: value for name, value in metrics.items() if name != "val/ece_low"}
+    values = ", ".join(f"{metric} {format_metric(single, metric)}" for metric in shown)
     return f"trial {trial.number}, {describe_values(plan.values(trial))}: {values} (epoch {metrics['epoch']:.0f})."
 
 

@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
-from matplotlib.figure import Figure
 from PIL import Image
 
 from segmentation import plots
@@ -21,6 +20,9 @@ from studies.tracking.notes import note_tag
 from studies.tracking.run_journals import journal_of, open_run
 from studies.tracking.sending import metrics_entry, now
 from studies.tracking.store import with_retries
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOTE_WIDTH = 560
 """Width of an image in pixels; wider ones displace the right column of the run's page."""
@@ -40,7 +42,8 @@ def log_config(config: Any, leave_out: Collection[str] = ()) -> None:
 
 def log_split(split: Split, context: str) -> None:
     """Log a data set as an input of the run, identified by the hash of its files."""
-    profile = {"images": len(split), "height": split.masks.shape[1], "width": split.masks.shape[2]}
+    height, width = split.size or ("different", "different")
+    profile = {"images": len(split), "height": height, "width": width}
     _record({
         "what": "input", **_dataset(split),
         "location": split.location, "profile": profile, "context": context,
@@ -129,14 +132,14 @@ def _spaced(line: str) -> str:
     return line.replace(" | ", "\u2003\u200b | ") if is_row else line
 
 
-def log_figure(figure: Figure, path: str) -> Image.Image:
+def log_figure(figure: "Figure", path: str) -> Image.Image:
     """Log a plot as an artifact; return it as an image, since drawing is slow."""
     image = Image.fromarray(plots.pixels(figure))
     _log_artifact(path, image.save)
     return image
 
 
-def log_figure_at(figure: Figure, key: str, step: int) -> None:
+def log_figure_at(figure: "Figure", key: str, step: int) -> None:
     """Log a plot of one epoch, for the UI's image slider."""
     image = Image.fromarray(plots.pixels(figure))
     with journal_of() as journal:

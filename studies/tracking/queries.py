@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from segmentation.errors import InputError
 from segmentation.metrics import of_model
 from segmentation.system.processes import is_dead
+from studies.base.checksum import MODEL_CODE
 from studies.base.errors import FINAL, AwayError, raised_as_input_errors, unusable
 from studies.tracking.journal import unsent_journals
 from studies.tracking.run_journals import records_folder, sync_command, wait_until_sent
@@ -38,6 +39,8 @@ class FoundRun(NamedTuple):
     """Whether its configuration logs the model."""
     keep: str = "best"
     """The epoch whose weights are its model: `best` or `last`."""
+    model_code: str = ""
+    """Checksum of the code of a user's own model; empty for torchvision's."""
 
     def is_dead(self) -> bool | None:
         """Return whether all its processes have ended; None if this machine cannot know."""
@@ -181,6 +184,7 @@ def _found(run: Run) -> FoundRun:
         run.info.run_id, run.info.run_name or "", run.info.status, tags.get("kind", ""), process_of(run),
         processes_of(run), study=tags.get("study", ""),
         promises_model=run.data.params.get("log_model", "").lower() == "true", keep=run.data.params.get("keep", "best"),
+        model_code=tags.get(MODEL_CODE, ""),
     )  # fmt: skip
 
 

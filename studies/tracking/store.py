@@ -12,6 +12,7 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
 from mlflow.utils.credentials import get_default_host_creds
 
 from segmentation.errors import InputError
@@ -72,6 +73,8 @@ def _check_store() -> None:
                 f"runs cannot be recorded in {file}: it is not writable. Change to a writable folder, or set "
                 f"MLFLOW_TRACKING_URI"
             )
+        if not file.exists():
+            _create(file)
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -92,6 +95,22 @@ def _check_store() -> None:
             f"no MLflow server answers at {without_password(uri)} ({_last_reason(error)}): start it, set "
             f"MLFLOW_TRACKING_URI to another one, or unset it to use a local file"
         ) from error
+
+
+def _create(file: Path) -> None:
+    """Create MLflow's database under another name and rename it, so that a killed process leaves a whole one or none.
+
+    MLflow creates it by many migrations and cannot use one in which only some of them have run.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # takes a second, for a new database only
+
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        SqlAlchemyStore(f"{SQLITE}{unfinished}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        with suppress(FileExistsError):  # another process was faster
+            os.link(unfinished, file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _last_reason(error: BaseException) -> str:

@@ -30,6 +30,7 @@ ENTRIES = {
     "colour masks": Inputs(60, 3),
     "generated images": Inputs(60, 4),
     "images to predict": Inputs(80, 7),
+    "images of several channels": Inputs(80, 5),
     "folders of predictions": Inputs(8, 0.5),
     "split lists": Inputs(60, 6),
     "class files": Inputs(80, 8),

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -17,12 +19,14 @@ from segmentation.classes import VOID, Classes
 from segmentation.data.masks import read_indices
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
+from segmentation.io.bands import Bands, layout_of
 from segmentation.io.decoding import decoded, read_image
 from segmentation.io.limits import MAX_PIXELS
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up
 from tests.fuzz.mutation import jpeg_of_size, mutated, png_of_size
+from tests.segmentation.io.test_pixels import png as stored_png
 
 pytestmark = [needs_camvid, pytest.mark.filterwarnings("ignore::UserWarning:PIL")]  # Pillow's own warnings
 
@@ -197,6 +201,8 @@ def test_mangled_images_to_predict(door: Callable[[str], Door], real_images: tup
         found = door(lambda: read_image(file), "it ")
         if found is None:
             continue
+        if isinstance(found, Bands):
+            continue
         assert found.mode == "RGB"
         with Image.open(BytesIO(content)) as image:
             image.load()
@@ -235,9 +241,46 @@ def test_generated_images(door: Callable[[str], Door]) -> None:
     def one(content: bytes) -> None:
         file.write_bytes(content)
         found = door(lambda: read_image(file), "it ")
-        assert found is None or (found.mode == "RGB" and found.width * found.height <= MAX_PIXELS)
+        assert found is None or found.width * found.height <= MAX_PIXELS
+        assert found is None or (found.values.shape[2] == 3 if isinstance(found, Bands) else found.mode == "RGB")
 
     one()
+
+
+def of_several_channels() -> list[bytes]:
+    """Small images of 1 to 5 channels, of 8 and 16 bits, in every layout that is read."""
+    deep = RANDOM.integers(0, 2**16, (12, 16, 5), dtype=np.uint16)
+    options: list[dict[str, Any]] = [
+        {}, {"compression": "zlib", "predictor": True}, {"compression": "lzw", "tile": (16, 16)},
+        {"compression": "zstd", "bigtiff": True}, {"byteorder": ">", "rowsperstrip": 4},
+    ]  # fmt: skip
+    files = []
+    for each in options:
+        for pixels in (deep, deep[..., :4], deep.astype(np.uint8)):
+            for planar, shown in (("contig", pixels), ("separate", np.moveaxis(pixels, -1, 0).copy())):
+                file = BytesIO()
+                tifffile.imwrite(file, shown, photometric="minisblack", planarconfig=planar, **each)
+                files.append(file.getvalue())
+    wide = deep.astype(">u2").reshape(12, -1).view(np.uint8)
+    samples = {0: 1, 2: 3, 4: 2, 6: 4}
+    return [*files, *(stored_png(16, colour, wide[:, : 32 * each]) for colour, each in samples.items())]
+
+
+def test_mangled_images_of_several_channels(door: Callable[[str], Door]) -> None:
+    door = door("images of several channels")
+    contents = of_several_channels()
+    file = door.folder / "image.tif"
+    for random in door.randoms():
+        content = random.choice(contents)
+        file.write_bytes(mangled([content], random))
+        channels = random.choice((1, 2, 3, 4, 5, *[layout_of(BytesIO(content)).channels] * 15))
+        bits = random.choice((None, None, 8, 16))
+        found = door(lambda: read_image(file, "it", channels, bits), "it ")  # noqa: B023
+        if isinstance(found, Bands):
+            assert found.values.shape[2] == channels
+            assert found.values.dtype in ((np.uint8, np.uint16) if bits is None else (f"uint{bits}",))
+    assert door.right > door.tried // 20
+    assert door.refused > door.tried // 4
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_pixels_are_counted_as_on_the_cpu() -> None:
         return {
             **count_pixels(logits, masks, near), "half": count_pixels(logits.bfloat16(), masks, near)["count"],
             **{f"metric {name}": value for name, value in scores.metrics().items()},
-            "ece": reliability.ece(), "iou": confusion.iou(), "right": count_correct(logits, masks),
+            "ece": reliability.ece(), "iou": confusion.iou(), "right": count_correct(logits, masks).item(),
             "bins": bin_of(pixels.confidence, FINE_BINS).cpu().numpy(),
         }  # fmt: skip
 

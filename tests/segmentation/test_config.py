@@ -6,8 +6,17 @@ import pytest
 
 from segmentation.config import RECIPES, WITHOUT_RECIPE
 from segmentation.errors import InputError
-from segmentation.fields import choices
-from studies.config import EvaluateConfig, ModelsConfig, QuickStartConfig, TrainConfig, TuneConfig, decisive, settled
+from segmentation.fields import choices, read_value
+from studies.config import (
+    EvaluateConfig,
+    InspectConfig,
+    ModelsConfig,
+    QuickStartConfig,
+    TrainConfig,
+    TuneConfig,
+    decisive,
+    settled,
+)
 
 
 def test_the_defaults_of_train_are_the_protocol_of_the_original_report() -> None:
@@ -31,6 +40,14 @@ def test_the_defaults_of_train_are_the_protocol_of_the_original_report() -> None
         ("learning_rate", math.nan, "learning_rate=nan"),
         ("learning_rate", math.inf, "learning_rate=inf"),
         ("flip", 1.5, "flip=1.5 is out of range; it must be between 0 and 1"),
+        ("vertical_flip", -0.5, "vertical_flip=-0.5 is out of range; it must be between 0 and 1"),
+        ("grayscale", 2.0, "grayscale=2.0 is out of range"),
+        ("autocontrast", math.nan, "autocontrast=nan is out of range"),
+        ("blur", 3.0, "blur=3.0 is out of range"),
+        ("rotation", 181.0, "rotation=181.0 is out of range; it must be between 0 and 180"),
+        ("crop_at", "centre", "crop_at='centre' is not known. Did you mean 'center'?"),
+        ("score_crop", "hole", "score_crop='hole' is not known. Did you mean 'whole'?"),
+        ("sampling", "balanced", "sampling='balanced' is not known. Did you mean 'class_balanced'?"),
         ("scale_min", 2.0, "scale_min=2.0 is larger than scale_max=1.0"),
         ("model", "fcn_resnet5", "model='fcn_resnet5' is not known. Did you mean 'fcn_resnet50'?"),
         ("dataset", "vok2007", "Did you mean 'voc2007'?"),
@@ -45,6 +62,28 @@ def test_a_wrong_value_is_refused_with_its_name_and_value(field: str, value: Any
     with pytest.raises(InputError) as caught:
         TrainConfig(**{field: value})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("field", "value"), [("crop_at", "random"), ("crop_at", "class"), ("score_crop", "whole")])
+@pytest.mark.parametrize("kind", [TrainConfig, InspectConfig])
+def test_a_position_of_the_crop_without_a_crop_is_refused(kind: Any, field: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"{field}={value} has no effect with crop=none"):
+        kind(**{field: value}, crop=None)
+    assert getattr(kind(**{field: value}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "instead"),
+    [
+        ("random", "crop_at=random"),
+        ("class", "crop_at=class"),
+        ("whole", "score_crop=whole"),
+        ("center", "crop_at=center"),
+    ],
+)
+def test_a_position_typed_as_crop_names_the_field_to_use(value: str, instead: str) -> None:
+    with pytest.raises(InputError, match=f"crop='{value}' is not a whole number or none.*Did you mean {instead}"):
+        read_value(TrainConfig, "crop", value)
 
 
 def test_an_auxiliary_loss_is_refused_where_there_is_no_auxiliary_head() -> None:

@@ -76,6 +76,8 @@ def test_a_worker_records_everything_on_the_volume_and_sends_it(stack: Stack, co
         "HOME": str(container.home), "PGHOST": "127.0.0.1", "PGPORT": str(stack.postgres.port),
         "MLFLOW_TRACKING_URI": stack.mlflow,
     })  # fmt: skip
+    for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):  # the container keeps these on its volume
+        env.pop(name, None)
     before = files(container.project)
     user = UNPRIVILEGED if os.getuid() == 0 else []
     denied = subprocess.run([*user, "touch", str(container.project / "unsent")], capture_output=True, text=True)

@@ -2,14 +2,54 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pytest
 
+from segmentation.plots import style
 from studies.config import TrainConfig
 from studies.runs.training import run_training
 from tests.conftest import write_own_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@contextlib.contextmanager
+def blank_plots() -> Iterator[None]:
+    """Inside, the plots of runs are blank images, each in a colour of its own: drawing them takes half of a short run.
+
+    `tests/segmentation/plots`, `tests/studies/search/plots` and the fixture `finished` of `tests/studies/runs` draw.
+    """
+    random = np.random.default_rng(0)
+
+    def blank(figure: "Figure") -> np.ndarray:
+        width, height = (figure.get_size_inches() * figure.dpi).astype(int)
+        return np.broadcast_to(random.integers(0, 256, 3, np.uint8), (height, width, 3)).copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "pixels", blank)
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def undrawn() -> Iterator[None]:
+    with blank_plots():
+        yield
+
+
+@contextlib.contextmanager
+def drawn_plots() -> Iterator[None]:
+    """Inside, plots are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "pixels", DRAWN)
+        yield
+
+
+DRAWN = style.pixels
 
 
 class Trained(NamedTuple):
@@ -39,7 +79,7 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory, store: str) -> Trained:
     }  # fmt: skip
     first = TrainConfig(**values, register_as="first-seed", alias="first")
     configs = first, TrainConfig(**values, seed=1, log_model=False)
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()), blank_plots():
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.chdir(folder)
         run_ids = tuple(run_training(config).run_id for config in configs)

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import Colormap, Normalize
 
-from segmentation.plots.curves import FAR
+from segmentation.plots.learning_curves import FAR
 
 CLIPPED = 3
 """Values farther from the best than this many times the median distance get the last colour of the scale."""

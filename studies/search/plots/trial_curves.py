@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from segmentation.plots.curves import FAR
+from segmentation.plots.learning_curves import FAR
 from segmentation.plots.style import BLUE, GREY, ORANGE, RED, figure_with_axes, foot, head
 
 STATES = {

@@ -324,3 +324,13 @@ def test_logits_may_be_computed_in_each_pass_or_stored(method: str) -> None:
         for one in in_batches((logits, rgb, labels.to(torch.uint8)))():
             stored.add(*one)
         assert fit(method, stored.batches, CLASSES).nll_after == expected
+
+
+def test_a_local_fit_to_16_bits_equals_that_to_the_same_images_of_8_bits() -> None:
+    logits, images, labels = split()
+    deep = (images.int() * 257).to(torch.uint16)
+    whole = 127.5 * 257
+    found = fit("local", in_batches((logits, deep, labels)), CLASSES, measured=([whole] * 3, [whole] * 3))
+    expected = fit("local", in_batches((logits, images, labels)), CLASSES)
+    assert found.nll_after == pytest.approx(expected.nll_after, rel=1e-4)
+    assert found.nll_after < found.nll_before

@@ -144,9 +144,18 @@ def test_a_missing_folder_raises_an_input_error(monkeypatch: pytest.MonkeyPatch)
 def test_wrong_shapes_and_types_are_refused() -> None:
     logits, images, labels = batch(0)
     with StoredLogits() as stored:
-        with pytest.raises(ValueError, match=r"images must be torch.uint8 \(2, 3, 5, 7\), not torch.float32"):
+        with pytest.raises(ValueError, match=r"images must be torch.uint8 .*\(2, 4, 5, 7\), not torch.float32"):
             stored.add(logits, images.float(), labels)
         with pytest.raises(ValueError, match=r"labels must have the shape"):
             stored.add(logits, images, labels[:, 1:])
         assert len(stored) == 0
         assert list(stored.batches()) == []
+
+
+def test_images_of_five_channels_of_16_bits_are_stored() -> None:
+    logits, _, labels = batch(0)
+    images = torch.randint(0, 2**16, (2, 5, 5, 7)).to(torch.uint16)
+    with StoredLogits() as stored:
+        stored.add(logits, images, labels)
+        (found,) = stored.batches()
+        assert_equal(found, (logits, images, labels))

@@ -152,11 +152,11 @@ def test_one_of_several_processes_builds_and_the_others_wait(
 ) -> None:
     write = building._write
 
-    def write_slowly(source: cache.Source, config: DataConfig, split: str, folder: Path) -> None:
+    def write_slowly(source: cache.Source, config: DataConfig, split: str, folder: Path, whole: bool) -> None:
         with (tmp_path / "builds").open("a") as builds:
             builds.write("built\n")
         time.sleep(0.5)
-        write(source, config, split, folder)
+        write(source, config, split, folder, whole)
 
     def loading(number: int) -> Callable[[], None]:
         def load() -> None:

@@ -18,7 +18,8 @@ OTHER = {
     "resize": 40, "crop": 30, "interpolation": "nearest", "calibration_fraction": 0.5, "dataset_seed": 5,
     "dataset": "folder", "data_dir": ".", "download": True, "train_split": "val", "val_split": "train",
     "cache_dir": "elsewhere", "image_suffix": "_image", "mask_suffix": "_mask", "empty": "background",
-    "val_fraction": 0.5, "folds": 3, "fold": 1, "group_by": "a",
+    "channels": 4, "val_fraction": 0.5, "folds": 3, "fold": 1, "group_by": "a",
+    "score_crop": "whole", "crop_at": "class",
 }  # fmt: skip
 
 
@@ -28,9 +29,9 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     folders: list[Path] = []
     write = building._write_folder
 
-    def recorded(source: cache.Source, config: DataConfig, split: str, folder: Path) -> None:
+    def recorded(source: cache.Source, config: DataConfig, split: str, folder: Path, whole: bool) -> None:
         folders.append(folder)
-        write(source, config, split, folder)
+        write(source, config, split, folder, whole)
 
     monkeypatch.setattr(building, "_write_folder", recorded)
     return folders
@@ -123,6 +124,21 @@ def test_a_damaged_split_is_built_again(
     np.testing.assert_array_equal(load_split(config, "train").images, expected)
     assert len(builds) == 2
     assert "is damaged; it is built again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, other_counts, lost_array])
+def test_a_damaged_split_of_whole_images_is_built_again(
+    damage: Callable[[Path], None], config: DataConfig, builds: list[Path]
+) -> None:
+    expected = load_split(config, "train", whole=True)
+    pixels = [np.array(image) for image in expected.images]
+    damage(cached_folder(config))
+    found = load_split(config, "train", whole=True)
+    assert found.counts == expected.counts
+    for image, before in zip(found.images, pixels, strict=True):
+        np.testing.assert_array_equal(image, before)
+    assert len(builds) == 2
+    assert cache.verified_about(cached_folder(config)) is not None
 
 
 def test_a_copy_with_other_times_is_verified_once_and_used(

@@ -59,9 +59,9 @@ def test_faults_of_both_splits_are_in_one_message(own_data: Path) -> None:
     for split in ("train", "val"):
         (own_data / split / "images/1.jpg").write_bytes(b"")
         (own_data / split / "masks/2.png").unlink()
-    for opens in (load_splits, open_splits):
+    for opens in (lambda: load_splits(config(own_data)), lambda: open_splits(config(own_data), "train", "val")):
         with pytest.raises(InputError) as refusal:
-            opens(config(own_data), "train", "val")
+            opens()
         printed = str(refusal.value)
         assert printed.startswith("4 faults")
         for split in ("train", "val"):

@@ -180,7 +180,7 @@ BROKEN = [
     (bad_json, r"classes.json cannot be read as JSON"),
     (json_of_another_kind, r"classes.json: value 0 is stated for 'a' and for 'b'"),
     (twin_names, r"differ only in the ending"),
-    (sixteen_bits, r"0.png has more than 8 bits per channel"),
+    (sixteen_bits, r"0.png has 1 channel of 16 bits; expected 3 channels. Train with channels=1"),
     (all_void, r"split='train' of folder in .* is all void"),
     (no_layout, r"none of the layouts of dataset=folder"),
 ]
@@ -331,6 +331,12 @@ def test_a_missing_validation_split_says_how_to_do_without(own_data: Path) -> No
     with pytest.raises(InputError) as refusal:
         names(own_data, "test")
     assert "val_fraction" not in str(refusal.value)
+
+
+def test_a_validation_split_of_another_name_is_suggested(own_data: Path) -> None:
+    (own_data / "val").rename(own_data / "holdout")
+    with pytest.raises(InputError, match=r"split='val' .*val_split=holdout"):
+        names(own_data, "val")
 
 
 def test_the_masks_of_roboflow_are_read_as_they_are(tmp_path: Path) -> None:

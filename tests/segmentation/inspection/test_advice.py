@@ -104,3 +104,30 @@ def test_only_fields_of_training_are_recommended_and_each_can_be_typed(
     replace(TrainingConfig(), **typed)
     monkeypatch.setattr(advice_module, "_splits", lambda *_: [Advice("no_such_field", 1, "")])
     assert "no_such_field" not in advised(tmp_path)
+
+
+def test_a_class_that_the_center_crop_loses_asks_for_other_crops_until_they_are_set(tmp_path: Path) -> None:
+    """Images of two shapes, with things at the left side only."""
+    for split in ("train", "val"):
+        for number in range(10):
+            mask = np.zeros((40, 60 + 10 * (number % 2)), np.uint8)
+            mask[10:30, :10] = 1
+            for part, pixels in (("masks", mask), ("images", np.stack([mask * 99 + number] * 3, -1))):
+                (tmp_path / split / part).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / split / part / f"{number}.png")
+    (tmp_path / "classes.txt").write_text("ground\nthing\n")
+    size = {"resize": 40, "crop": 40}
+    found = advised(tmp_path, **size)
+    assert (found["crop_at"].value, found["score_crop"].value) == ("class", "whole")
+    assert "area of thing" in found["crop_at"].reason
+    assert "ground" not in found["crop_at"].reason
+    followed = advised(tmp_path, **size, crop_at="class")
+    assert "crop_at" not in followed
+    assert "score_crop" in followed
+    fields_of_crops = {"crop", "crop_at", "score_crop"}
+    assert not fields_of_crops & advised(tmp_path, **size, crop_at="class", score_crop="whole").keys()
+    assert not fields_of_crops & advised(tmp_path, resize=40, crop=20, crop_at="random", score_crop="whole").keys()
+    config = DataConfig(dataset="folder", data_dir=str(tmp_path), resize=40, crop=40, crop_at="random")
+    train, val = inspect_splits(config)
+    assert train.fraction_kept() == 1
+    assert val.fraction_kept() == pytest.approx(2 * 40 / 130)

@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 
 from segmentation.calibration import calibrators
-from segmentation.config import ModelConfig
+from segmentation.config import ModelConfig, TrainingConfig
 from segmentation.errors import InputError
 from segmentation.models.networks import NETWORKS
 from segmentation.models.segmenter import build
@@ -63,3 +65,46 @@ def test_a_calibrated_model_returns_calibrated_logits() -> None:
         network.calibrator.load_state_dict({"temperature": torch.tensor(2.0)})
         torch.testing.assert_close(network(images()).softmax(1), (plain / 2).softmax(1))
         torch.testing.assert_close(network.outputs(images())["out"], plain)
+
+
+def test_a_measured_normalization_is_part_of_the_state() -> None:
+    """16-bit images through the model equal the normalized images through its network."""
+    config = TrainingConfig(model=LRASPP, channels=2)
+    assert config.normalization == "measured"
+    network, restored = build(config, 4).eval(), build(config, 4).eval()
+    network.set_normalization([30_000.0, 5.0], [1_000.0, 3.0], 16)
+    restored.load_state_dict(network.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 2**16, (1, 2, 40, 48), generator=generator)
+    normalized = (pixels - torch.tensor([30_000.0, 5.0])[:, None, None]) / torch.tensor([1_000.0, 3.0])[:, None, None]
+    with torch.no_grad():
+        expected = network.network(normalized)["out"]
+        torch.testing.assert_close(restored(pixels.to(torch.uint16)), expected)
+    assert int(restored.bits) == 16
+
+
+@pytest.mark.parametrize("method", calibrators.METHODS)
+def test_a_calibrated_model_takes_its_own_channels_and_bits(method: str) -> None:
+    network = build(TrainingConfig(model=LRASPP, channels=5), 4).eval()
+    network.set_normalization([30_000.0] * 5, [1_000.0] * 5, 16)
+    network.calibrator = calibrators.build(method, 4, network.measured())
+    restored = build(TrainingConfig(model=LRASPP, channels=5), 4).eval()
+    restored.calibrator = calibrators.build(method, 4, restored.measured())
+    restored.load_state_dict(network.state_dict())
+    pixels = torch.full((1, 5, 32, 32), 31_000, dtype=torch.uint16)
+    with torch.no_grad():
+        torch.testing.assert_close(restored(pixels), network(pixels), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"channels": 0}, "channels=0"),
+        ({"channels": 5, "normalization": "imagenet"}, "normalization=imagenet is for channels=3, not channels=5"),
+        ({"channels": 5, "grayscale": 0.1}, "grayscale=0.1 needs RGB images, not channels=5: set it to 0"),
+        ({"channels": 5, "color_jitter": 0.2}, "color_jitter=0.2 needs RGB images, not channels=5: set it to 0"),
+    ],
+)
+def test_fields_that_need_rgb_images_are_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        TrainingConfig(**fields)

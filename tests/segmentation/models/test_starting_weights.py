@@ -5,11 +5,15 @@ import torch
 from torchvision.models import get_model_weights, mobilenet_v3_large, resnet50
 from torchvision.models.segmentation import fcn_resnet50, lraspp_mobilenet_v3_large
 
-from segmentation.config import ModelConfig
+from segmentation.classes import Classes
+from segmentation.config import ModelConfig, OptimizationConfig, TrainingConfig
 from segmentation.data.voc import CLASSES as VOC
 from segmentation.errors import InputError
 from segmentation.models.segmenter import build
 from segmentation.models.starting_weights import load_hub_weights, load_matching
+from segmentation.models.state_dicts import load_weights_file
+from segmentation.training.optimizers import build_optimizer
+from tests.segmentation.models.own import TEN_LINES, U_NET, written
 
 NAMES = tuple(f"class {index}" for index in range(4))
 LRASPP = "lraspp_mobilenet_v3_large"
@@ -87,3 +91,85 @@ def test_a_damaged_file_of_weights_is_reported(hub: Path) -> None:
 def test_weights_of_another_architecture_are_refused() -> None:
     with pytest.raises(InputError, match="none of the 1 tensors"):
         load_matching(build(ModelConfig(model=LRASPP), 4), {"x": torch.zeros(3)}, same_classes=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize(
+    ("model", "published", "make"),
+    [("fcn_resnet50", "resnet50", resnet50), (LRASPP, "mobilenet_v3_large", mobilenet_v3_large)],
+)
+def test_the_first_channels_keep_their_weights(
+    channels: int, model: str, published: str, make: type[torch.nn.Module], hub: Path
+) -> None:
+    state = make(weights=None).state_dict()
+    cache(hub, published, state)
+    config = TrainingConfig(model=model, weights="imagenet", channels=channels)
+    found = build(config, 4)
+    loaded = load_hub_weights(found, config, NAMES)
+    name = {"fcn_resnet50": "conv1.weight", LRASPP: "features.0.0.weight"}[model]
+    own = found.state_dict()["network.backbone." + name.removeprefix("features.")]
+    kept = min(3, channels)
+    assert own.shape[1] == channels
+    torch.testing.assert_close(own[:, :kept], state[name][:, :kept], rtol=0, atol=0)
+    for further in range(3, channels):
+        torch.testing.assert_close(own[:, further], state[name].mean(1) * 3 / channels)
+    assert all(name.split(".")[1] != "backbone" for name in loaded.fresh)
+    assert not {"mean", "std", "bits"} & {*loaded.fresh, *loaded.left}
+    found.set_normalization([100.0] * channels, [50.0] * channels, 16)
+    with torch.no_grad():
+        assert found.eval()(torch.zeros(1, channels, 32, 32, dtype=torch.uint16)).shape == (1, 4, 32, 32)
+
+
+def test_a_model_of_the_same_channels_keeps_all_weights() -> None:
+    config = TrainingConfig(model=LRASPP, channels=5)
+    trained, new = build(config, 4), build(config, 4)
+    trained.set_normalization([1.0] * 5, [2.0] * 5, 16)
+    load_matching(new, trained.state_dict(), same_classes=True)
+    own = new.state_dict()
+    assert all(
+        torch.equal(tensor, own[name]) for name, tensor in trained.state_dict().items() if name.startswith("network.")
+    )
+
+
+def test_class_layers_of_an_own_network_are_the_tensors_that_change_with_the_classes() -> None:
+    written({"my_models.py": U_NET}, "my_models:unet")
+    config = ModelConfig(model="my_models:unet")
+    trained, new = build(config, 3), build(config, 3)
+    loaded = load_matching(new, trained.state_dict(), same_classes=False)
+    assert sorted(loaded.fresh) == ["network.head.bias", "network.head.weight"]
+    assert set(loaded.left.values()) == {"trained on other classes"}
+    assert not load_matching(new, trained.state_dict(), same_classes=True).fresh
+
+
+def test_a_missing_convolution_leaves_out_its_stage_of_an_own_encoder() -> None:
+    written({"my_models.py": U_NET}, "my_models:unet")
+    config = ModelConfig(model="my_models:unet")
+    tensors = dict(build(config, 3).state_dict())
+    del tensors["network.encoder.1.0.weight"]
+    loaded = load_matching(build(config, 3), tensors, same_classes=True)
+    assert {name for name in loaded.fresh if ".encoder." in name} == {
+        name for name in build(config, 3).state_dict() if name.startswith("network.encoder.1.")
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.model.", "_orig_mod."])
+@pytest.mark.parametrize("part", ["", "encoder."])
+def test_a_state_dict_of_an_own_network_or_of_its_encoder_is_loaded(prefix: str, part: str, tmp_path: Path) -> None:
+    written({"my_models.py": U_NET}, "my_models:unet")
+    config = ModelConfig(model="my_models:unet")
+    trained, new = build(config, 3), build(config, 3)
+    state = trained.network.state_dict()
+    saved = {prefix + name.removeprefix(part): each for name, each in state.items() if name.startswith(part)}
+    torch.save(saved, tmp_path / "own.pth")
+    loaded = load_weights_file(new, tmp_path / "own.pth", Classes.named("a", "b", "c"))
+    assert sorted(loaded.taken) == sorted(f"network.{name}" for name in state if name.startswith(part))
+    found = new.network.state_dict()
+    assert all(torch.equal(found[name], each) for name, each in state.items() if name.startswith(part))
+
+
+def test_an_own_network_without_a_backbone_has_an_empty_one() -> None:
+    written({"my_models.py": TEN_LINES}, "my_models:net")
+    model = build(ModelConfig(model="my_models:net"), 3)
+    assert (model.backbone_name, list(model.backbone.parameters())) == (None, [])
+    optimizer = build_optimizer(model, OptimizationConfig())
+    assert [len(group["params"]) for group in optimizer.param_groups] == [0, 4]

@@ -58,7 +58,7 @@ def test_the_number_of_images_in_memory_is_limited_by_their_pixels(
     monkeypatch.setattr("segmentation.prediction.pipeline.MAX_BATCH_PIXELS", 4 * 100)
     folder, in_memory = PredictedFolder(tmp_path / "out", CLASSES), list[int]()
 
-    def read(file: Path) -> Image.Image:
+    def read(file: Path, channels: int, bits: int) -> Image.Image:
         in_memory.append(int(file.stem) + 1 - len(folder.rows))
         return random_image((10, 10), 0)
 

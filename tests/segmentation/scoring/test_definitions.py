@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import precision_recall_fscore_support
 from torch.nn import functional as F
+from torchmetrics.classification import MulticlassF1Score, MulticlassPrecision, MulticlassRecall
 
 from segmentation.classes import Classes
 from segmentation.metrics import METRICS
@@ -148,6 +150,51 @@ def test_means_over_classes_are_over_the_same_classes_in_every_resample() -> Non
         assert high - low < 0.1  # far from what two classes instead of three would give
     kept = [group for group in METRICS if not math.isnan(metrics[group])]
     assert all(found[name].low <= found[name].high for name in kept)
+
+
+def predicted_only_and_never() -> tuple[torch.Tensor, torch.Tensor]:
+    """Six images of five classes: one is only predicted, one is never predicted, one is absent; with void."""
+    random = torch.Generator().manual_seed(2)
+    labels = torch.randint(0, 3, (6, 9, 8), generator=random)
+    predicted = torch.where(torch.rand(labels.shape, generator=random) < 0.7, labels, 0)
+    predicted[labels == 2] = 3
+    labels[:, 0] = 255
+    return 5 * F.one_hot(predicted, 5).movedim(-1, 1).float(), labels
+
+
+def test_dice_precision_and_recall_are_those_of_scikit_learn_and_torchmetrics() -> None:
+    logits, labels = predicted_only_and_never()
+    scores = Scores(Classes.named(*"abcde"))
+    scores.update(logits, labels)
+    valid = labels != 255
+    pixels = labels[valid], logits.argmax(1)[valid]
+    by_class = precision_recall_fscore_support(*(each.numpy() for each in pixels), labels=range(5), zero_division=0)
+    found = scores.by_class()
+    for values, expected in zip((found.precision, found.recall, found.dice), by_class, strict=False):
+        np.testing.assert_allclose(values[:4], expected[:4])
+        assert np.isnan(values[4])
+    assert (found.precision[2], found.recall[3], found.iou[3]) == (0, 0, 0)
+    assert np.isnan(found.accuracy[3])
+    metrics = scores.metrics()
+    for name, reference in (
+        ("mean_dice", MulticlassF1Score), ("mean_precision", MulticlassPrecision), ("mean_recall", MulticlassRecall)
+    ):  # fmt: skip
+        assert metrics[name] == pytest.approx(reference(5, average="macro")(pixels[1], pixels[0]).item(), abs=1e-6)
+
+
+def test_intervals_of_classes_equal_resampling_by_hand() -> None:
+    logits, labels = batch(images=8)
+    scores = scores_of(logits, labels, 8)
+    found, values = scores.class_intervals(), scores.by_class()._asdict()
+    draws = np.random.default_rng(5).integers(0, 8, (300, 8))
+    again = [scores_of(logits[draw], labels[draw], 8).by_class()._asdict() for draw in draws]
+    assert found.keys() == values.keys()
+    for name, ends in found.items():
+        assert np.isnan(ends[3]).all(), name  # an absent class
+        for index in range(3):
+            low, high = interval(np.array([each[name][index] for each in again]), values[name][index])
+            assert low < high
+            assert ends[index] == pytest.approx((low, high), abs=0.25 * (high - low)), (name, index)
 
 
 def test_every_interval_equals_resampling_by_hand() -> None:

@@ -88,7 +88,7 @@ def test_two_models_are_compared_over_their_common_classes() -> None:
     other[3, 3, 0, :4] = 9  # four pixels predicted as the absent class
     first, second = scores_of(logits, labels, 40), scores_of(other, labels, 40)
     classes = common_classes([first, second])
-    assert classes.iou.tolist() == classes.accuracy.tolist() == [True, True, True, False]
+    assert classes.iou.tolist() == classes.boundary_iou.tolist() == [True, True, True, False]
     assert second.metrics()["mean_iou"] == pytest.approx(second.confusion.iou().mean())  # over four
     assert second.metrics(classes)["mean_iou"] == pytest.approx(second.confusion.iou()[:3].mean())
     assert first.metrics(classes) == first.metrics()
@@ -104,20 +104,55 @@ def without(file: Path, *names: str) -> None:
     np.savez(file, **{name: values for name, values in arrays.items() if name not in names})
 
 
-@pytest.mark.parametrize("missing", [("count", "confidence_sum", "correct"), ("correct",)])
+LATER = {
+    ("log_odds_count", "log_odds_confidence_sum", "log_odds_correct"): {"aurc", "adaptive_ece"},
+    ("log_odds_correct",): {"aurc", "adaptive_ece"},
+    ("contour_intersection", "contour_union"): {"mean_boundary_iou"},
+    ("contour_union",): {"mean_boundary_iou"},
+    ("contour_union", "log_odds_count"): {"mean_boundary_iou", "aurc", "adaptive_ece"},
+}
+"""Columns that earlier versions did not write, and the metrics that are absent then."""
+
+
+@pytest.mark.parametrize("missing", LATER)
 def test_files_of_earlier_versions_lack_only_the_metrics_of_missing_columns(
     tmp_path: Path, missing: tuple[str, ...]
 ) -> None:
     scores = scores_of(*batch(), 2)
     scores.save(tmp_path / "h.npz", {"name": np.array(list("abcde"))})
-    without(tmp_path / "h.npz", *(f"log_odds_{name}" for name in missing))
+    without(tmp_path / "h.npz", *missing)
     loaded, about = load_scores(tmp_path / "h.npz", LABELS)
     assert about["name"].tolist() == list("abcde")
-    expected = scores.metrics() | {"aurc": math.nan, "adaptive_ece": math.nan}
+    expected = scores.metrics() | dict.fromkeys(LATER[missing], math.nan)
     assert loaded.metrics() == pytest.approx(expected, nan_ok=True)
-    assert np.isnan(loaded.intervals(2000)["aurc"]).all()
+    assert all(np.isnan(loaded.intervals(2000)[name]).all() for name in LATER[missing])
     chosen, _ = load_scores(tmp_path / "h.npz", LABELS, chosen=[3, 1])
     assert len(chosen) == 2
+
+
+def test_scores_of_an_earlier_version_are_compared_in_what_both_have(tmp_path: Path) -> None:
+    new = scores_of(*batch(), 2)
+    new.save(tmp_path / "h.npz", {})
+    without(tmp_path / "h.npz", "contour_intersection", "contour_union")
+    old, _ = load_scores(tmp_path / "h.npz", LABELS)
+    classes = common_classes([old, new])
+    assert not classes.boundary_iou.any()
+    expected = new.metrics() | {"mean_boundary_iou": math.nan}
+    for scores in (old, new):
+        assert scores.metrics(classes) == pytest.approx(expected, nan_ok=True)
+        assert np.isnan(scores.resampled(classes, 50)["mean_boundary_iou"]).all()
+    assert np.isnan(old.by_class().boundary_iou).all()
+    assert np.isfinite(old.by_class().dice[:3]).all()
+
+
+def test_contradicting_contour_counts_are_damage(tmp_path: Path) -> None:
+    scores_of(*batch(), 2).save(tmp_path / "h.npz", {})
+    with np.load(tmp_path / "h.npz") as archive:
+        arrays = dict(archive)
+    for name in ("contour_intersection", "contour_union"):
+        np.savez(tmp_path / "damaged.npz", **(arrays | {name: arrays[name] + np.uint32(999)}))
+        with pytest.raises(InputError, match="its counts contradict each other"):
+            load_scores(tmp_path / "damaged.npz", LABELS)
 
 
 @pytest.mark.parametrize("name", ["brier", "pixels", "true_count", "confusion"])

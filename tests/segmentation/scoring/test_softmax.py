@@ -77,6 +77,7 @@ def test_the_logits_are_not_modified() -> None:
         (torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), r"\(B, C, H, W\)"),
         (torch.zeros(1, 2, 3, 3, dtype=torch.int64), torch.zeros(1, 3, 3, dtype=torch.int64), "floating point"),
         (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 4, dtype=torch.int64), r"\(1, 3, 3\)"),
+        (torch.zeros(1, 2, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int64), r"\(1, H, W\)"),
         (torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3), "integers"),
         (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), 2), "label 2 is neither below 2"),
         (torch.zeros(1, 2, 3, 3), torch.full((1, 3, 3), -1), "label -1"),

@@ -16,6 +16,7 @@ assert mlproject.main(["sync"]) == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="torch uses GNU OpenMP on Linux only")
 def test_a_command_sets_the_spin_count_before_openmp_reads_it() -> None:
     """OpenMP prints its settings."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segmentation.data import load_split
+from segmentation.data import load_splits
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.training.loop import Data
 from studies.config import TrainConfig
@@ -27,7 +27,7 @@ def two_rank_values(folder: Path) -> dict[str, Any]:
 
 def prepared(config: TrainConfig) -> tuple[Segmenter, Data]:
     """A model with random weights from the seed, and the splits."""
-    data = Data(load_split(config, "train"), load_split(config, "val"))
+    data = Data(*load_splits(config))
     torch.manual_seed(config.seed)
     return build(config, len(data.train.labels)), data
 

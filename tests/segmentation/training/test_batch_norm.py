@@ -61,3 +61,12 @@ def test_a_frozen_layer_keeps_its_statistics_and_parameters() -> None:
     assert layer.num_batches_tracked == 0
     assert (layer.weight.grad, layer.bias.grad) == (None, None)
     assert ours[0].weight.grad is not None
+
+
+def test_layers_without_running_statistics_have_none_to_update() -> None:
+    layer = nn.BatchNorm2d(4, track_running_stats=False)
+    values = torch.randn(4, 4, 2, 2)
+    with one_update(nn.Sequential(layer)):
+        parts = [layer(part) for part in values.split(2)]
+    torch.testing.assert_close(torch.cat(parts)[:2], layer(values[:2]))
+    assert layer.running_mean is None

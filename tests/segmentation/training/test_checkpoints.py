@@ -1,5 +1,9 @@
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +11,9 @@ import pytest
 import torch
 
 from segmentation.errors import InputError
-from segmentation.training.checkpoints import Checkpoint, keep_as, load, remove_unneeded, save, size_of
+from segmentation.training import checkpoints
+from segmentation.training.checkpoints import Checkpoint, Writer, keep_as, load, remove_unneeded, save, size_of
+from tests.conftest import PROJECT
 
 
 def checkpoint(epoch: int = 3) -> Checkpoint:
@@ -122,3 +128,99 @@ def test_two_names_of_one_checkpoint_take_its_size_once(tmp_path: Path) -> None:
     assert size_of(tmp_path.iterdir()) == 4
     assert remove_unneeded(tmp_path, "best") == 0
     assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]
+
+
+class Held:
+    """Stands for `save`: it waits until it is let go, and records the epochs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started, self.go, self.epochs = threading.Semaphore(0), threading.Semaphore(0), list[int]()
+        monkeypatch.setattr(checkpoints, "save", self)
+
+    def __call__(self, checkpoint: Checkpoint, file: Path) -> None:
+        self.started.release()
+        assert self.go.acquire(timeout=10)
+        self.epochs.append(checkpoint.epoch)
+        save(checkpoint, file)
+
+
+def test_a_checkpoint_is_written_by_a_thread_as_it_was_when_it_was_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, writer, given = Held(monkeypatch), Writer(tmp_path), checkpoint(1)
+    writer.save(given, is_best=True)
+    given.network["w"].zero_()  # training goes on
+    given.optimizer["state"][0]["momentum_buffer"].zero_()
+    assert held.started.acquire(timeout=10)
+    assert not (tmp_path / "last.pt").exists()
+    held.go.release()
+    writer.close()
+    writer.check()
+    loaded = load(tmp_path / "last.pt")
+    assert torch.equal(loaded.network["w"], torch.arange(3.0))
+    assert torch.equal(loaded.optimizer["state"][0]["momentum_buffer"], torch.ones(2))
+    assert (tmp_path / "best.pt").samefile(tmp_path / "last.pt")
+
+
+def test_a_newer_checkpoint_replaces_one_that_waits_unless_that_is_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, writer = Held(monkeypatch), Writer(tmp_path)
+    writer.save(checkpoint(1), is_best=True)
+    assert held.started.acquire(timeout=10)
+    writer.save(checkpoint(2), is_best=False)
+    writer.save(checkpoint(3), is_best=True)
+    held.go.release(2)
+    threading.Timer(0.1, held.go.release, [2]).start()
+    writer.save(checkpoint(4), is_best=False)  # waits until the third is being written
+    writer.save(replace(checkpoint(5), network={"w": torch.ones(3)}), is_best=False)
+    writer.close()
+    writer.check()
+    assert held.epochs[:2] == [1, 3]
+    assert held.epochs[-1] == 5
+    assert load(tmp_path / "best.pt").epoch == 3
+    assert torch.equal(load(tmp_path / "best.pt").network["w"], torch.arange(3.0))
+    assert torch.equal(load(tmp_path / "last.pt").network["w"], torch.ones(3))
+
+
+def test_an_error_of_the_thread_is_raised_by_the_next_save_and_by_check(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    writer = Writer(tmp_path / "file")
+    writer.save(checkpoint(1), is_best=False)
+    writer.close()
+    for again in (writer.check, lambda: writer.save(checkpoint(2), is_best=False)):
+        with pytest.raises(InputError, match=r"last\.pt could not be written: .* set another checkpoint_dir"):
+            again()
+
+
+KILLED = """
+import os, signal, sys, threading
+from dataclasses import replace
+from pathlib import Path
+import torch
+from segmentation.training import checkpoints
+from tests.segmentation.training.test_checkpoints import checkpoint
+
+writer, write = checkpoints.Writer(Path(sys.argv[1])), torch.save
+writer.save(checkpoint(1), is_best=True)
+writer.close()
+
+def half(content, stream):
+    write(content, stream)
+    stream.truncate(stream.tell() // 2)
+    stream.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+torch.save, writer = half, checkpoints.Writer(Path(sys.argv[1]))
+writer.save(checkpoint(2), is_best=True)
+threading.Event().wait(20)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_its_thread_writes_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path], cwd=PROJECT, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 3
+    checkpoints.remove_unfinished(tmp_path)
+    assert [load(tmp_path / name).epoch for name in sorted(file.name for file in tmp_path.iterdir())] == [1, 1]

@@ -48,7 +48,9 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def two(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two epochs of a longer run on two processes; the caller stops iterating, and no process is left."""
     folder = tmp_path_factory.mktemp("trained")
-    config = TrainConfig(**values | {"epochs": 999, "processes": 2, "flip": 0.5, "scale_min": 0.8})
+    config = TrainConfig(
+        **values | {"epochs": 999, "processes": 2, "flip": 0.5, "scale_min": 0.8, "crop": 24, "crop_at": "random"}
+    )
     threads, metrics = torch.get_num_threads(), []
     epochs = train(*prepared(config), config)
     for epoch in epochs:

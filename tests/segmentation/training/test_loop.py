@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from segmentation.data.training_images import TrainingImages
 from segmentation.errors import DivergedError
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import Interval
@@ -40,6 +41,22 @@ def test_the_same_command_twice_gives_identical_metrics(settings: dict[str, Any]
         assert torch.equal(tensor, other.state_dict()[name]), name
     third, _ = trained(replace(config, seed=1))
     assert metrics_of(third) != metrics_of(first)
+
+
+def test_center_crops_from_whole_images_give_the_metrics_of_cropped_ones(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(**settings | {"epochs": 1, "crop": 24})
+    expected, _ = trained(config)
+    random, _ = trained(replace(config, crop_at="random"))
+    assert metrics_of(random) != metrics_of(expected)
+
+    def corner(self: TrainingImages, mask: np.ndarray, draws: np.ndarray) -> tuple[int, int]:
+        return tuple(round((side - 24) / 2) for side in mask.shape)  # type: ignore[return-value]
+
+    monkeypatch.setattr(TrainingImages, "corner", corner)
+    whole, _ = trained(replace(config, crop_at="random"))
+    assert metrics_of(whole) == metrics_of(expected)
 
 
 def test_a_model_learns_and_the_best_epoch_is_the_one_with_the_best_monitor(settings: dict[str, Any]) -> None:
@@ -105,7 +122,11 @@ def test_a_loss_that_is_not_finite_names_epoch_step_and_learning_rate(settings: 
 
 @pytest.mark.parametrize(
     "values",
-    [{"optimizer": "sgd"}, {"optimizer": "adamw"}, {"ema": 0.5, "loss": "lovasz", "class_weights": "inverse"}],
+    [
+        {"optimizer": "sgd", "crop": 24, "crop_at": "class", "score_crop": "whole", "sampling": "class_balanced"},
+        {"optimizer": "adamw", "rotation": 20.0, "blur": 0.5, "crop": 24, "crop_at": "random"},
+        {"ema": 0.5, "loss": "lovasz", "class_weights": "inverse"},
+    ],
     ids=str,
 )
 def test_a_run_resumes_from_its_checkpoint_as_if_it_had_not_stopped(

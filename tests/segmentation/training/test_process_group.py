@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from segmentation.classes import Classes
+from segmentation.data.training_images import TrainingImages
 from segmentation.errors import DivergedError, InputError
 from segmentation.scoring.scores import Scores
 from segmentation.training import launch
@@ -19,7 +20,7 @@ from segmentation.training.batch_norm import average_statistics
 from segmentation.training.launch import all_ranks
 from segmentation.training.loop import _epochs, _train_epoch, merge_scores
 from segmentation.training.process_group import ProcessGroup
-from segmentation.training.step import TrainingStep
+from segmentation.training.step import StepResult, TrainingStep
 from studies.config import TrainConfig
 from tests.segmentation.training.models import TIMED, hold_batch_norm, prepared, two_rank_values
 
@@ -72,7 +73,10 @@ class Trained(NamedTuple):
 
 def train_two_epochs(config: TrainConfig, group: ProcessGroup) -> Trained | None:
     """Batch norm is held, because it normalizes the shard of each rank by itself."""
-    config = replace(config, freeze_backbone=1, flip=0.5, scale_min=0.8, scale_max=1.3, color_jitter=0.2)
+    config = replace(
+        config, freeze_backbone=1, flip=0.5, scale_min=0.8, scale_max=1.3, color_jitter=0.2, rotation=20.0, blur=0.5,
+        crop=24, crop_at="class", sampling="class_balanced", score_crop="whole",
+    )  # fmt: skip
     model, data = prepared(config)
     states, metrics, scores = [copy.deepcopy(model.state_dict())], [], None
     for epoch in _epochs(hold_batch_norm(model), data, config, None, group):
@@ -180,7 +184,7 @@ def test_merged_scores_are_exactly_those_of_one_process(pair: tuple[TrainConfig,
 class PoisonedStep(TrainingStep):
     """After its first update, rank 1 has a weight that is not a number."""
 
-    def __call__(self, *batch: Any) -> tuple[float, int, int]:
+    def __call__(self, *batch: Any) -> StepResult:
         result = super().__call__(*batch)
         if self.group.rank == 1:
             next(self.model.parameters()).data.fill_(math.nan)
@@ -191,7 +195,7 @@ def train_one_epoch(config: TrainConfig, group: ProcessGroup, kind: type[Trainin
     """The parameters afterwards."""
     model, data = prepared(config)
     step = kind(hold_batch_norm(model), config, CPU, group)
-    _train_epoch(step, data.train, config, group, 1, None)
+    _train_epoch(step, TrainingImages(config, data.train), config, group, 1, None)
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 

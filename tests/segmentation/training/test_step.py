@@ -42,8 +42,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(settings: dict[
         config = TrainConfig(**settings | {"batch_size": 6, "micro_batch": micro_batch})
         model, data = prepared(config)
         step = TrainingStep(hold_batch_norm(model).train(), config, CPU, ProcessGroup())
-        loss_sum, _, _ = step(*data.train.gather(np.arange(6)), 6)
-        assert math.isfinite(loss_sum)
+        assert math.isfinite(step(*data.train.gather(np.arange(6)), 6).loss_sum)
         parameters.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(parameters[1], parameters[0], rtol=1e-4, atol=1e-6)
 
@@ -70,8 +69,6 @@ def test_progress_advances_with_each_micro_batch(settings: dict[str, Any]) -> No
     step, advanced = TrainingStep(model.train(), config, CPU, ProcessGroup()), list[int]()
     step(images, masks, 6, advanced.append)
     assert advanced == [2, 2, 2]
-    step(images, torch.full_like(masks, 255), 6, advanced.append)
-    assert advanced[3:] == [6]
 
 
 def test_python_runs_between_the_layers_of_a_backward_pass(settings: dict[str, Any]) -> None:

@@ -126,14 +126,35 @@ def test_doctor_imports_neither_if_there_is_nothing_to_examine(tmp_path: Path) -
     assert imported_by(["doctor"], MLFLOW_TRACKING_URI=uri) == "[0] []"
 
 
+@pytest.mark.slow
+def test_sending_records_imports_mlflow_alone_and_a_training_run_draws_later() -> None:
+    """What the first step of a run does not need is imported after it."""
+    program = (
+        "import sys\n"
+        "def heavy(): return [name for name in ('torch', 'numba', 'matplotlib') if name in sys.modules]\n"
+        "import studies.maintenance.doctor, studies.maintenance.sync\n"
+        "print(heavy())\n"
+        "import studies.runs.training\n"
+        "print(heavy())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[]", "['torch', 'numba']"]
+
+
 def test_paths_of_inputs_are_relative_to_the_folder_where_mlflow_run_was_called(tmp_path: Path) -> None:
     """A process without MLFLOW_RUN_ID stands for `mlflow run`; it starts another one in another folder."""
     inner = (
-        "from studies.base.opened_run import with_callers_paths\n"
+        "import sys\n"
+        "from studies.base.opened_run import find_callers_modules, with_callers_paths\n"
         "from studies.config import PredictConfig, TrainConfig\n"
         "print(with_callers_paths(TrainConfig(data_dir='../data')).data_dir)\n"
         "print(with_callers_paths(TrainConfig(data_dir='/data')).data_dir)\n"
         "print(with_callers_paths(PredictConfig(model_uri='m', images='a.png')).images)\n"
+        "find_callers_modules(TrainConfig(model='my_models:net'))\n"
+        "print(sys.path[-1])\n"
     )
     outer = (
         "import os, subprocess, sys\n"
@@ -143,4 +164,5 @@ def test_paths_of_inputs_are_relative_to_the_folder_where_mlflow_run_was_called(
     (tmp_path / "called").mkdir()
     command = [sys.executable, "-c", outer]
     done = subprocess.run(command, cwd=tmp_path / "called", capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(tmp_path / "data"), "/data", str(tmp_path / "called/a.png")]
+    called = tmp_path / "called"
+    assert done.stdout.split() == [str(tmp_path / "data"), "/data", str(called / "a.png"), str(called)]

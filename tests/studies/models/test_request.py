@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from segmentation.io import bands
 from studies.models.request import RequestError, decode_image, listed_images, open_image
 from tests.segmentation.io.test_pixels import tiff
 
@@ -138,6 +139,7 @@ def two_pages() -> bytes:
 
 
 TIFF_16 = tiff(16, 2, RANDOM.integers(0, 256, (2, 60), dtype=np.uint8), 3)
+FIVE = bands.encoded(np.zeros((4, 6, 5), np.uint16))
 INFRARED = tiff(8, 2, RANDOM.integers(0, 256, (2, 80), dtype=np.uint8), 4, extra=(0,))
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -153,6 +155,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "16 bits of colour": (TIFF_16, "image 1 of 1: it has more than 8 bits"),
     "two pages": (two_pages(), "image 1 of 1: it holds several images"),
     "near infrared": (INFRARED, "image 1 of 1: it has 4 bands"),
+    "five channels": (FIVE, "image 1 of 1: it has 5 channels of 16 bits; expected 3 channels of 8 bits"),
     "bomb": ([ONE, bomb()], "image 2 of 2: it has too many pixels"),
     "fractions": (PIXELS / 255, "image 1 of 1: the pixels are float64"),
     "booleans": (PIXELS > 5, "image 1 of 1: the pixels are bool"),

@@ -40,7 +40,8 @@ def test_a_name_shows_the_starting_weights(weights: str, expected: str) -> None:
         ({"flip": 0.5, "optimizer": "adamw", "patience": 3}, "lr 0.01 · wd 0 · adamw · flip 0.5 · patience 3"),
         ({"crop": None, "resize": 64}, "lr 0.01 · wd 0 · resize 64 · crop none"),
         ({"recipe": "careful"}, "lr 0.01 · wd 0 · careful"),
-        ({"recipe": "careful", "freeze_backbone": 1}, "lr 0.01 · wd 0 · careful · backbone frozen 1 epochs"),
+        ({"epochs": 1}, "lr 0.01 · wd 0 · 1 epoch"),
+        ({"recipe": "careful", "freeze_backbone": 1}, "lr 0.01 · wd 0 · careful · backbone frozen 1 epoch"),
         ({"device": "cpu", "plot_every": 3, "checkpoint_dir": "elsewhere", "log_model": False}, "lr 0.01 · wd 0"),
     ],
 )  # fmt: skip

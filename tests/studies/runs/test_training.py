@@ -27,11 +27,12 @@ from studies.models import loading as model_store
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.evaluation import run_evaluation
 from studies.runs.names import run_name
-from studies.runs.training import TrainingResult, run_training
+from studies.runs.training import TrainingResult, metrics_of_model, run_training
 from studies.scores.comparison import check_protocols
 from studies.scores.figures import reliability_figures
 from studies.scores.stored import StoredScores
 from tests.conftest import last_run, write_own_data
+from tests.studies.conftest import drawn_plots
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, store: str) -> Finished:
         cache_dir=str(folder / "cache"), checkpoint_dir=str(folder / "checkpoints"),
     )  # fmt: skip
     printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), drawn_plots():
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.chdir(folder)
         result = run_training(config)
@@ -131,7 +132,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
         "reliability/val.json", "reliability/val_histograms.npz", "confusion/val.png", "confusion/val.csv",
         "examples/val_0.png", "examples/val_1.png", "examples/val_worst_0.png", "examples/val.npz",
         "reliability/val_classes.png", "reliability/val_predicted.png", "reliability/val_boundary.png",
-        "reliability/val_risk_coverage.png", "reliability/val_images.csv",
+        "reliability/val_risk_coverage.png", "reliability/val_images.csv", "reliability/val_classes.csv",
     }  # fmt: skip
     steps = {
         file.split("+step+")[1].split("+")[0]
@@ -154,7 +155,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     block = printed[printed.rindex("Brackets:") :]
     words = (
         "  loss ", "  pixel accuracy ", "  mean IoU ", "  ECE ", "  class ", "  red ", "  green ", "  blue ",
-        "Warning: only 3 images", "on 3 images (accuracy - confidence", "All 19 metrics", "All runs with",
+        "Warning: only 3 images", "on 3 images (accuracy - confidence", f"All {len(METRICS)} metrics", "All runs with",
         "See the run",
     )  # fmt: skip
     assert sorted(words, key=block.index) == list(words), "the most important first"
@@ -162,7 +163,14 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     assert described.index("ECE ") < described.index("**Warning:** only 3 images") < described.index("| class")
     scored = json.loads(text(result.run_id, "reliability/val.json"))
     assert [each["name"] for each in scored["classes"]] == ["red", "green", "blue"]
-    assert np.mean([each["iou"] for each in scored["classes"]]) == pytest.approx(scored["metrics"]["mean_iou"])
+    for name in ("iou", "dice", "precision", "recall", "boundary_iou"):
+        assert np.mean([each[name] for each in scored["classes"]]) == pytest.approx(scored["metrics"][f"mean_{name}"])
+        assert all(len(each["intervals"][name]) == 2 for each in scored["classes"])
+    rows = list(csv.DictReader(io.StringIO(text(result.run_id, "reliability/val_classes.csv"))))
+    assert [float(row["boundary_iou"]) for row in rows] == pytest.approx(
+        [each["boundary_iou"] for each in scored["classes"]], abs=1e-6
+    )
+    assert "boundary IoU" in described
     assert "reliability/val.json" in "".join(lines[-5:-1])
     assert "mlflow ui --backend-store-uri" in printed.splitlines()[-1]
     assert result.run_id in printed.splitlines()[-1]
@@ -475,3 +483,8 @@ def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.Capt
     assert not [path for path in artifacts(result.run_id) if path.startswith("model")]
     assert not mlflow.get_run(result.run_id).outputs.model_outputs
     assert "no pixel of folder/train is of class never" in capsys.readouterr().out
+
+
+def test_a_resumed_run_may_keep_an_epoch_of_an_earlier_version_with_fewer_metrics() -> None:
+    assert metrics_of_model({"val/loss": 0.5, "val/ece_low": 0.1, "train/loss": 0.4}) == {"val_model/loss": 0.5}
+    assert list(metrics_of_model({f"val/{name}": 0.5 for name in METRICS})) == [f"val_model/{name}" for name in METRICS]

@@ -308,6 +308,16 @@ def test_runs_of_an_experiment_that_were_scored_differently_are_skipped(two_seed
     assert skipped == [(original, "score_at: training and original")]
     assert comparable([original, first, second], required=[original.run_id]) == ([original, first, second], [])
     assert comparable([original, first], required=[]) == ([original, first], []), "fewer than two would remain"
+
+
+def test_runs_of_an_experiment_on_other_images_are_skipped(two_seeds: Trained) -> None:
+    first, second = stored(two_seeds)
+    renamed = {f"other/{name}": digest for name, digest in second.digests.items()}
+    elsewhere = changed(second, run_id="e" * 32, digests=renamed)
+    kept, skipped = comparable([elsewhere, first, second], required=[])
+    assert kept == [first, second]
+    assert [each.run_id for each, _ in skipped] == [elsewhere.run_id]
+    assert f"0 of the {len(renamed)}" in skipped[0][1]
     assert named_alone(f"two seeds, runs:/{first.run_id}, models:/first-seed@first", [first, second]) == {first.run_id}
 
 
@@ -331,12 +341,15 @@ def test_other_bins_precision_or_contents_are_refused(two_seeds: Trained) -> Non
 def test_a_run_whose_scores_an_earlier_version_stored_is_compared(two_seeds: Trained) -> None:
     first, second = stored(two_seeds)
     with np.load(second._histograms) as archive:
-        older = {name: values for name, values in archive.items() if not name.startswith("log_odds_")}
+        older = {name: values for name, values in archive.items() if not name.startswith(("log_odds_", "contour_"))}
     np.savez(second._histograms, **older)
+    rules = {key: value for key, value in second.protocol.items() if key != "contour_width"}
+    check_protocols([first, changed(second, protocol=rules)])
     both = list(contestants_of([first, second], shared_images([first, second])))
-    assert np.isfinite(both[0].metrics["aurc"])
-    assert np.isnan(both[1].metrics["aurc"])
-    assert np.isnan(both[1].interval("aurc")).all()
+    assert np.isfinite([both[0].metrics["aurc"], *(each.metrics["mean_dice"] for each in both)]).all()
+    for name in ("aurc", "mean_boundary_iou"):
+        assert np.isnan(both[1].metrics[name])
+        assert np.isnan(both[1].interval(name)).all()
     expected = second.scores(list(second.digests)).metrics(common_classes([each.scores for each in both]))
     assert both[1].metrics == pytest.approx(expected, nan_ok=True)
     (pair,) = compare(both)
