@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal
 from segmentation.config import MAX_CHANNELS, DataConfig, Dataset, TrainingConfig, check_crops, check_parts
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import at_least, check_choices, configuration, within
+from segmentation.io.limits import MAX_PIXELS
+from segmentation.prediction.kinds import USUAL, read_kinds
+from segmentation.prediction.views import OVERLAP, Views, read_scales
 
 
 @configuration(frozen=True, kw_only=True)
@@ -201,7 +204,39 @@ class StatusConfig(StudyConfig):
 
 
 @configuration(frozen=True, kw_only=True)
-class EvaluateConfig:
+class ViewsConfig:
+    """What a model sees of an image when it predicts."""
+
+    tile: int | None = None
+    """Side of the windows in which images are predicted at their own size, in pixels; None resizes as in training."""
+    overlap: float = OVERLAP
+    """Smallest fraction of a window that it shares with the next one; their probabilities are blended."""
+    tile_resize: int | None = None
+    """Shorter side, in pixels, to which images are resized before windows are cut; None keeps their own size."""
+    scales: str = "1"
+    """Sizes at which each image is predicted, as multiples, such as 0.75,1,1.25; their probabilities are averaged."""
+    flip: bool = False
+    """Average the predictions of each image and its mirror image: somewhat better, twice the time."""
+
+    def views(self) -> Views:
+        """Return the fields as a model needs them.
+
+        Raises:
+            InputError: a value is not allowed, or has no effect.
+        """
+        try:
+            scales = read_scales(self.scales)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        views = Views(self.flip, scales, self.tile, self.overlap, self.tile_resize)
+        mistakes = Mistakes()
+        mistakes.add(*views.mistakes())
+        mistakes.raise_all()
+        return views
+
+
+@configuration(frozen=True, kw_only=True)
+class EvaluateConfig(ViewsConfig):
     """Score a trained model on any split. Images are prepared as they were for training."""
 
     model_uri: str
@@ -219,7 +254,7 @@ class EvaluateConfig:
     boundary_width: int = 3
     """Width of the boundary region on either side of a boundary, in pixels of the scored size."""
     batch_size: int = 16
-    """Images per forward pass; 1 with score_at=original."""
+    """Images per forward pass, 1 with score_at=original; windows per forward pass with tile."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps; auto is a GPU if there is one."""
     examples: int = 6
@@ -240,7 +275,13 @@ class EvaluateConfig:
         mistakes.check(at_least, self, "batch_size", 1)
         for name in ("examples", "boundary_width"):
             mistakes.check(at_least, self, name, 0)
+        mistakes.check(self._check_views)
         mistakes.raise_all()
+
+    def _check_views(self) -> None:
+        views = self.views()
+        if self.score_at == "training" and not views.is_plain:
+            raise InputError(f"{views.described()} needs score_at=original, which scores whole images")
 
 
 @configuration(frozen=True, kw_only=True)
@@ -409,7 +450,7 @@ class SyncConfig:
 
 
 @configuration(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(ViewsConfig):
     """Predict images: write a mask, a confidence map and an overlay of each at its own size, and a table."""
 
     model_uri: str
@@ -418,10 +459,14 @@ class PredictConfig:
     """An image file, or a folder of images with all its subfolders."""
     output: str = "predictions"
     """Folder for the masks, confidence maps, overlays and predictions.csv."""
-    flip: bool = False
-    """Average the predictions of each image and its mirror image: somewhat better, twice the time."""
+    outputs: str = ",".join(USUAL)
+    """Files to write for each image, separated by commas: masks, confidence, overlays, probabilities (float16 .npz)."""
+    min_confidence: float | None = None
+    """Pixels of less confidence, from 0 to 1, are void (255) in masks and overlays; None keeps all."""
+    max_pixels: int = MAX_PIXELS
+    """Largest number of pixels of an image file; larger ones are skipped."""
     batch_size: int = 16
-    """Most images per forward pass; a batch holds images of one size only."""
+    """Most images, or windows, per forward pass; a batch holds images of one size only."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps; auto is a GPU if there is one."""
     experiment: str = "predictions"
@@ -434,8 +479,24 @@ class PredictConfig:
     def __post_init__(self) -> None:
         mistakes = Mistakes()
         mistakes.check(check_names, self)
-        mistakes.check(at_least, self, "batch_size", 1)
+        for name in ("batch_size", "max_pixels"):
+            mistakes.check(at_least, self, name, 1)
+        if self.min_confidence is not None:
+            mistakes.check(within, self, "min_confidence", 0.0, 1.0)
+        mistakes.check(self.views)
+        mistakes.check(self.kinds)
         mistakes.raise_all()
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kinds of files to write.
+
+        Raises:
+            InputError: one is unknown.
+        """
+        try:
+            return read_kinds(self.outputs)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
 
 @configuration(frozen=True, kw_only=True)

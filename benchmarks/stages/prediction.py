@@ -7,7 +7,7 @@ import atexit
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from benchmarks.rounds import Contestant
 from benchmarks.stages.training import use_all_cores
 from segmentation.classes import voc_palette
 from segmentation.config import ModelConfig
+from segmentation.prediction.kinds import USUAL
 from segmentation.system.runtime import prepare_process
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ TITLE = "Prediction on a folder"
 RESIZE, BATCH, CLASSES = 128, 16, 21
 OURS, BARE = "this project", "bare model"
 PLAIN, SAME_FILES = "one at a time, torchvision's example", "one at a time, with the same files"
+WINDOWS, BARE_WINDOWS = "this project", "bare model on the windows"
+TILE, OVERLAP = 192, 0.25
 CHECKED, SEEN = 8, 8
 """Number of images whose outputs are compared, and of images for the batch norm statistics."""
 ELSEWHERE, CONFIDENCE = 1e-3, 0.5 / 255 + 1e-3
@@ -61,7 +64,9 @@ def cases(quick: bool) -> list[Case]:
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     small = Folder("lraspp_mobilenet_v3_large", 48 if quick else 256, place / "lraspp")
     large = [] if quick else [Folder("fcn_resnet50", 64, place / "fcn_resnet50")]
-    return [_case(work) for work in (*large, small)]
+    masks = Folder(small.model, small.images, place / "masks")
+    windows = Folder(small.model, 8 if quick else 32, place / "windows")
+    return [*(_case(work) for work in (*large, small)), _masks_case(masks), _windows_case(windows)]
 
 
 def _case(work: Folder) -> Case:
@@ -73,6 +78,51 @@ def _case(work: Folder) -> Case:
     ]
     goals = [Goal(BARE, 0.9), Goal(PLAIN, 1.5), Goal(SAME_FILES, 1.5)]
     return Case(f"{work.model}, shorter side {RESIZE}", "images", work.images, contestants, _same, goals)
+
+
+def _masks_case(work: Folder) -> Case:
+    kinds = ("masks",)
+    contestants = [
+        Contestant(OURS, "ours", this_project, (work, kinds)),
+        Contestant(BARE, "limit", bare_network, (work,)),
+        Contestant(SAME_FILES, "peer", same_files, (work, kinds)),
+    ]
+    name = f"{work.model}, shorter side {RESIZE}, masks only"
+    return Case(name, "images", work.images, contestants, _same_masks, [Goal(BARE, 0.5), Goal(SAME_FILES, 2.0)])
+
+
+def _windows_case(work: Folder) -> Case:
+    contestants = [
+        Contestant(WINDOWS, "ours", in_windows, (work,)),
+        Contestant(BARE_WINDOWS, "limit", bare_windows, (work,)),
+    ]
+    name = f"{work.model}, windows of {TILE} pixels, overlap {OVERLAP}, masks only"
+    return Case(name, "images", work.images, contestants, _same_windows)
+
+
+def _same_masks(returned: Mapping[str, Any]) -> str:
+    import numpy as np
+    from PIL import Image
+
+    ours, same = returned[OURS]["folder"], returned[SAME_FILES]["folder"]
+    apart = []
+    for file in sorted((ours / "masks").iterdir()):
+        with Image.open(file) as one, Image.open(same / "masks" / file.name) as other:
+            apart.append(float(np.not_equal(one, other).mean()))
+    assert np.mean(apart) <= ELSEWHERE, f"{np.mean(apart):.2%} of the pixels have another class"
+    return (
+        f"The loop that writes the same masks gives {np.mean(apart):.3%} of the pixels another class (tolerated: "
+        f"{ELSEWHERE:.1%}). The bare model reads and writes nothing."
+    )
+
+
+def _same_windows(returned: Mapping[str, Any]) -> str:
+    windows = {name: each["windows"] for name, each in returned.items()}
+    assert len(set(windows.values())) == 1, f"numbers of windows differ: {windows}"
+    return (
+        f"Both predict the same {windows[WINDOWS]} windows. The bare model reads, blends and writes nothing. Tests "
+        f"compare the blended windows with whole images."
+    )
 
 
 def _same(returned: Mapping[str, Any]) -> str:
@@ -134,8 +184,8 @@ def _beside_the_loop(ours: Path, theirs: Path) -> tuple[float, int]:
     return float(np.mean(shares)), levels
 
 
-def this_project(work: Folder) -> Run:
-    """`predict` without MLflow: a mask, a confidence map and an overlay at the size of each image."""
+def this_project(work: Folder, kinds: Sequence[str] = USUAL) -> Run:
+    """`predict` without MLflow: files of the given kinds at the size of each image."""
     prepare_process()
     use_all_cores()
     import numpy as np
@@ -159,11 +209,78 @@ def this_project(work: Folder) -> Run:
     np.savez(work.place / "alone.npz", **found)
 
     def run() -> dict[str, Any]:
-        output = PredictedFolder(work.place / "ours", labels)
+        output = PredictedFolder(work.place / "ours", labels, kinds=kinds)
         predict_images(predictor, files, output, BATCH)
         return {"pictures": len(output.rows), "folder": output.folder, "alone": work.place / "alone.npz"}
 
     return run
+
+
+def in_windows(work: Folder) -> Run:
+    """`predict` with `tile`, without MLflow: a mask of each image."""
+    prepare_process()
+    use_all_cores()
+    from segmentation.classes import Classes
+    from segmentation.prediction.outputs import PredictedFolder
+    from segmentation.prediction.pipeline import predict_images
+    from segmentation.prediction.predictor import Predictor
+    from segmentation.prediction.views import Views
+
+    labels = Classes.named(*(f"class {index}" for index in range(CLASSES)))
+    predictor = Predictor(
+        _network(work, channels_last=True),
+        RESIZE,
+        "bilinear",
+        views=Views(tile=TILE, overlap=OVERLAP),
+        batch_size=BATCH,
+    )
+
+    def run() -> dict[str, Any]:
+        predict_images(predictor, work.files(), PredictedFolder(work.place, labels, kinds=("masks",)), BATCH)
+        return {"windows": sum(map(len, _corners(work)))}
+
+    return run
+
+
+def bare_windows(work: Folder) -> Run:
+    """The model on the windows in memory, those of an image in as many forward passes as in prediction."""
+    prepare_process()
+    use_all_cores()
+    import numpy as np
+    import torch
+
+    from segmentation.io.decoding import read_image
+
+    network, batches = _network(work, channels_last=True), []
+    for file, corners in zip(work.files().values(), _corners(work), strict=True):
+        image = torch.from_numpy(np.array(read_image(file))).permute(2, 0, 1)
+        rows = itertools.groupby(corners, key=lambda corner: corner[0])
+        batches += [
+            torch.stack([image[:, top : top + TILE, left : left + TILE] for top, left in row]).contiguous(
+                memory_format=torch.channels_last
+            )
+            for _, row in rows
+        ]
+
+    @torch.inference_mode()
+    def run() -> dict[str, Any]:
+        return {"windows": sum(len(network(batch)) for batch in batches)}
+
+    return run
+
+
+def _corners(work: Folder) -> list[list[tuple[int, int]]]:
+    """The top and left of every window of each image."""
+    from PIL import Image
+
+    from segmentation.prediction.views import starts
+
+    found = []
+    for file in work.files().values():
+        with Image.open(file) as image:
+            down, across = (starts(length, TILE, OVERLAP) for length in (image.height, image.width))
+        found.append(list(itertools.product(down, across)))
+    return found
 
 
 def bare_network(work: Folder) -> Run:
@@ -228,7 +345,7 @@ def plain_loop(work: Folder) -> Run:
     return run
 
 
-def same_files(work: Folder) -> Run:
+def same_files(work: Folder, kinds: Sequence[str] = USUAL) -> Run:
     """A loop with torch, torchvision and Pillow that writes the same files as this project, except the table."""
     use_all_cores()
     import torch
@@ -238,7 +355,7 @@ def same_files(work: Folder) -> Run:
     from torchvision.utils import draw_segmentation_masks
 
     network, folder, colours = _network(work), work.place / "same", list(voc_palette(CLASSES))
-    for kind in ("masks", "confidence", "overlays"):
+    for kind in kinds:
         (folder / kind).mkdir(parents=True, exist_ok=True)
 
     @torch.inference_mode()
@@ -253,6 +370,8 @@ def same_files(work: Folder) -> Run:
             mask = Image.fromarray(classes.to(torch.uint8).numpy())
             mask.putpalette([value for colour in colours for value in colour])
             mask.save(folder / f"masks/{stem}.png")
+            if tuple(kinds) == ("masks",):
+                continue
             Image.fromarray((255 * confidence).round().to(torch.uint8).numpy()).save(folder / f"confidence/{stem}.png")
             each = classes == torch.arange(CLASSES)[:, None, None]
             overlay = draw_segmentation_masks(functional.pil_to_tensor(picture), each, 0.5, colours)

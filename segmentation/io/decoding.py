@@ -13,15 +13,37 @@ from PIL import Image, UnidentifiedImageError
 
 from segmentation.errors import InputError
 from segmentation.io.bands import TIFF_SIGNATURES, Layout, Raster, is_of_pillow, layout_of, read_bands
+from segmentation.io.limits import MAX_PIXELS
 from segmentation.io.pixels import FORMATS, RGB, UnfitError, color_image, mask_colors, mask_values, value_colors
 
-MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded. This is Pillow's own limit. The largest single photographs have
-150 million pixels; an image at the limit takes 0.7 GB."""
 MAX_FILE_BYTES = 2**30
 """Larger image files are refused: an uncompressed image of `MAX_PIXELS` is smaller."""
+BYTES_PER_PIXEL = 6
+"""Limit on the bytes of a file for each pixel of a higher `pixel_limit`."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns at half of its limit
+
+
+class TooLargeError(InputError):
+    """An image has more pixels than `pixel_limit` allows."""
+
+
+@contextmanager
+def pixel_limit(pixels: int) -> Iterator[None]:
+    """Inside the `with`, images of up to so many pixels are read, in all threads; outside it is `MAX_PIXELS`."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def check_size(name: object, pixels: int) -> None:
+    """Raise a `TooLargeError` if an image has more pixels than the limit."""
+    limit = Image.MAX_IMAGE_PIXELS or MAX_PIXELS
+    if pixels > limit:
+        raise TooLargeError(f"{name} is too large: more than {limit:,} pixels ({pixels:,})")
 
 
 def read_image(file: Path | BytesIO, name: object = "it", channels: int = RGB, bits: int | None = None) -> Raster:
@@ -56,8 +78,9 @@ def image_layout(file: Path | BytesIO, name: object = "it") -> Layout:
 
 
 def _check_size(file: Path | BytesIO, name: object) -> None:
-    if isinstance(file, Path) and file.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(f"{name} is too large: the file has more than {MAX_FILE_BYTES:,} bytes")
+    most = max(MAX_FILE_BYTES, BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+    if isinstance(file, Path) and file.stat().st_size > most:
+        raise InputError(f"{name} is too large: the file has more than {most:,} bytes")
 
 
 def read_mask(file: Path | BytesIO, name: object = "it") -> np.ndarray:
@@ -113,8 +136,7 @@ def decoded(file: Path | BytesIO, name: object = "it") -> Iterator[Image.Image]:
     with _explaining(file, name):
         _check_size(file, name)
         with Image.open(file, formats=_formats()) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
-                raise Image.DecompressionBombError(f"{image.width * image.height}")
+            check_size(name, image.width * image.height)
             if not image.width * image.height:
                 raise InputError(f"{name} has no pixels: {image.width} x {image.height}")
             yield image
@@ -132,7 +154,7 @@ def _explaining(file: Path | BytesIO, name: object) -> Iterator[None]:
         raise InputError(f"{name} {error}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         count = int(re.findall(r"\d+", str(error))[0])
-        raise InputError(
+        raise TooLargeError(
             f"{name} is too large: more than {Image.MAX_IMAGE_PIXELS or MAX_PIXELS:,} pixels ({count:,})"
         ) from error
     except UnidentifiedImageError as error:

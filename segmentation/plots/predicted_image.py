@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from segmentation.classes import Classes
+from segmentation.classes import VOID, Classes
 from segmentation.plots.style import LABEL, blank, foot, head
 
 PANEL = 3.4
@@ -19,7 +19,7 @@ def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray,
 
     Args:
         image: `(H, W, 3)` uint8.
-        predicted: `(H, W)` class indices.
+        predicted: `(H, W)` class indices; void is shown and not in the legend.
         confidence: `(H, W)` in [0, 1].
         labels: names and colours; the legend lists the predicted classes.
         title: above the panels.
@@ -34,7 +34,7 @@ def prediction(image: np.ndarray, predicted: np.ndarray, confidence: np.ndarray,
         drawn = axes.imshow(panel, vmin=0, vmax=1, cmap="viridis")
     figure.colorbar(drawn, ax=axes, fraction=0.046, pad=0.03)
     head(figure, title, 11)
-    foot(figure, _patches(labels, np.unique(predicted).tolist()))
+    foot(figure, _patches(labels, np.unique(predicted[predicted != VOID]).tolist()))
     return figure
 
 

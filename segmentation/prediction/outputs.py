@@ -1,29 +1,38 @@
-"""Writes predictions: masks, confidence maps, overlays and a table."""
+"""Writes predictions: masks, confidence maps, overlays, probabilities and a table."""
 
 import csv
+import io
+import math
 import threading
-import zlib
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from segmentation import plots
-from segmentation.classes import Classes
+from segmentation.classes import VOID, Classes
 from segmentation.errors import InputError, listed
 from segmentation.io.bands import Raster, as_rgb
+from segmentation.io.png import PngRows
+from segmentation.prediction.kinds import ENDINGS, USUAL
+from segmentation.prediction.predictor import Prediction
 
 TABLE, LEGEND = "predictions.csv", "legend.png"
 """Files in every output folder."""
-ENDINGS = {"masks": ".png", "confidence": ".png", "overlays": ".jpg"}
-"""Ending of the files in each folder that is written."""
 PART = ".part"
 """Ending of files that are being written."""
 WRITTEN = (*ENDINGS, LEGEND)
 """Folders of images, and images, in every output folder."""
+BELOW = "below_min_confidence"
+"""Column of the table: fraction of the pixels that are void because of their confidence."""
+MAX_OVERLAY_PIXELS = 2**24
+"""Overlays of larger images that are predicted in windows are reduced by a whole number."""
+MAX_SIDE = 65_500
+"""Longest side of a JPEG in pixels, and so of an overlay."""
 
 
 class Row(NamedTuple):
@@ -42,75 +51,113 @@ class PredictedFolder:
     - `masks/NAME.png`: palette PNG; the values are class indices, shown in the colours of the classes.
     - `confidence/NAME.png`: greyscale PNG; 255 times the probability of the predicted class, rounded.
     - `overlays/NAME.jpg`: the image, half covered with the colours of all classes except `background`.
+    - `probabilities/NAME.npz`: float16 array `probabilities` `(C, H, W)`.
     - `predictions.csv`: one row per image: size, mean confidence and the fraction of each class.
     - `classes.txt`: one class name per line, for mask values 0, 1, 2, ...; `legend.png`: their colours.
     """
 
-    def __init__(self, folder: Path, classes: Classes, earlier: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        classes: Classes,
+        earlier: Iterable[Path] = (),
+        kinds: Collection[str] = USUAL,
+        min_confidence: float | None = None,
+    ) -> None:
         """Create the folder, `classes.txt`, `legend.png` and an empty table.
 
         Args:
             folder: the folder, which may exist.
             classes: names and colours.
             earlier: files of an earlier prediction, which are deleted: old masks would stay if this one is interrupted.
+            kinds: the files to write for each image, some of `ENDINGS`.
+            min_confidence: pixels of less confidence are void in the mask and the overlay; None keeps all.
 
         Raises:
             InputError: the folder cannot be created or written.
         """
         self.folder = folder
         self.classes = classes
+        self.kinds = frozenset(kinds)
+        self.min_confidence = min_confidence
         self.rows: dict[str, Row] = {}
         """Statistics of each image whose files are written, by its path."""
         self.skipped: dict[str, str] = {}
         """Reason why an image could not be predicted, by its path."""
-        self._palette = classes.colours(np.arange(256)).tobytes()
-        self._write_text("classes.txt", "".join(f"{name}\n" for name in classes.names))
-        self._save(Image.fromarray(plots.pixels(plots.legend(classes))), LEGEND)
+        self.palette = classes.colours(np.arange(256)).tobytes()
+        self._write("classes.txt", "".join(f"{name}\n" for name in classes.names).encode())
+        with self._replacing(LEGEND) as stream:
+            Image.fromarray(plots.pixels(plots.legend(classes))).save(stream, "PNG")
         self.write_table()
         for file in earlier:
             file.unlink(missing_ok=True)
 
-    def add(self, path: str, name: str, image: Raster, predicted: np.ndarray, confidence: np.ndarray) -> None:
+    def add(self, path: str, name: str, image: Raster, prediction: Prediction) -> None:
         """Write the files of one image. Thread-safe.
 
         Args:
             path: path of the image, for the table.
             name: name of its files, without ending.
             image: image of `W` x `H` pixels; the overlay shows what `bands.displayed` shows of it.
-            predicted: `(H, W)` uint8 class indices.
-            confidence: `(H, W)` float32.
+            prediction: for the whole image.
 
         Raises:
             InputError: a file cannot be written.
         """
-        mask = Image.fromarray(predicted)
-        mask.putpalette(self._palette)
-        shown = as_rgb(image)
-        overlay = Image.blend(shown, mask.convert("RGB"), 0.5)
-        if self.classes.background is not None:
-            overlay.paste(shown, mask=Image.fromarray(predicted == self.classes.background))
-        grey = Image.fromarray(np.rint(255 * confidence).astype(np.uint8))
-        # run-length encoding compresses masks well; stronger compression was slower and saved little
-        for kind, content in (("masks", mask), ("confidence", grey)):
-            self._save(content, f"{kind}/{name}{ENDINGS[kind]}", compress_level=1, compress_type=zlib.Z_RLE)
-        self._save(overlay, f"overlays/{name}{ENDINGS['overlays']}", quality=90)
-        pixels = np.bincount(predicted.ravel(), minlength=len(self.classes))
-        self.rows[path] = Row(image.width, image.height, float(confidence.mean(dtype=np.float64)), pixels)
+        with self.writing(path, name, image.size) as files:
+            files.add(image, prediction)
+
+    @contextmanager
+    def writing(self, path: str, name: str, size: tuple[int, int], reduce: int = 1) -> "Iterator[ImageFiles]":
+        """Write the files of one image in bands; at the end of the block they get their names. Thread-safe.
+
+        Args:
+            path: path of the image, for the table.
+            name: name of its files, without ending.
+            size: width and height.
+            reduce: the overlay is smaller by this whole number.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        kinds = [kind for kind in ENDINGS if kind in self.kinds]
+        parts = {kind: _Part(self.folder / kind / f"{name}{ENDINGS[kind]}") for kind in kinds}
+        files = ImageFiles(self, parts, size, reduce)
+        try:
+            files.open()
+            yield files
+            row = files.close()
+            for part in parts.values():
+                part.keep()
+        finally:
+            for part in parts.values():
+                part.discard()
+            files.discard()
+        self.rows[path] = row
 
     def write_table(self) -> None:
         """Write the table of all images so far."""
-        with self._replacing(TABLE) as file, file.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream)
-            table.writerow(["image", "width", "height", "mean_confidence", *self.classes.names])
-            for path, row in sorted(self.rows.items()):
-                fractions = [f"{fraction:.6f}" for fraction in row.pixels / row.pixels.sum()]
-                table.writerow([path, row.width, row.height, f"{row.mean_confidence:.6f}", *fractions])
+        below = [BELOW] if self.min_confidence is not None else []
+        lines = [["image", "width", "height", "mean_confidence", *below, *self.classes.names]]
+        for path, row in sorted(self.rows.items()):
+            size = row.width * row.height
+            fractions = row.pixels / size
+            void = [(size - row.pixels.sum()) / size] if below else []
+            values = [f"{value:.6f}" for value in (row.mean_confidence, *void, *fractions)]
+            lines.append([path, str(row.width), str(row.height), *values])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows(lines)
+        self._write(TABLE, text.getvalue().encode())
 
     def class_fractions(self) -> dict[str, float]:
         """Return the fraction of all predicted pixels for each class name."""
         pixels = np.sum([row.pixels for row in self.rows.values()], 0)
-        fractions = (pixels / pixels.sum()).tolist()
+        fractions = (pixels / self._size()).tolist()
         return dict(zip(self.classes.names, fractions, strict=True))
+
+    def fraction_below(self) -> float:
+        """Return the fraction of all predicted pixels that are void because of their confidence."""
+        return 1 - float(np.sum([row.pixels for row in self.rows.values()])) / self._size()
 
     def only_class(self) -> str | None:
         """Return the class of all pixels of several images, if the model knows others; None if there is none."""
@@ -122,31 +169,194 @@ class PredictedFolder:
         sizes = [row.width * row.height for row in self.rows.values()]
         return float(np.average([row.mean_confidence for row in self.rows.values()], weights=sizes))
 
-    def _save(self, image: Image.Image, path: str, **options: Any) -> None:
-        with self._replacing(path) as file:
-            image.save(file, "JPEG" if path.endswith(".jpg") else "PNG", **options)
+    def _size(self) -> int:
+        return sum(row.width * row.height for row in self.rows.values())
 
-    def _write_text(self, path: str, text: str) -> None:
-        with self._replacing(path) as file:
-            file.write_text(text, encoding="utf-8")
+    def _write(self, path: str, content: bytes) -> None:
+        with self._replacing(path) as stream:
+            stream.write(content)
 
     @contextmanager
-    def _replacing(self, path: str) -> Iterator[Path]:
+    def _replacing(self, path: str) -> Iterator[BinaryIO]:
         """Yield a temporary file, which is renamed to `path` when the block ends without an error."""
-        file = self.folder / path
-        part = file.with_name(f".{threading.get_ident()}{PART}")
+        part = _Part(self.folder / path)
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            yield part
-            part.replace(file)
+            stream = part.open()
+            with part.errors():
+                yield stream
+            part.keep()
+        finally:
+            part.discard()
+
+
+class ImageFiles:
+    """The files of one image, which are written in bands from top to bottom."""
+
+    def __init__(self, folder: PredictedFolder, parts: "dict[str, _Part]", size: tuple[int, int], reduce: int) -> None:
+        """Write into the given files, by the name of their folder. See `PredictedFolder.writing`."""
+        self._folder, self._parts, self._reduce = folder, parts, reduce
+        self._width, self._height = size
+        self._top = 0
+        self._pixels = np.zeros(256, np.int64)
+        self._confidence = 0.0
+        self._png: dict[str, PngRows] = {}
+        self._overlay: Image.Image | None = None
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._chances: np.ndarray | None = None
+
+    def open(self) -> None:
+        """Create the files."""
+        for kind, part in self._parts.items():
+            stream = part.open()
+            if kind in ("masks", "confidence"):
+                with part.errors():
+                    palette = self._folder.palette if kind == "masks" else None
+                    self._png[kind] = PngRows(stream, self._width, self._height, palette)
+
+    def add(self, image: Raster | None, prediction: Prediction) -> None:
+        """Write some rows.
+
+        Args:
+            image: these rows of the image; only overlays need them.
+            prediction: for these rows.
+        """
+        classes, confidence = prediction.classes, prediction.confidence
+        self._confidence += float(confidence.sum(dtype=np.float64))
+        if self._folder.min_confidence is not None:
+            classes = np.where(confidence < self._folder.min_confidence, np.uint8(VOID), classes)
+        self._pixels += np.bincount(classes.ravel(), minlength=256)
+        if "masks" in self._parts:
+            with self._parts["masks"].errors():
+                self._png["masks"].write(classes)
+        if "confidence" in self._parts:
+            with self._parts["confidence"].errors():
+                self._png["confidence"].write(np.rint(255 * confidence).astype(np.uint8))
+        if "overlays" in self._parts:
+            assert image is not None
+            self._add_to_overlay(as_rgb(image), classes)
+        if "probabilities" in self._parts:
+            assert prediction.probabilities is not None
+            self._add_probabilities(prediction.probabilities)
+        self._top += len(classes)
+
+    def close(self) -> Row:
+        """Complete the files."""
+        assert self._top == self._height, "rows are missing"
+        if self._overlay is not None:
+            with self._parts["overlays"].errors():
+                self._overlay.save(self._parts["overlays"].stream, "JPEG", quality=90)
+        if self._chances is not None:
+            with self._parts["probabilities"].errors():
+                self._save_probabilities(self._parts["probabilities"], self._chances)
+        mean = self._confidence / (self._width * self._height)
+        return Row(self._width, self._height, mean, self._pixels[: len(self._folder.classes)])
+
+    def discard(self) -> None:
+        """Delete what is left of the array of probabilities, if it was a file."""
+        if isinstance(self._chances, np.memmap):
+            self._chances = None
+            with suppress(OSError):
+                self._array_file().unlink(missing_ok=True)
+
+    def _add_to_overlay(self, image: Image.Image, classes: np.ndarray) -> None:
+        by = self._reduce
+        if by == 1:
+            self._paste(image, classes, self._top)
+            return
+        # whole groups of rows; the rest waits for the next band
+        self._waiting.append((np.asarray(image), classes))
+        rows = [np.concatenate(each) for each in zip(*self._waiting, strict=True)]
+        is_last = self._top + len(classes) == self._height
+        complete = len(rows[0]) if is_last else len(rows[0]) // by * by
+        first = self._top + len(classes) - len(rows[0])
+        self._waiting = [(rows[0][complete:], rows[1][complete:])]
+        if complete:
+            small = Image.fromarray(rows[0][:complete]).reduce(by)
+            at = [np.minimum(np.arange(length) * by + by // 2, most - 1) for length, most in
+                  ((small.height, complete), (small.width, self._width))]  # fmt: skip
+            self._paste(small, rows[1][np.ix_(*at)], first // by)
+
+    def _paste(self, image: Image.Image, classes: np.ndarray, top: int) -> None:
+        mask = Image.fromarray(classes)
+        mask.putpalette(self._folder.palette)
+        overlay = Image.blend(image, mask.convert("RGB"), 0.5)
+        background = self._folder.classes.background
+        if background is not None:
+            overlay.paste(image, mask=Image.fromarray(classes == background))
+        size = (-(-self._width // self._reduce), -(-self._height // self._reduce))
+        if overlay.size == size:
+            self._overlay = overlay
+            return
+        self._overlay = self._overlay or Image.new("RGB", size)
+        self._overlay.paste(overlay, (0, top))
+
+    def _add_probabilities(self, chances: np.ndarray) -> None:
+        _, rows, width = chances.shape
+        if rows == self._height:
+            self._chances = chances.astype(np.float16)
+            return
+        with self._parts["probabilities"].errors():
+            if self._chances is None:
+                shape = (len(chances), self._height, width)
+                self._chances = np.lib.format.open_memmap(self._array_file(), "w+", np.float16, shape)
+            self._chances[:, self._top : self._top + rows] = chances
+
+    def _save_probabilities(self, part: "_Part", chances: np.ndarray) -> None:
+        if isinstance(chances, np.memmap):
+            chances.flush()
+            with zipfile.ZipFile(part.stream, "w") as archive:
+                archive.write(self._array_file(), "probabilities.npy")
+        else:
+            np.savez(part.stream, probabilities=chances)
+
+    def _array_file(self) -> Path:
+        """The file of an array that is filled in bands, beside the archive that it goes into."""
+        return self._parts["probabilities"].part.with_suffix(f".npy{PART}")
+
+
+class _Part:
+    """A file that gets its name when it is complete."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.part = file.with_name(f".{threading.get_ident()}{PART}")
+        self.stream: Any = None
+
+    def open(self) -> BinaryIO:
+        with self.errors():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.stream = self.part.open("wb")
+        stream: BinaryIO = self.stream
+        return stream
+
+    def keep(self) -> None:
+        with self.errors():
+            self.stream.close()
+            self.part.replace(self.file)
+        self.stream = None
+
+    def discard(self) -> None:
+        if self.stream is not None:
+            with suppress(OSError):
+                self.stream.close()
+            with suppress(OSError):
+                self.part.unlink(missing_ok=True)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raise an `InputError` for what the system refuses inside the block."""
+        try:
+            yield
         except OSError as error:
             raise InputError(
-                f"{file} cannot be written: {error.strerror or error}. Make room there or choose another output; "
+                f"{self.file} cannot be written: {error.strerror or error}. Make room there or choose another output; "
                 f"the files written so far are complete"
             ) from error
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+
+
+def reduction(width: int, height: int) -> int:
+    """Return the whole number by which the overlay of an image that is predicted in windows is smaller."""
+    return max(1, math.ceil(math.sqrt(width * height / MAX_OVERLAY_PIXELS)), math.ceil(max(width, height) / MAX_SIDE))
 
 
 def earlier_files(folder: Path, paths: list[str]) -> list[Path]:

@@ -35,7 +35,7 @@ from segmentation.io.bands import bits_of, encoded
 from segmentation.models import model_code, network_outputs, networks, segmenter
 from segmentation.models.model_code import plain_version, write_code
 from segmentation.models.segmenter import Segmenter
-from segmentation.prediction import predictor
+from segmentation.prediction import blending, image_rows, predictor, views
 from segmentation.system import full_precision
 from studies.base import checksum as checksums
 from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
@@ -45,8 +45,8 @@ PACKAGE = "served_segmenter"
 """Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
 loaded in one process."""
 SHIPPED = (
-    bands, calibrators, checksums, errors, full_precision, model_code, network_outputs, networks, pixels, predictor,
-    request, segmenter, served,
+    bands, blending, calibrators, checksums, errors, full_precision, image_rows, model_code, network_outputs, networks,
+    pixels, predictor, request, segmenter, served, views,
 )  # fmt: skip
 """Modules copied into every logged model. They import each other, and nothing else of the project."""
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision")
@@ -67,7 +67,15 @@ SIGNATURE = ModelSignature(
         ColSpec(DataType.string, "classes_png", required=False),
         ColSpec(DataType.string, "confidence_png", required=False),
     ]),
-    params=ParamSchema([ParamSpec("encoding", DataType.string, served.ENCODINGS[0])]),
+    params=ParamSchema([
+        ParamSpec("encoding", DataType.string, served.ENCODINGS[0]),
+        ParamSpec("tile", DataType.long, None),
+        ParamSpec("overlap", DataType.double, views.OVERLAP),
+        ParamSpec("tile_resize", DataType.long, None),
+        ParamSpec("scales", DataType.double, [1.0], (-1,)),
+        ParamSpec("flip", DataType.boolean, False),
+        ParamSpec("min_confidence", DataType.double, None),
+    ]),
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from segmentation.io.bands import Raster
 from segmentation.models.model_code import read_code
 from segmentation.models.segmenter import RGB, assemble
 from segmentation.prediction.predictor import Prediction, Predictor
+from segmentation.prediction.views import Views
 from studies.base.checksum import CHECKSUM, MODEL_CODE, WEIGHTS, checksum
 from studies.models.request import MAX_PIXELS, Expected, Opened, RequestError, decode_image, listed_images, open_image
 
@@ -30,6 +31,8 @@ MAX_LOGITS = 2**28
 DIGITS = 4
 """Decimals of a confidence; more would make the JSON half as long again."""
 ENCODINGS = ("arrays", "png")
+VOID, VOID_COLOUR = 255, [224, 224, 224]
+"""Class index of pixels of too little confidence, and their colour in a palette image."""
 
 
 class Refused(MlflowException):
@@ -73,7 +76,8 @@ class ServedModel:
         Args:
             data: an image or a list of images: base64 text or bytes of a PNG or JPEG file, pixels `(H, W, 3)` uint8, or
                 a `PIL.Image`; pixels `(B, H, W, 3)`; a data frame with such a column `image`.
-            params: `encoding`, which is `arrays` or `png`.
+            params: `encoding`, which is `arrays` or `png`; `tile`, `overlap`, `tile_resize`, `scales` and `flip`, see
+                `Views`; `min_confidence`: the class of pixels of less confidence is 255.
 
         Returns:
             For each image its `height` and `width`, `class_names` by index, `calibration`, and
@@ -84,26 +88,29 @@ class ServedModel:
         Raises:
             Refused: `data` or `params` hold something else.
         """
-        encoding = (params or {}).get("encoding", ENCODINGS[0])
+        given = dict(params or {})
+        encoding = given.get("encoding", ENCODINGS[0])
         if encoding not in ENCODINGS:
             raise Refused(f"encoding={encoding!r:.40} is unknown: it must be {' or '.join(ENCODINGS)}")
+        views, least = _views(given), _min_confidence(given)
         try:
             encoded = listed_images(data)
             labels = [f"image {number} of {len(encoded)}" for number in range(1, len(encoded) + 1)]
             takes = Expected(self.predictor.channels, self.predictor.bits)
             opened = [open_image(image, label, takes) for image, label in zip(encoded, labels, strict=True)]
-            self._check_sizes(opened, labels)
+            self._check_sizes(opened, labels, views)
             images = [decode_image(image, label, takes) for image, label in zip(opened, labels, strict=True)]
         except RequestError as error:
             raise Refused(str(error)) from error
-        return [self._record(*pair, encoding) for pair in zip(images, labels, strict=True)]
+        predictor = self.predictor.with_views(views)
+        return [self._record(predictor, *pair, encoding, least) for pair in zip(images, labels, strict=True)]
 
     def get_raw_model(self) -> "ServedModel":
         """Return this object, for `PyFuncModel.get_raw_model`: its `predict` accepts images without the field name."""
         return self
 
-    def _check_sizes(self, images: Sequence[Raster | Opened], labels: Sequence[str]) -> None:
-        """Refuse images that would take too much memory, before any is decoded."""
+    def _check_sizes(self, images: Sequence[Raster | Opened], labels: Sequence[str], views: Views) -> None:
+        """Refuse images that would take too much memory or time, before any is decoded."""
         for image, label in zip(images, labels, strict=True):
             size, pixels = f"{image.width} x {image.height} pixels", image.width * image.height
             if not pixels:
@@ -112,6 +119,9 @@ class ServedModel:
                 raise RequestError(
                     f"{label}: {size} are too many: an image may have {MAX_PIXELS}. Send it smaller{self._own_size()}"
                 )
+            if not views.is_plain:
+                self._check_views(image, label, views)
+                continue
             resized = self._resized_pixels(image)
             if resized > MAX_PIXELS:
                 raise RequestError(
@@ -129,12 +139,36 @@ class ServedModel:
                 f"the {len(images)} images have {total} pixels in total; a request may have {MAX_PIXELS}: "
                 f"send fewer images"
             )
+        if not views.is_plain:
+            seen = sum(views.model_pixels(*image.size, self.predictor.resize) for image in images)
+            if seen > MAX_PIXELS:
+                raise RequestError(
+                    f"the model would see {seen} pixels of the {len(images)} images with {views.described()}; a "
+                    f"request may have {MAX_PIXELS}: send fewer images"
+                )
+            return
         total_resized = sum(map(self._resized_pixels, images))
         if total_resized > MAX_PIXELS:
             raise RequestError(
                 f"the {len(images)} images would have {round(total_resized)} pixels in total with their shorter sides "
                 f"resized to {self.predictor.resize}, the model's input size; a request may have {MAX_PIXELS}: send "
                 f"fewer images"
+            )
+
+    def _check_views(self, image: Raster | Opened, label: str, views: Views) -> None:
+        """Refuse an image whose views would take too much memory or time."""
+        size = f"{image.width} x {image.height} pixels"
+        seen = views.model_pixels(*image.size, self.predictor.resize)
+        if seen > MAX_PIXELS:
+            raise RequestError(
+                f"{label}: {size} are too many with {views.described()}: the model would see {seen} pixels, and it may "
+                f"see {MAX_PIXELS} of a request"
+            )
+        held, most = views.held_pixels(*image.size, self.predictor.resize), MAX_LOGITS // len(self.class_names)
+        if held > most:
+            raise RequestError(
+                f"{label}: {size} are too many for {len(self.class_names)} classes with {views.described()}: {held} "
+                f"pixels would be predicted at a time, and {most} may be"
             )
 
     def _own_size(self) -> str:
@@ -147,12 +181,17 @@ class ServedModel:
         shorter, longer = sorted(image.size)
         return shorter * longer if self.predictor.resize is None else self.predictor.resize**2 * longer / shorter
 
-    def _record(self, image: Raster, label: str, encoding: str) -> dict[str, Any]:
+    def _record(
+        self, predictor: Predictor, image: Raster, label: str, encoding: str, min_confidence: float | None
+    ) -> dict[str, Any]:
         """Predict one image, and return its record of the answer."""
         try:
-            (prediction,) = self.predictor([image])
+            (prediction,) = predictor([image])
         except ValueError as error:  # logits that are NaN
             raise Refused(f"{label}: {error}") from error
+        if min_confidence is not None:
+            below = prediction.confidence < min_confidence
+            prediction = prediction._replace(classes=np.where(below, np.uint8(VOID), prediction.classes))
         record = {
             "height": image.height, "width": image.width, "class_names": self.class_names,
             "calibration": self.calibration,
@@ -161,9 +200,42 @@ class ServedModel:
 
     def _as_png(self, prediction: Prediction) -> dict[str, str]:
         classes = Image.fromarray(prediction.classes)
-        classes.putpalette(self.palette)
+        has_void = bool((prediction.classes == VOID).any())
+        unused = VOID_COLOUR * (VOID + 1 - len(self.class_names)) if has_void else []
+        classes.putpalette(self.palette + unused)
         confidence = Image.fromarray(np.round(prediction.confidence * 255).astype(np.uint8))
         return {"classes_png": _png(classes), "confidence_png": _png(confidence)}
+
+
+def _views(params: dict[str, Any]) -> Views:
+    """Return the views that a request asks for.
+
+    Raises:
+        Refused: a value is not allowed.
+    """
+    given = {name: params[name] for name in ("flip", "tile", "overlap", "tile_resize") if name in params}
+    try:
+        scales = tuple(float(scale) for scale in params.get("scales", (1.0,)))
+        if not scales:
+            raise Refused("scales=[] is empty: give at least one number, such as 1")
+        views = Views(**given, scales=scales)
+        if mistakes := views.mistakes():
+            raise Refused("; ".join(mistakes))
+    except (TypeError, ValueError) as error:
+        raise Refused(f"params of a wrong type, {params!s:.80}: {error}") from error
+    return views
+
+
+def _min_confidence(params: dict[str, Any]) -> float | None:
+    """Return the confidence below which pixels are void.
+
+    Raises:
+        Refused: it is not between 0 and 1.
+    """
+    least = params.get("min_confidence")
+    if least is not None and not (isinstance(least, (int, float)) and 0 <= least <= 1):
+        raise Refused(f"min_confidence={least!r:.40} is out of range; it must be between 0 and 1, or null")
+    return least
 
 
 def _as_arrays(prediction: Prediction) -> dict[str, np.ndarray]:

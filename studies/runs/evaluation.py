@@ -1,13 +1,18 @@
 """Scores a trained model on any split, as an MLflow run that links to the training run."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+
+import torch
 
 from segmentation.classes import Classes
 from segmentation.data import Originals, Split, has_own_split, load_split, open_split, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed
+from segmentation.prediction.predictor import LogProbabilities, Predictor
+from segmentation.prediction.views import scale_note, shrinking
 from segmentation.scoring.evaluate import score
 from studies import tracking
 from studies.config import EvaluateConfig, TrainConfig
@@ -31,7 +36,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
     tracking.keep_records_in(config.records)
     tracking.check_store()
     stored = model_store.load(config.model_uri)
-    data = _data(config, stored)
+    data, views = _data(config, stored), config.views()
     device = resolve_device(config.device)
     if not config.download:
         check_classes(config.model_uri, stored, open_split(data, config.split).labels, data.dataset)
@@ -42,6 +47,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             size = " at original size" if config.score_at == "original" else ""
             data_set = data_name(data.dataset, data.data_dir)
             other = "" if data_set == data_name(stored.config.dataset, stored.config.data_dir) else f" of {data_set}"
+            size += f" with {views.described()}" if not views.is_plain else ""
             name = f"evaluate {config.split}{other}{size} · {model_name(stored.config, stored.calibration)}"[:250]
             tracking.log_tags({"mlflow.runName": name})
         split = load_split(data, config.split)
@@ -56,11 +62,25 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             "evaluated": stored.name,
         }  # fmt: skip
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
-        model = stored.network().to(device)
+        model: torch.nn.Module = stored.network().to(device)
         scored: Split | Originals = split
+        resize = data.resize
         if config.score_at == "original":
             scored = Originals(split, open_split(data, config.split), data)
-        batches = in_order(scored, 1 if config.score_at == "original" else config.batch_size, device)
+        if not views.is_plain:
+            # the predictor resizes the images itself, once for each scale
+            scored = Originals(split, open_split(data, config.split), replace(data, resize=None))
+            predictor = Predictor(
+                model, resize, data.interpolation, device, channels=stored.config.channels, bits=stored.bits,
+                views=views, batch_size=config.batch_size,
+            )  # fmt: skip
+            model = LogProbabilities(model, predictor)
+            if (note := scale_note(views, resize)) is not None:
+                print(note)
+        sizes: list[tuple[int, int]] = []
+        batches = _noting_sizes(
+            in_order(scored, 1 if config.score_at == "original" else config.batch_size, device), sizes
+        )
         scores = score(model, batches, split.labels, boundary_width=config.boundary_width)
         found = scores.metrics()
         if scores.reliability.bins().count.any() and not math.isfinite(found["loss"]):
@@ -69,16 +89,29 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
                 f"diverged. Evaluate a model trained with a lower learning_rate"
             )
         warnings = _trained_on(stored, data, split)
+        if config.score_at == "original" and (shrunk := shrinking(sizes, views, resize)) is not None:
+            warnings.append(shrunk)
         metrics = {f"{split.name}/{key}": value for key, value in found.items()}
         metrics |= {f"{split.name}/iou/{key}": value for key, value in scores.class_iou().items()}
         tracking.log_metrics(metrics, model_id=stored.model_id, split=split)
         rules = protocol(data, scored, scores)
+        if not views.is_plain:
+            rules["views"] = views.described()
         log_scores(
             model, scored, scores, rules, stored.origin(), device, config.examples, stored.described(),
             warnings=warnings,
         )  # fmt: skip
     print(tracking.where_to_look(run_id))
     return metrics
+
+
+def _noting_sizes(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]], sizes: list[tuple[int, int]]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the batches, and append width and height of every mask."""
+    for images, masks in batches:
+        sizes += [(masks.shape[2], masks.shape[1])] * len(masks)
+        yield images, masks
 
 
 def check_classes(name: str, stored: StoredModel, labels: Classes, dataset: str) -> None:

@@ -17,8 +17,8 @@ from studies.scores.labels import labels_of
 from studies.scores.stored import StoredScores
 from studies.scores.wording import learned_nothing
 
-MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop")
-"""Parts of the protocol that may differ, because only shared images are compared."""
+MAY_DIFFER = ("images", "pixels", "fingerprint", "in_crop", "views")
+"""Parts of the protocol that may differ: only shared images are compared, and windows or scales belong to the model."""
 ADDED_LATER = "tf32", "contour_width"
 """Parts that earlier versions did not record; they count only if both runs have them."""
 

@@ -72,7 +72,7 @@ def spread(split: Split | Originals, count: int) -> list[int]:
 
 
 def predicted(
-    model: Segmenter, split: Split | Originals, index: int, device: torch.device
+    model: torch.nn.Module, split: Split | Originals, index: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Predict one image of a split.
 

@@ -11,7 +11,6 @@ from segmentation import plots
 from segmentation.config import DataConfig
 from segmentation.data import Originals, Split
 from segmentation.metrics import HEADLINE, METRICS
-from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, interval
 from segmentation.scoring.boundary_iou import CONTOUR_WIDTH
 from segmentation.scoring.calibration_error import BINS
@@ -86,7 +85,7 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
 
 
 def log_scores(
-    model: Segmenter,
+    model: torch.nn.Module,
     split: Split | Originals,
     scores: Scores,
     rules: Mapping[str, Any],
@@ -185,7 +184,7 @@ def bins_record(scores: Scores, rules: Mapping[str, Any]) -> dict[str, object]:
 
 
 def log_examples(
-    model: Segmenter,
+    model: torch.nn.Module,
     split: Split | Originals,
     scores: Scores,
     worst_first: np.ndarray,

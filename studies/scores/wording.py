@@ -102,9 +102,10 @@ def protocol_line(rules: Mapping[str, Any]) -> str:
     size = resolution if isinstance(resolution, str) else f"{resolution[1]} × {resolution[0]}"
     if rules.get("in_crop", 1.0) != 1:
         size += f" ({100 * rules['in_crop']:.3g} % of the split)"
+    seen = f" · {rules['views']}" if "views" in rules else ""
     return (
         f"{rules['images']} images, {rules['pixels']:,} pixels · {rules['bins']} bins (a, b] · size {size}, "
-        f"{rules['interpolation']} · void not counted · {rules['precision']}"
+        f"{rules['interpolation']}{seen} · void not counted · {rules['precision']}"
     )
 
 

@@ -20,7 +20,8 @@ from segmentation.data.masks import read_indices
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
 from segmentation.io.bands import Bands, layout_of
-from segmentation.io.decoding import MAX_PIXELS, decoded, read_image
+from segmentation.io.decoding import decoded, read_image
+from segmentation.io.limits import MAX_PIXELS
 from tests.conftest import needs_camvid
 from tests.fuzz.door import Door
 from tests.fuzz.inputs import made_up

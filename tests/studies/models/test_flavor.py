@@ -306,9 +306,10 @@ def test_the_python_api_gives_the_same_answer(logged: Logged) -> None:
 def test_signature_and_requirements(logged: Logged) -> None:
     info = mlflow.models.get_model_info(MODEL)
     assert set(info.flavors) == {"python_function"}
-    assert info.signature.params.to_dict() == [
-        {"name": "encoding", "type": "string", "default": "arrays", "shape": None}
-    ]
+    assert {each.name: each.default for each in info.signature.params} == {
+        "encoding": "arrays", "tile": None, "overlap": 0.25, "tile_resize": None, "scales": [1.0], "flip": False,
+        "min_confidence": None,
+    }  # fmt: skip
     assert info.signature.inputs.input_names() == ["image"]
     assert {"classes", "confidence", "classes_png"} <= set(info.signature.outputs.input_names())
     assert info.saved_input_example_info is not None

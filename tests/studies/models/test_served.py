@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from segmentation.prediction.predictor import Predictor
+from segmentation.prediction.views import Views
 from studies.models.request import MAX_PIXELS
 from studies.models.served import MAX_LOGITS, Refused, ServedModel
+from tests.segmentation.prediction.test_predictor import random_image
 from tests.studies.models.test_request import ONE, PIXELS, SMALL
 
 
@@ -58,6 +60,50 @@ def test_the_answer_names_the_calibration() -> None:
 def test_confidences_have_four_decimals_in_json() -> None:
     written = json.dumps(model().predict(ONE)[0]["confidence"].tolist())
     assert max(len(number) for number in written.replace("[", "").replace("]", "").split(", ")) == len("0.1234")
+
+
+def test_windows_scales_and_flips_give_what_the_predictor_gives() -> None:
+    served = model(resize=40)
+    image = random_image((90, 60), 0)
+    asked = {"tile": 32, "overlap": 0.5, "tile_resize": 50, "scales": [0.75, 1.0], "flip": True}
+    views = Views(True, (0.75, 1.0), 32, 0.5, 50)
+    (prediction,) = Predictor(served.predictor.model, 40, "bilinear", views=views)([image])
+    (record,) = served.predict(image, asked)
+    np.testing.assert_array_equal(record["classes"], prediction.classes)
+    np.testing.assert_allclose(record["confidence"], prediction.confidence, atol=0.5e-4 + 1e-6)
+    (plain,) = served.predict(image)
+    assert abs(plain["confidence"] - record["confidence"]).max() > 0.001
+
+
+def test_pixels_of_little_confidence_are_void() -> None:
+    _, confidence = expected(PIXELS)
+    least = float(np.median(confidence))
+    (record,) = model().predict(ONE, {"min_confidence": least})
+    (plain,) = model().predict(ONE)
+    np.testing.assert_array_equal(record["classes"], np.where(confidence < least, 255, plain["classes"]))
+    np.testing.assert_array_equal(record["confidence"], plain["confidence"])
+    (as_png,) = model().predict(ONE, {"min_confidence": least, "encoding": "png"})
+    with Image.open(BytesIO(base64.b64decode(as_png["classes_png"]))) as mask:
+        np.testing.assert_array_equal(np.asarray(mask), record["classes"])
+        assert mask.getpalette()[-3:] == [224, 224, 224]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"tile": 8}, "tile=8 is out of range"),
+        ({"overlap": 0.5}, "overlap=0.5 has no effect without tile"),
+        ({"scales": []}, "scales=\\[\\] is empty"),
+        ({"scales": [9.0]}, "scales=9 are out of range"),
+        ({"scales": "big"}, "params of a wrong type"),
+        ({"tile": "wide"}, "params of a wrong type"),
+        ({"min_confidence": 2}, "min_confidence=2 is out of range"),
+        ({"tile": 64, "overlap": 0.9}, "would see .* pixels, and it may see 16777216"),
+    ],
+)
+def test_wrong_params_are_refused(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        model().predict(np.zeros((1000, 2000, 3), np.uint8), params)
 
 
 REFUSED: dict[str, tuple[Any, str]] = {

@@ -5,6 +5,7 @@ import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -13,10 +14,13 @@ from PIL import Image
 
 import mlproject
 from segmentation.classes import Classes
+from segmentation.errors import InputError
 from segmentation.prediction.predictor import Prediction, Predictor
+from segmentation.prediction.views import Views
 from segmentation.training.checkpoints import Checkpoint, save
-from studies.config import PredictConfig, TrainConfig
+from studies.config import EvaluateConfig, PredictConfig, TrainConfig
 from studies.models import loading as model_store
+from studies.runs.evaluation import run_evaluation
 from studies.runs.prediction import run_prediction
 from tests.conftest import last_run
 from tests.segmentation.prediction.test_predictor import random_image as blobs
@@ -137,7 +141,7 @@ def test_every_file_and_figure_of_a_run(checkpoint: str, capsys: pytest.CaptureF
 
 
 def test_images_that_cannot_be_predicted_are_skipped_and_named(
-    checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = blobs((40, 40), 0)
     write_images(
@@ -148,11 +152,11 @@ def test_images_that_cannot_be_predicted_are_skipped_and_named(
     Path("in/cut.jpg").write_bytes(Path("in/cut.jpg").read_bytes()[:600])
     Path("in/empty.png").write_bytes(b"")
     Path("in/gone.png").symlink_to("nowhere.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
-    assert called(checkpoint) == 1
+    assert called(checkpoint, "--max_pixels", "40000") == 1
     said = capsys.readouterr()
     reasons = {
-        "bomb.png": "it is too large: more than 40,000 pixels", "cut.jpg": "damaged or cut off",
+        "bomb.png": "it is too large: more than 40,000 pixels (44,100); max_pixels allows more",
+        "cut.jpg": "damaged or cut off",
         "deep.png": "more than 8 bits per channel", "empty.png": "of no known format", "gone.png": "No such file",
         "several.tif": "it holds several images",
         "long.png": "30000 x 1 pixels, 30,720,000 after resizing",
@@ -220,6 +224,100 @@ def test_flip_averages_with_the_mirror_image(checkpoint: str) -> None:
     assert abs(pixels("predictions/confidence/one.png") / 255 - prediction.confidence).max() < 1 / 255
     assert abs(prediction.confidence - expected(checkpoint, image).confidence).max() > 0.01
     assert last_run().data.tags["mlflow.runName"] == "mine"
+
+
+def test_windows_least_confidence_and_chosen_files(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    image = blobs((100, 80), 0)
+    write_images(one=image)
+    views = ["--tile", "48", "--overlap", "0.5", "--scales", "0.75,1", "--flip", "true", "--min_confidence", "0.6"]
+    assert called(checkpoint, *views, "--outputs", "masks,confidence,probabilities") == 0
+    network = model_store.load(checkpoint).network()
+    seen = Views(True, (0.75, 1.0), 48, 0.5)
+    (prediction,) = Predictor(network, RESIZE, "bilinear", views=seen)([image], probabilities=True)
+    below = prediction.confidence < 0.6
+    np.testing.assert_array_equal(pixels("predictions/masks/one.png"), np.where(below, 255, prediction.classes))
+    assert abs(pixels("predictions/confidence/one.png") / 255 - prediction.confidence).max() < 1 / 255
+    with np.load("predictions/probabilities/one.npz") as arrays:
+        np.testing.assert_allclose(arrays["probabilities"], prediction.probabilities, atol=1e-3)
+    assert not Path("predictions/overlays").exists()
+    assert 0 < below.mean() < 1
+    run, said = last_run(), capsys.readouterr().out
+    assert run.data.metrics["predict/below_min_confidence"] == pytest.approx(below.mean())
+    assert f"{below.mean():.2%} of all pixels have a confidence below 0.6: void (255) in the masks" in said
+    assert f"tile_resize={RESIZE} shows them as in training" in said
+    assert "tile=48, overlap=0.5, scales=0.75,1, flip=true" in run.data.tags["mlflow.note.content"]
+
+
+def test_images_that_shrink_much_are_warned_of(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(large=blobs((300, RESIZE * 9), 0), small=blobs((40, 40), 1))
+    assert called(checkpoint, "--outputs", "masks") == 0
+    sentence = (
+        f"Warning: 1 of 2 images shrink by more than 8 times before the model sees them, one from 300 x {RESIZE * 9}"
+    )
+    assert capsys.readouterr().out.count(sentence) == 1
+    assert "shrink by more than 8 times" in last_run().data.tags["mlflow.note.content"]
+    assert called(checkpoint, "--outputs", "masks", "--tile", "64") == 0
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_evaluation_scores_what_prediction_in_windows_writes(checkpoint: str, own_data: Path) -> None:
+    views: dict[str, Any] = {"tile": 32, "overlap": 0.5, "scales": "0.75,1", "flip": True}
+    (own_data / "classes.txt").write_text("background\nroad\nsky\n")
+    metrics = run_evaluation(
+        EvaluateConfig(
+            model_uri=checkpoint, dataset="folder", data_dir=str(own_data), score_at="original", examples=1,
+            device="cpu", **views,
+        )
+    )  # fmt: skip
+    run = last_run()
+    run_prediction(PredictConfig(model_uri=checkpoint, images=str(own_data / "val/images"), device="cpu",
+                                 outputs="masks,probabilities", **views))  # fmt: skip
+    right = count = 0
+    loss = 0.0
+    for file in sorted((own_data / "val/masks").iterdir()):
+        truth, predicted = pixels(file), pixels(f"predictions/masks/{file.stem}.png")
+        with np.load(f"predictions/probabilities/{file.stem}.npz") as arrays:
+            chances = arrays["probabilities"].astype(np.float64)
+        counted = truth != 255
+        right, count = right + (predicted == truth)[counted].sum(), count + counted.sum()
+        loss -= np.log(np.take_along_axis(chances, np.where(counted, truth, 0)[None], 0)[0][counted]).sum()
+    assert metrics["val/pixel_accuracy"] == pytest.approx(right / count, abs=1e-6)
+    assert metrics["val/loss"] == pytest.approx(loss / count, rel=1e-3), "probabilities are stored as float16"
+    assert "with tile=32, overlap=0.5, scales=0.75,1, flip=true" in run.data.tags["mlflow.runName"]
+    record = mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/reliability/val.json")
+    assert record["protocol"]["views"] == "tile=32, overlap=0.5, scales=0.75,1, flip=true"
+    with pytest.raises(InputError, match="tile=32, overlap=0.25 needs score_at=original"):
+        EvaluateConfig(model_uri=checkpoint, tile=32)
+
+
+def test_an_image_in_windows_that_cannot_be_predicted_is_skipped(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(good=blobs((60, 50), 0), large=blobs((90, 80), 1))
+    Path("in/bad.png").write_bytes(b"no image")
+    assert called(checkpoint, "--tile", "32", "--max_pixels", "5000") == 1
+    said = capsys.readouterr().err
+    assert "skipped bad.png: it cannot be read as an image" in said
+    assert "skipped large.png: it is too large: more than 5,000 pixels (7,200); max_pixels allows more" in said
+    assert list(table()) == ["good.png"]
+    assert not list(Path("predictions").rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tile", "16", "tile=16 is out of range"),
+        ("overlap", "0.5", "overlap=0.5 has no effect without tile"),
+        ("scales", "1,x", "scales='1,x' is not a list of numbers"),
+        ("outputs", "masks,all", "outputs='masks,all' holds 'all'"),
+        ("outputs", "", "outputs='' holds ''"),
+        ("min_confidence", "1.5", "min_confidence=1.5 is out of range"),
+        ("max_pixels", "0", "max_pixels=0 is too small"),
+    ],
+)
+def test_wrong_values_are_refused(field: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called("nowhere", f"--{field}={value}") == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
