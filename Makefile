@@ -27,10 +27,10 @@ run: $(VENV)/installed  ## Train a small model in about two minutes and record i
 	@echo 'Done. To look at the run: make ui'
 
 test: $(VENV)/installed-test  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses=logical --dist=loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-quick: $(VENV)/installed-test  ## Run the tests that neither train nor start a process (two to three minutes)
-	$(BIN)/python -m pytest --numprocesses=logical --dist=loadgroup --no-loadscope-reorder -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_ARGS)
 
 fuzz: $(VENV)/installed-test  ## Try 100,000 mangled inputs in half an hour (FUZZ_SEED=5 for the same ones again)
 	FUZZ_INPUTS=$(FUZZ_INPUTS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest tests/fuzz $(PYTEST_ARGS)

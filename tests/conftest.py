@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +26,42 @@ CAMVID = PROJECT.parent / "shared" / "data" / "camvid"
 needs_camvid = pytest.mark.skipif(not CAMVID.is_dir(), reason=f"the real images are not at {CAMVID}")
 
 
-TRAINED = "two_seeds"
-"""Fixture of trained runs that many files use."""
-TRAINS = {TRAINED, "settings"}
+SHARED = ("two_seeds", "stack: Stack")
+"""Fixtures that take long and are used by several files, as their tests name them: trained runs, and servers."""
+TRAINS = {"two_seeds", "settings"}
 """Fixtures of tests that train: they are slow."""
-SERVERS = "stack"
-"""Fixture of servers that take long to start."""
 MANY_INPUTS = "tests/fuzz/"
 """Folder whose tests try hundreds of inputs each: slow, too."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before markers select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark slow tests, and group all tests for `--dist=loadgroup`: a group is run by one process.
-
-    A group is a file, or all files that use a fixture which takes long. Long groups come first, so that no process has
-    one left when the others are done.
-    """
-    groups: dict[Path, str] = {}
+    """Mark slow tests. Long files come first, so that no process has one left when the others are done."""
     for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        if TRAINS & used or item.nodeid.startswith(MANY_INPUTS):
+        if TRAINS & set(getattr(item, "fixturenames", ())) or item.nodeid.startswith(MANY_INPUTS):
             item.add_marker(pytest.mark.slow)
-        for fixture in {TRAINED, SERVERS} & used:
-            groups[item.path] = fixture
     long = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(item.path, str(item.path))))
-    items.sort(key=lambda item: 0 if item.path in groups else 1 if item.path in long else 2)
+    items.sort(key=lambda item: 0 if shared_fixture(str(item.path)) else 1 if item.path in long else 2)
+
+
+@cache
+def shared_fixture(file: str) -> str:
+    """Return which fixture of `SHARED` a test file uses; empty if none."""
+    text = Path(file).read_text()
+    return next((name for name in SHARED if name in text), "")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist=loadfile`, one process runs all files that share a fixture, so that it is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return shared_fixture(str(config.rootpath / file)) or file
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

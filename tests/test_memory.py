@@ -126,7 +126,7 @@ def test_logits_of_many_classes_are_resized_in_bands(fresh: ProcessPoolExecutor)
 
 def memory_of_scoring(classes: int, side: int, on_device: bool) -> int:
     """Return the peak memory of counting small logits at the size of a large mask, by numba or as on a device."""
-    resizing.AT_ONCE, resizing.IN_ROWS, counting.IN_A_STRIP = 0, 2**20, 2**20
+    resizing.AT_ONCE, resizing.IN_ROWS, counting.IN_A_STRIP = 0, 2**20, 2**18
     logits, mask = torch.rand(1, classes, 64, 64), torch.zeros(1, side, side, dtype=torch.uint8)
     count = counting.count_strips if on_device else counting.count_images
     count(logits, mask[:, :64, :64], mask[:, :64, :64].bool())  # allocates what is allocated once

@@ -20,7 +20,7 @@ def build_optimizer(model: Segmenter, config: OptimizationConfig) -> torch.optim
         {"params": backbone, "factor": 1.0 if factor is None else factor},
         {"params": head, "factor": config.head_learning_rate_factor},
     ]
-    fused = is_fused_on(backbone[0].device)
+    fused = is_fused_on(next(model.parameters()).device)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
     return torch.optim.SGD(

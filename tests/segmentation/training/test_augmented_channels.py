@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from segmentation.classes import VOID
 from segmentation.config import AugmentationConfig
 from segmentation.training.augmentation import Augmentation
 
@@ -25,4 +26,5 @@ def test_each_channel_is_augmented_like_an_rgb_image(config: AugmentationConfig)
     assert torch.equal(found_masks, expected_masks)
     for channel in range(5):
         difference = found[:, channel].int() - expected[:, channel % 3].int()
+        difference[found_masks == VOID] = 0  # the border of a zoomed image is grey, at half of the range
         assert difference.abs().max() <= (1 if config.flip == 0 else 0)

@@ -95,6 +95,8 @@ def test_prediction_and_the_served_model_agree(trained: tuple[str, Path]) -> Non
             np.testing.assert_array_equal(mask, one["classes"])
         np.testing.assert_array_equal(one["classes"], other["classes"])
         np.testing.assert_array_equal(one["confidence"], other["confidence"])
+    requirements = mlflow.artifacts.load_text(f"runs:/{run_id}/model/requirements.txt")
+    assert {"tifffile", "imagecodecs"} <= {line.partition("==")[0] for line in requirements.splitlines()}
 
 
 def test_other_channels_and_bits_are_refused(trained: tuple[str, Path], tmp_path: Path) -> None:
