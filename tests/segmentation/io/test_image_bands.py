@@ -2,9 +2,11 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, TiffImagePlugin
 
 from segmentation.errors import InputError
@@ -107,6 +109,16 @@ def test_other_files_are_decoded_whole(tmp_path: Path, monkeypatch: pytest.Monke
     check(tmp_path / "small.tif", WholeImage)
 
 
+@pytest.mark.parametrize("options", [{"tile": (32, 16)}, {"rowsperstrip": 7, "compression": "lzw"}, {"byteorder": ">"}])
+def test_several_channels_of_16_bits(options: dict[str, Any], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2**16, (90, 61, 5), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig", **options)
+    with image_bands(tmp_path / "a.tif", 5, 16) as source:
+        assert isinstance(source, TiffBands)
+        found = np.concatenate([source.rows(top, min(top + 13, 90)) for top in range(0, 90, 13)])
+    np.testing.assert_array_equal(found, pixels)
+
+
 def test_only_the_needed_strips_are_decoded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = random_image((50, 400), 0)
     image.save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={module.STRIP_ROWS: 10})
@@ -131,7 +143,11 @@ def test_images_that_cannot_be_read_are_refused_as_elsewhere(tmp_path: Path) -> 
     image.save(tmp_path / "cut.tif", compression="tiff_lzw", tiffinfo={module.STRIP_ROWS: 16})
     content = (tmp_path / "cut.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
-    for name, reason in {"pages": "holds several images", "deep": "more than 8 bits", "cut": "cannot be read"}.items():
+    for name, reason in {
+        "pages": "holds several images",
+        "deep": "1 channel of 16 bits",
+        "cut": "cannot be read",
+    }.items():
         with (
             pytest.raises(InputError, match=f"it {reason}|it .*{reason}"),
             image_bands(tmp_path / f"{name}.tif") as source,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from segmentation.io.bands import Bands
 from segmentation.prediction import predictor as predictors
 from segmentation.prediction.blending import axis, blended
 from segmentation.prediction.image_rows import ImageRows, ResizedRows
@@ -187,6 +188,22 @@ def test_an_image_resized_in_bands_is_the_image_resized_as_a_whole(interpolation
     difference = abs(np.concatenate(parts) - whole)
     assert difference.max() <= 1 or interpolation == "nearest"
     assert (difference > 0).mean() < 0.02
+
+
+def test_windows_of_several_channels_of_16_bits() -> None:
+    pixels = np.random.default_rng(0).integers(0, 2**16, (70, 90, 5), dtype=np.uint16)
+
+    def several(batch: torch.Tensor) -> torch.Tensor:
+        return batch.float()[:, :4] / 20_000
+
+    for views, whole_views in (
+        (Views(tile=32), Views()),
+        (Views(tile=32, scales=(0.5, 1.0)), Views(scales=(0.5, 1.0))),
+    ):
+        (whole,) = Predictor(several, None, "bilinear", channels=5, bits=16, views=whole_views)([Bands(pixels)])
+        (found,) = Predictor(several, None, "bilinear", channels=5, bits=16, views=views)([Bands(pixels)])
+        np.testing.assert_allclose(found.confidence, whole.confidence, atol=1e-3)
+        assert (found.classes == whole.classes).mean() > 0.999
 
 
 def test_the_logarithms_of_averaged_probabilities_have_them_as_softmax() -> None:

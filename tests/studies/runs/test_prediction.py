@@ -157,7 +157,7 @@ def test_images_that_cannot_be_predicted_are_skipped_and_named(
     reasons = {
         "bomb.png": "it is too large: more than 40,000 pixels (44,100); max_pixels allows more",
         "cut.jpg": "damaged or cut off",
-        "deep.png": "more than 8 bits per channel", "empty.png": "of no known format", "gone.png": "No such file",
+        "deep.png": "1 channel of 16 bits", "empty.png": "of no known format", "gone.png": "No such file",
         "several.tif": "it holds several images",
         "long.png": "30000 x 1 pixels, 30,720,000 after resizing",
     }  # fmt: skip
