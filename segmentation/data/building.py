@@ -38,7 +38,7 @@ from segmentation.data.ragged import Ragged
 from segmentation.data.source import Source
 from segmentation.data.split import Split, histogram
 from segmentation.errors import InputError
-from segmentation.io.bands import bits_of
+from segmentation.io.channels import bits_of
 from segmentation.system.progress import progress
 
 MAX_CHECKED = 2000

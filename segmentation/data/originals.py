@@ -11,7 +11,7 @@ from segmentation.config import DataConfig
 from segmentation.data.preparation import resize_image
 from segmentation.data.source import Source
 from segmentation.data.split import Split
-from segmentation.io.bands import as_array
+from segmentation.io.channels import as_array
 
 if TYPE_CHECKING:
     import torch

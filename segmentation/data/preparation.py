@@ -8,8 +8,7 @@ from PIL import Image
 
 from segmentation.config import DataConfig
 from segmentation.errors import InputError
-from segmentation.io import bands
-from segmentation.io.bands import Bands, Raster, as_array
+from segmentation.io.channels import ChannelImage, Raster, as_array, resized
 
 
 def prepare(
@@ -38,14 +37,14 @@ def prepare(
         if refusal := too_small(image.size, config, name):
             raise InputError(refusal)
         mask_image = F.center_crop(mask_image, [config.crop])
-        image = _cropped(image, config.crop) if isinstance(image, Bands) else F.center_crop(image, [config.crop])
+        image = _cropped(image, config.crop) if isinstance(image, ChannelImage) else F.center_crop(image, [config.crop])
     return as_array(image), np.asarray(mask_image)
 
 
-def _cropped(image: Bands, side: int) -> Bands:
+def _cropped(image: ChannelImage, side: int) -> ChannelImage:
     """Return the centre of an image, as torchvision crops it."""
     top, left = (round((length - side) / 2) for length in (image.height, image.width))
-    return Bands(image.values[top : top + side, left : left + side])
+    return ChannelImage(image.values[top : top + side, left : left + side])
 
 
 def too_small(size: tuple[int, int], config: DataConfig, name: str) -> str:
@@ -77,10 +76,10 @@ def resize_image(image: Raster, config: DataConfig) -> Raster:
 
     if config.resize is None:
         return image
-    if isinstance(image, Bands):
-        return bands.resized(image, config.resize, config.interpolation)
-    resized: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
-    return resized
+    if isinstance(image, ChannelImage):
+        return resized(image, config.resize, config.interpolation)
+    found: Image.Image = F.resize(image, [config.resize], InterpolationMode(config.interpolation))
+    return found
 
 
 def resized_mask(mask: np.ndarray, config: DataConfig) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 from segmentation.classes import Classes
 from segmentation.config import DataConfig
 from segmentation.errors import InputError, listed, one_of
-from segmentation.io.bands import Raster
+from segmentation.io.channels import Raster
 
 
 class MissingDataError(InputError):

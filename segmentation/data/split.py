@@ -13,7 +13,7 @@ from PIL import Image
 from segmentation.classes import Classes
 from segmentation.data.ragged import Ragged
 from segmentation.errors import InputError
-from segmentation.io.bands import bits_of
+from segmentation.io.channels import bits_of
 
 if TYPE_CHECKING:  # mistakes in data are found before torch is imported, which takes seconds
     import torch

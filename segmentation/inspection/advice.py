@@ -11,7 +11,7 @@ from segmentation.config import MEASURED, RGB, DataConfig, TrainingConfig
 from segmentation.errors import listed
 from segmentation.inspection.problems import MIN_KEPT_AREA, RARE_IMAGES
 from segmentation.inspection.split import InspectedSplit
-from segmentation.io.bands import counted as channels_of
+from segmentation.io.channels import counted as channels_of
 
 CELL = 64
 """Pixels of the prepared image for each cell of the feature map: FCN and DeepLabV3 reduce width and height by 8."""

@@ -20,7 +20,7 @@ from segmentation.data.source import Source
 from segmentation.data.split import histogram
 from segmentation.errors import InputError
 from segmentation.inspection.hashes import difference_hash, grey_copy
-from segmentation.io.bands import Bands, Raster, as_array, as_rgb, bits_of, counted, is_of_pillow, resized
+from segmentation.io.channels import ChannelImage, Raster, as_array, as_rgb, bits_of, counted, is_of_pillow, resized
 from segmentation.io.decoding import decoded, image_layout, read_image, read_mask
 from segmentation.io.folders import is_image
 from segmentation.io.pixels import bits_per_channel, color_image, orientation
@@ -215,7 +215,7 @@ def _with_pixels(found: InspectedImage, image: Raster) -> InspectedImage:
 
 
 def _colours(image: Raster) -> Colours:
-    if isinstance(image, Bands):
+    if isinstance(image, ChannelImage):
         return _colours_of_bands(image)
     reduced = np.asarray(image.resize((REDUCED, REDUCED), Image.Resampling.BOX), np.int16).reshape(-1, 3)
     channels = np.ascontiguousarray(reduced.T)  # numpy reduces long rows much faster than short ones
@@ -226,7 +226,7 @@ def _colours(image: Raster) -> Colours:
     return Colours(tuple(mean), tuple(square), bool(is_grey), float(values.sum(axis=0).std() / 3))
 
 
-def _colours_of_bands(image: Bands) -> Colours:
+def _colours_of_bands(image: ChannelImage) -> Colours:
     channels = as_array(resized(image, REDUCED, "bilinear")).reshape(-1, image.values.shape[2]).T
     values = channels.astype(np.float32) / (2 ** bits_of(image.values) - 1)
     mean, square = values.mean(axis=1).tolist(), (values**2).mean(axis=1).tolist()

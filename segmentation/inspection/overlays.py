@@ -12,7 +12,7 @@ from segmentation.data.source import Source
 from segmentation.errors import InputError
 from segmentation.inspection.image import files_of
 from segmentation.inspection.split import InspectedSplit
-from segmentation.io.bands import Raster, as_rgb
+from segmentation.io.channels import Raster, as_rgb
 from segmentation.io.decoding import read_image
 
 SIDE = 240

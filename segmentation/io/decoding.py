@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from segmentation.errors import InputError
-from segmentation.io.bands import TIFF_SIGNATURES, Layout, Raster, is_of_pillow, layout_of, read_bands
+from segmentation.io.channels import TIFF_SIGNATURES, Layout, Raster, is_of_pillow, layout_of, read_channels
 from segmentation.io.limits import MAX_PIXELS
 from segmentation.io.pixels import FORMATS, RGB, UnfitError, color_image, mask_colors, mask_values, value_colors
 
@@ -47,7 +47,7 @@ def check_size(name: object, pixels: int) -> None:
 
 
 def read_image(file: Path | BytesIO, name: object = "it", channels: int = RGB, bits: int | None = None) -> Raster:
-    """Return the image in a file, with its EXIF orientation applied; see `bands.read_bands`.
+    """Return the image in a file, with its EXIF orientation applied; see `channels.read_channels`.
 
     Args:
         file: a path, or the file's content.
@@ -61,7 +61,7 @@ def read_image(file: Path | BytesIO, name: object = "it", channels: int = RGB, b
     with _explaining(file, name):
         _check_size(file, name)
         if channels != RGB or bits not in (None, 8) or not is_of_pillow(file):
-            return read_bands(file, channels, bits)
+            return read_channels(file, channels, bits)
     with decoded(file, name) as image:
         return color_image(image)
 

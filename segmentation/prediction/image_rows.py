@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from segmentation.io.bands import Bands, Raster
+from segmentation.io.channels import ChannelImage, Raster
 
 RESAMPLING = {
     "bilinear": (Image.Resampling.BILINEAR, 1.0),
@@ -54,7 +54,7 @@ class ImageRows:
         return self.image.height
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
-        if isinstance(self.image, Bands):
+        if isinstance(self.image, ChannelImage):
             return self.image.values[top:bottom]
         return np.array(self.image.crop((0, top, self.image.width, bottom)))
 
@@ -87,7 +87,7 @@ class ResizedRows:
         if band.dtype == np.uint8 and band.shape[2] == 3:
             return np.array(Image.fromarray(band).resize(size, self.filter, box))
         found = np.empty((size[1], size[0], band.shape[2]), band.dtype)
-        for channel in range(band.shape[2]):  # as `bands.resized` resizes them
+        for channel in range(band.shape[2]):  # as `channels.resized` resizes them
             values = np.ascontiguousarray(band[..., channel], None if band.dtype == np.uint8 else np.float32)
             resized = np.asarray(Image.fromarray(values).resize(size, self.filter, box))
             found[..., channel] = resized if values.dtype == np.uint8 else resized.round().clip(0, 65535)

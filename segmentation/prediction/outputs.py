@@ -16,7 +16,7 @@ from PIL import Image
 from segmentation import plots
 from segmentation.classes import VOID, Classes
 from segmentation.errors import InputError, listed
-from segmentation.io.bands import Raster, as_rgb
+from segmentation.io.channels import Raster, as_rgb
 from segmentation.io.png import PngRows
 from segmentation.prediction.kinds import ENDINGS, USUAL
 from segmentation.prediction.predictor import Prediction
@@ -98,7 +98,7 @@ class PredictedFolder:
         Args:
             path: path of the image, for the table.
             name: name of its files, without ending.
-            image: image of `W` x `H` pixels; the overlay shows what `bands.displayed` shows of it.
+            image: image of `W` x `H` pixels; the overlay shows what `channels.displayed` shows of it.
             prediction: for the whole image.
 
         Raises:

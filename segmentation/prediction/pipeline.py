@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 
 from segmentation.errors import InputError
-from segmentation.io.bands import Bands, Raster
+from segmentation.io.channels import ChannelImage, Raster
 from segmentation.io.decoding import TooLargeError, pixel_limit, read_image
-from segmentation.io.image_bands import image_bands
 from segmentation.io.limits import MAX_PIXELS
+from segmentation.io.row_bands import row_bands
 from segmentation.prediction.outputs import MAX_SIDE, PredictedFolder, output_names, reduction
 from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.system.progress import progress
@@ -96,7 +96,7 @@ def _bands_done(predictor: Predictor, path: str, name: str, file: Path, output: 
     """
     with ExitStack() as stack:
         with _unreadable():
-            source = stack.enter_context(image_bands(file, predictor.channels, predictor.bits))
+            source = stack.enter_context(row_bands(file, predictor.channels, predictor.bits))
         size = source.width, source.height
         files = stack.enter_context(output.writing(path, name, size, reduction(*size)))
         bands = predictor.bands(source, "probabilities" in output.kinds)
@@ -112,7 +112,7 @@ def _bands_done(predictor: Predictor, path: str, name: str, file: Path, output: 
                 image = None
                 if "overlays" in output.kinds:
                     with _unreadable():
-                        image = Bands(source.rows(band.top + top, band.top + min(top + rows, height)))
+                        image = ChannelImage(source.rows(band.top + top, band.top + min(top + rows, height)))
                 files.add(image, part)
             yield height / source.height
 

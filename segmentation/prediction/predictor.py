@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from segmentation.io.bands import Bands, Raster, resized
+from segmentation.io.channels import ChannelImage, Raster, resized
 from segmentation.io.pixels import RGB
 from segmentation.prediction.blending import Axis, Block, axis, blended
 from segmentation.prediction.image_rows import ImageRows, ResizedRows, Rows
@@ -119,7 +119,7 @@ class Predictor:
 
     def prepare(self, image: Raster) -> torch.Tensor:
         """Return an image as the model's input, `(N, h, w)` uint8 or uint16."""
-        if isinstance(image, Bands):
+        if isinstance(image, ChannelImage):
             if self.resize is not None:
                 image = resized(image, self.resize, self.interpolation.value)
             return _as_input(image.values)
@@ -133,7 +133,7 @@ class Predictor:
         if self.views.scales == (1.0,):
             return [self.prepare(image)]
         sizes = self.views.sizes(image.width, image.height, self.resize)
-        if isinstance(image, Bands):
+        if isinstance(image, ChannelImage):
             return [_as_input(resized(image, min(size), self.interpolation.value).values) for size in sizes]
         image = image.convert("RGB")
         scaled = [transforms.resize(image, [height, width], self.interpolation) for width, height in sizes]
@@ -147,7 +147,7 @@ class Predictor:
             probabilities: whether to return the probabilities of all classes.
         """
         if self.views.tile is not None:
-            rasters = [image if isinstance(image, Bands) else image.convert("RGB") for image in images]
+            rasters = [image if isinstance(image, ChannelImage) else image.convert("RGB") for image in images]
             return [self._assembled(ImageRows(image), probabilities) for image in rasters]
         logits = self.logits([self.inputs(image) for image in images])
         return [
@@ -421,7 +421,7 @@ class LogProbabilities(torch.nn.Module):
         """Return `(B, C, H, W)` for images `(B, N, H, W)` at their own size."""
         arrays = images.permute(0, 2, 3, 1).cpu().numpy()
         is_rgb = (self.predictor.channels, self.predictor.bits) == (RGB, 8)
-        rasters = [Image.fromarray(array) if is_rgb else Bands(array) for array in arrays]
+        rasters = [Image.fromarray(array) if is_rgb else ChannelImage(array) for array in arrays]
         found = self.predictor(rasters, probabilities=True)
         stacked = torch.stack([torch.from_numpy(each.probabilities) for each in found])
         return as_logits(stacked).to(images.device)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from segmentation.data import Split
 from segmentation.errors import listed
-from segmentation.io.bands import counted
+from segmentation.io.channels import counted
 from segmentation.metrics import COMPARED, METRICS
 from studies.base.markdown import code, escaped
 from studies.base.tables import table

@@ -30,8 +30,8 @@ from safetensors.torch import save_file
 
 from segmentation import errors
 from segmentation.calibration import calibrators
-from segmentation.io import bands, pixels
-from segmentation.io.bands import bits_of, encoded
+from segmentation.io import channels, pixels
+from segmentation.io.channels import bits_of, encoded
 from segmentation.models import model_code, network_outputs, networks, segmenter
 from segmentation.models.model_code import plain_version, write_code
 from segmentation.models.segmenter import Segmenter
@@ -45,8 +45,8 @@ PACKAGE = "served_segmenter"
 """Prefix of the package name of the copied code. A hash of the code follows, so that models with different code can be
 loaded in one process."""
 SHIPPED = (
-    bands, blending, calibrators, checksums, errors, full_precision, image_rows, model_code, network_outputs, networks,
-    pixels, predictor, request, segmenter, served, views,
+    blending, calibrators, channels, checksums, errors, full_precision, image_rows, model_code, network_outputs,
+    networks, pixels, predictor, request, segmenter, served, views,
 )  # fmt: skip
 """Modules copied into every logged model. They import each other, and nothing else of the project."""
 REQUIRED = ("mlflow", "numpy", "pillow", "safetensors", "torch", "torchvision")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segmentation.io.bands import Bands, Raster, check_layout, layout_of, read_bands
+from segmentation.io.channels import ChannelImage, Raster, check_layout, layout_of, read_channels
 from segmentation.io.pixels import FORMATS, RGB, UnfitError, color_image
 
 MAX_PIXELS = 2**24
@@ -120,8 +120,8 @@ def decode_image(image: Raster | Opened, label: str, expected: Expected = Expect
     """
     try:
         if isinstance(image, Opened):
-            return read_bands(BytesIO(image.content), *expected)
-        return image if isinstance(image, Bands) else color_image(image)
+            return read_channels(BytesIO(image.content), *expected)
+        return image if isinstance(image, ChannelImage) else color_image(image)
     except UnfitError as error:
         raise RequestError(f"{label}: it {error}") from error
     except Exception as error:  # Pillow raises nearly any type for a damaged file
@@ -270,4 +270,4 @@ def _from_pixels(pixels: np.ndarray, label: str, expected: Expected) -> Raster:
             f"{label}: the pixels range from {lowest} to {highest}: they must be within 0 to {highest_value}"
         )
     values = pixels.astype(np.uint8 if expected.bits == 8 else np.uint16)
-    return Image.fromarray(values) if expected.is_rgb else Bands(values)
+    return Image.fromarray(values) if expected.is_rgb else ChannelImage(values)

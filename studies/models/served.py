@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from segmentation.calibration.calibrators import build as build_calibrator
-from segmentation.io.bands import Raster
+from segmentation.io.channels import Raster
 from segmentation.models.model_code import read_code
 from segmentation.models.segmenter import RGB, assemble
 from segmentation.prediction.predictor import Prediction, Predictor

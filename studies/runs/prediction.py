@@ -11,7 +11,7 @@ from PIL import Image
 from segmentation import plots
 from segmentation.devices import memory_format, resolve_device
 from segmentation.errors import InputError, listed
-from segmentation.io.bands import as_rgb, display_note
+from segmentation.io.channels import as_rgb, display_note
 from segmentation.io.decoding import read_image
 from segmentation.io.folders import SUFFIXES
 from segmentation.prediction.inputs import find_images

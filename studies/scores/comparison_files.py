@@ -7,7 +7,7 @@ import numpy as np
 
 from segmentation import plots
 from segmentation.config import RGB
-from segmentation.io.bands import display_note
+from segmentation.io.channels import display_note
 from segmentation.metrics import COMPARED, METRICS
 from studies.scores.comparison import (
     Contestant,

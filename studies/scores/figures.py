@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from segmentation import plots
 from segmentation.data import Originals, Split
-from segmentation.io.bands import display_note, displayed
+from segmentation.io.channels import display_note, displayed
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring import calibration_error
 from segmentation.scoring.bootstrap import Interval
@@ -77,7 +77,7 @@ def predicted(
     """Predict one image of a split.
 
     Returns:
-        Image `(H, W, 3)` uint8 as `bands.displayed` shows it, true and predicted class `(H, W)` uint8, confidence
+        Image `(H, W, 3)` uint8 as `channels.displayed` shows it, true and predicted class `(H, W)` uint8, confidence
         `(H, W)`.
     """
     images, masks = split.gather(np.array([index]))

@@ -19,7 +19,7 @@ from segmentation.classes import VOID, Classes
 from segmentation.data.masks import read_indices
 from segmentation.data.pairs import ImagePairs
 from segmentation.errors import InputError
-from segmentation.io.bands import Bands, layout_of
+from segmentation.io.channels import ChannelImage, layout_of
 from segmentation.io.decoding import decoded, read_image
 from segmentation.io.limits import MAX_PIXELS
 from tests.conftest import needs_camvid
@@ -201,7 +201,7 @@ def test_mangled_images_to_predict(door: Callable[[str], Door], real_images: tup
         found = door(lambda: read_image(file), "it ")
         if found is None:
             continue
-        if isinstance(found, Bands):
+        if isinstance(found, ChannelImage):
             continue
         assert found.mode == "RGB"
         with Image.open(BytesIO(content)) as image:
@@ -242,7 +242,7 @@ def test_generated_images(door: Callable[[str], Door]) -> None:
         file.write_bytes(content)
         found = door(lambda: read_image(file), "it ")
         assert found is None or found.width * found.height <= MAX_PIXELS
-        assert found is None or (found.values.shape[2] == 3 if isinstance(found, Bands) else found.mode == "RGB")
+        assert found is None or (found.values.shape[2] == 3 if isinstance(found, ChannelImage) else found.mode == "RGB")
 
     one()
 
@@ -276,7 +276,7 @@ def test_mangled_images_of_several_channels(door: Callable[[str], Door]) -> None
         channels = random.choice((1, 2, 3, 4, 5, *[layout_of(BytesIO(content)).channels] * 15))
         bits = random.choice((None, None, 8, 16))
         found = door(lambda: read_image(file, "it", channels, bits), "it ")  # noqa: B023
-        if isinstance(found, Bands):
+        if isinstance(found, ChannelImage):
             assert found.values.shape[2] == channels
             assert found.values.dtype in ((np.uint8, np.uint16) if bits is None else (f"uint{bits}",))
     assert door.right > door.tried // 20

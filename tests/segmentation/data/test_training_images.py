@@ -16,7 +16,7 @@ from segmentation.data.ragged import Ragged
 from segmentation.data.source import LabelledImage
 from segmentation.data.training_images import TrainingImages, class_balanced, held_classes
 from segmentation.errors import InputError
-from segmentation.io.bands import Bands
+from segmentation.io.channels import ChannelImage
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ class Channels:
         return 0
 
     def read(self, index: int) -> LabelledImage:
-        return LabelledImage(Bands(self.images[index]), self.masks[index], bytes([index]))
+        return LabelledImage(ChannelImage(self.images[index]), self.masks[index], bytes([index]))
 
 
 def test_whole_images_of_16_bits_and_five_channels_are_cached_and_cropped_exactly(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from segmentation.io.bands import Bands
+from segmentation.io.channels import ChannelImage
 from segmentation.prediction import predictor as predictors
 from segmentation.prediction.blending import axis, blended
 from segmentation.prediction.image_rows import ImageRows, ResizedRows
@@ -200,8 +200,8 @@ def test_windows_of_several_channels_of_16_bits() -> None:
         (Views(tile=32), Views()),
         (Views(tile=32, scales=(0.5, 1.0)), Views(scales=(0.5, 1.0))),
     ):
-        (whole,) = Predictor(several, None, "bilinear", channels=5, bits=16, views=whole_views)([Bands(pixels)])
-        (found,) = Predictor(several, None, "bilinear", channels=5, bits=16, views=views)([Bands(pixels)])
+        (whole,) = Predictor(several, None, "bilinear", channels=5, bits=16, views=whole_views)([ChannelImage(pixels)])
+        (found,) = Predictor(several, None, "bilinear", channels=5, bits=16, views=views)([ChannelImage(pixels)])
         np.testing.assert_allclose(found.confidence, whole.confidence, atol=1e-3)
         assert (found.classes == whole.classes).mean() > 0.999
 

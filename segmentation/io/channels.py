@@ -1,6 +1,6 @@
 """Images of any number of channels, of 8 or 16 bits: reading, resizing and display.
 
-An RGB image of 8 bits is a `PIL.Image`, every other image is a `Bands`. Pillow reads files of 8 bits per channel with
+An RGB image of 8 bits is a `PIL.Image`, every other image is a `ChannelImage`. Pillow reads files of 8 bits per channel with
 up to 4 channels; imagecodecs reads PNG files of 16 bits, of which Pillow drops 8; tifffile reads all other TIFF files.
 
 Every logged model carries a copy of this module (`studies.models.flavor.SHIPPED`), so it imports only modules of this
@@ -56,7 +56,7 @@ for _library in ("PIL.TiffImagePlugin", "imagecodecs", "tifffile"):  # they prin
 
 
 @dataclass(frozen=True)
-class Bands:
+class ChannelImage:
     """An image with any number of channels, of 8 or 16 bits."""
 
     values: np.ndarray
@@ -80,13 +80,13 @@ class Bands:
         return self.values.tobytes()
 
 
-Raster = Image.Image | Bands
+Raster = Image.Image | ChannelImage
 """An RGB image of 8 bits, or an image with other channels or bits."""
 
 
 def as_array(image: Raster) -> np.ndarray:
     """Return the pixels of an image, `(H, W, N)` uint8 or uint16."""
-    return image.values if isinstance(image, Bands) else np.array(image)
+    return image.values if isinstance(image, ChannelImage) else np.array(image)
 
 
 def bits_of(pixels: np.ndarray) -> int:
@@ -118,7 +118,7 @@ def counted(channels: int) -> str:
     return f"{channels} channel{'' if channels == 1 else 's'}"
 
 
-def read_bands(file: File, channels: int = RGB, bits: int | None = None) -> Raster:
+def read_channels(file: File, channels: int = RGB, bits: int | None = None) -> Raster:
     """Return the image in a file, with its orientation applied.
 
     Transparency is a channel if `channels` counts it, and is dropped if the file has `channels` others.
@@ -146,7 +146,7 @@ def read_bands(file: File, channels: int = RGB, bits: int | None = None) -> Rast
     expected = (layout.height, layout.width)
     if values.shape[:2] not in (expected, expected[::-1]) or values.dtype != DTYPES[layout.bits]:
         raise UnfitError(f"is damaged: its pixels are {values.dtype} {values.shape}, where it states {layout}")
-    return Bands(np.ascontiguousarray(values[..., :channels]))
+    return ChannelImage(np.ascontiguousarray(values[..., :channels]))
 
 
 def check_layout(layout: Layout, channels: int, bits: int | None) -> None:
@@ -325,7 +325,7 @@ def turn(values: np.ndarray, turned: int) -> np.ndarray:
     return values
 
 
-def resized(image: Bands, side: int, interpolation: str) -> Bands:
+def resized(image: ChannelImage, side: int, interpolation: str) -> ChannelImage:
     """Return an image with its shorter side resized as torchvision resizes an RGB image, channel by channel.
 
     Channels of 16 bits are resized as floats and rounded.
@@ -349,7 +349,7 @@ def resized(image: Bands, side: int, interpolation: str) -> Bands:
         else:
             floats = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, how))
             found[..., channel] = np.rint(floats).clip(0, np.iinfo(values.dtype).max)
-    return Bands(found)
+    return ChannelImage(found)
 
 
 def displayed(values: np.ndarray) -> np.ndarray:
@@ -381,11 +381,11 @@ def display_note(channels: int, bits: int) -> str:
 
 def as_rgb(image: Raster) -> Image.Image:
     """Return an image for display; see `displayed`."""
-    return Image.fromarray(displayed(image.values)) if isinstance(image, Bands) else image
+    return Image.fromarray(displayed(image.values)) if isinstance(image, ChannelImage) else image
 
 
 def encoded(values: np.ndarray) -> bytes:
-    """Return the content of a file that `read_bands` reads, a PNG or a TIFF, with pixels `(H, W, N)`."""
+    """Return the content of a file that `read_channels` reads, a PNG or a TIFF, with pixels `(H, W, N)`."""
     file = BytesIO()
     if values.dtype == np.uint8 and values.shape[2] == RGB:
         Image.fromarray(values).save(file, "PNG")

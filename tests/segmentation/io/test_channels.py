@@ -14,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from segmentation.errors import InputError
-from segmentation.io.bands import Bands, as_array, display_note, displayed, encoded, resized, turn
+from segmentation.io.channels import ChannelImage, as_array, display_note, displayed, encoded, resized, turn
 from segmentation.io.decoding import read_image
 from tests.segmentation.io.test_pixels import TURNS, png
 
@@ -146,7 +146,7 @@ def test_reduced_copies_and_masks_of_a_page_do_not_count() -> None:
 def test_each_channel_is_resized_like_an_rgb_image(interpolation: str, side: int) -> None:
     rgb = Image.fromarray(FLAT[..., :3].copy())
     expected = np.asarray(F.resize(rgb, [side], InterpolationMode(interpolation)))
-    found = resized(Bands(FLAT), side, interpolation).values
+    found = resized(ChannelImage(FLAT), side, interpolation).values
     np.testing.assert_array_equal(found[..., :3], expected)
 
 
@@ -155,7 +155,7 @@ def test_each_channel_is_resized_like_an_rgb_image(interpolation: str, side: int
 def test_16_bits_are_resized_like_floats(interpolation: str, side: int) -> None:
     floats = torch.from_numpy(DEEP.astype(np.float64)).permute(2, 0, 1)
     expected = F.resize(floats, [side], InterpolationMode(interpolation)).permute(1, 2, 0).numpy().clip(0, 2**16 - 1)
-    found = resized(Bands(DEEP), side, interpolation.removesuffix("-exact")).values
+    found = resized(ChannelImage(DEEP), side, interpolation.removesuffix("-exact")).values
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 0.51
 

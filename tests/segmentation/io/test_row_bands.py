@@ -10,9 +10,9 @@ import tifffile
 from PIL import Image, TiffImagePlugin
 
 from segmentation.errors import InputError
-from segmentation.io import image_bands as module
+from segmentation.io import row_bands as module
 from segmentation.io.decoding import TooLargeError, pixel_limit, read_image
-from segmentation.io.image_bands import TiffBands, WholeImage, image_bands
+from segmentation.io.row_bands import TiffBands, WholeImage, row_bands
 from tests.segmentation.prediction.test_predictor import random_image
 
 
@@ -25,7 +25,7 @@ def small_images_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
 def check(file: Path, kind: type) -> None:
     """Check that the rows of a file are those of the whole file."""
     whole = np.array(read_image(file))
-    with image_bands(file) as source:
+    with row_bands(file) as source:
         assert type(source) is kind
         assert (source.width, source.height) == whole.shape[1::-1]
         for rows in (7, 16, 50):
@@ -113,7 +113,7 @@ def test_other_files_are_decoded_whole(tmp_path: Path, monkeypatch: pytest.Monke
 def test_several_channels_of_16_bits(options: dict[str, Any], tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 2**16, (90, 61, 5), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig="contig", **options)
-    with image_bands(tmp_path / "a.tif", 5, 16) as source:
+    with row_bands(tmp_path / "a.tif", 5, 16) as source:
         assert isinstance(source, TiffBands)
         found = np.concatenate([source.rows(top, min(top + 13, 90)) for top in range(0, 90, 13)])
     np.testing.assert_array_equal(found, pixels)
@@ -124,7 +124,7 @@ def test_only_the_needed_strips_are_decoded_and_kept(tmp_path: Path, monkeypatch
     image.save(tmp_path / "a.tif", compression="tiff_lzw", tiffinfo={module.STRIP_ROWS: 10})
     decoded = []
     monkeypatch.setattr(module, "read_image", lambda *given: decoded.append(1) or read_image(*given))
-    with image_bands(tmp_path / "a.tif") as source:
+    with row_bands(tmp_path / "a.tif") as source:
         assert isinstance(source, TiffBands)
         source.rows(100, 130)
         assert len(decoded) == 3
@@ -150,7 +150,7 @@ def test_images_that_cannot_be_read_are_refused_as_elsewhere(tmp_path: Path) -> 
     }.items():
         with (
             pytest.raises(InputError, match=f"it {reason}|it .*{reason}"),
-            image_bands(tmp_path / f"{name}.tif") as source,
+            row_bands(tmp_path / f"{name}.tif") as source,
         ):
             source.rows(0, source.height)
 
@@ -158,7 +158,7 @@ def test_images_that_cannot_be_read_are_refused_as_elsewhere(tmp_path: Path) -> 
 def test_the_number_of_pixels_is_limited(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         Image.new("L", (100, 90)).save(tmp_path / name)
-        with pixel_limit(9000), image_bands(tmp_path / name) as source:
+        with pixel_limit(9000), row_bands(tmp_path / name) as source:
             assert source.rows(0, 90).shape == (90, 100, 3)
         with pixel_limit(8999), pytest.raises(TooLargeError, match="more than 8,999 pixels"):
-            image_bands(tmp_path / name).__enter__()
+            row_bands(tmp_path / name).__enter__()

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import TiffImagePlugin
 
-from segmentation.io.bands import TIFF_SIGNATURES, Bands, Raster, as_array
+from segmentation.io.channels import TIFF_SIGNATURES, ChannelImage, Raster, as_array
 from segmentation.io.decoding import check_size, read_image
 from segmentation.io.pixels import COPY_BITS, ORIENTATION, RGB, SAMPLES, SUBFILE
 
@@ -61,7 +61,7 @@ class WholeImage:
 
     def rows(self, top: int, bottom: int) -> np.ndarray:
         """Return the rows `top` to `bottom` as `(bottom - top, width, N)` uint8 or uint16."""
-        if isinstance(self._image, Bands):
+        if isinstance(self._image, ChannelImage):
             return self._image.values[top:bottom]
         return np.array(self._image.crop((0, top, self.width, bottom)))
 
@@ -118,7 +118,7 @@ class TiffBands:
 
 
 @contextmanager
-def image_bands(file: Path, channels: int = RGB, bits: int | None = None) -> "Iterator[TiffBands | WholeImage]":
+def row_bands(file: Path, channels: int = RGB, bits: int | None = None) -> "Iterator[TiffBands | WholeImage]":
     """Open an image file to read its rows from top to bottom. The pixels are those of `read_image`.
 
     Args:
