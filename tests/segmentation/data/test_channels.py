@@ -17,7 +17,7 @@ from segmentation.inspection.advice import advise
 from segmentation.inspection.overlays import with_mask
 from segmentation.inspection.problems import find_problems
 from segmentation.inspection.split import inspect_splits
-from tests.segmentation.io.test_bands import write_tiff
+from tests.segmentation.io.test_channels import write_tiff
 
 SIDE = 12
 

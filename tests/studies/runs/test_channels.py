@@ -17,7 +17,7 @@ from studies.models import loading
 from studies.runs.evaluation import run_evaluation
 from studies.runs.prediction import run_prediction
 from studies.runs.training import run_training
-from tests.segmentation.io.test_bands import write_tiff
+from tests.segmentation.io.test_channels import write_tiff
 
 pytestmark = pytest.mark.slow
 CHANNELS = 5
