@@ -1,7 +1,8 @@
 """Images of any number of channels, of 8 or 16 bits: reading, resizing and display.
 
 An RGB image of 8 bits is a `PIL.Image`, every other image is a `ChannelImage`. Pillow reads files of 8 bits per channel
-with up to 4 channels; imagecodecs reads PNG files of 16 bits, of which Pillow drops 8; tifffile reads all other TIFF files.
+with up to 4 channels; imagecodecs reads PNG files of 16 bits, of which Pillow drops 8; tifffile reads all other TIFF
+files.
 
 Every logged model carries a copy of this module (`studies.models.flavor.SHIPPED`), so it imports only modules of this
 project that are copied as well.
