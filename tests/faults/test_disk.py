@@ -38,6 +38,6 @@ def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(
     assert "could not be written" in run.data.tags["status_reason"]
     folder = Path("checkpoints", run_id)
     kept = checkpoints.load(folder / "last.pt")
-    assert kept.epoch >= 2
+    assert kept.epoch >= 1  # a thread writes that of epoch 2 during epoch 3
     assert len(kept.history) == kept.epoch
     assert sorted(file.name for file in folder.iterdir()) == ["best.pt", "last.pt"]
