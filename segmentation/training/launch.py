@@ -33,7 +33,7 @@ STEP_TIMEOUT = timedelta(minutes=10)
 """Longest wait for the gradients or counts of another rank."""
 EPOCH_TIMEOUT = timedelta(days=7)
 """Longest wait for rank 0 to prepare data or to record an epoch."""
-FAILURE_SECONDS = 5.0
+FAILURE_SECONDS = 30.0
 """Longest wait for the rank whose end has made an operation between ranks fail."""
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables that a launcher sets in addition to `WORLD_SIZE`."""
