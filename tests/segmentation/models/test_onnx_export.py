@@ -51,20 +51,20 @@ def test_the_file_of_a_calibrated_model_agrees_with_it_at_other_sizes(tmp_path: 
 
 
 class Dense(torch.nn.Module):
-    """A model of one layer, which is exported in a second."""
+    """A network of one layer, which is exported in a second."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = torch.nn.Conv2d(3, 2, 1)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layer(images.float())
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": self.layer(images)}
 
 
 def test_a_file_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     with pytest.raises(InputError, match="differs from the model"):
-        onnx_export.export_onnx(Dense(), tmp_path / "model.onnx", METADATA)  # type: ignore[arg-type]
+        onnx_export.export_onnx(Segmenter(Dense(), "signed_unit"), tmp_path / "model.onnx", METADATA)
     assert not list(tmp_path.iterdir())
 
 
