@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from segmentation.io import bands
+from segmentation.io import channels
 from studies.models.request import RequestError, decode_image, listed_images, open_image
 from tests.segmentation.io.test_pixels import tiff
 
@@ -139,7 +139,7 @@ def two_pages() -> bytes:
 
 
 TIFF_16 = tiff(16, 2, RANDOM.integers(0, 256, (2, 60), dtype=np.uint8), 3)
-FIVE = bands.encoded(np.zeros((4, 6, 5), np.uint16))
+FIVE = channels.encoded(np.zeros((4, 6, 5), np.uint16))
 INFRARED = tiff(8, 2, RANDOM.integers(0, 256, (2, 80), dtype=np.uint8), 4, extra=(0,))
 
 REFUSED: dict[str, tuple[Any, str]] = {
