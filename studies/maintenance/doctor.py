@@ -40,7 +40,7 @@ def _runs(config: DoctorConfig) -> Iterator[str]:
 
     tracking.keep_records_in(config.records)
     try:
-        tracking.check_store()
+        tracking.check_store(create=False)
         if tracking.is_absent():
             print(f"Runs: none yet, {tracking.address()} does not exist.")
             return
@@ -137,7 +137,7 @@ def _unneeded(config: DoctorConfig) -> Iterator[str]:
 
     tracking.keep_records_in(config.records)
     try:
-        tracking.check_store()
+        tracking.check_store(create=False)
         files = [] if tracking.is_absent() else [file for each in folders for file in _unneeded_of(each)]
     except InputError as error:
         yield f"which checkpoints are needed is not known: {error}"

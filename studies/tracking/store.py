@@ -44,8 +44,8 @@ def is_absent() -> bool:
     return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
 
 
-def check_store(seconds: float = 0.0) -> None:
-    """Raise an `InputError` if the store cannot be used, after retrying for `seconds`.
+def check_store(seconds: float = 0.0, create: bool = True) -> None:
+    """Raise an `InputError` if the store cannot be used, after retrying for `seconds`; `create` a missing database.
 
     Without this check MLflow would retry for minutes.
     """
@@ -55,7 +55,7 @@ def check_store(seconds: float = 0.0) -> None:
     deadline = time.monotonic() + seconds
     while True:
         try:
-            _check_store()
+            _check_store(create)
         except InputError:
             if time.monotonic() > deadline or interruption.is_stopping():
                 raise
@@ -64,7 +64,7 @@ def check_store(seconds: float = 0.0) -> None:
             return
 
 
-def _check_store() -> None:
+def _check_store(create: bool) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(SQLITE):
         file = Path(uri.removeprefix(SQLITE))
@@ -73,7 +73,7 @@ def _check_store() -> None:
                 f"runs cannot be recorded in {file}: it is not writable. Change to a writable folder, or set "
                 f"MLFLOW_TRACKING_URI"
             )
-        if not file.exists():
+        if create and not file.exists():
             _create(file)
     if not uri.startswith(("http://", "https://")):
         return
