@@ -79,8 +79,9 @@ class Writer:
     """Writes the checkpoints of a run by a thread, from copies in memory, while the model is trained on.
 
     Where epochs are shorter than the writing of a checkpoint, a newer checkpoint takes the place of one that waits, so
-    that nothing waits for the disk. One checkpoint is being written and one waits, at most: the copies take twice the
-    size of a checkpoint in memory, 0.5 GB for FCN-ResNet-50 with momentum.
+    that nothing waits for the disk. Only the first one is waited for: a run with an epoch can be resumed. One
+    checkpoint is being written and one waits, at most: the copies take twice the size of a checkpoint in memory, 0.5 GB for
+    FCN-ResNet-50 with momentum.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,6 +112,9 @@ class Writer:
                 self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+            if not (self._folder / NAMES[1]).is_file():
+                self._changed.wait_for(lambda: self._written is not None or self._error is not None)
+                self.check()
 
     def close(self) -> None:
         """Wait until everything is written; `check` then raises the error of a checkpoint that could not be."""
@@ -140,6 +144,7 @@ class Writer:
                     keep_as(best, last)
                 with self._changed:
                     self._written = found.copy
+                    self._changed.notify_all()
         except BaseException as error:  # `check` raises it in the caller's thread
             with self._changed:
                 self._error, self._waiting = error, None

@@ -308,7 +308,8 @@ def _stop_during_first_trial(config: TuneConfig) -> None:
 
 def test_failed_trials_stop_the_worker(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """checkpoint_dir is a file, so no checkpoint can be written."""
-    config = search(own_data, checkpoint_dir=str(own_data / "classes.txt"), max_failures=2, n_trials=5)
+    broken = str(own_data / "classes.txt")
+    config = search(own_data, checkpoint_dir=broken, max_failures=2, n_trials=5, pruner="none")
     with pytest.raises(InputError, match="2 trials in a row failed .*max_failures=2.*: checkpoint .*classes.txt"):
         run_study(config)
     study = opened(config)
