@@ -80,8 +80,8 @@ class Writer:
 
     Where epochs are shorter than the writing of a checkpoint, a newer checkpoint takes the place of one that waits, so
     that nothing waits for the disk. Only the first one is waited for: a run with an epoch can be resumed. One
-    checkpoint is being written and one waits, at most: the copies take twice the size of a checkpoint in memory, 0.5 GB for
-    FCN-ResNet-50 with momentum.
+    checkpoint is being written and one waits, at most: the copies take twice the size of a checkpoint in memory, 0.5 GB
+    for FCN-ResNet-50 with momentum.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -193,7 +193,7 @@ def _runs(
 def _step(model: Segmenter, config: TrainingConfig, device: torch.device, images: int) -> TrainingStep:
     model.train()
     # the loss does not count here: a learning rate of 0 keeps it finite
-    config = replace(config, micro_batch=images, learning_rate=0.0, loss="cross_entropy", processes=1)
+    config = replace(config, micro_batch=images, learning_rate=0.0, loss=TrainingConfig.loss, processes=1)
     return TrainingStep(model, config, device, ProcessGroup())
 
 

@@ -147,12 +147,13 @@ class Held:
 def test_a_checkpoint_is_written_by_a_thread_as_it_was_when_it_was_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    save(checkpoint(0), tmp_path / "last.pt")
     held, writer, given = Held(monkeypatch), Writer(tmp_path), checkpoint(1)
     writer.save(given, is_best=True)
     given.network["w"].zero_()  # training goes on
     given.optimizer["state"][0]["momentum_buffer"].zero_()
     assert held.started.acquire(timeout=10)
-    assert not (tmp_path / "last.pt").exists()
+    assert load(tmp_path / "last.pt").epoch == 0
     held.go.release()
     writer.close()
     writer.check()
@@ -165,6 +166,7 @@ def test_a_checkpoint_is_written_by_a_thread_as_it_was_when_it_was_saved(
 def test_a_newer_checkpoint_replaces_one_that_waits_unless_that_is_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    save(checkpoint(0), tmp_path / "last.pt")
     held, writer = Held(monkeypatch), Writer(tmp_path)
     writer.save(checkpoint(1), is_best=True)
     assert held.started.acquire(timeout=10)
@@ -183,13 +185,36 @@ def test_a_newer_checkpoint_replaces_one_that_waits_unless_that_is_the_best(
     assert torch.equal(load(tmp_path / "last.pt").network["w"], torch.ones(3))
 
 
-def test_an_error_of_the_thread_is_raised_by_the_next_save_and_by_check(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_best", [False, True])
+def test_the_first_checkpoint_is_written_when_save_returns(is_best: bool, tmp_path: Path) -> None:
+    """A run that has logged an epoch can be resumed."""
+    writer = Writer(tmp_path)
+    writer.save(checkpoint(1), is_best)
+    assert load(tmp_path / "last.pt").epoch == 1
+    writer.close()
+
+
+def test_an_error_of_the_thread_is_raised_by_save_and_by_check(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     writer = Writer(tmp_path / "file")
-    writer.save(checkpoint(1), is_best=False)
+    for again in (
+        lambda: writer.save(checkpoint(1), is_best=False),
+        writer.check,
+        lambda: writer.save(checkpoint(2), False),
+    ):
+        with pytest.raises(InputError, match=r"last\.pt could not be written: .* set another checkpoint_dir"):
+            again()
+    writer.close()
+
+
+def test_an_error_after_the_first_checkpoint_is_raised_by_the_next_save(tmp_path: Path) -> None:
+    save(checkpoint(0), tmp_path / "last.pt")
+    (tmp_path / "best.pt" / "folder").mkdir(parents=True)
+    writer = Writer(tmp_path)
+    writer.save(checkpoint(1), is_best=True)
     writer.close()
     for again in (writer.check, lambda: writer.save(checkpoint(2), is_best=False)):
-        with pytest.raises(InputError, match=r"last\.pt could not be written: .* set another checkpoint_dir"):
+        with pytest.raises(InputError, match=r"best\.pt could not be written"):
             again()
 
 
