@@ -24,7 +24,7 @@ from segmentation.errors import InputError, one_of
 
 __all__ = [
     "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
-    "load_training_split",    "open_split", "open_splits", "overlap_warning", "report_coverage",
+    "load_training_split", "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
 
 

@@ -76,10 +76,10 @@ def load(source: Source, config: DataConfig, split: str, whole: bool = False) ->
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is empty")
     folder = split_folder(source, config, split, whole)
     about = read_about(folder, source) or _build(source, config, split, folder, whole)
-    arrays: Mapping[str, np.ndarray | Ragged] = open_arrays(folder)
+    arrays: Mapping[str, Any] = open_arrays(folder)
     if whole:
         sizes = np.array(about["sizes"], np.int64)
-        arrays = {part: Ragged(np.asarray(flat), sizes) for part, flat in open_arrays(folder).items()}
+        arrays = {part: Ragged(np.asarray(flat), sizes) for part, flat in arrays.items()}
     if not any(about["counts"][:VOID]):
         raise InputError(f"split={split!r} of {config.dataset} in {source.location} is all void: no pixel has a class")
     return Split(

@@ -80,7 +80,7 @@ class TrainingStep:
         weight, though batch norm sees it.
 
         Args:
-            images: `(B, 3, H, W)` uint8 of this rank, on the device of the model.
+            images: `(B, N, H, W)` uint8 or uint16 of this rank, on the device of the model.
             masks: `(B, H, W)` uint8.
             batch_size: number of images of all ranks.
             advance: called after each forward and backward pass with its number of images of all ranks.

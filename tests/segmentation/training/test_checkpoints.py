@@ -150,7 +150,7 @@ def test_a_checkpoint_is_written_by_a_thread_as_it_was_when_it_was_saved(
     save(checkpoint(0), tmp_path / "last.pt")
     held, writer, given = Held(monkeypatch), Writer(tmp_path), checkpoint(1)
     writer.save(given, is_best=True)
-    given.network["w"].zero_()  # training goes on
+    given.network["w"].zero_()  # training continues
     given.optimizer["state"][0]["momentum_buffer"].zero_()
     assert held.started.acquire(timeout=10)
     assert load(tmp_path / "last.pt").epoch == 0
