@@ -114,7 +114,6 @@ def run_training(
         if opened_by_mlflow is not None:
             tracking.leave_run(opened_by_mlflow, run_id)
         print(f"Run {run_id}: {name}")
-        config = resolve_normalization(config, None if data is None else data.train)
         device = resolve_device(config.device)
         data = data or load_data(config)
         config = resolve_normalization(config, data.train)
