@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import threading
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
@@ -16,9 +15,10 @@ from PIL import Image
 from segmentation import plots
 from segmentation.classes import VOID, Classes
 from segmentation.errors import InputError, listed
-from segmentation.io.channels import Raster, as_rgb
+from segmentation.io.channels import Raster
 from segmentation.io.png import PngRows
 from segmentation.prediction.kinds import ENDINGS, USUAL
+from segmentation.prediction.overlays import Overlay
 from segmentation.prediction.predictor import Prediction
 
 TABLE, LEGEND = "predictions.csv", "legend.png"
@@ -29,10 +29,6 @@ WRITTEN = (*ENDINGS, LEGEND)
 """Folders of images, and images, in every output folder."""
 BELOW = "below_min_confidence"
 """Column of the table: fraction of the pixels that are void because of their confidence."""
-MAX_OVERLAY_PIXELS = 2**24
-"""Overlays of larger images that are predicted in windows are reduced by a whole number."""
-MAX_SIDE = 65_500
-"""Longest side of a JPEG in pixels, and so of an overlay."""
 
 
 class Row(NamedTuple):
@@ -194,14 +190,13 @@ class ImageFiles:
 
     def __init__(self, folder: PredictedFolder, parts: "dict[str, _Part]", size: tuple[int, int], reduce: int) -> None:
         """Write into the given files, by the name of their folder. See `PredictedFolder.writing`."""
-        self._folder, self._parts, self._reduce = folder, parts, reduce
+        self._folder, self._parts = folder, parts
         self._width, self._height = size
         self._top = 0
         self._pixels = np.zeros(256, np.int64)
         self._confidence = 0.0
         self._png: dict[str, PngRows] = {}
-        self._overlay: Image.Image | None = None
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._overlay = Overlay(size, reduce, folder.classes) if "overlays" in parts else None
         self._chances: np.ndarray | None = None
 
     def open(self) -> None:
@@ -233,7 +228,8 @@ class ImageFiles:
                 self._png["confidence"].write(np.rint(255 * confidence).astype(np.uint8))
         if "overlays" in self._parts:
             assert image is not None
-            self._add_to_overlay(as_rgb(image), classes)
+            assert self._overlay is not None
+            self._overlay.add(image, classes)
         if "probabilities" in self._parts:
             assert prediction.probabilities is not None
             self._add_probabilities(prediction.probabilities)
@@ -244,7 +240,7 @@ class ImageFiles:
         assert self._top == self._height, "rows are missing"
         if self._overlay is not None:
             with self._parts["overlays"].errors():
-                self._overlay.save(self._parts["overlays"].stream, "JPEG", quality=90)
+                self._overlay.image().save(self._parts["overlays"].stream, "JPEG", quality=90)
         if self._chances is not None:
             with self._parts["probabilities"].errors():
                 self._save_probabilities(self._parts["probabilities"], self._chances)
@@ -257,38 +253,6 @@ class ImageFiles:
             self._chances = None
             with suppress(OSError):
                 self._array_file().unlink(missing_ok=True)
-
-    def _add_to_overlay(self, image: Image.Image, classes: np.ndarray) -> None:
-        by = self._reduce
-        if by == 1:
-            self._paste(image, classes, self._top)
-            return
-        # whole groups of rows; the rest waits for the next band
-        self._waiting.append((np.asarray(image), classes))
-        rows = [np.concatenate(each) for each in zip(*self._waiting, strict=True)]
-        is_last = self._top + len(classes) == self._height
-        complete = len(rows[0]) if is_last else len(rows[0]) // by * by
-        first = self._top + len(classes) - len(rows[0])
-        self._waiting = [(rows[0][complete:], rows[1][complete:])]
-        if complete:
-            small = Image.fromarray(rows[0][:complete]).reduce(by)
-            at = [np.minimum(np.arange(length) * by + by // 2, most - 1) for length, most in
-                  ((small.height, complete), (small.width, self._width))]  # fmt: skip
-            self._paste(small, rows[1][np.ix_(*at)], first // by)
-
-    def _paste(self, image: Image.Image, classes: np.ndarray, top: int) -> None:
-        mask = Image.fromarray(classes)
-        mask.putpalette(self._folder.palette)
-        overlay = Image.blend(image, mask.convert("RGB"), 0.5)
-        background = self._folder.classes.background
-        if background is not None:
-            overlay.paste(image, mask=Image.fromarray(classes == background))
-        size = (-(-self._width // self._reduce), -(-self._height // self._reduce))
-        if overlay.size == size:
-            self._overlay = overlay
-            return
-        self._overlay = self._overlay or Image.new("RGB", size)
-        self._overlay.paste(overlay, (0, top))
 
     def _add_probabilities(self, chances: np.ndarray) -> None:
         _, rows, width = chances.shape
@@ -352,11 +316,6 @@ class _Part:
                 f"{self.file} cannot be written: {error.strerror or error}. Make room there or choose another output; "
                 f"the files written so far are complete"
             ) from error
-
-
-def reduction(width: int, height: int) -> int:
-    """Return the whole number by which the overlay of an image that is predicted in windows is smaller."""
-    return max(1, math.ceil(math.sqrt(width * height / MAX_OVERLAY_PIXELS)), math.ceil(max(width, height) / MAX_SIDE))
 
 
 def earlier_files(folder: Path, paths: list[str]) -> list[Path]:

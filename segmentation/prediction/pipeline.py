@@ -16,7 +16,8 @@ from segmentation.io.channels import ChannelImage, Raster
 from segmentation.io.decoding import TooLargeError, pixel_limit, read_image
 from segmentation.io.limits import MAX_PIXELS
 from segmentation.io.row_bands import row_bands
-from segmentation.prediction.outputs import MAX_SIDE, PredictedFolder, output_names, reduction
+from segmentation.prediction.outputs import PredictedFolder, output_names
+from segmentation.prediction.overlays import MAX_SIDE, reduction
 from segmentation.prediction.predictor import Predictor, at_size
 from segmentation.system.progress import progress
 

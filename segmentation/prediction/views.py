@@ -163,10 +163,12 @@ def shrinking(sizes: Sequence[tuple[int, int]], views: Views, resize: int | None
         return None
     width, height = max(much, key=lambda size: shrunk[size])
     seen = max(views.sizes(width, height, resize))
+    remedy = "tile=512 predicts windows at the images' own size"
+    if views.tile_resize is not None:
+        remedy = "A larger tile_resize shows more detail"
     return (
         f"{len(much)} of {len(sizes)} images shrink by more than {MUCH_SMALLER} times before the model sees them, one "
-        f"from {width} x {height} to {seen[0]} x {seen[1]} pixels: small objects are lost. tile=512 predicts windows "
-        f"at the images' own size"
+        f"from {width} x {height} to {seen[0]} x {seen[1]} pixels: small objects are lost. {remedy}"
     )
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.prediction.kinds import ENDINGS, read_kinds
-from segmentation.prediction.outputs import PredictedFolder, earlier_files, output_names, reduction
+from segmentation.prediction.outputs import PredictedFolder, earlier_files, output_names
 from segmentation.prediction.predictor import Prediction
 from tests.conftest import write_blank
 from tests.segmentation.prediction.test_predictor import random_image
@@ -146,25 +146,6 @@ def test_files_written_in_bands_are_those_written_at_once(rows: int, tmp_path: P
     with np.load(whole.folder / "probabilities/y.npz") as one, np.load(banded.folder / "probabilities/y.npz") as other:
         np.testing.assert_array_equal(one["probabilities"], other["probabilities"])
     assert not list(tmp_path.rglob("*.part"))
-
-
-@pytest.mark.parametrize("reduce", [2, 3, 7])
-def test_the_overlay_of_a_large_image_is_reduced(reduce: int, tmp_path: Path) -> None:
-    image, classes = random_image((200, 150), 0), Classes.named("a", "b")
-    prediction = certain(np.repeat([[0] * 100 + [1] * 100], 150, 0).astype(np.uint8))
-    folder = PredictedFolder(tmp_path, classes, kinds=("overlays",))
-    with folder.writing("y.png", "y", image.size, reduce) as files:
-        for top in range(0, 150, 11):
-            files.add(image.crop((0, top, 200, min(top + 11, 150))), prediction.rows(top, top + 11))
-    with Image.open(tmp_path / "overlays/y.jpg") as overlay:
-        assert overlay.size == (-(-200 // reduce), -(-150 // reduce))
-        found = np.array(overlay).astype(float)
-    small = np.array(image.reduce(reduce)).astype(float)
-    colours = np.array(classes.palette)[(np.arange(small.shape[1]) * reduce + reduce // 2 >= 100).astype(int)]
-    assert abs(found - (small + colours) / 2).mean() < 6
-    assert reduction(20_000, 20_000) == 5
-    assert reduction(480, 360) == 1
-    assert reduction(70_000, 10) == 2
 
 
 def test_an_error_in_the_middle_of_an_image_leaves_no_file(tmp_path: Path) -> None:

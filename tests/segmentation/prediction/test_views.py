@@ -68,6 +68,11 @@ def test_images_that_shrink_much_are_named() -> None:
     assert shrinking([(1600, 1208)], Views(scales=(1.0, 1.5)), 150) is None, "the largest view counts"
     assert shrinking([(1600, 1208)], Views(tile=512), 150) is None
     assert shrinking([(9000, 9000)], Views(), None) is None
+    in_windows = shrinking([(1600, 1208)], Views(tile=512, tile_resize=150), 128)
+    assert in_windows is not None
+    assert "to 198 x 150 pixels" in in_windows
+    assert "tile_resize" in in_windows
+    assert "tile=512" not in in_windows
 
 
 def test_windows_at_another_scale_than_in_training_are_noted() -> None:
