@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stopped := interruption.stopped_by(error):
             print(f"Stopped: {stopped or 'interrupted'}.", file=sys.stderr)
             _tag_opened_run(failure_tags(arguments[0], f"stopped by {stopped or 'the user'}", started))
-            return 130
+            return interruption.EXIT_CODE
         from studies.base.errors import explained
 
         input_error = error if isinstance(error, InputError) else explained(error)

@@ -22,7 +22,7 @@ from segmentation.config import DataConfig
 from segmentation.data import Split, building, in_parallel, open_split
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.predictor import Predictor, at_size
-from segmentation.scoring import counting, resizing
+from segmentation.scoring import resizing, softmax_counts
 from segmentation.training.loop import Data, train
 from studies.config import TrainConfig
 
@@ -126,9 +126,9 @@ def test_logits_of_many_classes_are_resized_in_bands(fresh: ProcessPoolExecutor)
 
 def memory_of_scoring(classes: int, side: int, on_device: bool) -> int:
     """Return the peak memory of counting small logits at the size of a large mask, by numba or as on a device."""
-    resizing.AT_ONCE, resizing.IN_ROWS, counting.IN_A_STRIP = 0, 2**20, 2**18
+    resizing.AT_ONCE, resizing.IN_ROWS, softmax_counts.IN_A_STRIP = 0, 2**20, 2**18
     logits, mask = torch.rand(1, classes, 64, 64), torch.zeros(1, side, side, dtype=torch.uint8)
-    count = counting.count_strips if on_device else counting.count_images
+    count = softmax_counts.count_strips if on_device else softmax_counts.count_images
     count(logits, mask[:, :64, :64], mask[:, :64, :64].bool())  # allocates what is allocated once
     return peak_memory(partial(count, logits, mask, mask.bool()))
 

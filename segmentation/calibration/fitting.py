@@ -33,7 +33,7 @@ from segmentation.calibration.stored_logits import check_images
 from segmentation.classes import VOID
 from segmentation.devices import countable
 from segmentation.errors import InputError
-from segmentation.scoring.softmax import check_shapes
+from segmentation.scoring.logit_checks import check_shapes
 
 AT_BOUND = 1.01
 """A temperature within this factor of a bound counts as at the bound, which local temperatures only approach."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from segmentation.errors import InputError
-from segmentation.scoring.softmax import check_shapes
+from segmentation.scoring.logit_checks import check_shapes
 
 LARGE_FILES = Path("/var/tmp")  # noqa: S108  only a folder: the file in it gets a random name
 """Default folder of the file; `/tmp` is often in memory."""

@@ -16,7 +16,7 @@ from segmentation.devices import countable
 from segmentation.scoring.calibration_error import BINS, coarse, confidence_gap, ece, mce
 from segmentation.scoring.confusion import ratios
 from segmentation.scoring.image_table import ImageTable
-from segmentation.scoring.softmax import pixel_predictions
+from segmentation.scoring.pixel_predictions import pixel_predictions
 
 FINE_BINS = 600
 

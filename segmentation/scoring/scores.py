@@ -16,11 +16,11 @@ from segmentation.scoring.bootstrap import RESAMPLES, Interval, interval, resamp
 from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.calibration_error import coarse
 from segmentation.scoring.confusion import Confusion, ratios
-from segmentation.scoring.counting import LATER_COLUMNS, columns, count_pixels
 from segmentation.scoring.definitions import ByClass, sums_of_images
 from segmentation.scoring.groups import Group, GroupReliability, group_metrics, grouped
 from segmentation.scoring.image_table import ImageTable
 from segmentation.scoring.reliability import Bins, Reliability
+from segmentation.scoring.softmax_counts import LATER_COLUMNS, columns, count_pixels
 
 BOUNDARY_WIDTH = 3
 """Rows and columns on either side of a boundary that belong to its band."""

@@ -15,6 +15,8 @@ SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name
 """Ctrl-C, termination, a closed terminal, and the signals that schedulers send before they reclaim a machine."""
 STOP_SECONDS = 5.0
 """Seconds from the signal to the deadline; Docker kills after 10 s, and the run is closed after the deadline."""
+EXIT_CODE = 128 + signal.SIGINT
+"""Exit code of a process that a signal has stopped, whichever it was: 130."""
 _deadline = math.inf
 """In seconds of `time.monotonic()`."""
 _signal = ""
@@ -104,4 +106,4 @@ def _answer(source: int) -> None:
                 print("\nStopping after this step. Press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
             elif time.monotonic() - first > AGAIN_SECONDS:
                 print("Stopped at once. The command doctor closes the run.", file=sys.stderr, flush=True)
-                os._exit(128 + signal.SIGINT)
+                os._exit(EXIT_CODE)

@@ -19,7 +19,7 @@ from segmentation.data.batches import index_batches
 from segmentation.devices import autocast, countable, memory_format, resolve_precision
 from segmentation.errors import InputError
 from segmentation.models.segmenter import Segmenter
-from segmentation.scoring.counting import count_correct
+from segmentation.scoring.softmax_counts import count_correct
 from segmentation.training import optimizers
 from segmentation.training.batch_norm import one_update
 from segmentation.training.losses import Totals, totals, training_loss

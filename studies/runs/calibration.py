@@ -24,7 +24,7 @@ from segmentation.scoring.scores import Scores, common_classes
 from studies import tracking
 from studies.base.markdown import escaped
 from studies.base.tables import table
-from studies.config import CalibrateConfig, TrainConfig
+from studies.config import LONGEST_NAME, CalibrateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.card import model_card
 from studies.models.logging import log_model
@@ -85,7 +85,8 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         tags = {"model": data.model, "dataset": data.dataset, "method": config.method, "calibrated": stored.name}
         tracking.log_tags(tags | ({"trained_in_run": stored.run_id} if stored.run_id else {}))
         if config.run_name is None:
-            tracking.log_tags({"mlflow.runName": f"calibrate {config.method} · {run_name(stored.config)}"[:250]})
+            name = f"calibrate {config.method} · {run_name(stored.config)}"[:LONGEST_NAME]
+            tracking.log_tags({"mlflow.runName": name})
         about = {
             "method": config.method, "split": fitted_on.name, "images": len(fitted_on),
             "fingerprint": fitted_on.fingerprint,

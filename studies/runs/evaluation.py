@@ -15,7 +15,7 @@ from segmentation.prediction.predictor import LogProbabilities, Predictor
 from segmentation.prediction.views import scale_note, shrinking
 from segmentation.scoring.evaluate import score
 from studies import tracking
-from studies.config import EvaluateConfig, TrainConfig
+from studies.config import LONGEST_NAME, EvaluateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
 from studies.runs.names import data_name, model_name
@@ -48,8 +48,8 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
             data_set = data_name(data.dataset, data.data_dir)
             other = "" if data_set == data_name(stored.config.dataset, stored.config.data_dir) else f" of {data_set}"
             size += f" with {views.described()}" if not views.is_plain else ""
-            name = f"evaluate {config.split}{other}{size} · {model_name(stored.config, stored.calibration)}"[:250]
-            tracking.log_tags({"mlflow.runName": name})
+            name = f"evaluate {config.split}{other}{size} · {model_name(stored.config, stored.calibration)}"
+            tracking.log_tags({"mlflow.runName": name[:LONGEST_NAME]})
         split = load_split(data, config.split)
         check_classes(config.model_uri, stored, split.labels, data.dataset)
         stored.check_images(split)

@@ -10,7 +10,7 @@ from segmentation.inspection.problems import find_problems, is_wrong
 from segmentation.inspection.split import inspect_splits
 from studies import tracking
 from studies.base.rerun import for_this_folder
-from studies.config import InspectConfig
+from studies.config import LONGEST_NAME, InspectConfig
 from studies.inspection import page as inspection_page
 from studies.inspection.content import Inspection
 from studies.report.html import to_html
@@ -42,7 +42,7 @@ def run_inspection(config: InspectConfig) -> Path:
     name = config.run_name or f"{inspection.name} · inspect"
     tags = {"kind": "inspect", "dataset": config.dataset}
     with (
-        tracking.tracked_run(config.experiment, name[:250], tags) as run_id,
+        tracking.tracked_run(config.experiment, name[:LONGEST_NAME], tags) as run_id,
         tempfile.TemporaryDirectory() as folder,
     ):
         tracking.log_config(config)

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from segmentation.config import derived
-from studies.config import TrainConfig, decisive
+from studies.config import LONGEST_NAME, TrainConfig, decisive
 
 SHORT: Mapping[str, str] = {
     "learning_rate": "lr {:g}", "weight_decay": "wd {:g}", "seed": "seed {}", "batch_size": "batch {}",
@@ -22,8 +22,6 @@ ALWAYS = ("learning_rate", "weight_decay")
 """Fields that every name contains; others only where they differ from the command's defaults."""
 LAST = ("model", "weights", "dataset")
 """Fields at the end of a name."""
-LONGEST = 250
-"""Most characters of a name that every database of MLflow can store."""
 
 
 def run_name(config: TrainConfig, always: Collection[str] = ()) -> str:
@@ -47,7 +45,7 @@ def run_name(config: TrainConfig, always: Collection[str] = ()) -> str:
     order = [*SHORT, *(name for name in values if name not in (*SHORT, *LAST)), *LAST]
     first = [name for name in order if name in always and name != "dataset"]
     then = [name for name in order if name in (*ALWAYS, "model", "dataset") or values[name] != usual[name]]
-    return " · ".join(map(written, dict.fromkeys([*first, *then])))[:LONGEST]
+    return " · ".join(map(written, dict.fromkeys([*first, *then])))[:LONGEST_NAME]
 
 
 def model_name(config: TrainConfig, calibration: dict[str, str] | None) -> str:

@@ -22,7 +22,7 @@ from segmentation.prediction.views import scale_note, shrinking
 from studies import tracking
 from studies.base.markdown import code, escaped
 from studies.base.tables import table
-from studies.config import PredictConfig
+from studies.config import LONGEST_NAME, PredictConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
 from studies.runs.names import model_name
@@ -60,7 +60,7 @@ def run_prediction(config: PredictConfig) -> dict[str, float]:
     with tracking.tracked_run(config.experiment, name, tags) as run_id:
         tracking.log_config(config)
         if config.run_name is None:
-            name = f"predict {images.name} · {model_name(stored.config, stored.calibration)}"[:250]
+            name = f"predict {images.name} · {model_name(stored.config, stored.calibration)}"[:LONGEST_NAME]
             tracking.log_tags({"mlflow.runName": name})
         tracking.log_model_input(stored.model_id)
         tags = {"model": stored.config.model, "dataset": stored.config.dataset, "predicted_with": stored.name}

@@ -14,7 +14,7 @@ from PIL import Image
 from segmentation.errors import InputError
 from studies import tracking
 from studies.base.rerun import command, for_this_folder
-from studies.config import ReportConfig
+from studies.config import LONGEST_NAME, ReportConfig
 from studies.report.collect import collect
 from studies.report.html import to_html
 from studies.report.markup import Page
@@ -39,7 +39,7 @@ def run_report(config: ReportConfig) -> Path:
     output = Path(config.output)
     name = config.run_name or content.title
     with (
-        tracking.tracked_run(content.experiment, name[:250], {"kind": "report"}) as run_id,
+        tracking.tracked_run(content.experiment, name[:LONGEST_NAME], {"kind": "report"}) as run_id,
         tempfile.TemporaryDirectory() as folder,
     ):
         tracking.log_config(config)

@@ -15,8 +15,8 @@ from segmentation.scoring import calibration_error
 from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.evaluate import at_size_of, evaluating
 from segmentation.scoring.groups import Group, GroupReliability
+from segmentation.scoring.pixel_predictions import pixel_predictions
 from segmentation.scoring.scores import Scores
-from segmentation.scoring.softmax import pixel_predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

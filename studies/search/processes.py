@@ -76,9 +76,13 @@ def run_workers(study: Study, plan: Plan, config: TuneConfig, parent: str, role:
     for number, (process, receiver) in enumerate(workers, 1):
         if process.exitcode:
             reason = f"died by signal {-process.exitcode}"
-            if process.exitcode > 0:  # 130: the worker was interrupted
+            if process.exitcode > 0:
                 code = process.exitcode
-                reason = "stopped" if code == 130 else f"ended with exit code {code}; its last lines are above"
+                reason = (
+                    "stopped"
+                    if code == interruption.EXIT_CODE
+                    else f"ended with exit code {code}; its last lines are above"
+                )
             with suppress(EOFError):
                 reason = receiver.recv()
             errors.append(f"worker {number} {reason}")
@@ -177,4 +181,4 @@ def _run_worker(
         sender.send("crashed, which is a bug of this program or of a library; last lines:\n" + "\n".join(lines))
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(interruption.EXIT_CODE)

@@ -19,7 +19,7 @@ from segmentation.system.processes import me
 from segmentation.training.loop import Data
 from studies import tracking
 from studies.base.redaction import without_password
-from studies.config import TrainConfig
+from studies.config import LONGEST_NAME, TrainConfig
 from studies.runs.names import run_name
 from studies.runs.start import load_data
 from studies.runs.training import TrainingResult, run_training
@@ -174,7 +174,8 @@ class Worker:
             values = suggest(trial, self.plan.space)
             trial.set_user_attr(VALUES, values)
             config = self.plan.trial_config(values)
-            config = replace(config, run_name=f"{self.role} {trial.number} · {run_name(config, self.plan.space)}"[:250])
+            name = f"{self.role} {trial.number} · {run_name(config, self.plan.space)}"
+            config = replace(config, run_name=name[:LONGEST_NAME])
             finished = finished_folds(known)
             for each in list(each_fold(config))[len(finished) :]:
                 self._start_fold(trial, finished)

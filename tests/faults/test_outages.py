@@ -33,6 +33,7 @@ from studies.search.worker import Worker
 from studies.tracking import journal, store
 from studies.tracking.journal import unsent_journals
 from studies.tracking.ownership import OWNER
+from tests import tiny_network
 from tests.conftest import PROJECT
 from tests.faults.outages import stopped_while_nothing_answers
 from tests.faults.server import Door, Fault, Server
@@ -140,7 +141,7 @@ def test_a_finished_run_whose_scores_have_not_arrived_is_completed_before_reuse(
     place: Place, own_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Unsent records in this folder are sent; others are made again from the checkpoint, in the same run."""
-    network = "lraspp_mobilenet_v3_large"
+    network = tiny_network.NAME
     config = ModelsConfig(
         dataset="folder", data_dir=str(own_data), resize=32, crop=32, device="cpu", epochs=1, batch_size=4,
         learning_rate=0.05, examples=1, log_model=False, plot_every=0, variants=f"{network}, {network} flip=0.5",

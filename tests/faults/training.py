@@ -12,10 +12,11 @@ import mlflow
 import torch
 
 from segmentation.training import checkpoints
+from tests import tiny_network
 from tests.conftest import PROJECT, write_own_data
 
 SMALL = {
-    "dataset": "folder", "model": "lraspp_mobilenet_v3_large", "resize": 32, "crop": 32, "batch_size": 6,
+    "dataset": "folder", "model": tiny_network.NAME, "resize": 32, "crop": 32, "batch_size": 6,
     "examples": 0, "plot_every": 3, "momentum": 0.9, "flip": 0.5, "learning_rate": 0.02,
 }  # fmt: skip
 IMAGES = 24, 4

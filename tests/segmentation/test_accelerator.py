@@ -16,10 +16,10 @@ from segmentation.models.segmenter import build
 from segmentation.prediction.predictor import Predictor
 from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.confusion import Confusion
-from segmentation.scoring.counting import count_correct, count_pixels
+from segmentation.scoring.pixel_predictions import pixel_predictions
 from segmentation.scoring.reliability import FINE_BINS, Reliability, bin_of
 from segmentation.scoring.scores import Scores
-from segmentation.scoring.softmax import pixel_predictions
+from segmentation.scoring.softmax_counts import count_correct, count_pixels
 from segmentation.training.loop import Data, Epoch, train
 from studies.config import TrainConfig
 from tests.accelerator import DEVICE, NO_FLOAT64, accelerator

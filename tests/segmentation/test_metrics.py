@@ -58,7 +58,7 @@ def test_no_other_module_lists_metric_names() -> None:
 
 
 def test_a_metric_is_named_only_where_it_is_listed_and_defined() -> None:
-    """A new metric needs an entry in `metrics.py`, a formula in `definitions.py`, and its counts in `counting.py`."""
+    """A new metric needs entries in `metrics.py`, `definitions.py` (formula) and `softmax_counts.py` (counts)."""
     for name in ("debiased_rmsce", "brier_resolution", "aurc", "mean_boundary_iou"):
         modules = {path for path, nodes in parsed().items() for node in nodes if getattr(node, "value", None) == name}
         assert modules == {TABLE, DEFINITIONS}, name

@@ -14,7 +14,7 @@ from segmentation.calibration.calibrators import (
     build,
 )
 from segmentation.errors import InputError
-from segmentation.scoring.softmax import pixel_predictions
+from segmentation.scoring.pixel_predictions import pixel_predictions
 from tests.segmentation.calibration.samples import CLASSES, split
 
 

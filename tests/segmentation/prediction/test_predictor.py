@@ -15,7 +15,7 @@ from segmentation.models.networks import CLASS_LAYERS
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.prediction.predictor import STRIP, Predictor, at_size
 from segmentation.scoring.evaluate import at_size_of
-from segmentation.scoring.softmax import pixel_predictions
+from segmentation.scoring.pixel_predictions import pixel_predictions
 from studies.config import TrainConfig
 
 

@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from segmentation.errors import InputError
 from segmentation.scoring.conventions import CONVENTIONS, assign, ece
+from segmentation.scoring.pixel_predictions import pixel_predictions
 from segmentation.scoring.reliability import Reliability
-from segmentation.scoring.softmax import pixel_predictions
 from tests.conftest import PROJECT
 
 PAGE = (PROJECT / "docs/bin-conventions.md").read_text()

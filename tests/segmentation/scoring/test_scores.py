@@ -14,10 +14,10 @@ from segmentation.classes import Classes
 from segmentation.errors import InputError
 from segmentation.prediction.predictor import at_size
 from segmentation.scoring.boundaries import boundary_band
-from segmentation.scoring.counting import count_correct
 from segmentation.scoring.groups import Group
 from segmentation.scoring.reliability import Reliability
 from segmentation.scoring.scores import Scores, common_classes, load_scores
+from segmentation.scoring.softmax_counts import count_correct
 from tests.segmentation.scoring.samples import LABELS, batch, rare_class, scores_of
 
 

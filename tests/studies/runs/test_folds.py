@@ -22,9 +22,10 @@ from studies.runs.evaluation import run_evaluation
 from studies.runs.models import run_models
 from studies.runs.training import run_training
 from studies.runs.variants import each_fold
+from tests import tiny_network
 from tests.conftest import write_own_data
 
-NETWORK = "lraspp_mobilenet_v3_large"
+NETWORK = tiny_network.NAME
 FOLDS = 3
 
 

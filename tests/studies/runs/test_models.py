@@ -29,11 +29,13 @@ from studies.runs.training import run_training
 from studies.runs.variants import run_configs
 from studies.scores.comparison import contestants_of
 from studies.scores.stored import StoredScores, find_runs
+from tests import tiny_network
 from tests.conftest import write_own_data
 
 pytestmark = pytest.mark.slow
 
-NETWORK = "lraspp_mobilenet_v3_large"
+NETWORK = tiny_network.NAME
+LRASPP = "lraspp_mobilenet_v3_large"
 
 
 def settings(**more: Any) -> ModelsConfig:
@@ -77,7 +79,7 @@ def test_the_default_is_the_original_report_s_four_models() -> None:
 
 
 def test_a_variant_s_recipe_keeps_given_fields_and_its_weights_decide_normalization() -> None:
-    variants = f"{NETWORK} recipe=careful, {NETWORK} recipe=careful freeze_backbone=0, {NETWORK} weights=imagenet"
+    variants = f"{NETWORK} recipe=careful, {NETWORK} recipe=careful freeze_backbone=0, {LRASPP} weights=imagenet"
     configs = list(run_configs(settings(variants=variants, backbone_learning_rate_factor=1.0)))
     assert [each.backbone_learning_rate_factor for each in configs] == [1.0] * 3
     assert [each.freeze_backbone for each in configs] == [3, 0, 0]
@@ -116,7 +118,7 @@ def test_mistakes_are_reported_before_anything_is_trained(variants: str, expecte
 
 def test_runs_are_identical_if_everything_that_decides_their_result_is(own_data: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {
-        "dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "model": NETWORK,
+        "dataset": "folder", "data_dir": str(own_data), "resize": 32, "crop": 32, "model": LRASPP,
         "learning_rate": 0.05, "device": "cpu",
     }  # fmt: skip
     config = TrainConfig(**given)

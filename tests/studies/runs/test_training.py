@@ -31,6 +31,7 @@ from studies.runs.training import TrainingResult, metrics_of_model, run_training
 from studies.scores.comparison import check_protocols
 from studies.scores.figures import reliability_figures
 from studies.scores.stored import StoredScores
+from tests import tiny_network
 from tests.conftest import last_run, write_own_data
 from tests.studies.conftest import drawn_plots
 
@@ -47,7 +48,7 @@ def settings(root: Path, **more: Any) -> TrainConfig:
 
 def plain(root: Path, **more: Any) -> TrainConfig:
     """Settings without plots and logged model, which take time and are tested elsewhere."""
-    return settings(root, **{"plot_every": 0, "log_model": False} | more)
+    return settings(root, **{"plot_every": 0, "log_model": False, "model": tiny_network.NAME} | more)
 
 
 class Finished(NamedTuple):
@@ -365,7 +366,9 @@ def test_a_run_can_start_from_another_run_s_weights(
     finished: Finished, own_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = finished.result.run_id
-    again = run_training(plain(own_data, epochs=1, learning_rate=0.0, weights=weights, keep="last"))
+    again = run_training(
+        plain(own_data, model=finished.config.model, epochs=1, learning_rate=0.0, weights=weights, keep="last")
+    )
     taken = json.loads(text(again.run_id, "starting_weights.json"))
     assert not taken["fresh"]
     assert not taken["left"]
@@ -376,7 +379,7 @@ def test_a_run_can_start_from_another_run_s_weights(
     )
 
     (own_data / "classes.txt").write_text("other\nnames\nhere\n")
-    other = run_training(plain(own_data, epochs=1, weights=finished.checkpoint("best")))
+    other = run_training(plain(own_data, model=finished.config.model, epochs=1, weights=finished.checkpoint("best")))
     fresh = json.loads(text(other.run_id, "starting_weights.json"))["fresh"]
     assert fresh
     assert all("low_classifier" in name or "high_classifier" in name for name in fresh)
@@ -480,7 +483,7 @@ def test_without_plots_all_numbers_are_stored_and_an_evaluation_can_plot_them(ow
 def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (own_data / "classes.txt").write_text("red\ngreen\nblue\nnever\n")
     result = run_training(plain(own_data, epochs=1))
-    assert not [path for path in artifacts(result.run_id) if path.startswith("model")]
+    assert not [path for path in artifacts(result.run_id) if path.startswith("model/")]
     assert not mlflow.get_run(result.run_id).outputs.model_outputs
     assert "no pixel of folder/train is of class never" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from studies.models import loading as model_store
 from studies.runs.calibration import run_calibration
 from studies.runs.evaluation import run_evaluation
 from studies.runs.training import run_training
+from tests import tiny_network
 from tests.conftest import last_run
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ def test_whole_images_are_scored_in_training_evaluation_and_calibration(
 ) -> None:
     config = TrainConfig(
         dataset="voc2007", data_dir=str(voc), resize=24, crop=20, crop_at="random", score_crop="whole", device="cpu",
-        model="lraspp_mobilenet_v3_large", epochs=1, batch_size=4, calibration_fraction=0.25, plot_every=0, examples=2,
+        model=tiny_network.NAME, epochs=1, batch_size=4, calibration_fraction=0.25, plot_every=0, examples=2,
         log_model=False,
     )  # fmt: skip
     result = run_training(config)

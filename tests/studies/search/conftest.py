@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import tiny_network
 from tests.services.postgres import postgres_server
 
 
@@ -19,7 +20,7 @@ def postgres() -> Iterator[str]:
 def tiny(root: Path, **more: Any) -> dict[str, Any]:
     """Fields of a study whose trials take a second or two each."""
     return {
-        "dataset": "folder", "data_dir": str(root), "resize": 32, "crop": 32, "model": "lraspp_mobilenet_v3_large",
+        "dataset": "folder", "data_dir": str(root), "resize": 32, "crop": 32, "model": tiny_network.NAME,
         "batch_norm_momentum": 0.1, "epochs": 4, "batch_size": 4, "device": "cpu", "examples": 0, "plot_every": 0,
         "log_model": False, "experiment": "studies",
     } | more  # fmt: skip

@@ -208,7 +208,9 @@ def test_a_search_prunes_within_its_budget_and_can_be_extended(
     client = MlflowClient()
     given = [client.create_run("0").info.run_id for _ in range(2)]
     monkeypatch.setenv("MLFLOW_RUN_ID", given[0])
-    config = search(own_data, max_epochs_total=5, search="learning_rate=0.0001..0.1,flip=0..1")
+    config = search(
+        own_data, max_epochs_total=5, search="learning_rate=0.0001..0.1,flip=0..1", model="lraspp_mobilenet_v3_large"
+    )
     run_study(config)
     study = opened(config)
     assert sum(trial.user_attrs["epochs"] for trial in study.trials) <= 5

@@ -1,7 +1,8 @@
-"""Pixel counts of each image, from which every metric follows.
+"""Softmax of logits, and the pixel counts of each image from which every metric follows.
 
 `count_pixels` counts float32 logits on the CPU in one pass compiled by numba, and all others by torch on their own
-device. Both count the same pixels in the same bins: those of a softmax in float64. A new count needs a column in
+device. Both count the same pixels in the same bins: those of a softmax in float64. numba computes in float32, and in
+float64 where a probability is near the edge of a bin. A new count needs a column in
 `columns` and has to be counted in both ways.
 """
 
@@ -19,9 +20,9 @@ from segmentation.scoring.boundary_iou import contour_counts
 from segmentation.scoring.calibration_error import BINS, coarse
 from segmentation.scoring.compiled import compiled, on_all_cores
 from segmentation.scoring.log_odds import BIN_OF_ODDS, DROPPED_BITS, EDGES, LOG_ODDS_BINS, SMALLEST_ODDS
+from segmentation.scoring.logit_checks import check_classes, check_labels, check_types, wrong_label
 from segmentation.scoring.reliability import FINE_BINS, Bins, equal_edges, histogram_columns
 from segmentation.scoring.resizing import rows_at_size
-from segmentation.scoring.softmax import check_classes, check_labels, check_types, wrong_label
 
 LANES = 128
 """Pixels in one inner loop; with 150 classes their probabilities take 77 kB."""

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segmentation.scoring.softmax import pixel_predictions
+from segmentation.scoring.pixel_predictions import pixel_predictions
 
 
 def random_batch(classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

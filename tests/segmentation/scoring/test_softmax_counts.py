@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from segmentation.classes import Classes
-from segmentation.scoring import counting
+from segmentation.scoring import softmax_counts
 from segmentation.scoring.boundaries import boundary_band
-from segmentation.scoring.counting import _exp, columns, count_correct, count_images, count_pixels, count_strips
 from segmentation.scoring.log_odds import EDGES
 from segmentation.scoring.scores import Scores
+from segmentation.scoring.softmax_counts import _exp, columns, count_correct, count_images, count_pixels, count_strips
 from tests.accelerator import DEVICE, accelerator
 
 
@@ -102,7 +102,7 @@ def test_strips_of_any_size_have_the_same_counts(monkeypatch: pytest.MonkeyPatch
     logits, masks = batch(5, 9, 12, 17)
     near = boundary_band(masks, 2)
     expected = count_images(logits, masks, near)
-    monkeypatch.setattr(counting, "IN_A_STRIP", numbers)
+    monkeypatch.setattr(softmax_counts, "IN_A_STRIP", numbers)
     for name, values in count_strips(logits, masks, near)._asdict().items():
         np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-5, atol=1e-5, err_msg=name)
         if values.dtype == np.int64:
@@ -128,14 +128,14 @@ def test_memory_does_not_grow_with_the_image() -> None:
     masks = torch.zeros(1, 300, 400, dtype=torch.uint8)
     with Largest() as largest:
         count_strips(logits, masks, masks.bool())
-    assert 0.8 * 8 * counting.IN_A_STRIP < largest.bytes <= 8 * counting.IN_A_STRIP
-    assert logits.numel() > 4 * counting.IN_A_STRIP
+    assert 0.8 * 8 * softmax_counts.IN_A_STRIP < largest.bytes <= 8 * softmax_counts.IN_A_STRIP
+    assert logits.numel() > 4 * softmax_counts.IN_A_STRIP
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_device_copies_one_tensor_of_counts_for_a_batch(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     """A simulated device with float64, as CUDA: nothing else waits for it, and it has the counts of the CPU."""
-    monkeypatch.setattr(counting, "countable", lambda *tensors: tensors)
+    monkeypatch.setattr(softmax_counts, "countable", lambda *tensors: tensors)
     logits, masks = batch(3, 6, 20, 23)
     logits = logits.to(dtype)
     on_cpu, there = Scores(Classes.named(*"abcdef")), Scores(Classes.named(*"abcdef"))
