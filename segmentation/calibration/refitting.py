@@ -7,7 +7,7 @@ import torch
 
 from segmentation.calibration.calibrators import HIGHEST, LOWEST
 from segmentation.classes import VOID
-from segmentation.scoring.bootstrap import RESAMPLES, resampled
+from segmentation.scoring.bootstrap import resampled
 
 NODES = 9
 """Temperatures at which the slopes of all images are computed; between them the resamples are interpolated."""
@@ -16,7 +16,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def refitted_temperatures(
-    passes: Iterable[Batch], temperature: float, resamples: int = RESAMPLES, seed: int = 1
+    passes: Iterable[Batch], temperature: float, resamples: int | None = None, seed: int = 1
 ) -> np.ndarray:
     """The best temperature for each resample of the fitting images, `(R,)`; images are drawn with replacement.
 
@@ -27,7 +27,7 @@ def refitted_temperatures(
     Args:
         passes: iterable of logits, images and labels of the fitting images; each iteration is a new pass.
         temperature: the best for all fitting images.
-        resamples: number of resamples, `R`.
+        resamples: number of resamples, `R`; None for `bootstrap.RESAMPLES`.
         seed: seed of the draws; it differs from that of the scored images, which are drawn independently.
     """
     slope, curvature = _image_slopes(passes, np.array([1 / temperature]))

@@ -1,9 +1,8 @@
 """Read state dicts from files (`.pth`, `.pt`, `.safetensors`) and load them as starting weights.
 
-Only tensors are read. `torch.load` runs with `weights_only=True`; a safetensors file cannot hold anything else.
+Only tensors are read: no code from a file is run, see `segmentation.io.pickled`.
 """
 
-import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from segmentation.classes import Classes
 from segmentation.errors import InputError, listed
+from segmentation.io.pickled import read_pickled
 from segmentation.models.segmenter import Segmenter
 from segmentation.models.starting_weights import LoadedWeights, load_matching
 
@@ -25,20 +25,6 @@ BACKBONE_PREFIXES = ("backbone", "encoder", "body", "features")
 HEADS = ("classifier", "aux_classifier")
 MAX_DEPTH = 4
 """Levels of nested dictionaries that are searched."""
-
-
-def read_pickled(file: Path) -> Any:
-    """Return what `torch.save` wrote to a file, without executing code from it.
-
-    Raises:
-        Exception: of nearly any type, if the file is damaged or holds more than tensors and plain values.
-    """
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # torch does not verify checksums
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"its record {damaged} is damaged")
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def read_safetensors(file: Path) -> dict[str, torch.Tensor]:

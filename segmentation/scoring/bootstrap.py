@@ -47,7 +47,7 @@ class Interval(NamedTuple):
 
 
 def resampled(
-    metrics: MetricsOfSums, blocks: Iterable[Sums], images: int, resamples: int = RESAMPLES, seed: int = 0
+    metrics: MetricsOfSums, blocks: Iterable[Sums], images: int, resamples: int | None = None, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Metrics of bootstrap resamples: `N` images drawn with replacement, `R` times.
 
@@ -55,7 +55,7 @@ def resampled(
         metrics: computes metrics from sums over images.
         blocks: arrays `(b, ...)` by name with one entry per image; together they cover all images.
         images: number of images, `N`.
-        resamples: number of resamples, `R`.
+        resamples: number of resamples, `R`; None for `RESAMPLES`.
         seed: seed of the draws. The same seed and number of images draw the same images, which pairs the resamples of
             two models.
 
@@ -64,6 +64,7 @@ def resampled(
     """
     if images == 0:
         return {}
+    resamples = RESAMPLES if resamples is None else resamples
     shapes: dict[str, tuple[int, ...]] = {}
     sums = _sums(_flat_rows(blocks, shapes), images, resamples, seed)
     rows = max(1, CACHE // (8 * sums.shape[1]))

@@ -12,7 +12,7 @@ from segmentation.errors import InputError
 from segmentation.io.npz import stored_arrays
 from segmentation.scoring import calibration_error as calibration
 from segmentation.scoring import definitions
-from segmentation.scoring.bootstrap import RESAMPLES, Interval, interval, resampled
+from segmentation.scoring.bootstrap import Interval, interval, resampled
 from segmentation.scoring.boundaries import boundary_band
 from segmentation.scoring.calibration_error import coarse
 from segmentation.scoring.confusion import Confusion, ratios
@@ -76,7 +76,7 @@ class Scores:
         pooled = self._pooled()
         return {name: float(value) for name, value in definitions.metrics(pooled, _of_split(pooled, classes)).items()}
 
-    def resampled(self, classes: ByClass | None = None, resamples: int = RESAMPLES) -> dict[str, np.ndarray]:
+    def resampled(self, classes: ByClass | None = None, resamples: int | None = None) -> dict[str, np.ndarray]:
         """Every metric of resamples of the images, and `noise_floor`: the ECE of a perfectly calibrated model.
 
         Two `Scores` of the same images use the same resamples, which makes their differences paired. Means over classes
@@ -84,7 +84,7 @@ class Scores:
 
         Args:
             classes: as for `metrics`.
-            resamples: number of resamples.
+            resamples: number of resamples; None for `bootstrap.RESAMPLES`.
         """
         pooled = self._pooled()
         split, of_split = (pooled["count"], pooled["gap"]), _of_split(pooled, classes)
@@ -95,7 +95,7 @@ class Scores:
 
         return resampled(of_resamples, map(sums_of_images, self.blocks()), len(self), resamples)
 
-    def intervals(self, resamples: int = RESAMPLES) -> dict[str, Interval]:
+    def intervals(self, resamples: int | None = None) -> dict[str, Interval]:
         """95 % interval over images of every metric."""
         resampled, metrics = self.resampled(resamples=resamples), self.metrics()
         return {name: interval(resampled[name], metrics[name]) for name in metrics if name in resampled}

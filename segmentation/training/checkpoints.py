@@ -14,7 +14,7 @@ import torch
 
 from segmentation.classes import Classes
 from segmentation.errors import InputError
-from segmentation.models.state_dicts import read_pickled
+from segmentation.io.pickled import read_pickled
 
 FORMAT = 1
 NAMES = ("best.pt", "last.pt")

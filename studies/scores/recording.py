@@ -11,7 +11,8 @@ from segmentation import plots
 from segmentation.config import DataConfig
 from segmentation.data import Originals, Split
 from segmentation.metrics import HEADLINE, METRICS
-from segmentation.scoring.bootstrap import LEVEL, RESAMPLES, interval
+from segmentation.scoring import bootstrap
+from segmentation.scoring.bootstrap import LEVEL, interval
 from segmentation.scoring.boundary_iou import CONTOUR_WIDTH
 from segmentation.scoring.calibration_error import BINS
 from segmentation.scoring.groups import Group, GroupReliability
@@ -71,7 +72,7 @@ def protocol(config: DataConfig, split: Split | Originals, scores: Scores) -> di
     return {
         "bins": BINS, "edges": "(a, b], 0 in the first", "confidence": "top label, softmax in float32",
         "void": "255 is not counted", "precision": "float32", "tf32": False,
-        "intervals": f"95 % bias-corrected percentile, {RESAMPLES} resamples of the images",
+        "intervals": f"95 % bias-corrected percentile, {bootstrap.RESAMPLES} resamples of the images",
         "score_at": "original" if original else "training",
         "resolution": "each image's own" if size is None else list(size),
         "resize": config.resize, "crop": None if original or config.score_crop == "whole" else config.crop,

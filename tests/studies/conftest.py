@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from segmentation.plots import style
+from segmentation.scoring import bootstrap
 from studies.config import TrainConfig
 from studies.runs.training import run_training
 from tests.conftest import write_own_data
@@ -35,9 +36,17 @@ def blank_plots() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def few_resamples() -> Iterator[None]:
+    """Inside, intervals come from 1,000 resamples instead of 10,000, which take a third of a short run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "RESAMPLES", 1000)
+        yield
+
+
 @pytest.fixture(scope="package", autouse=True)
 def undrawn() -> Iterator[None]:
-    with blank_plots():
+    with blank_plots(), few_resamples():
         yield
 
 
@@ -79,7 +88,12 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory, store: str) -> Trained:
     }  # fmt: skip
     first = TrainConfig(**values, register_as="first-seed", alias="first")
     configs = first, TrainConfig(**values, seed=1, log_model=False)
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()), blank_plots():
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()),
+        blank_plots(),
+        few_resamples(),
+    ):
         patch.setenv("MLFLOW_TRACKING_URI", store)
         patch.chdir(folder)
         run_ids = tuple(run_training(config).run_id for config in configs)
