@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 def test_a_full_disk_ends_the_run_with_the_reason_and_the_last_checkpoint_whole(own_data: Path) -> None:
     """Files are limited to 16 MB, as if the disk were full: a checkpoint has 25 MB."""
-    arguments = words(data_dir=own_data, epochs=500, log_model=False, plot_every=0)
+    arguments = words(data_dir=own_data, epochs=500, log_model=False, plot_every=0, model="lraspp_mobilenet_v3_large")
     with subprocess.Popen(
         [sys.executable, str(PROJECT / "mlproject.py"), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

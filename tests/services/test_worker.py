@@ -61,7 +61,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_a_worker_records_everything_on_the_volume_and_sends_it(stack: Stack, container: Container) -> None:
-    fields = tiny(Path("/data/own"), epochs=1, study_name="container", n_trials=1)
+    fields = tiny(Path("/data/own"), epochs=1, study_name="container", n_trials=1, model="lraspp_mobilenet_v3_large")
     del fields["data_dir"]
     tune = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in fields.items())
     said = compose.service("worker", stack.variables | {"TUNE": tune})

@@ -228,7 +228,7 @@ def test_intervals_of_changes_are_those_of_fitting_anew_and_scoring_anew() -> No
     narrow = changed(before, after)
 
     random, found = np.random.default_rng(0), []
-    for _ in range(300):
+    for _ in range(120):
         again = refit(random.integers(0, 8, 8)).temperature
         assert again is not None
         drawn = random.integers(0, 40, 40)

@@ -2,21 +2,28 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import mlproject
+from studies.config import TrainConfig
 from studies.models import loading
+from studies.runs.training import run_training
 from tests.conftest import PROJECT, last_run
-from tests.studies.conftest import Trained
+from tests.studies.search.conftest import tiny
 
 pytest.importorskip("onnxruntime")
 
 
-def test_the_example_of_the_page_runs_without_torch(two_seeds: Trained, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mlproject.main(["export", "--model_uri", two_seeds.checkpoint]) == 0
+@pytest.mark.slow
+def test_the_example_of_the_page_runs_without_torch(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a network of two convolutions, which is exported in seconds; `test_onnx_export` exports LR-ASPP."""
+    run_training(TrainConfig(**tiny(own_data, keep="last")))
+    checkpoint = f"checkpoints/{last_run().info.run_id}/last.pt"
+    assert mlproject.main(["export", "--model_uri", checkpoint]) == 0
     run = last_run()
     assert run.info.status == "FINISHED"
     assert run.data.metrics["export/largest_difference"] < 1e-4
@@ -27,7 +34,7 @@ def test_the_example_of_the_page_runs_without_torch(two_seeds: Trained, capsys: 
     pixels = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("photo.jpg", quality=100)
     printed = subprocess.run([sys.executable, "-c", example], check=True, capture_output=True, text=True).stdout
-    stored = loading.load(two_seeds.checkpoint)
+    stored = loading.load(checkpoint)
     assert [line.partition(":")[0] for line in printed.splitlines()] == [*stored.labels.names, "mean confidence"]
     import torch
 

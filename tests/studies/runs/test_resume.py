@@ -1,10 +1,12 @@
 """Which run `resume` resumes, with which configuration."""
 
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,8 +19,7 @@ from studies import tracking
 from studies.config import QuickStartConfig, TrainConfig
 from studies.runs.resume import merged
 from tests.conftest import PROJECT, last_run, write_own_data
-from tests.faults.kills import kills
-from tests.faults.training import words
+from tests.faults.training import Training, differences, words
 from tests.studies.conftest import Trained
 from tests.test_mlflow_run import mlflow_run, parameters
 
@@ -185,5 +186,29 @@ def test_a_run_without_its_checkpoint_is_refused(capsys: pytest.CaptureFixture[s
     assert "right checkpoint_dir" in capsys.readouterr().err
 
 
-def test_a_killed_and_resumed_run_has_the_metrics_of_an_uninterrupted_one(tmp_path: Path) -> None:
-    assert kills(1, tmp_path, epochs=4, log_model=False, plot_every=0)["wrong"] == []
+def test_a_killed_and_resumed_run_has_the_metrics_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tests.faults.kills` does the same at many random moments, and starts a process for every run."""
+    alone, killed = (
+        Training(tmp_path / name, epochs=12, log_model=False, plot_every=0) for name in ("alone", "killed")
+    )
+
+    def train(training: Training, *more: str) -> None:
+        monkeypatch.chdir(training.place)
+        for name, value in training.environment.items():
+            monkeypatch.setenv(name, value)
+        with (training.place / "said").open("a") as said, contextlib.redirect_stdout(said):
+            assert mlproject.main([*words(**training.fields), *more]) == 0
+
+    process = killed.start("--resume=auto")
+    while killed.epochs_done() < 2:
+        assert process.poll() is None, killed.said()
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert killed.epochs_done() < 12
+    train(alone)
+    train(killed, "--resume=auto")
+    assert killed.epochs_done() < 24
+    assert differences(alone, killed) == []
