@@ -92,7 +92,8 @@ def run_models(config: ModelsConfig) -> list[str]:
             )
             started = time.monotonic()
             try:
-                run_ids.append(_trained(each, parent, retrain=config.retrain))
+                epochs_afterwards = sum(later.config.epochs for later in planned[number:])
+                run_ids.append(_trained(each, parent, config.retrain, epochs_afterwards))
                 by_setting[setting][each.config.fold or 0] = run_ids[-1]
                 if (seconds := time.monotonic() - started) > REUSED_SECONDS:
                     trained.append((each.config.epochs, seconds))
@@ -125,7 +126,7 @@ def _planned(config: TrainConfig) -> PlannedRun:
     return PlannedRun(config, identity(config, data, model))
 
 
-def _trained(planned: PlannedRun, parent: str, retrain: bool) -> str:
+def _trained(planned: PlannedRun, parent: str, retrain: bool, epochs_afterwards: int) -> str:
     """Return the ID of a finished run as planned: an existing one, a resumed one, or a new one."""
     done = None if retrain else planned.done()
     if done is not None:
@@ -140,7 +141,7 @@ def _trained(planned: PlannedRun, parent: str, retrain: bool) -> str:
         if started.status == "FINISHED":
             print(f"Run {run_id} ({started.name}) has finished, but MLflow lacks its scores or model: made again.")
         tracking.describe_run(run_id, name, {"mlflow.parentRunId": parent})
-    return run_training(planned.config, run_id).run_id
+    return run_training(planned.config, run_id, epochs_afterwards=epochs_afterwards).run_id
 
 
 def _time_left(planned: Sequence[PlannedRun], number: int, trained: Sequence[tuple[int, float]]) -> str:

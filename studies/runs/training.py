@@ -69,6 +69,7 @@ def run_training(
     run_id: str | None = None,
     data: Data | None = None,
     watch: Callable[[int, dict[str, float]], None] | None = None,
+    epochs_afterwards: int = 0,
 ) -> TrainingResult:
     """Train as configured, record everything in one MLflow run, and print where to look.
 
@@ -80,6 +81,7 @@ def run_training(
         data: the splits of the configuration, if they are loaded already.
         watch: called with the number and metrics of each epoch, including those before a resumption; it may raise
             `tracking.Stopped`.
+        epochs_afterwards: epochs of later runs of the same command, for the time left that is printed.
 
     Raises:
         InputError: a mistake of the user. A run that is open by then ends as FAILED, with the reason in a tag.
@@ -144,7 +146,7 @@ def run_training(
         recorded = set()
         if resumes:
             recorded = tracking.logged_steps(run_id, EVERY_EPOCH) | tracking.logged_steps(run_id, of_model("epoch"))
-        result = _train_and_record(model, data, config, run_id, device, start, recorded, watch)
+        result = _train_and_record(model, data, config, run_id, device, start, recorded, watch, epochs_afterwards)
     _print_checkpoint(Path(config.checkpoint_dir) / run_id, config.keep, tracking.is_sent(run_id))
     print(tracking.where_to_look(run_id))
     return result
@@ -306,6 +308,7 @@ def _train_and_record(
     start: Checkpoint | None,
     recorded: Collection[int],
     watch: Callable[[int, dict[str, float]], None] | None,
+    epochs_afterwards: int,
 ) -> TrainingResult:
     folder = Path(config.checkpoint_dir) / run_id
     history: list[dict[str, float]] = []
@@ -331,7 +334,7 @@ def _train_and_record(
                 best_epoch = epoch.number
             if epoch.is_best or config.keep == "last":
                 kept = epoch.val
-            _print_epoch(epoch, history[-1], config)
+            _print_epoch(epoch, history[-1], config, epochs_afterwards)
             if config.plot_every and (epoch.number % config.plot_every == 0 or epoch.number in (1, config.epochs)):
                 log_epoch_plots(model, epoch, data.val, config, device)
             if watch is not None:
@@ -492,13 +495,16 @@ def _description(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)"
 
 
-def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig) -> None:
-    left = (config.epochs - epoch.number) * (epoch.seconds - epoch.compile_seconds)
+def _print_epoch(epoch: Epoch, values: Mapping[str, float], config: TrainConfig, epochs_afterwards: int) -> None:
+    seconds, epochs = epoch.seconds - epoch.compile_seconds, config.epochs - epoch.number
+    left = f"{_duration(epochs * seconds)} left"
+    if epochs_afterwards:
+        left += f", {_duration((epochs + epochs_afterwards) * seconds)} for all runs at this speed"
     print(
         f"epoch {epoch.number}/{config.epochs}: train loss {values['train/loss']:.3f}, "
         f"val loss {values['val/loss']:.3f}, accuracy {values['val/pixel_accuracy']:.3f}, "
         f"mIoU {values['val/mean_iou']:.3f}, ECE {values['val/ece']:.4f}; "
-        f"{epoch.images_per_second:.1f} images/s, {_duration(left)} left{' (best)' if epoch.is_best else ''}",
+        f"{epoch.images_per_second:.1f} images/s, {left}{' (best)' if epoch.is_best else ''}",
         flush=True,
     )
     if epoch.compile_seconds:

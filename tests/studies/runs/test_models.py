@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,6 +201,9 @@ def parent_of(run_id: str) -> str:
 def test_a_stopped_run_is_resumed(compared: Compared) -> None:
     assert compared.first[1] == compared.stopped
     assert "Resuming after epoch 1 of 2" in compared.printed[0]
+    first, second = compared.printed[0].split("\n2 of 2: ")
+    assert re.search(r"epoch 2/2: .* 0:00 left, \d+:\d\d for all runs at this speed", first), "2 epochs are to come"
+    assert "for all runs" not in second
     history = MlflowClient().get_metric_history(compared.stopped, "val/loss")
     assert [point.step for point in history] == [1, 2]
     assert mlflow.get_run(compared.stopped).info.status == "FINISHED"
