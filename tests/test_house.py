@@ -236,6 +236,17 @@ def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
                 assert (page.parent / path).exists(), f"{page.name}: {path}"
 
 
+def test_doctor_reads_checkpoints_without_torchvision() -> None:
+    """Importing it takes as long as importing torch."""
+    known, seen, left = modules(), set(), ["segmentation.training.checkpoints"]
+    while left:
+        name = left.pop()
+        seen.add(name)
+        assert "torchvision" not in tops(known[name]), name
+        left += imports(known[name]) & known.keys() - seen
+    assert "segmentation.io.pickled" in seen
+
+
 def test_help_imports_nothing_heavy() -> None:
     program = (
         "import sys, mlproject\n"
