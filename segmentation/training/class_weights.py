@@ -13,6 +13,8 @@ from segmentation.errors import InputError, listed
 
 NAMED = ("none", "inverse", "median_frequency")
 """Values of `class_weights` that are no path."""
+EXTREME = 1000
+"""Weights of more than this many times the median are warned of."""
 
 
 def class_weights(config: TrainingConfig, split: Split) -> torch.Tensor | None:
@@ -46,6 +48,12 @@ def class_weights(config: TrainingConfig, split: Split) -> torch.Tensor | None:
         present = frequencies[frequencies > 0]
         return _inverse(frequencies, float(np.median(present)) if len(present) else 0.0)
     return torch.tensor(weights_of_file(Path(config.class_weights), split.labels.names), dtype=torch.float32)
+
+
+def extreme(weights: torch.Tensor) -> list[int]:
+    """Return the classes whose weight is more than `EXTREME` times the median: a few pixels would decide the loss."""
+    positive = weights[weights > 0]
+    return (weights > EXTREME * positive.median()).nonzero().flatten().tolist() if len(positive) else []
 
 
 def _inverse(values: np.ndarray, numerator: float) -> torch.Tensor:

@@ -24,7 +24,7 @@ from segmentation.scoring.evaluate import score
 from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints, launch
 from segmentation.training.checkpoints import Checkpoint
-from segmentation.training.class_weights import class_weights
+from segmentation.training.class_weights import class_weights, extreme
 from segmentation.training.loop import Data, Epoch, train, train_rank
 from segmentation.training.micro_batch import choose_micro_batch
 from studies import tracking
@@ -238,6 +238,12 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
         by_name = dict(zip(split.labels.names, weights.tolist(), strict=True))
         print(f"Class weights: {listed((f'{name} {weight:.3g}' for name, weight in by_name.items()), 10)}.")
         tracking.log_json(by_name, "class_weights.json")
+        if heavy := extreme(weights):
+            shown = listed(f"{split.labels.names[each]} {weights[each]:.3g}" for each in heavy)
+            print(
+                f"Warning: class_weights={config.class_weights} gives a few pixels extreme weights ({shown}), which can "
+                f"spoil the training. class_weights=median_frequency or a JSON file may give smaller ones."
+            )
     if (measured := model.measured()) is not None:
         shown = listed((f"{mean:.1f} and {std:.1f}" for mean, std in zip(*measured, strict=True)), 10)
         print(f"Measured mean and standard deviation of each channel of {split.bits} bits: {shown}.")

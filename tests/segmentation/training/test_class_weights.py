@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from segmentation.classes import Classes
 from segmentation.config import TrainingConfig
 from segmentation.data.split import Split
 from segmentation.errors import InputError
-from segmentation.training.class_weights import class_weights
+from segmentation.training.class_weights import class_weights, extreme
 
 
 @pytest.fixture
@@ -71,3 +72,10 @@ def test_a_wrong_file_is_named(split: Split, tmp_path: Path, content: str | None
     with pytest.raises(InputError, match=message) as raised:
         class_weights(TrainingConfig(class_weights=str(file)), split)
     assert f"class_weights={file}" in str(raised.value)
+
+
+def test_extreme_weights_are_those_of_a_thousand_times_the_median() -> None:
+    """A class without pixels has weight 0 and does not count in the median, which is 2 here."""
+    assert extreme(torch.tensor([0.0, 0.1, 2.0, 2001.0])) == [3]
+    assert extreme(torch.tensor([0.0, 0.1, 2.0, 1999.0])) == []
+    assert extreme(torch.zeros(3)) == []
