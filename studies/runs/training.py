@@ -241,8 +241,8 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
         if heavy := extreme(weights):
             shown = listed(f"{split.labels.names[each]} {weights[each]:.3g}" for each in heavy)
             print(
-                f"Warning: class_weights={config.class_weights} gives a few pixels extreme weights ({shown}), which may "
-                f"spoil the training. class_weights=median_frequency or a JSON file can give smaller ones."
+                f"Warning: class_weights={config.class_weights} gives a few pixels extreme weights ({shown}), which "
+                f"may spoil the training. class_weights=median_frequency or a JSON file can give smaller ones."
             )
     if (measured := model.measured()) is not None:
         shown = listed((f"{mean:.1f} and {std:.1f}" for mean, std in zip(*measured, strict=True)), 10)
