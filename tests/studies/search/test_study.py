@@ -208,9 +208,8 @@ def test_a_search_prunes_within_its_budget_and_can_be_extended(
     client = MlflowClient()
     given = [client.create_run("0").info.run_id for _ in range(2)]
     monkeypatch.setenv("MLFLOW_RUN_ID", given[0])
-    config = search(
-        own_data, max_epochs_total=5, search="learning_rate=0.0001..0.1,flip=0..1", model="lraspp_mobilenet_v3_large"
-    )
+    same = {"search": "learning_rate=0.0001..0.1,flip=0..1", "model": "lraspp_mobilenet_v3_large"}
+    config = search(own_data, max_epochs_total=5, **same)
     run_study(config)
     study = opened(config)
     assert sum(trial.user_attrs["epochs"] for trial in study.trials) <= 5
@@ -227,7 +226,7 @@ def test_a_search_prunes_within_its_budget_and_can_be_extended(
 
     before = len(study.trials)
     monkeypatch.setenv("MLFLOW_RUN_ID", given[1])
-    run_study(search(own_data, n_trials=before + 1, search="learning_rate=0.0001..0.1,flip=0..1"))
+    run_study(search(own_data, n_trials=before + 1, **same))
     assert len(opened(config).trials) == before + 1
     assert "Resuming study 's'" in capsys.readouterr().out
     assert parent_of(opened(config)).info.run_id == given[0]
@@ -235,7 +234,7 @@ def test_a_search_prunes_within_its_budget_and_can_be_extended(
     assert client.get_run(given[1]).data.tags["study_run"] == given[0]
 
     with pytest.raises(InputError, match=r"study_name=s .*epochs=2 \(now 3\)"):
-        run_study(search(own_data, epochs=3, max_epochs_total=4, search="learning_rate=0.0001..0.1,flip=0..1"))
+        run_study(search(own_data, epochs=3, max_epochs_total=4, **same))
 
     show_status(StatusConfig(study_name="s"))
     printed = capsys.readouterr().out
