@@ -49,7 +49,7 @@ class Overlay:
             labels: `(rows, W)` uint8, class indices and 255 for void.
         """
         self._added += len(labels)
-        values = as_array(image)[..., :RGB]
+        values = np.ascontiguousarray(as_array(image)[..., :RGB])  # a view would keep all channels in memory
         if self._reduce == 1:
             self._bands.append((values, labels))
             return

@@ -74,15 +74,12 @@ def run_workers(study: Study, plan: Plan, config: TuneConfig, parent: str, role:
         for process, _ in workers:
             process.join()
     for number, (process, receiver) in enumerate(workers, 1):
-        if process.exitcode:
-            reason = f"died by signal {-process.exitcode}"
-            if process.exitcode > 0:
-                code = process.exitcode
-                reason = (
-                    "stopped"
-                    if code == interruption.EXIT_CODE
-                    else f"ended with exit code {code}; its last lines are above"
-                )
+        if code := process.exitcode:
+            reason = f"died by signal {-code}"
+            if code == interruption.EXIT_CODE:
+                reason = "stopped"
+            elif code > 0:
+                reason = f"ended with exit code {code}; its last lines are above"
             with suppress(EOFError):
                 reason = receiver.recv()
             errors.append(f"worker {number} {reason}")
