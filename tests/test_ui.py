@@ -33,6 +33,7 @@ from studies.runs.comparison import run_comparison
 from studies.runs.report import run_report
 from studies.runs.training import run_training
 from studies.tracking.shared_view import view_address
+from tests import tiny_network
 from tests.conftest import PROJECT, write_own_data
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -40,7 +41,9 @@ CHROMEDRIVER = shutil.which("chromedriver")
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 PATIENCE = 90
 """Seconds to wait for what a page is to show."""
-SMALL: dict[str, Any] = {"dataset": "folder", "resize": 32, "crop": 32, "epochs": 3, "batch_size": 4}
+SMALL: dict[str, Any] = {
+    "dataset": "folder", "model": tiny_network.LRASPP, "resize": 32, "crop": 32, "epochs": 3, "batch_size": 4,
+}  # fmt: skip
 """Fields that differ from the quick start if no screenshots are made."""
 
 pytestmark = [

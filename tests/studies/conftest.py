@@ -13,6 +13,7 @@ from segmentation.plots import style
 from segmentation.scoring import bootstrap
 from studies.config import TrainConfig
 from studies.runs.training import run_training
+from tests import tiny_network
 from tests.conftest import write_own_data
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory, store: str) -> Trained:
     folder = tmp_path_factory.mktemp("two-seeds")
     values: dict[str, Any] = {
         "dataset": "folder", "data_dir": str(write_own_data(folder, train=9, val=12)), "resize": 32, "crop": 32,
-        "device": "cpu", "epochs": 4, "batch_size": 4, "learning_rate": 0.05, "model": "lraspp_mobilenet_v3_large",
+        "device": "cpu", "epochs": 4, "batch_size": 4, "learning_rate": 0.05, "model": tiny_network.LRASPP,
         "batch_norm_momentum": 0.1, "calibration_fraction": 0.34, "examples": 2, "cache_dir": str(folder / "cache"),
         "checkpoint_dir": str(folder / "checkpoints"), "experiment": "two seeds", "keep": "last",
     }  # fmt: skip

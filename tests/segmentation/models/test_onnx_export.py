@@ -12,6 +12,7 @@ from segmentation.config import ModelConfig
 from segmentation.errors import InputError
 from segmentation.models import onnx_export
 from segmentation.models.segmenter import Segmenter, build
+from tests import tiny_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
@@ -21,7 +22,7 @@ METADATA = {"class_names": ["a", "b", "c"], "resize": None}
 
 def model(calibration: str | None = None) -> Segmenter:
     torch.manual_seed(0)
-    network = build(ModelConfig(model="lraspp_mobilenet_v3_large"), 3)
+    network = build(ModelConfig(model=tiny_network.LRASPP), 3)
     if calibration is not None:
         network.calibrator = calibrators.build(calibration, 3)
         for parameter in network.calibrator.parameters():

@@ -10,6 +10,7 @@ from segmentation.data import load_splits
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.training.loop import Data
 from studies.config import TrainConfig
+from tests import tiny_network
 from tests.conftest import write_own_data
 
 TIMED = ("epoch_seconds", "images_per_second")
@@ -20,7 +21,7 @@ def two_rank_values(folder: Path) -> dict[str, Any]:
     """Batches of 4 and 5 of 9 images, so that the shards of two ranks differ in size; 5 images to score."""
     return {
         "dataset": "folder", "data_dir": str(write_own_data(folder, train=9, val=5)), "resize": 32, "crop": 32,
-        "device": "cpu", "model": "lraspp_mobilenet_v3_large", "epochs": 2, "batch_size": 4, "learning_rate": 0.02,
+        "device": "cpu", "model": tiny_network.LRASPP, "epochs": 2, "batch_size": 4, "learning_rate": 0.02,
         "cache_dir": str(folder / "cache"),
     }  # fmt: skip
 

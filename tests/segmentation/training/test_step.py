@@ -86,7 +86,7 @@ def test_python_runs_between_the_layers_of_a_backward_pass(settings: dict[str, A
         step(*data.train.gather(np.arange(4)), 4)
     finally:
         sys.setprofile(None)
-    assert gradients >= sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) > 40
+    assert gradients >= sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) > 4
 
 
 @pytest.mark.parametrize("micro_batch", [4, None])
@@ -96,7 +96,7 @@ def test_running_statistics_are_updated_once_a_step(settings: dict[str, Any], mi
         "batch_size": 6, "micro_batch": micro_batch, "batch_norm_momentum": 0.1, "channels_last": False,
     })  # fmt: skip
     model, data = prepared(config)
-    stem = model.backbone.get_submodule("0")
+    stem = model.backbone.get_submodule("low")
     images, masks = data.train.gather(np.arange(6))
     with torch.no_grad():
         values = stem[0]((images.float() - 127.5) / 127.5).double()

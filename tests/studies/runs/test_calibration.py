@@ -97,8 +97,9 @@ def test_a_calibration_run_holds_before_and_after(
     assert changes["interval"] in described
     assert f"| ece | {metrics['val_before/ece']:.4f} | {metrics['val_after/ece']:.4f} |" in described
     assert described.index("description/0.png") < described.index("| metric |")
-    verdict = [line for line in this.printed.splitlines() if line][1]
-    assert verdict.startswith("Calibration (ECE)"), "the second line, after that of the fitting"
+    lines = [line for line in this.printed.splitlines() if line]
+    verdict = lines[lines.index(f"Fitting {method} to 3 images ...") + 1]
+    assert verdict.startswith("Calibration (ECE)")
     assert verdict in described.splitlines()[0]
     assert "Warning: only 3 image(s) to fit to (split=held_out)" in this.printed
     assert "Warning: only 12 images scored" in this.printed

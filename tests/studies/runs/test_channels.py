@@ -17,6 +17,7 @@ from studies.models import loading
 from studies.runs.evaluation import run_evaluation
 from studies.runs.prediction import run_prediction
 from studies.runs.training import run_training
+from tests import tiny_network
 from tests.segmentation.io.test_channels import write_tiff
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def write_data(root: Path, channels: int = CHANNELS, dtype: type = np.uint16, sp
 def config(data: Path, **more: object) -> TrainConfig:
     values = {
         "dataset": "folder", "data_dir": str(data), "channels": CHANNELS, "resize": SIDE, "crop": SIDE, "epochs": 2,
-        "batch_size": 4, "model": "lraspp_mobilenet_v3_large", "plot_every": 2, "examples": 1, "flip": 0.5,
+        "batch_size": 4, "model": tiny_network.LRASPP, "plot_every": 2, "examples": 1, "flip": 0.5,
         "device": "cpu", "learning_rate": 0.05,
     }  # fmt: skip
     return TrainConfig(**values | more)  # type: ignore[arg-type]
@@ -134,7 +135,7 @@ def test_a_run_that_starts_from_it_keeps_all_weights_and_the_normalization(
     found = run_training(config(fewer, weights=f"runs:/{run_id}", epochs=1, learning_rate=0.0, log_model=False))
     before = loading.load(run_id)
     after = loading.load(f"checkpoints/{found.run_id}/best.pt")
-    for name in ("network.backbone.0.0.weight", "mean", "std", "bits"):
+    for name in ("network.backbone.low.0.weight", "mean", "std", "bits"):
         np.testing.assert_array_equal(before.state[name], after.state[name])
     assert "tensors loaded.\n" in capsys.readouterr().out
 
