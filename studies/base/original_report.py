@@ -23,9 +23,10 @@ class PublishedModel(NamedTuple):
     ece: float
 
 
-PROTOCOL = ("voc2007", "val", [128, 128])
-"""Data set, split and image size in pixels of all its results."""
-GRID_DATASET, GRID_MODEL = "voc2007", "fcn_resnet50"
+DATASET, GRID_MODEL = "voc2007", "fcn_resnet50"
+TRAINING_IMAGES, VALIDATION_IMAGES = 209, 213
+SCORED = {"dataset": DATASET, "split": "val", "resize": 128, "crop": 128, "images": VALIDATION_IMAGES}
+"""What all its results were scored on, as a protocol of scores has it."""
 GRID = (
     GridCell(0.0, 0.01, 0.098, 0.679, 0.817),
     GridCell(0.0, 0.05, 0.040, 0.727, 0.819),
@@ -46,6 +47,24 @@ GRID = (
 )
 
 
+def scored_the_same(protocol: Mapping[str, Any]) -> bool:
+    """Whether scores with this protocol are of all images that the report scored, at its size.
+
+    Published values stand next to ours only then: a part of the images, or another size, gives other values.
+    """
+    return all(protocol.get(name) == value for name, value in SCORED.items())
+
+
+def why_left_out(protocol: Mapping[str, Any]) -> str:
+    """Return why the published values are not next to scores with this protocol."""
+    here = f"{protocol.get('images', '?')} images of {protocol.get('dataset', '?')}/{protocol.get('split', '?')}"
+    size = f"resize {protocol.get('resize', '?')}, crop {protocol.get('crop', '?')}"
+    return (
+        f"The original report's values are left out, since they are not comparable: it scored all {VALIDATION_IMAGES} "
+        f"images of {DATASET}/val (resize 128, crop 128), this page {here} ({size})."
+    )
+
+
 def grid_cell(learning_rate: float, weight_decay: float) -> GridCell | None:
     """Return the report's results for one setting; None if the grid lacks it."""
     cells = {(cell.learning_rate, cell.weight_decay): cell for cell in GRID}
@@ -59,7 +78,6 @@ MODELS = (
     PublishedModel("fcn_resnet101", True, 0.0685),
 )
 """Trained on VOC 2007 and scored on its validation split, with 10 bins."""
-TRAINING_IMAGES, VALIDATION_IMAGES = 209, 213
 FINAL_ACCURACY = 0.817
 """Pixel accuracy on the validation split of its FCN-ResNet-50 trained from scratch."""
 

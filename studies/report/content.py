@@ -119,7 +119,7 @@ class ReportContent:
     def is_like_original(self) -> bool:
         """Whether the page has the form of the original report: its runs are of the original report's data set."""
         configs = [self.config, *(study.run.config for study in self.studies)]
-        return any(config.get("dataset") == original_report.GRID_DATASET for config in configs)
+        return any(config.get("dataset") == original_report.DATASET for config in configs)
 
     @property
     def config(self) -> Mapping[str, Any]:

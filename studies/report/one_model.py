@@ -29,8 +29,7 @@ CHANGED = tuple(sorted(BRIEF, key=lambda name: name not in CALIBRATION))
 
 def is_original_data(content: ReportContent) -> bool:
     """Whether the scores are of the images that the original report scored."""
-    rules = (content.scores or {}).get("protocol", {})
-    return bool(rules.get("dataset") == original_report.GRID_DATASET and rules.get("split") == "val")
+    return original_report.scored_the_same((content.scores or {}).get("protocol", {}))
 
 
 def add_sources(page: Page, *runs: ReportedRun) -> None:
@@ -122,10 +121,7 @@ def protocol(page: Page, content: ReportContent) -> None:
                 f"{original_report.VALIDATION_IMAGES} images of this data set. Its metrics are shown next to ours."
             )
         elif content.is_like_original:
-            page.text(
-                f"The original report's metrics are left out: they are of other images "
-                f"({original_report.GRID_DATASET}/val) and not comparable."
-            )
+            page.text(escaped(original_report.why_left_out(rules)))
 
 
 def loss(page: Page, content: ReportContent) -> None:

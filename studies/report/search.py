@@ -1,6 +1,7 @@
 """The hyperparameters that studies tried; point (h) of the original report, second half."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from segmentation.metrics import BRIEF, HEADLINE, METRICS
 from studies.base import original_report
@@ -50,7 +51,7 @@ def _study(page: Page, study: ReportedStudy) -> None:
     page.text(*_summary(trials, study))
     found = run.images("study")
     fields = [name for name in trials[0] if "/" not in name and name not in NOT_HYPERPARAMETERS]
-    is_original = _is_original_grid(run)
+    is_original = _is_original_grid(study)
     objectives = objectives_of(run)
     more = [name for name in objectives if name not in (*TRIAL_METRICS, "val/ece") and name in trials[0]]
     header = ["trial", *fields, *more, *TRIAL_METRICS, "val/ece", "epoch", "state"]
@@ -64,6 +65,8 @@ def _study(page: Page, study: ReportedStudy) -> None:
     )
     if is_original:
         page.text(_original_conclusion())
+    elif _has_original_settings(run):
+        page.text(escaped(original_report.why_left_out(_protocol(study))))
     for name, alt in (maps(objectives) | PLOTS).items():
         if name in found:
             page.image(f"{run.run_id[:8]}-{name}.png", found[name], alt)
@@ -182,10 +185,21 @@ def _float(trial: Mapping[str, str], name: str) -> float | None:
     return float(trial[name]) if trial.get(name) else None
 
 
-def _is_original_grid(run: ReportedRun) -> bool:
-    """Whether a study is a grid on the original report's data and model."""
+def _has_original_settings(run: ReportedRun) -> bool:
+    """Whether a study is a grid of the original report's model on its data set."""
     here = run.config.get("dataset"), run.config.get("model"), run.config.get("sampler")
-    return here == (original_report.GRID_DATASET, original_report.GRID_MODEL, "grid")
+    return here == (original_report.DATASET, original_report.GRID_MODEL, "grid")
+
+
+def _is_original_grid(study: ReportedStudy) -> bool:
+    """Whether the trials of such a grid were scored on all images that the original report scored, at its size."""
+    return _has_original_settings(study.run) and original_report.scored_the_same(_protocol(study))
+
+
+def _protocol(study: ReportedStudy) -> Mapping[str, Any]:
+    """Return how the trials were scored, as the best one records it; empty if there is none."""
+    scores = None if study.best is None else study.best.json(f"reliability/{study.best.config.get('val_split')}.json")
+    return (scores or {}).get("protocol", {})
 
 
 def _original_conclusion() -> str:

@@ -139,9 +139,8 @@ def _markdown(found: Compared) -> Iterator[str]:
 
 
 def published_ece_table(contestants: Sequence[Contestant]) -> Iterator[str]:
-    """Yield a table of our ECEs and those of the original report if data and protocol are the same, else nothing."""
-    protocol = contestants[0].stored.protocol
-    if (protocol["dataset"], protocol["split"], protocol["resolution"]) != published.PROTOCOL:
+    """Yield a table of our ECEs and those of the original report if images and size are the same, else nothing."""
+    if not all(published.scored_the_same(each.stored.protocol) for each in contestants):
         return
     rows = []
     for each in contestants:

@@ -88,7 +88,8 @@ def _columns(plan: Plan) -> list[str]:
 
 
 def _markdown_table(study: Study, plan: Plan) -> Iterator[str]:
-    original = ("the report's val/loss", "the report's val/pixel_accuracy") if repeats_original_grid(plan) else ()
+    theirs = ("the report's val/loss", "the report's val/pixel_accuracy")
+    original = theirs if repeats_original_grid(study, plan) else ()
     searched = sorted(plan.space, key=lambda name: name != "weight_decay")
     columns = _columns(plan)
     header = ["trial", *searched, *columns, *original, "epoch", "state"]

@@ -35,7 +35,15 @@ from studies.search.samplers import SeededByTrial
 from studies.search.space import Choices, as_stored, describe_values, first_guess, grid_points
 from studies.search.storage import one_process_only, open_storage
 from studies.search.summary import best_lines, confirmation_line, progress_line, train_command
-from studies.search.trials import STATES, best_trial, counted_trials, in_state, prescribed_values, running_trials
+from studies.search.trials import (
+    STATES,
+    VAL_IMAGES,
+    best_trial,
+    counted_trials,
+    in_state,
+    prescribed_values,
+    running_trials,
+)
 from studies.search.worker import Worker
 
 PARENT, READY = "mlflow_run_id", "ready"
@@ -70,6 +78,8 @@ def run_study(config: TuneConfig) -> None:
         study = _open(storage, plan, config, lambda: _parent(config, plan, given_run))
         plan = replace(plan, space=as_stored(plan.space, study.get_trials(deepcopy=False)))
         store_constant_model(study, data.val)
+        if study.user_attrs.get(VAL_IMAGES) != len(data.val):
+            study.set_user_attr(VAL_IMAGES, len(data.val))
         reap(study)
         if one_process_only(config.storage) and running_trials(study):
             raise InputError(

@@ -27,6 +27,7 @@ from studies.search.trials import (
     EPOCHS,
     RUN,
     STATES,
+    VAL_IMAGES,
     best_trial,
     counted_trials,
     in_state,
@@ -47,7 +48,7 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     title = f"{plan.name}: {plan.base.dataset}, {plan.base.epochs} epochs"
     best, constant = best_trial(study), constant_model(study)
     objective = plan.objectives[0]
-    yield from _plots_over_two_fields(trials, plan, title, best, constant)
+    yield from _plots_over_two_fields(study, trials, plan, title, best, constant)
     searches = {plan.name: _history(study, plan)} | _history_of_grid(study, plan)
     yield (
         "history",
@@ -92,18 +93,27 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     yield from _reliability_of_best(study, plan, done)
 
 
-def repeats_original_grid(plan: Plan) -> bool:
-    """Whether a study is the grid of the original report, on its data and model."""
+def repeats_original_grid(study: Study, plan: Plan) -> bool:
+    """Whether a study is the grid of the original report: of its model, scored on all of its images at its size."""
+    base = plan.base
     return (
-        plan.base.dataset == original_report.GRID_DATASET
-        and plan.base.model == original_report.GRID_MODEL
+        base.model == original_report.GRID_MODEL
         and plan.is_grid
         and set(plan.space) == {"learning_rate", "weight_decay"}
-    )
+        and original_report.scored_the_same({
+            "dataset": base.dataset, "split": base.val_split, "resize": base.resize,
+            "crop": None if base.score_crop == "whole" else base.crop, "images": study.user_attrs.get(VAL_IMAGES),
+        })
+    )  # fmt: skip
 
 
 def _plots_over_two_fields(
-    trials: Sequence[FrozenTrial], plan: Plan, title: str, best: FrozenTrial | None, constant: ConstantModel | None
+    study: Study,
+    trials: Sequence[FrozenTrial],
+    plan: Plan,
+    title: str,
+    best: FrozenTrial | None,
+    constant: ConstantModel | None,
 ) -> Iterator[tuple[str, Figure]]:
     """One plot per metric over learning rate and weight decay, or over the first two numeric fields."""
     numeric = [name for name, dimension in plan.space.items() if _is_numeric(dimension)]
@@ -125,7 +135,7 @@ def _plots_over_two_fields(
             at = {trial.number: (ys.index(plan.values(trial)[y]), xs.index(plan.values(trial)[x])) for trial in trials}
             for trial, result in zip(trials, results, strict=True):
                 cells[at[trial.number]] = result
-            original = _original_panel(metric, xs, ys) if repeats_original_grid(plan) else {}
+            original = _original_panel(metric, xs, ys) if repeats_original_grid(study, plan) else {}
             panels = {"ours": cells, **original} if original else {"": cells}
             yield name, plots.heat_maps(
                 panels, [format_value(value) for value in xs], [format_value(value) for value in ys], xlabel, ylabel,

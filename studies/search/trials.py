@@ -14,6 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.metrics import TIES
 
+VAL_IMAGES = "val_images"
+"""Attribute of a study: number of images of its validation split."""
 VALUES = "values"
 """Attribute of a trial: values of the searched fields."""
 EPOCHS = "epochs"

@@ -103,10 +103,10 @@ def study_run(name: str, best: str, dataset: str, model: str = "fcn_resnet50") -
     return run_id
 
 
-def voc_run(two_seeds: Trained, name: str, ece: tuple[float, float, float], **values: Any) -> str:
+def voc_run(two_seeds: Trained, name: str, ece: tuple[float, float, float], images: int = 213, **values: Any) -> str:
     """Record a training run with scores on the original report's data."""
     record = scores_of(two_seeds.run_ids[0])
-    record["protocol"] |= {"dataset": "voc2007", "split": "val", "images": 213}
+    record["protocol"] |= {"dataset": "voc2007", "split": "val", "images": images, "resize": 128, "crop": 128}
     record["metrics"] |= {"ece": ece[0], "pixel_accuracy": 0.8}
     record["intervals"] |= {"ece": ece[1:], "pixel_accuracy": [0.79, 0.81]}
     with tracking.tracked_run("voc", name, {"kind": "train", "dataset": "voc2007", "device": "<b>cpu"}) as run_id:
@@ -305,6 +305,14 @@ def test_the_original_metrics_are_shown_for_their_data_only(two_seeds: Trained) 
     assert "ECE of the original report: 0.0543; ours: 0.0540" in "".join(read.text)
     assert "these images show no difference" in "".join(read.text)
     assert "0.817" not in "".join(read.text)
+
+    part = voc_run(two_seeds, "part", (0.0610, 0.0520, 0.0700), images=66)
+    _, _, read = written(run_ids=f"{part},{study_run('grid of a part', part, 'voc2007')}")
+    text = "".join(read.text)
+    for theirs in ("0.817", "0.0733", "0.0543", "its val/loss"):
+        assert theirs not in text
+    why = "it scored all 213 images of voc2007/val (resize 128, crop 128), this page 66 images of voc2007/val"
+    assert text.count(why) == 2  # for the models, and for the grid
 
     _, _, read = written(run_ids=two_seeds.run_ids[0])
     text = "".join(read.text)

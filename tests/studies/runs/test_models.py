@@ -257,8 +257,9 @@ def test_published_metrics_are_shown_if_the_data_are_the_same(compared: Compared
         return list(published_ece_table(list(contestants_of(stored, list(stored[0].digests)))))
 
     assert table() == []
-    assert table(dataset="voc2007") == []
-    lines = table(dataset="voc2007", resolution=[128, 128])
+    assert table(dataset="voc2007", resize=128, crop=128) == []  # two images
+    assert table(dataset="voc2007", images=213) == []  # of another size
+    lines = table(dataset="voc2007", resize=128, crop=128, images=213)
     assert [line.split("|")[-2].strip() for line in lines[2:]] == ["0.0733", "0.0685"]
 
 

@@ -22,7 +22,7 @@ from studies.search.plan import Plan, make_plan
 from studies.search.space import grid_points
 from studies.search.study_plots import study_plots
 from studies.search.summary import best_lines
-from studies.search.trials import METRICS_KEPT, REASON, RUN, WARNING, only_class_found
+from studies.search.trials import METRICS_KEPT, REASON, RUN, VAL_IMAGES, WARNING, only_class_found
 from tests.segmentation.plots.drawn import legend
 
 
@@ -43,6 +43,7 @@ def grid_study(config: TuneConfig) -> tuple[Study, Plan]:
 
 def test_the_original_report_stands_beside_the_same_grid_and_no_other() -> None:
     study, plan = grid_study(TuneConfig(dataset="voc2007", sampler="grid"))
+    study.set_user_attr(VAL_IMAGES, 213)
     header, *rows = _markdown_table(study, plan)
     (row,) = (row for row in rows if row.startswith("| **0 (best)** |"))
     assert "the report's val/loss" in header
@@ -51,6 +52,12 @@ def test_the_original_report_stands_beside_the_same_grid_and_no_other() -> None:
     assert name == "loss"
     assert [axes.get_title() for axes in figure.axes[:2]] == ["ours", "original report"]
 
+    study.set_user_attr(VAL_IMAGES, 66)  # a part of the images
+    assert "report" not in next(iter(_markdown_table(study, plan)))
+    for other in ({"dataset": "shapes"}, {"crop": 96}, {"score_crop": "whole", "crop_at": "random"}):
+        study, plan = grid_study(TuneConfig(**{"dataset": "voc2007", "sampler": "grid"} | other))  # type: ignore[arg-type]
+        study.set_user_attr(VAL_IMAGES, 213)
+        assert "report" not in next(iter(_markdown_table(study, plan)))
     study, plan = grid_study(TuneConfig(dataset="shapes", sampler="grid"))
     assert "report" not in next(iter(_markdown_table(study, plan)))
     _, figure = next(study_plots(study, plan))
