@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 TITLE = "Prediction on a folder"
 RESIZE, BATCH, CLASSES = 128, 16, 21
 OURS, BARE = "this project", "bare model"
+AT_SIZE = "bare model, then the class of each pixel of the images"
 PLAIN, SAME_FILES = "one at a time, torchvision's example", "one at a time, with the same files"
 WINDOWS, BARE_WINDOWS = "this project", "bare model on the windows"
 TILE, OVERLAP = 192, 0.25
@@ -85,6 +86,7 @@ def _masks_case(work: Folder) -> Case:
     contestants = [
         Contestant(OURS, "ours", this_project, (work, kinds)),
         Contestant(BARE, "limit", bare_network, (work,)),
+        Contestant(AT_SIZE, "limit", bare_network, (work, True)),
         Contestant(SAME_FILES, "peer", same_files, (work, kinds)),
     ]
     name = f"{work.model}, shorter side {RESIZE}, masks only"
@@ -112,7 +114,7 @@ def _same_masks(returned: Mapping[str, Any]) -> str:
     assert np.mean(apart) <= ELSEWHERE, f"{np.mean(apart):.2%} of the pixels have another class"
     return (
         f"The loop that writes the same masks gives {np.mean(apart):.3%} of the pixels another class (tolerated: "
-        f"{ELSEWHERE:.1%}). The bare model reads and writes nothing."
+        f"{ELSEWHERE:.1%}). The bare model reads and writes nothing, with or without the classes."
     )
 
 
@@ -283,16 +285,20 @@ def _corners(work: Folder) -> list[list[tuple[int, int]]]:
     return found
 
 
-def bare_network(work: Folder) -> Run:
-    """The model on prepared batches in memory."""
+def bare_network(work: Folder, at_size: bool = False) -> Run:
+    """The model on prepared batches in memory; with `at_size`, then the class of each pixel of the images."""
     prepare_process()
     use_all_cores()
     import numpy as np
     import torch
+    from PIL import Image
 
     from segmentation.io.decoding import read_image
     from segmentation.prediction.predictor import Predictor
 
+    if at_size:
+        with Image.open(next(iter(work.files().values()))) as image:
+            size = image.size[::-1]
     network = _network(work, channels_last=True)
     predictor = Predictor(network, RESIZE, "bilinear")
     prepared = [predictor.prepare(read_image(file)) for file in work.files().values()]
@@ -306,9 +312,16 @@ def bare_network(work: Folder) -> Run:
     work.place.mkdir(parents=True, exist_ok=True)
     np.save(work.place / "bare.npy", classes[work.checked()].numpy())
 
+    def predicted(batch: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(batch)
+        if at_size:
+            for each in logits.split(1):  # one image at a time, whose logits fit into the cache
+                torch.nn.functional.interpolate(each, size, mode="bilinear").max(1)
+        return logits
+
     @torch.inference_mode()
     def run() -> dict[str, Any]:
-        pictures = sum(len(network(batch)) for batch in batches)
+        pictures = sum(len(predicted(batch)) for batch in batches)
         return {"pictures": pictures, "classes": work.place / "bare.npy"}
 
     return run
