@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import tables
+from benchmarks.expectations import expectations
 from benchmarks.results import Record
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 IMAGES = PAGE.parent / "images"
-BLOCKS = {"stages": tables.stages, "growth": tables.growth}
+BLOCKS = {"expectations": expectations, "stages": tables.stages, "growth": tables.growth}
 """The generated parts of the page, and the functions that write them."""
 
 

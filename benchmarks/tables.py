@@ -47,7 +47,7 @@ def growth(records: Mapping[str, Record]) -> str:
             _in_turn(f"{point['memory_mb']:,}" for point in series["points"]),
             f"**{exponent}**" if series["exponent"] > STEEP else exponent,
         ]  # fmt: skip
-        lines.append(_row(cells))
+        lines.append(row(cells))
     lines += [
         "",
         f"The exponent is the slope between the first and the last point on logarithmic axes: 1 is linear, 0 is "
@@ -94,12 +94,12 @@ def _stage(record: Record) -> Iterator[str]:
     for role in ("ours", "limit", "peer"):
         for case in record["cases"]:
             columns |= {each["name"]: role for each in case["contestants"] if each["role"] == role}
-    yield _row(["", *(f"limit: {name}" if role == "limit" else name for name, role in columns.items())])
+    yield row(["", *(f"limit: {name}" if role == "limit" else name for name, role in columns.items())])
     yield f"|{' --- |' * (len(columns) + 1)}"
     compared: dict[str, list[str]] = {}
     for case in record["cases"]:
         cells = {each["name"]: "<br>".join(_cell(case, each)) for each in case["contestants"]}
-        yield _row([f"**{case['name']}**", *(cells.get(name, "") for name in columns)])
+        yield row([f"**{case['name']}**", *(cells.get(name, "") for name in columns)])
         compared.setdefault(case["compared"], []).append(case["name"])
     yield from ("", "Comparison of the results:")
     for sentence, names in compared.items():
@@ -117,10 +117,10 @@ def _cell(case: Record, contestant: Record) -> Iterator[str]:
             lacking = goal["at_least"] - goal["value"]
             yield f"{MET} at least {goal_text}" if goal["met"] else f"{MISSED} {lacking:.2g} short of {goal_text}"
     memory = contestant["memory_mb"]
-    yield f"{_rate(case, contestant)}{f', {memory:,} MB' if memory else ''}"
+    yield f"{rate(case, contestant)}{f', {memory:,} MB' if memory else ''}"
 
 
-def _rate(case: Record, contestant: Record) -> str:
+def rate(case: Record, contestant: Record) -> str:
     """Work per second, or the time if there is one piece of work."""
     if case["work"] == 1:
         return time(statistics.median(contestant["seconds"]))
@@ -152,7 +152,8 @@ def _machine(record: Record) -> str:
     return f"{machine.described(record['machine'])} · {versions}"
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
