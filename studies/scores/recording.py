@@ -98,7 +98,7 @@ def log_scores(
     draw: bool = True,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Log the plots and tables of a scored split, set the run's description, and print the main metrics.
+    """Print the main metrics of a scored split, log its plots and tables, and set the run's description.
 
     Args:
         model: the scored model, on the device.
@@ -118,10 +118,18 @@ def log_scores(
     metrics, resampled, groups = scores.metrics(), scores.resampled(), scores.groups()
     intervals = {name: interval(resampled[name], value) for name, value in metrics.items()}
     floor = NoiseFloor(float(np.mean(resampled["noise_floor"])), float(np.quantile(resampled["noise_floor"], LEVEL)))
-    drawn = reliability_figures(scores, groups, intervals, title, note) if draw else ()
-    logged = [tracking.log_figure(figure, f"reliability/{split.name}{suffix}.png") for suffix, figure in drawn]
     of_predictions, classes = prediction_warnings(scores, metrics["loss"]), class_scores(scores)
     warnings = [*of_predictions, *warnings, *few_images_warning(len(split))]
+    sentence = calibration_sentence(metrics, intervals, floor, len(split))
+    print(f"\n{scored}: {state}. Brackets: 95 % intervals over images.")
+    for name in HEADLINE if lead is None else ():
+        print(f"  {METRICS[name].label:16} {metrics[name]:7.4f} {intervals[name]}")
+    for line in (*class_lines(classes), *(f"Warning: {warning}." for warning in warnings), sentence):
+        print(line)
+    if draw:
+        print("Drawing plots ...", flush=True)
+    drawn = reliability_figures(scores, groups, intervals, title, note) if draw else ()
+    logged = [tracking.log_figure(figure, f"reliability/{split.name}{suffix}.png") for suffix, figure in drawn]
     record = {
         "metrics": metrics, "intervals": intervals, "noise_floor": floor._asdict(),
         "ece_by_bins": {str(bins): scores.reliability.ece(bins) for bins in USUAL_BINS},
@@ -139,7 +147,6 @@ def log_scores(
         confusion = plots.confusion(scores.confusion.counts, split.labels, title)
         tracking.log_figure(confusion, f"confusion/{split.name}.png")
         log_examples(model, split, scores, worst_first, device, examples, state)
-    sentence = calibration_sentence(metrics, intervals, floor, len(split))
     if of_predictions:
         tracking.log_tags({PREDICTIONS: "; ".join(of_predictions)})
     # the UI shows about five lines of the description, the rest on a click
@@ -160,14 +167,6 @@ def log_scores(
     else:
         summary = [heading, key_metrics(metrics, intervals), by_class, *notes, tables]
         tracking.log_note("\n\n".join([lead.verdict, *noted, lead.details]), [lead.image], "\n\n".join(summary))
-    print(f"\n{scored}: {state}. Brackets: 95 % intervals over images.")
-    for name in HEADLINE if lead is None else ():
-        print(f"  {METRICS[name].label:16} {metrics[name]:7.4f} {intervals[name]}")
-    for line in class_lines(classes):
-        print(line)
-    for warning in warnings:
-        print(f"Warning: {warning}.")
-    print(sentence)
     print(f"All {len(METRICS)} metrics: the run's page in the UI, and its artifact reliability/{split.name}.json.")
 
 

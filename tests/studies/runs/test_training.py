@@ -92,6 +92,14 @@ def artifacts(run_id: str, folder: str | None = None) -> set[str]:
     return found
 
 
+def test_metrics_are_printed_before_the_plots_are_drawn(finished: Finished) -> None:
+    """Drawing takes most of the end of a run."""
+    metrics, drawing, where = (
+        finished.printed.index(text) for text in ("  ECE   ", "Drawing plots ...", "All 23 metr")
+    )
+    assert metrics < drawing < where
+
+
 def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     config, result, printed = finished
     run = MlflowClient().get_run(result.run_id)
