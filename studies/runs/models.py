@@ -82,18 +82,16 @@ def run_models(config: ModelsConfig) -> list[str]:
         tracking.log_config(config, leave_out=("model", "weights", "recipe"))
         print(f"Models {parent}: {counted(len(configs), 'run')}, then their comparison.")
         planned = [_planned(each) for each in configs]  # reports a mistake in any of them before hours of training
+        to_train = [each.config.epochs if config.retrain or each.done() is None else 0 for each in planned]
         run_ids, diverged = [], []
         by_setting: dict[str, dict[int, str]] = {name: {} for name in setting_of_run}
         trained: list[tuple[int, float]] = []
         for number, (each, setting) in enumerate(zip(planned, setting_of_run, strict=True), 1):
-            print(
-                f"\n{number} of {len(planned)}: {each.config.run_name}{_time_left(planned, number, trained)}",
-                flush=True,
-            )
+            left = _time_left(sum(to_train[number - 1 :]), trained)
+            print(f"\n{number} of {len(planned)}: {each.config.run_name}{left}", flush=True)
             started = time.monotonic()
             try:
-                epochs_afterwards = sum(later.config.epochs for later in planned[number:])
-                run_ids.append(_trained(each, parent, config.retrain, epochs_afterwards))
+                run_ids.append(_trained(each, parent, config.retrain, sum(to_train[number:])))
                 by_setting[setting][each.config.fold or 0] = run_ids[-1]
                 if (seconds := time.monotonic() - started) > REUSED_SECONDS:
                     trained.append((each.config.epochs, seconds))
@@ -144,9 +142,10 @@ def _trained(planned: PlannedRun, parent: str, retrain: bool, epochs_afterwards:
     return run_training(planned.config, run_id, epochs_afterwards=epochs_afterwards).run_id
 
 
-def _time_left(planned: Sequence[PlannedRun], number: int, trained: Sequence[tuple[int, float]]) -> str:
+def _time_left(left: int, trained: Sequence[tuple[int, float]]) -> str:
     """Return how many epochs this run and the later ones have, and how long they take at the speed of earlier ones."""
-    left = sum(each.config.epochs for each in planned[number - 1 :])
+    if not left:
+        return ""
     epochs, seconds = (sum(column) for column in zip(*trained, strict=True)) if trained else (0, 0.0)
     minutes = f", about {left * seconds / epochs / 60:.0f} min at the speed of the earlier runs" if epochs else ""
     return f" ({left} epochs left in all runs{minutes})"

@@ -213,6 +213,7 @@ def test_a_stopped_run_is_resumed(compared: Compared) -> None:
 def test_what_was_trained_is_not_trained_again(compared: Compared) -> None:
     assert compared.second[:2] == compared.first
     assert compared.printed[1].count("Already trained") == 2
+    assert compared.printed[1].count("(2 epochs left in all runs)") == 3, "the epochs of the third run alone"
     assert compared.second[2] not in compared.first
     experiment = mlflow.get_experiment_by_name("side by side")
     kinds = [run.data.tags["kind"] for run in MlflowClient().search_runs([experiment.experiment_id])]
