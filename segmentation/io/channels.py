@@ -33,6 +33,7 @@ from segmentation.io.pixels import (
     refuse_odd_bmp,
 )
 
+PNG_SIGNATURE = b"\x89PNG"
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF and of a BigTIFF, in either byte order."""
 DTYPES = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}
@@ -193,7 +194,10 @@ def layout_of(file: File) -> Layout:
 
 def is_of_pillow(file: File) -> bool:
     """Return whether Pillow alone reads a file that must have three channels, or explains what is wrong with it."""
-    is_tiff = _head(file)[:4] in TIFF_SIGNATURES
+    head = _head(file)
+    is_tiff = head[:4] in TIFF_SIGNATURES
+    if not is_tiff and not head.startswith(PNG_SIGNATURE):
+        return True
     try:
         with Image.open(file, formats=FORMATS) as image:
             refuse_extra_bands(image)
