@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from benchmarks import tables
 from benchmarks.results import Record
+from studies.base.tables import table
 
 
 class Expected(NamedTuple):
@@ -33,14 +34,10 @@ ROWS = (
 
 def expectations(records: Mapping[str, Record]) -> str:
     """The table; rows of stages without results are left out."""
-    lines = [
-        "| work | speed or time | fraction of the limit | limit | measured on |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    return "\n".join([*lines, *_rows(records)])
+    return "\n".join(table(["work", "speed or time", "fraction of the limit", "limit", "measured on"], _rows(records)))
 
 
-def _rows(records: Mapping[str, Record]) -> Iterator[str]:
+def _rows(records: Mapping[str, Record]) -> Iterator[list[str]]:
     for row in ROWS:
         cases = records.get(row.stage, {}).get("cases", ())
         case = next((each for each in cases if each["name"].startswith(row.case)), None)
@@ -50,4 +47,4 @@ def _rows(records: Mapping[str, Record]) -> Iterator[str]:
         part = "" if row.limit is None else tables.number(case["ratios"][row.limit]["median"])
         found = records[row.stage]["machine"]
         where = f"{found['cores']} cores, {found['cpu']}"
-        yield tables.row([row.what, tables.rate(case, ours), part, row.limit or "", where])
+        yield [row.what, tables.rate(case, ours), part, row.limit or "", where]

@@ -47,7 +47,7 @@ def growth(records: Mapping[str, Record]) -> str:
             _in_turn(f"{point['memory_mb']:,}" for point in series["points"]),
             f"**{exponent}**" if series["exponent"] > STEEP else exponent,
         ]  # fmt: skip
-        lines.append(row(cells))
+        lines.append(_row(cells))
     lines += [
         "",
         f"The exponent is the slope between the first and the last point on logarithmic axes: 1 is linear, 0 is "
@@ -94,12 +94,12 @@ def _stage(record: Record) -> Iterator[str]:
     for role in ("ours", "limit", "peer"):
         for case in record["cases"]:
             columns |= {each["name"]: role for each in case["contestants"] if each["role"] == role}
-    yield row(["", *(f"limit: {name}" if role == "limit" else name for name, role in columns.items())])
+    yield _row(["", *(f"limit: {name}" if role == "limit" else name for name, role in columns.items())])
     yield f"|{' --- |' * (len(columns) + 1)}"
     compared: dict[str, list[str]] = {}
     for case in record["cases"]:
         cells = {each["name"]: "<br>".join(_cell(case, each)) for each in case["contestants"]}
-        yield row([f"**{case['name']}**", *(cells.get(name, "") for name in columns)])
+        yield _row([f"**{case['name']}**", *(cells.get(name, "") for name in columns)])
         compared.setdefault(case["compared"], []).append(case["name"])
     yield from ("", "Comparison of the results:")
     for sentence, names in compared.items():
@@ -152,7 +152,7 @@ def _machine(record: Record) -> str:
     return f"{machine.described(record['machine'])} · {versions}"
 
 
-def row(cells: Sequence[str]) -> str:
+def _row(cells: Sequence[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

@@ -108,7 +108,7 @@ def test_the_memory_of_training_does_not_grow_with_the_images(tmp_path: Path, fr
     fresh.submit(memory_of_training, tmp_path, FEW).result()  # allocates what is allocated once
     few, many = (fresh.submit(memory_of_training, tmp_path, count).result() for count in (FEW, MANY))
     print(f"{few / 2**20:.1f} MB with {FEW} images, {many / 2**20:.1f} MB with {MANY}, of {4 * MASKS / 2**20:.0f} MB")
-    assert many - few < 0.8 * MASKS  # a copy of all masks would take `MASKS`; scores of each image take a third
+    assert many - few < MASKS  # five runs: 9 to 17 MB, most of it not for masks; a copy of all masks adds 23 MB
 
 
 def memory_of_resizing(classes: int, size: tuple[int, int]) -> int:

@@ -45,14 +45,14 @@ def test_train_on_camvid_with_declared_and_undeclared_parameters(store: str, tmp
 
 
 def test_the_quick_start_learns(store: str, tmp_path: Path) -> None:
-    """Two epochs of small images are enough to see that."""
-    smaller = parameters(epochs=2, resize=48, crop=48, plot_every=2, examples=1, log_model="false")
+    """Three epochs of small images are enough to see that."""
+    smaller = parameters(epochs=3, resize=48, crop=48, plot_every=3, examples=1, log_model="false")
     given = [*smaller, *parameters(checkpoint_dir=tmp_path / "kept")]
     done = mlflow_run("--experiment-name", "quick start", *given)
     assert done.returncode == 0, done.stderr
     (run,) = mlflow.search_runs(experiment_names=["quick start"], output_format="list")
     first = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/mean_iou")[0].value
-    assert run.data.metrics["val_model/mean_iou"] > first + 0.05
+    assert run.data.metrics["val_model/mean_iou"] > first + 0.1
     assert 0.76 < run.data.metrics["val_model/pixel_accuracy"] < 0.98
     assert 0 < run.data.metrics["val_model/ece"] < 0.1
     assert "pixel accuracy" in done.stdout

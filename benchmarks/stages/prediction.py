@@ -131,14 +131,14 @@ def _same(returned: Mapping[str, Any]) -> str:
     import numpy as np
 
     ours, bare, plain, same = (returned[name] for name in (OURS, BARE, PLAIN, SAME_FILES))
-    counts = {name: each["pictures"] for name, each in returned.items()}
-    assert len(set(counts.values())) == 1, f"numbers of pictures differ: {counts}"
+    counts = {name: each["images"] for name, each in returned.items()}
+    assert len(set(counts.values())) == 1, f"numbers of images differ: {counts}"
     elsewhere = _beside_themselves(ours["folder"], ours["alone"])
     other, levels = _beside_the_loop(ours["folder"], same["folder"])
     coarse = float(np.not_equal(np.load(bare["classes"]), np.load(plain["classes"])).mean())
     assert coarse <= ELSEWHERE, f"the plain loop gives {coarse:.2%} of the pixels another class"
     return (
-        f"{CHECKED} of {ours['pictures']} images were also predicted one at a time: at most {elsewhere:.3%} of the "
+        f"{CHECKED} of {ours['images']} images were also predicted one at a time: at most {elsewhere:.3%} of the "
         f"pixels in our files have another class (tolerated: {ELSEWHERE:.1%}), and none a confidence more than "
         f"{CONFIDENCE:.3f} off. The loop that writes the same files gives {other:.3%} of the pixels another class "
         f"(tolerated: {ELSEWHERE:.1%}), and the others a confidence at most {levels} of 255 off (tolerated: {LEVELS}). "
@@ -213,7 +213,7 @@ def this_project(work: Folder, kinds: Sequence[str] = USUAL) -> Run:
     def run() -> dict[str, Any]:
         output = PredictedFolder(work.place / "ours", labels, kinds=kinds)
         predict_images(predictor, files, output, BATCH)
-        return {"pictures": len(output.rows), "folder": output.folder, "alone": work.place / "alone.npz"}
+        return {"images": len(output.rows), "folder": output.folder, "alone": work.place / "alone.npz"}
 
     return run
 
@@ -321,8 +321,7 @@ def bare_network(work: Folder, at_size: bool = False) -> Run:
 
     @torch.inference_mode()
     def run() -> dict[str, Any]:
-        pictures = sum(len(predicted(batch)) for batch in batches)
-        return {"pictures": pictures, "classes": work.place / "bare.npy"}
+        return {"images": sum(len(predicted(batch)) for batch in batches), "classes": work.place / "bare.npy"}
 
     return run
 
@@ -353,7 +352,7 @@ def plain_loop(work: Folder) -> Run:
         for name, file in files.items():
             image = functional.resize(decode_image(str(file), mode="RGB"), [RESIZE])
             Image.fromarray(classes_of(image)).save(folder / f"{Path(name).stem}.png")
-        return {"pictures": len(files), "folder": folder, "classes": work.place / "plain.npy"}
+        return {"images": len(files), "folder": folder, "classes": work.place / "plain.npy"}
 
     return run
 
@@ -376,9 +375,9 @@ def same_files(work: Folder, kinds: Sequence[str] = USUAL) -> Run:
         for name, file in work.files().items():
             stem = Path(name).stem
             with Image.open(file) as opened:
-                picture = opened.convert("RGB")
-            image = functional.pil_to_tensor(functional.resize(picture, [RESIZE]))
-            logits = interpolate(network(image[None]), picture.size[::-1], mode="bilinear")
+                original = opened.convert("RGB")
+            image = functional.pil_to_tensor(functional.resize(original, [RESIZE]))
+            logits = interpolate(network(image[None]), original.size[::-1], mode="bilinear")
             confidence, classes = logits.softmax(1)[0].max(0)
             mask = Image.fromarray(classes.to(torch.uint8).numpy())
             mask.putpalette([value for colour in colours for value in colour])
@@ -387,9 +386,9 @@ def same_files(work: Folder, kinds: Sequence[str] = USUAL) -> Run:
                 continue
             Image.fromarray((255 * confidence).round().to(torch.uint8).numpy()).save(folder / f"confidence/{stem}.png")
             each = classes == torch.arange(CLASSES)[:, None, None]
-            overlay = draw_segmentation_masks(functional.pil_to_tensor(picture), each, 0.5, colours)
+            overlay = draw_segmentation_masks(functional.pil_to_tensor(original), each, 0.5, colours)
             functional.to_pil_image(overlay).save(folder / f"overlays/{stem}.jpg", quality=90)
-        return {"pictures": len(work.files()), "folder": folder}
+        return {"images": len(work.files()), "folder": folder}
 
     return run
 
@@ -405,8 +404,8 @@ def _network(work: Folder, channels_last: bool = False) -> "torch.nn.Module":
 
     torch.manual_seed(0)
     network = build(ModelConfig(model=work.model, batch_norm_momentum=None), CLASSES)
-    pictures = [read_image(file) for file in itertools.islice(work.files().values(), SEEN)]
-    seen = torch.stack([functional.pil_to_tensor(functional.resize(picture, [RESIZE, RESIZE])) for picture in pictures])
+    images = [read_image(file) for file in itertools.islice(work.files().values(), SEEN)]
+    seen = torch.stack([functional.pil_to_tensor(functional.resize(image, [RESIZE, RESIZE])) for image in images])
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

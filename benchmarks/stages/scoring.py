@@ -145,13 +145,13 @@ def prepare_forward(model: str, images: int) -> Callable[[], None]:
     torch.set_num_threads(os.cpu_count() or 1)
     network = build(ModelConfig(model=model), CLASSES)  # type: ignore[arg-type]
     network.eval().to(memory_format=torch.channels_last)
-    pictures = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
+    batch = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8)
+    batch = batch.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def run() -> None:
         for start in range(0, images, BATCH):
-            network(pictures[: min(BATCH, images - start)])
+            network(batch[: min(BATCH, images - start)])
 
     return run
 
@@ -165,8 +165,8 @@ def _batches(images: int, channels_last: bool = False) -> Callable[[], Iterator[
 
     torch.set_num_threads(os.cpu_count() or 1)
     files = sorted(Path(CAMVID / "valannot").glob("*.png"))
-    pictures = (Image.open(file).resize((SIDE, SIDE), Image.Resampling.NEAREST) for file in files[:images])
-    masks = torch.stack([torch.from_numpy(np.array(picture)) for picture in pictures])
+    small = (Image.open(file).resize((SIDE, SIDE), Image.Resampling.NEAREST) for file in files[:images])
+    masks = torch.stack([torch.from_numpy(np.array(mask)) for mask in small])
     masks[masks >= CLASSES] = VOID
     random = torch.Generator().manual_seed(0)
     made = []

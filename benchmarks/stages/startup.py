@@ -125,7 +125,7 @@ def start(place: Path, arguments: Sequence[str]) -> Run:
 
     Its time is the median without the first, in which the store is made and images are prepared.
     """
-    _write_pictures(place / "data")
+    _write_images(place / "data")
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}", "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONPATH": str(PROJECT), "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -144,7 +144,7 @@ def start(place: Path, arguments: Sequence[str]) -> Run:
     return run
 
 
-def _write_pictures(folder: Path) -> None:
+def _write_images(folder: Path) -> None:
     """Noise with classes in two halves, in the layout of `dataset=folder`."""
     import numpy as np
     from PIL import Image

@@ -1,7 +1,7 @@
 """Cost of logging 50 epochs: metrics and plots, in a file and on a server, compared with Lightning's logger.
 
 Every round records as many epochs more in the same run. The figures have the names of a real epoch and random values,
-the same for all contestants; the pictures are drawn from that epoch.
+the same for all contestants; the plots are drawn from that epoch.
 """
 
 import atexit
@@ -93,11 +93,11 @@ def _share(epochs: int, trained: training.Epoch, returned: Mapping[str, Any]) ->
     ours, alone = returned[OURS], returned[TRAINING]
     logged = _logged(ours)
     assert len(logged) == epochs, f"{len(logged)} epochs instead of {epochs}"
-    pictures, due = ours["pictures"], [epoch for epoch in range(1, epochs + 1) if _is_due(epoch)]
-    assert pictures == 3 * len(due), f"{pictures} plots instead of 3 after each of {len(due)} epochs"
+    plots, due = ours["plots"], [epoch for epoch in range(1, epochs + 1) if _is_due(epoch)]
+    assert plots == 3 * len(due), f"{plots} plots instead of 3 after each of {len(due)} epochs"
     seconds = alone["seconds"]
     return (
-        f"A round of this project logs {epochs} epochs, {sum(map(len, logged.values()))} metrics and {pictures} plots, "
+        f"A round of this project logs {epochs} epochs, {sum(map(len, logged.values()))} metrics and {plots} plots, "
         f"all of which were found in the store, in {ours['seconds']:.2f} s. The limit trains one epoch of {NETWORK} on "
         f"{trained.train} images, scored on {trained.val}, in {seconds:.2f} s. Medians over the rounds; so tracking is "
         f"{ours['seconds'] / (epochs * seconds):.2%} of {epochs} such epochs, and its metrics alone are "
@@ -105,7 +105,7 @@ def _share(epochs: int, trained: training.Epoch, returned: Mapping[str, Any]) ->
     )
 
 
-def this_project(place: Path, store: Store, epochs: int, pictures: bool = False, past_runs: int = 0) -> Run:
+def this_project(place: Path, store: Store, epochs: int, with_plots: bool = False, past_runs: int = 0) -> Run:
     """Log what `train` logs after each epoch, with plots in the epochs that have them."""
     prepare_process()
     training.use_all_cores()
@@ -131,7 +131,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
             begun = time.perf_counter()
             tracking.log_metrics(_figures(epoch.metrics(), first + number), step=first + number)
             on_figures += time.perf_counter() - begun
-            if pictures and _is_due(number):
+            if with_plots and _is_due(number):
                 now = replace(epoch, number=first + number)
                 log_epoch_plots(network, now, data.val, config, torch.device("cpu"))
         assert tracking.wait_until_sent()
@@ -140,7 +140,7 @@ def this_project(place: Path, store: Store, epochs: int, pictures: bool = False,
         return {
             "file": folder / "mlflow.db", "run": run_id, "after": first,
             "seconds": _typical(spent), "figures": _typical(spent_on_figures),
-            "pictures": _pictures(folder, run_id, first) if pictures else 0,
+            "plots": _plots(folder, run_id, first) if with_plots else 0,
         }  # fmt: skip
 
     return run
@@ -278,7 +278,7 @@ def _logged(returned: Mapping[str, Any]) -> dict[int, dict[str, float]]:
     return found
 
 
-def _pictures(folder: Path, run_id: str, after: int) -> int:
+def _plots(folder: Path, run_id: str, after: int) -> int:
     """Number of plots among the artifacts, without their small copies."""
     files = (folder / "mlruns").glob(f"*/{run_id}/artifacts/images/*.png")
     return sum(int(file.name.split("+step+")[1].partition("+")[0]) > after for file in files)

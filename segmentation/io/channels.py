@@ -33,7 +33,8 @@ from segmentation.io.pixels import (
     refuse_odd_bmp,
 )
 
-PNG_SIGNATURE = b"\x89PNG"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG."""
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF and of a BigTIFF, in either byte order."""
 DTYPES = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}

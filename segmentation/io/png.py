@@ -11,6 +11,8 @@ from typing import BinaryIO
 import numpy as np
 from isal import isal_zlib
 
+from segmentation.io.channels import PNG_SIGNATURE
+
 LEVEL = 1
 """ISA-L's level of compression, 0 to 3: higher levels are slower and save little."""
 UP = 2
@@ -36,7 +38,7 @@ class PngRows:
         self._file, self._left = file, height
         self._compressor = isal_zlib.compressobj(LEVEL)
         self._above = np.zeros(width, np.uint8)
-        file.write(b"\x89PNG\r\n\x1a\n")
+        file.write(PNG_SIGNATURE)
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, GREY if palette is None else PALETTE, 0, 0, 0))
         if palette is not None:
             self._chunk(b"PLTE", palette)

@@ -1,5 +1,6 @@
 """Results of the original report, for comparison with runs on the same data."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -57,12 +58,15 @@ def scored_the_same(protocol: Mapping[str, Any]) -> bool:
 
 def why_left_out(protocol: Mapping[str, Any]) -> str:
     """Return why the published values are not next to scores with this protocol."""
-    here = f"{protocol.get('images', '?')} images of {protocol.get('dataset', '?')}/{protocol.get('split', '?')}"
-    size = f"resize {protocol.get('resize', '?')}, crop {protocol.get('crop', '?')}"
     return (
-        f"The original report's values are left out, since they are not comparable: it scored all {VALIDATION_IMAGES} "
-        f"images of {DATASET}/val (resize 128, crop 128), this page {here} ({size})."
+        f"The original report's values are left out, since they are not comparable: it scored all {_scored(SCORED)}, "
+        f"this page {_scored(protocol)}."
     )
+
+
+def _scored(protocol: Mapping[str, Any]) -> str:
+    known = defaultdict(lambda: "?", protocol)
+    return "{images} images of {dataset}/{split} (resize {resize}, crop {crop})".format_map(known)
 
 
 def grid_cell(learning_rate: float, weight_decay: float) -> GridCell | None:

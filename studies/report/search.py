@@ -51,7 +51,8 @@ def _study(page: Page, study: ReportedStudy) -> None:
     page.text(*_summary(trials, study))
     found = run.images("study")
     fields = [name for name in trials[0] if "/" not in name and name not in NOT_HYPERPARAMETERS]
-    is_original = _is_original_grid(study)
+    protocol = _protocol(study) if _has_original_settings(run) else {}
+    is_original = original_report.scored_the_same(protocol)
     objectives = objectives_of(run)
     more = [name for name in objectives if name not in (*TRIAL_METRICS, "val/ece") and name in trials[0]]
     header = ["trial", *fields, *more, *TRIAL_METRICS, "val/ece", "epoch", "state"]
@@ -65,8 +66,8 @@ def _study(page: Page, study: ReportedStudy) -> None:
     )
     if is_original:
         page.text(_original_conclusion())
-    elif _has_original_settings(run):
-        page.text(escaped(original_report.why_left_out(_protocol(study))))
+    elif protocol:
+        page.text(escaped(original_report.why_left_out(protocol)))
     for name, alt in (maps(objectives) | PLOTS).items():
         if name in found:
             page.image(f"{run.run_id[:8]}-{name}.png", found[name], alt)
@@ -189,11 +190,6 @@ def _has_original_settings(run: ReportedRun) -> bool:
     """Whether a study is a grid of the original report's model on its data set."""
     here = run.config.get("dataset"), run.config.get("model"), run.config.get("sampler")
     return here == (original_report.DATASET, original_report.GRID_MODEL, "grid")
-
-
-def _is_original_grid(study: ReportedStudy) -> bool:
-    """Whether the trials of such a grid were scored on all images that the original report scored, at its size."""
-    return _has_original_settings(study.run) and original_report.scored_the_same(_protocol(study))
 
 
 def _protocol(study: ReportedStudy) -> Mapping[str, Any]:

@@ -48,7 +48,7 @@ def study_plots(study: Study, plan: Plan) -> Iterator[tuple[str, Figure]]:
     title = f"{plan.name}: {plan.base.dataset}, {plan.base.epochs} epochs"
     best, constant = best_trial(study), constant_model(study)
     objective = plan.objectives[0]
-    yield from _plots_over_two_fields(study, trials, plan, title, best, constant)
+    yield from _plots_over_two_fields(trials, plan, title, best, constant, repeats_original_grid(study, plan))
     searches = {plan.name: _history(study, plan)} | _history_of_grid(study, plan)
     yield (
         "history",
@@ -108,12 +108,12 @@ def repeats_original_grid(study: Study, plan: Plan) -> bool:
 
 
 def _plots_over_two_fields(
-    study: Study,
     trials: Sequence[FrozenTrial],
     plan: Plan,
     title: str,
     best: FrozenTrial | None,
     constant: ConstantModel | None,
+    is_original: bool,
 ) -> Iterator[tuple[str, Figure]]:
     """One plot per metric over learning rate and weight decay, or over the first two numeric fields."""
     numeric = [name for name, dimension in plan.space.items() if _is_numeric(dimension)]
@@ -135,7 +135,7 @@ def _plots_over_two_fields(
             at = {trial.number: (ys.index(plan.values(trial)[y]), xs.index(plan.values(trial)[x])) for trial in trials}
             for trial, result in zip(trials, results, strict=True):
                 cells[at[trial.number]] = result
-            original = _original_panel(metric, xs, ys) if repeats_original_grid(study, plan) else {}
+            original = _original_panel(metric, xs, ys) if is_original else {}
             panels = {"ours": cells, **original} if original else {"": cells}
             yield name, plots.heat_maps(
                 panels, [format_value(value) for value in xs], [format_value(value) for value in ys], xlabel, ylabel,
