@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from segmentation.errors import InputError, one_of
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = entry_point(one_of("command", arguments[0], NAMES))
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 and arguments[0] not in DISTRIBUTED:
             raise InputError(f"torchrun can start train and main only: start {arguments[0]} without it")
-        config = with_callers_paths(parse(command.Config, arguments[1:], f"mlproject.py {arguments[0]}"))
+        config = with_callers_paths(parse(command.Config, arguments[1:], f"{_program()} {arguments[0]}"))
         find_callers_modules(config)
     except InputError as error:
         return _failed(error, 2, arguments[0])
@@ -100,10 +101,15 @@ def _tag_opened_run(tags: Mapping[str, str]) -> None:
         tag_run(run_id, tags)
 
 
+def _program() -> str:
+    """Return the name that the user typed: the installed program's, or this file's."""
+    return "mlproject" if Path(sys.argv[0]).name == "mlproject" else "mlproject.py"
+
+
 def _overview() -> str:
-    lines = ["usage: mlproject.py COMMAND [--field value ...]", "", "commands:"]
+    lines = [f"usage: {_program()} COMMAND [--field value ...]", "", "commands:"]
     lines += [f"  {name:10} {(entry_point(name).Config.__doc__ or '').splitlines()[0]}" for name in NAMES]
-    return "\n".join([*lines, "", "`mlproject.py COMMAND --help` lists the fields of a command."])
+    return "\n".join([*lines, "", f"`{_program()} COMMAND --help` lists the fields of a command."])
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ def file_in_the_way(root: Path) -> None:
         (nothing, ["--download", "true"], "download=True"),
         (drop_mask, [], "no mask in"),
         (drop_image, [], "no image in"),
-        (nothing, ["--val_split", "vall"], "split='vall' is not known. Did you mean 'val'? Known: train, val"),
+        (nothing, ["--val_split", "vall"], "val_split='vall': there is no such split"),
         (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
         (nothing, ["--weights", "runs:/abcdef"], "weights='runs:/abcdef' is not known"),
         (nothing, ["--weights", f"runs:/{32 * 'a'}"], f"runs:/{32 * 'a'}/model cannot be loaded"),

@@ -18,7 +18,7 @@ from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
 from segmentation.data.drawn import Drawn, DrawnImages, Outline, stated_size
 from segmentation.data.source import MissingDataError, known_split
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.io.documents import read_json
 from segmentation.io.names import composed, is_plain, stays_inside
 from segmentation.io.text_lists import MAX_NAME_LENGTH
@@ -155,7 +155,7 @@ class _Reader:
                 images[key] = Drawn(file, size, (), self.file)
         if missing:
             self.faults.append(
-                f"{self.file} names {len(missing)} image(s) that are in none of the folders "
+                f"{self.file} names {counted(len(missing), 'image')} in none of the folders "
                 f"{', '.join(map(str, self._folders))}: {listed(missing, 20)}"
             )
         return images

@@ -15,7 +15,7 @@ from segmentation.data.drawn import Drawn, DrawnImages, Outline, stated_size
 from segmentation.data.folder import require_background
 from segmentation.data.pairs import files_by_stem
 from segmentation.data.source import MissingDataError, known_split
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.io.documents import read_json
 from segmentation.io.folders import is_skipped, walk
 from segmentation.io.names import composed
@@ -68,14 +68,16 @@ def _source(
     faults = [content for file in annotations.values() if isinstance(content := contents[file], str)]
     lonely = [str(file) for name, file in annotations.items() if name not in images]
     if lonely:
-        faults.append(f"no image beside {len(lonely)} labelme file(s): {listed(lonely, 20)}; they need the same name")
+        faults.append(
+            f"no image beside {counted(len(lonely), 'labelme file')}: {listed(lonely, 20)}; they need the same name"
+        )
     unlabelled = [str(file) for name, file in images.items() if name not in annotations]
     if config.empty == "background":
         require_background(labels)
     elif unlabelled:
         faults.append(
-            f"no labelme file beside {len(unlabelled)} image(s): {listed(unlabelled, 20)}; annotate them, or add "
-            f"empty=background if they show only background"
+            f"no labelme file beside {counted(len(unlabelled), 'image')}: {listed(unlabelled, 20)}; annotate them, or "
+            f"add empty=background if they show only background"
         )
     index_of = {name: index for index, name in enumerate(labels.names)} | {IGNORED: VOID}
     index_of[OWN_BACKGROUND] = index_of[BACKGROUND]

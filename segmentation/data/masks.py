@@ -8,7 +8,7 @@ import numpy as np
 
 from segmentation.classes import VOID, Classes
 from segmentation.data.class_files import hexadecimal, ranges
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.io.decoding import read_color_mask, read_mask
 
 NEAR = 32
@@ -105,7 +105,7 @@ def _unknown(colors: np.ndarray, counts: np.ndarray, class_of_color: Mapping[int
             f"{'void' if index == VOID else labels.names[index]!r} with {hexadecimal(nearest)})"
         )
         is_near += int(count) if distances.min() <= NEAR else 0
-    message = f"{len(colors)} colour(s) of no class: {listed(shown, 3)}"
+    message = f"{counted(len(colors), 'colour')} of no class: {listed(shown, 3)}"
     if is_near > MOSTLY * counts[most][:1000].sum():
         message += (
             ". Most are a few levels off a class's colour. If the mask was saved as a JPEG or resized smoothly, export "

@@ -14,7 +14,7 @@ import numpy as np
 from segmentation.classes import Classes
 from segmentation.data.masks import read_indices
 from segmentation.data.source import LabelledImage, MissingDataError
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.io.decoding import MAX_FILE_BYTES, decoded, pixel_count, read_image
 from segmentation.io.folders import is_image, walk
 from segmentation.io.names import composed, is_plain
@@ -149,7 +149,7 @@ def matched(
             known = others.keys() if stems is None else set(wanted)
             unmatched = {stem: file for stem, file in found.items() if stem not in known}
             faults.append(
-                f"no {kind} in {folder} for {len(missing)} {other} name(s): {listed(missing, 20)}"
+                f"no {kind} in {folder} for {counted(len(missing), f'{other} name')}: {listed(missing, 20)}"
                 f"{_near_miss(missing, unmatched)}"
             )
             if kind == "mask" and not any(suffixes) and not _near_miss(missing, unmatched) and stems is None:

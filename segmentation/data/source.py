@@ -15,6 +15,10 @@ class MissingDataError(InputError):
     """`data_dir` does not hold the data set in any layout that `dataset` reads."""
 
 
+class NoValidationError(InputError):
+    """There are training images, but no validation split."""
+
+
 VALIDATION = ("val", "valid", "validation")
 """Names that tools give to the validation split; `val` stands for any of them."""
 
@@ -23,21 +27,20 @@ def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
     """Return the name under which the data hold a split.
 
     Raises:
-        InputError: there is no such split. For the validation split, the message says how to do without it.
+        InputError: there is no such split.
+        NoValidationError: the validation split is missing; the message says how to do without it.
     """
     if split not in known and split in VALIDATION:
         split = next((name for name in VALIDATION if name in known), split)
-    try:
+    if split in known or split != config.val_split or config.train_split not in known:
         return one_of("split", split, known)
-    except InputError as error:
-        if split != config.val_split or config.train_split not in known:
-            raise
-        others = sorted(name for name in known if name != config.train_split)
-        named = f" To validate on {listed(others)}, set val_split={others[0]}." if others else ""
-        raise InputError(
-            f"{error}{named} If there are no validation images, hold some of the training images out with "
-            f"val_fraction=0.2"
-        ) from error
+    others = sorted(name for name in known if name != config.train_split)
+    hint = "To hold out a part of the training images, set val_fraction=0.2"
+    if others:
+        hint = f"To validate on {listed(others)}, set val_split={others[0]}. {hint} instead"
+    raise NoValidationError(
+        f"val_split={split!r}: there is no such split in {config.data_dir}, only {', '.join(known)}. {hint}"
+    )
 
 
 class LabelledImage(NamedTuple):

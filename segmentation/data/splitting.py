@@ -15,7 +15,7 @@ from segmentation.data.held_out import HELD_OUT, Subset, held_out
 from segmentation.data.image_classes import ImageClasses, image_classes
 from segmentation.data.source import Source
 from segmentation.data.stratification import stratify
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 
 
 def part(whole: Source, config: DataConfig, split: str) -> Source:
@@ -66,8 +66,8 @@ def _groups(names: Sequence[str], table: ImageClasses, pattern: str | None) -> l
             groups.append(found)
     if unmatched:
         raise InputError(
-            f"group_by={pattern!r} does not match the names of {len(unmatched)} image(s): {listed(unmatched)}. The "
-            f"group of every image must be in its name"
+            f"group_by={pattern!r} does not match the names of {counted(len(unmatched), 'image')}: "
+            f"{listed(unmatched)}. The group of every image must be in its name"
         )
     return groups
 

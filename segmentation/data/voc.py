@@ -11,7 +11,7 @@ from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
 from segmentation.data.pairs import ImagePairs
 from segmentation.data.source import MissingDataError
-from segmentation.errors import InputError, listed, one_of
+from segmentation.errors import InputError, counted, listed, one_of
 from segmentation.io.text_lists import image_names
 
 CLASSES = Classes.named(
@@ -44,7 +44,7 @@ def open_voc(config: DataConfig, split: str) -> ImagePairs:
     missing = [str(path) for pair in files.values() for path in pair if not _is_file(path)]
     faults = []
     if missing:
-        faults.append(f"{split_file} lists {len(missing)} file(s) that do not exist: {listed(missing, 20)}")
+        faults.append(f"{split_file} lists {counted(len(missing), 'missing file')}: {listed(missing, 20)}")
         files = {name: pair for name, pair in files.items() if all(map(_is_file, pair))}
     class_of_value = {index: index for index in range(len(CLASSES))} | {VOID: VOID}
     return ImagePairs(CLASSES, str(folder.resolve()), files, class_of_value, faults=tuple(faults))

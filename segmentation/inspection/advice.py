@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from segmentation.config import MEASURED, RGB, DataConfig, TrainingConfig
-from segmentation.errors import listed
+from segmentation.errors import counted, listed
 from segmentation.inspection.problems import MIN_KEPT_AREA, RARE_IMAGES
 from segmentation.inspection.split import InspectedSplit
 from segmentation.io.channels import counted as channels_of
@@ -228,24 +228,29 @@ def _normalization(splits: Sequence[InspectedSplit], config: DataConfig) -> Iter
 
 
 def _splits(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Advice]:
+    """Recommend `val_fraction` where no image is there to validate on, and `batch_size` for few training images."""
     by_name = {split.name: split for split in splits}
     train = by_name.get(config.train_split)
     if train is None or not train.sound:
         return
+    images = len(train.images)
     validation = by_name.get(config.val_split)
-    if validation is not None and validation.source is None:
+    if validation is not None and validation.is_absent:
+        held_out = round(VAL_FRACTION * images)
         yield Advice(
             "val_fraction", VAL_FRACTION,
-            f"there is no split {config.val_split}; this takes {round(VAL_FRACTION * len(train.images))} of the "
-            f"{len(train.images)} training images to validate on",
+            f"there is no split {config.val_split}; this takes {held_out} of the {images} training images to validate "
+            f"on",
         )  # fmt: skip
+        images -= held_out
     batch = TrainingConfig.batch_size
-    if len(train.images) < STEPS * batch:
-        fitting = 2 ** int(math.log2(max(2, len(train.images) / STEPS)))
+    if images < STEPS * batch:
+        fitting = 2 ** int(math.log2(max(2, images / STEPS)))
+        steps = counted(math.ceil(images / batch), "optimizer step")
         yield Advice(
             "batch_size", fitting,
-            f"{len(train.images)} training images give {math.ceil(len(train.images) / batch)} optimizer step(s) per "
-            f"epoch at batch_size={batch}, and {math.ceil(len(train.images) / fitting)} at {fitting}",
+            f"{images} training images give {steps} per epoch at batch_size={batch}, and "
+            f"{math.ceil(images / fitting)} at {fitting}",
         )  # fmt: skip
 
 

@@ -96,7 +96,8 @@ def _cases(
 def _refused_splits(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:
     for split in splits:
         for fault in split.faults:
-            yield Problem("error", "split" if split.source is None else "files", f"{split.name}: {fault}", "")
+            kind = "no_validation" if split.is_absent else "split" if split.source is None else "files"
+            yield Problem("error", kind, fault if split.is_absent else f"{split.name}: {fault}", "")
         if split.source is None:
             continue
         if not split.images:
@@ -256,14 +257,15 @@ def _repeated_masks(splits: Sequence[InspectedSplit], config: DataConfig) -> Ite
 
 def _absent_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:
     filled = [split for split in splits if split.sound]
-    if not filled or filled[0].labels is None or any(split.source is None for split in splits):
+    if not filled or filled[0].labels is None:
         return
     names = filled[0].labels.names
     absent = {split.name: {name for index, name in enumerate(names) if not split.pixels[0, index]} for split in filled}
     nowhere = [name for name in names if all(name in each for each in absent.values())]
     if nowhere:
+        where = "any split" if len(filled) > 1 else filled[0].name
         yield Problem(
-            "warning", "absent", f"{_classes(nowhere)} no pixel in any split",
+            "warning", "absent", f"{_classes(nowhere)} no pixel in {where}",
             "Their IoU is undefined and left out of the mean. Leave them out, or check their mask values.",
             tuple(Case("all", name) for name in nowhere),
         )  # fmt: skip

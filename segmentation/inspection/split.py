@@ -13,7 +13,7 @@ from segmentation.config import DataConfig
 from segmentation.data import open_split
 from segmentation.data.in_parallel import each_image
 from segmentation.data.preparation import takes_whole_images
-from segmentation.data.source import Source
+from segmentation.data.source import NoValidationError, Source
 from segmentation.errors import InputError
 from segmentation.inspection.image import InspectedImage, inspect_image
 from segmentation.system.progress import progress
@@ -32,6 +32,8 @@ class InspectedSplit:
     source: Source | None = None
     """None if the split cannot be opened."""
     images: Sequence[InspectedImage] = ()
+    is_absent: bool = False
+    """Whether the data set has no split of this name, so that `val_fraction` can make one."""
 
     @property
     def labels(self) -> Classes | None:
@@ -114,7 +116,7 @@ def _opened(config: DataConfig, name: str) -> InspectedSplit:
     try:
         source = open_split(config, name, with_faults=True)
     except InputError as error:
-        return InspectedSplit(name, (str(error),))
+        return InspectedSplit(name, (str(error),), is_absent=isinstance(error, NoValidationError))
     return InspectedSplit(name, _faults(source), source)
 
 

@@ -186,7 +186,8 @@ def layout_of(file: File) -> Layout:
             channels = PNG_CHANNELS[head[25]]
             return Layout(*_upright_size(image), channels, channels in (2, 4), 16, "PNG")
         if bits != 8:
-            raise UnfitError(f"has {bits} bit(s) per channel (mode {image.mode}): convert it to 8 or 16 bits")
+            unit = "bit" if bits == 1 else "bits"
+            raise UnfitError(f"has {bits} {unit} per channel (mode {image.mode}): convert it to 8 or 16 bits")
         if image.mode not in MODES:
             raise UnfitError(f"has mode {image.mode}, not grey or RGB: convert it to grey, or to RGB")
         channels = MODES[image.mode]

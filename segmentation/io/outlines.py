@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 
 OUTSIDE = 0.1
 """Largest distance between a point and the image, as a fraction of the image's side. Points outside are common, and
@@ -67,7 +67,7 @@ def filled_shape(kind: Any, points: Any, height: int, width: int, where: str) ->
     if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
         raise InputError(f"{where}: points must be a list of [x, y]")
     if (len(points) < 3) if kind == "polygon" else (len(points) != 2):
-        raise InputError(f"{where}: a {kind} cannot have {len(points)} point(s)")
+        raise InputError(f"{where}: a {kind} cannot have {counted(len(points), 'point')}")
     corners = _checked([(x, y) for x, y in points], height, width, where)
     image = Image.new("1", (width, height))
     draw = ImageDraw.Draw(image)

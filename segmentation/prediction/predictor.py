@@ -446,7 +446,7 @@ def _check_classes(logits: torch.Tensor) -> None:
     """Raise a `ValueError` if logits `(B, C, h, w)` have a single class."""
     if logits.shape[1] < 2:
         raise ValueError(
-            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel(s), and a softmax needs at least two: "
+            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel, and a softmax needs at least two: "
             f"convert the logits z of a binary model by torch.cat([torch.zeros_like(z), z], 1)"
         )
 

@@ -43,6 +43,6 @@ def check_classes(logits: torch.Tensor) -> None:
     """Raise a `ValueError` if logits `(B, C, H, W)` have a single channel, whose softmax is 1 everywhere."""
     if logits.shape[1] < 2:
         raise ValueError(
-            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel(s), but a softmax needs at least two. For "
+            f"logits {tuple(logits.shape)} have {logits.shape[1]} channel, but a softmax needs at least two. For "
             f"the logits z of a binary model, stack [0, z]: torch.cat([torch.zeros_like(z), z], 1)"
         )

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from segmentation.config import TrainingConfig
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from segmentation.models.segmenter import Segmenter
 from segmentation.training.batch_norm import layers_of
 from segmentation.training.process_group import ProcessGroup
@@ -73,8 +73,8 @@ def choose_micro_batch(
                 why += f"; all {whole} would need {_shown(estimate(whole))}"
     if images is None:
         raise InputError(
-            f"micro_batch=auto: not even {numbers[-1]} image(s) of {size[1]} x {size[0]} pixels per forward pass fit "
-            f"the memory: set a smaller crop, or another model"
+            f"micro_batch=auto: not even {counted(numbers[-1], 'image')} of {size[1]} x {size[0]} pixels per forward "
+            f"pass fit the memory: set a smaller crop, or another model"
         )
     each = " in each process" if config.processes > 1 else ""
     how_many = f"all {whole}" if images == whole else f"{images} of {whole}"

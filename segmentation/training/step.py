@@ -17,7 +17,7 @@ from segmentation.classes import VOID
 from segmentation.config import TrainingConfig
 from segmentation.data.batches import index_batches
 from segmentation.devices import autocast, countable, memory_format, resolve_precision
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.softmax_counts import count_correct
 from segmentation.training import optimizers
@@ -178,9 +178,9 @@ def _outputs(
         if "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            f"batch norm needs more than {len(images)} image(s) of {images.shape[3]} x {images.shape[2]} pixels per "
-            f"forward pass in this model: set batch_size and micro_batch to at least 2 for each process, or use larger "
-            f"images"
+            f"batch norm needs more than {counted(len(images), 'image')} of {images.shape[3]} x {images.shape[2]} "
+            f"pixels per forward pass in this model: set batch_size and micro_batch to at least 2 for each process, "
+            f"or use larger images"
         ) from error
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):

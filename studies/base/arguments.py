@@ -85,6 +85,8 @@ def _typed(config_class: type, arguments: Sequence[str], program: str, mistakes:
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"Did you mean --{nearest[0]}? " if nearest else ""
+            if name in {each.name for each in fields(TrainConfig)}:
+                hint = "It is a field of train. "
             mistakes.add(f"{flag} is not a field of {program.split()[-1]}. {hint}`{program} --help` lists all fields")
         elif has_value:
             found[name] = text

@@ -43,6 +43,11 @@ class Inspection:
         recommended = {each.field: each.value for each in self.advice}
         return command("train", values | recommended, always=("dataset", "data_dir", *recommended))
 
+    @property
+    def can_train(self) -> bool:
+        """Whether training with the recommended fields refuses nothing: they make a missing validation split."""
+        return not any(problem.level == "error" and problem.kind != "no_validation" for problem in self.problems)
+
     def _given(self) -> set[str]:
         """Names of the data fields that training needs to find the same images."""
         other = {"splits", "strict", "output", "examples", "experiment", "records", "run_name"}

@@ -17,7 +17,7 @@ from segmentation.inspection.overlays import typical, with_class, with_mask
 from segmentation.inspection.problems import Case, Problem
 from segmentation.inspection.split import InspectedSplit
 from studies.base.markdown import escaped
-from studies.base.rerun import command
+from studies.base.rerun import for_this_folder, here
 from studies.inspection.content import Inspection
 from studies.report.markup import Page, on_one_line, shortened, slug
 
@@ -31,6 +31,8 @@ MAX_GALLERY = 100
 """Most images in the gallery of classes."""
 MOST_SIZES = 8
 """Most image sizes in the table."""
+FEW_FOR_RANDOM_WEIGHTS = 2_000
+"""Training images below which the page suggests pretrained weights."""
 MARKS = {"error": "Error", "warning": "Warning", "note": "Note"}
 
 
@@ -50,7 +52,7 @@ def write(inspection: Inspection) -> Page:
         "Tables beside it: `problems.csv` with every case, `classes.csv`, and `images.csv` with a row for each image. "
         "Written by the command"
     )
-    page.code(command("inspect", asdict(inspection.config)))
+    page.code(here("inspect", asdict(inspection.config)))
     front = Page()
     front.lines += [f"# {escaped(inspection.name)} before training", ""]
     front.text(f"{escaped(inspection.summary())}.")
@@ -108,9 +110,14 @@ def _advice(page: Page, inspection: Inspection) -> None:
         )
     else:
         page.text("The given settings fit these data.")
-    errors = inspection.count("error")
-    page.text("A first run, once the errors above are corrected:" if errors else "A first run:")
-    page.code(inspection.training_command())
+    images = next((len(each.sound) for each in inspection.opened if each.name == inspection.config.train_split), 0)
+    if 0 < images < FEW_FOR_RANDOM_WEIGHTS and inspection.config.channels == RGB:
+        page.text(
+            "Models learn more from few images if they start from pretrained weights. Add `weights=imagenet` (the "
+            "backbone) or `weights=coco` (the whole model), and leave `normalization` out. Both are downloaded once."
+        )
+    page.text("A first run:" if inspection.can_train else "A first run, once the errors above are corrected:")
+    page.code(for_this_folder(inspection.training_command()))
 
 
 def _splits(page: Page, inspection: Inspection) -> None:

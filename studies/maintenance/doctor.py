@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segmentation.data import cache
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.system.progress import progress
 from studies.base.opened_run import opened_run, running_in_file
 from studies.base.redaction import without_password
@@ -28,7 +28,7 @@ def examine(config: DoctorConfig) -> None:
     checks = (_runs, _studies, _checkpoints, _unneeded, _caches, _records)
     problems = [problem for check in checks for problem in check(config)]
     if problems:
-        raise InputError(f"{len(problems)} problem(s) to fix:\n" + "\n".join(f"  {each}" for each in problems))
+        raise InputError(f"{counted(len(problems), 'problem')} to fix:\n" + "\n".join(f"  {each}" for each in problems))
     print("No problems found.")
 
 
@@ -150,10 +150,10 @@ def _unneeded(config: DoctorConfig) -> Iterator[str]:
         if config.prune:
             file.unlink()
     if config.prune:
-        print(f"  Deleted {len(files)} checkpoint(s), {size}.")
+        print(f"  Deleted {counted(len(files), 'checkpoint')}, {size}.")
     else:
         command = here("doctor", {"checkpoint_dir": config.checkpoint_dir, "prune": True})
-        print(f"  To delete {len(files)} checkpoint(s), {size}:\n    {command}")
+        print(f"  To delete {counted(len(files), 'checkpoint')}, {size}:\n    {command}")
 
 
 def _checkpoint_folders(config: DoctorConfig) -> list[Path]:
@@ -190,7 +190,7 @@ def _caches(config: DoctorConfig) -> Iterator[str]:
             if cache.verified_about(folder) is None:
                 damaged.append(folder)
             bar.update(1)
-    print(f"Prepared images: {len(folders)} split(s) in {root}, {len(damaged)} damaged.")
+    print(f"Prepared images: {counted(len(folders), 'split')} in {root}, {len(damaged)} damaged.")
     for folder in damaged:
         if not config.close:
             yield f"the prepared images in {folder} are damaged: remove that folder, or run doctor with close=true"
@@ -209,7 +209,7 @@ def _records(config: DoctorConfig) -> Iterator[str]:
 
     tracking.keep_records_in(config.records)
     unsent = unsent_journals(folder)
-    print(f"Unsent records: of {len(unsent)} run(s) in {folder}.")
+    print(f"Unsent records: of {counted(len(unsent), 'run')} in {folder}.")
     for journal in all_journals(folder):
         if message := tracking.refused_summary(journal):
             yield message

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from studies import tracking
 from studies.config import SyncConfig
 from studies.tracking.journal import all_journals, refused, run_of, unsent_journals
@@ -30,8 +30,9 @@ def send_records(config: SyncConfig) -> None:
     others = len(all_journals(Path(config.records)))
     if others and config.run_id is None:
         print(
-            f"{others} other run(s) have records in {config.records}: refused ones, or those of a process that may be "
-            f"alive. `doctor` lists the refused ones. Those of a dead container or machine need its run: --run_id ID"
+            f"Records of {counted(others, 'other run')} stay in {config.records}: refused ones, or those of a process "
+            f"that may be alive. `doctor` lists the refused ones. Those of a dead container or machine need its run: "
+            f"--run_id ID"
         )
 
 
@@ -56,7 +57,7 @@ def _send(folder: Path, again: bool) -> str | None:
     except InputError as error:
         return f"{folder}: {error}"
     if unsent:
-        return f"{folder}: MLflow did not accept {unsent} record(s)"
+        return f"{folder}: MLflow did not accept {counted(unsent, 'record')}"
     if message := tracking.refused_summary(folder):
         return message
     print(f"Run {run_of(folder)}: all records are sent.")

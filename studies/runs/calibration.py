@@ -15,7 +15,7 @@ from segmentation.calibration.stored_logits import StoredLogits
 from segmentation.data import HELD_OUT, Split, load_split, load_training_split, open_split
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError, listed, one_of
+from segmentation.errors import InputError, counted, listed, one_of
 from segmentation.metrics import COMPARED, HEADLINE, METRICS, OF_CHANGE
 from segmentation.models.segmenter import Segmenter
 from segmentation.scoring.bootstrap import Interval, interval
@@ -227,8 +227,8 @@ def _splits(config: CalibrateConfig, data: TrainConfig) -> tuple[Split, Split]:
         shared = [name for name, digest in zip(other.names, other.digests, strict=True) if digest in digests]
         if shared:
             raise InputError(
-                f"calibration_split={config.calibration_split} contains {len(shared)} image(s) that the model is also "
-                f"{use}, in split {other.name}: {listed(shared)}. Use a split that shares none"
+                f"calibration_split={config.calibration_split} contains {counted(len(shared), 'image')} that the "
+                f"model is also {use}, in split {other.name}: {listed(shared)}. Use a split that shares none"
             )
     return fitted_on, scored_on
 
@@ -293,8 +293,8 @@ def _warnings(fitted_on: Split, scored_on: Split, data: TrainConfig) -> list[str
     warnings = trained_on_warning(scored_on.name, len(scored_on)) if on_training_images else []
     if len(fitted_on) < FEW:
         warnings.append(
-            f"only {len(fitted_on)} image(s) to fit to (split={fitted_on.name}): other images may give another fit. "
-            f"Hold out more with calibration_fraction"
+            f"only {counted(len(fitted_on), 'image')} to fit to (split={fitted_on.name}): other images may give "
+            f"another fit. Hold out more with calibration_fraction"
         )
     return warnings
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from segmentation.metrics import COMPARED, METRICS
 from studies import tracking
 from studies.base import original_report as published
@@ -45,7 +45,9 @@ def run_comparison(config: CompareConfig) -> list[Pair]:
     tracking.check_store()
     stored = [StoredScores(run, config.split) for run in find_runs(config.run_ids, config.split)]
     if len(stored) < 2:
-        raise InputError(f"run_ids={config.run_ids} names {len(stored)} run(s); give at least two different ones")
+        raise InputError(
+            f"run_ids={config.run_ids} names {counted(len(stored), 'run')}; give at least two different ones"
+        )
     stored, skipped = comparable(stored, named_alone(config.run_ids, stored))
     check_protocols(stored)
     tags = {"kind": "compare", "compared": config.run_ids}

@@ -98,8 +98,8 @@ def _print(inspection: Inspection) -> None:
     if not problems:
         print("No error and no warning.")
     if notes := [problem.what for problem in inspection.problems if problem.level == "note"]:
-        print(f"{len(notes)} note(s) on the page: {listed(notes, 2)}")
+        print(f"{counted(len(notes), 'note')} on the page: {listed(notes, 2)}")
     print(f"{inspection.name}: {inspection.summary()}")
-    if inspection.advice and not inspection.count("error"):
+    if inspection.advice and inspection.can_train:
         print("To train with the settings that fit these data:")
         print(f"  {for_this_folder(inspection.training_command())}")

@@ -15,7 +15,7 @@ from segmentation.config import MEASURED
 from segmentation.data import Split, overlap_warning, report_coverage
 from segmentation.data.batches import in_order
 from segmentation.devices import resolve_device, resolve_precision
-from segmentation.errors import DivergedError, InputError, listed
+from segmentation.errors import DivergedError, InputError, counted, listed
 from segmentation.metrics import METRICS, of_model
 from segmentation.models.model_code import ModelCode, local_code, stored_code
 from segmentation.models.segmenter import Segmenter, build
@@ -354,9 +354,10 @@ def _train_and_record(
             if config.plot_every:
                 _log_curves(history, best_epoch)
     writer.check()
-    if len(history) < config.epochs:
+    if config.patience is not None and len(history) < config.epochs:
         print(
-            f"Stopped early: {config.monitor} has not improved for {config.patience} epoch(s) since epoch {best_epoch}."
+            f"Stopped early: {config.monitor} has not improved for {counted(config.patience, 'epoch')} since epoch "
+            f"{best_epoch}."
         )
     kept_epoch = len(history) if config.keep == "last" else best_epoch
     of_kept = history[kept_epoch - 1]

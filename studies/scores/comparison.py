@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.metrics import COMPARED, METRICS
 from segmentation.scoring.bootstrap import LEVEL, Interval, holm, holm_levels, interval, p_value
 from segmentation.scoring.scores import Scores, common_classes
@@ -232,7 +232,7 @@ def shared_images(stored: Sequence[StoredScores]) -> list[str]:
     names = [name for name in stored[0].digests if all(name in other.digests for other in stored)]
     if len(names) < 2:
         raise InputError(
-            f"the runs share {len(names)} scored image(s); a comparison needs at least two. Runs: "
+            f"the runs share {counted(len(names), 'scored image')}; a comparison needs at least two. Runs: "
             f"{listed(f'{each.name} ({each.run_id[:8]}, {len(each.digests)} images)' for each in stored)}"
         )
     return names

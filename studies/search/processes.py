@@ -16,7 +16,7 @@ import torch
 from optuna import Study
 
 from segmentation.devices import resolve_device
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from segmentation.system import interruption
 from segmentation.system.runtime import prepare_process
 from studies import tracking
@@ -86,7 +86,7 @@ def run_workers(study: Study, plan: Plan, config: TuneConfig, parent: str, role:
             print(f"Worker {number} {reason.rstrip('.')}.", file=sys.stderr)
     reap(study)
     if len(errors) == len(workers):
-        raise InputError(f"all {len(workers)} worker(s) stopped: {errors[-1]}")
+        raise InputError(f"no worker is left, {counted(len(workers), 'worker')} stopped: {errors[-1]}")
 
 
 def gpus_of_workers(config: TuneConfig) -> list[str] | None:

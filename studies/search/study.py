@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from segmentation.data import report_coverage
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from studies import tracking
 from studies.base.rerun import for_this_folder
 from studies.config import TuneConfig
@@ -241,7 +241,7 @@ def _note_interruptions(study: Study) -> None:
     """Store with the study, for dashboards, why they show more trials than there are."""
     shown, trials = study.get_trials(deepcopy=False), counted_trials(study)
     extra = len(shown) - len(trials)
-    note = f"{len(trials)} trials. {extra} further number(s), shown as Fail, were interrupted and resumed."
+    note = f"{len(trials)} trials. {counted(extra, 'interrupted trial')} resumed under another number, shown as Fail."
     if extra and study.user_attrs.get(NOTE) != note:
         study.set_user_attr(NOTE, note)
 

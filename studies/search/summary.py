@@ -7,7 +7,7 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from segmentation.errors import listed
+from segmentation.errors import counted, listed
 from segmentation.metrics import HEADLINE
 from studies.base.rerun import command
 from studies.runs.variants import each_fold
@@ -91,9 +91,10 @@ def _ties(study: Study, plan: Plan, best: FrozenTrial) -> Iterator[str]:
     tied = [trial for trial in done if trial.values == best.values and violation(trial) == violation(best)]
     if len(tied) > 1:
         others = listed([str(trial.number) for trial in tied if trial.number != best.number], 10)
+        subject = f"Trial {others} has" if len(tied) == 2 else f"Trials {others} have"
         yield (
-            f"Trial(s) {others} have the same {' and '.join(objective.metric for objective in plan.objectives)}: the "
-            f"lower val/loss decides, then the lower val/ece."
+            f"{subject} the same {' and '.join(objective.metric for objective in plan.objectives)}: the lower "
+            f" val/loss decides, then the lower val/ece."
         )
 
 
@@ -107,7 +108,7 @@ def confirmation_line(confirmed: Study, plan: Plan) -> str:
         parts.append(f"{objective.metric} {values.mean():.4f}{spread} ({single})")
     if not parts:
         return "No further seed is complete."
-    return f"{seeds} further seed(s), mean ± standard deviation: {'; '.join(parts)}."
+    return f"{counted(seeds, 'further seed')}, mean ± standard deviation: {'; '.join(parts)}."
 
 
 def confirmed_values(confirmed: Study, plan: Plan) -> Iterator[tuple[Objective, np.ndarray]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import studies.tracking.store as store
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from studies.base.redaction import without_password
 from studies.base.rerun import here
 from studies.tracking.journal import Journal, Send, journal_folders
@@ -117,12 +117,12 @@ def print_unsent(journal: Journal, run_id: str) -> None:
     """Print how many records of a run are unsent or refused, and how to send them."""
     if journal.unsent():
         print_message(
-            f"MLflow did not accept {journal.unsent()} record(s) of run {run_id}. They are kept in {journal.folder}. "
-            f"Send them when it answers again:\n  {sync_command()}"
+            f"MLflow did not accept {counted(journal.unsent(), 'record')} of run {run_id}. They are kept in "
+            f"{journal.folder}. Send them when it answers again:\n  {sync_command()}"
         )
     if journal.refusals:
         print_message(
-            f"MLflow refused {len(journal.refusals)} record(s) of run {run_id}. They are set aside in "
+            f"MLflow refused {counted(len(journal.refusals), 'record')} of run {run_id}. They are set aside in "
             f"{journal.folder}; `doctor` lists them. The first: {journal.refusals[0]}"
         )
 

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 import studies.tracking.store as store
-from segmentation.errors import InputError
+from segmentation.errors import InputError, counted
 from segmentation.system import interruption
 from segmentation.system.processes import is_dead, is_same, me, parsed
 from studies.base.errors import unusable
@@ -265,7 +265,7 @@ def _close(opened: _OpenRun, status: str, reason: str | None = None, hurried: bo
             _record_end(opened, status, reason)
             journal.wait(interruption.STOP_SECONDS, at_most=interruption.STOP_SECONDS)
         elif not journal.wait(0.0):
-            print_message(f"Waiting for MLflow to accept {journal.unsent()} record(s).")
+            print_message(f"Waiting for MLflow to accept {counted(journal.unsent(), 'record')}.")
             journal.wait(store.RETRY_SECONDS)
         if status == "FINISHED" and (journal.lost or journal.incomplete):
             status, reason = "FAILED", journal.lost or journal.incomplete

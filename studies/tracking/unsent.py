@@ -9,7 +9,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 import studies.tracking.store as store
-from segmentation.errors import InputError, listed
+from segmentation.errors import InputError, counted, listed
 from segmentation.system.processes import is_same
 from studies.base.errors import unusable
 from studies.tracking.journal import Entry, Journal, Send, refused, run_of, unsent_journals
@@ -60,7 +60,7 @@ def refused_summary(folder: Path) -> str | None:
     if not found:
         return None
     return (
-        f"MLflow has refused {len(found)} record(s) of run {run_of(folder)}, which are set aside in {folder}: "
+        f"MLflow has refused {counted(len(found), 'record')} of run {run_of(folder)}, set aside in {folder}: "
         f"{listed((each.why for each in found), 3)}. Fix the cause and send them with `{sync_command(again=True)}`, "
         f"or remove that folder if you do not need them"
     )

@@ -129,7 +129,7 @@ def test_a_failing_artifact_store_does_not_delay_metrics(
     assert steps(run_id) == POINTS
     assert mlflow.get_run(run_id).info.status == "FINISHED"
     said = capsys.readouterr().err
-    assert f"MLflow did not accept 12 record(s) of run {run_id}. They are kept in unsent/{run_id}" in said
+    assert f"MLflow did not accept 12 records of run {run_id}. They are kept in unsent/{run_id}" in said
     assert "mlproject.py sync" in said
     place.door.fault = "none"
     monkeypatch.setattr(store, "RETRY_SECONDS", 20.0)
@@ -271,12 +271,12 @@ def test_a_file_that_is_too_large_is_set_aside(place: Place, capsys: pytest.Capt
     assert there == {f"{number}.png" for number in range(1, 9)} - {"5.png"}
     folder = Path("unsent") / run_id
     said = capsys.readouterr().err
-    assert f"MLflow refused 1 record(s) of run {run_id}. They are set aside in {folder}" in said
+    assert f"MLflow refused 1 record of run {run_id}. They are set aside in {folder}" in said
     assert not unsent_journals(tracking.UNSENT), "nothing is unsent"
     assert tracking.where_to_look(run_id).startswith("See the run: http")
     assert mlproject.main(["doctor"]) == 1
     listed = capsys.readouterr()
-    assert "Unsent records: of 0 run(s)" in listed.out
+    assert "Unsent records: of 0 runs" in listed.out
     assert f"set aside in {folder}: MLflow refuses artifacts epochs/5.png of run {run_id}: 413" in listed.err
     assert mlproject.main(["sync"]) == 0
     assert mlproject.main(["sync", "--again=True"]) == 1, "it is refused again"
@@ -312,7 +312,7 @@ def test_damaged_files_are_set_aside_and_all_else_is_sent(
     (folder / OWNER).write_text("{}")
     assert mlproject.main(["sync"]) == 1
     said = capsys.readouterr().err
-    assert f"MLflow has refused 1 record(s) of run {run_id}" in said
+    assert f"MLflow has refused 1 record of run {run_id}" in said
     assert "cannot be sent: its file" in said
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/after.txt") == "after it"
     assert mlflow.get_run(run_id).info.status == "FINISHED"
@@ -348,7 +348,7 @@ def test_a_run_ends_without_its_server_and_is_sent_later_with_its_model(
         said, errors = training.communicate(timeout=200)
     assert training.returncode == 0, errors
     assert "Traceback" not in errors
-    assert "record(s) of run" in errors
+    assert "of run" in errors
     assert "To see the run, send its records first" in said
     place.door.fault = "none"
     assert mlproject.main(["sync"]) == 0

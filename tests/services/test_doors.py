@@ -158,7 +158,7 @@ def test_a_bucket_that_does_not_exist_sets_the_file_aside_with_advice(
     ):
         tracking.log_text("text", "a.txt")
     assert mlflow.get_run(run_id).info.status == "FAILED"
-    assert f"MLflow refused 1 record(s) of run {run_id}" in capsys.readouterr().err
+    assert f"MLflow refused 1 record of run {run_id}" in capsys.readouterr().err
     assert mlproject.main(["doctor"]) == 1
     assert "Create the bucket" in capsys.readouterr().err
 

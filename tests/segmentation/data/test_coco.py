@@ -87,7 +87,7 @@ def test_label_studio_s_single_file_and_its_categories_from_0(tmp_path: Path) ->
     source = open_split(config(tmp_path, train_split="result"), "result")
     assert source.labels.names == ("background", "cat")
     assert source.names == ("images/a",)
-    with pytest.raises(InputError, match=r"split='val' .*val_fraction=0\.2"):
+    with pytest.raises(InputError, match=r"val_split='val': .*val_fraction=0\.2"):
         open_split(config(tmp_path, train_split="result"), "val")
 
 
@@ -123,7 +123,7 @@ WRONG: dict[str, tuple[object, str]] = {
     "no id": (without("images", "id"), r"images\[0\]: id is None"),
     "negative size": (change("images", 0, width=-1), r"images\[0\]: width and height are -1 and 16"),
     "other size": (change("images", 0, width=40), r"a\.png has 20 x 16 .*train\.json states 40 x 16"),
-    "missing file": (change("images", 0, file_name="b.png"), r"names 1 image\(s\) .*: b\.png"),
+    "missing file": (change("images", 0, file_name="b.png"), r"names 1 image .*: b\.png"),
     "unknown image": (change("annotations", 0, image_id=9), r"annotations\[0\]: image_id 9"),
     "unhashable image": (change("annotations", 0, image_id=[]), r"annotations\[0\]: image_id \[\]"),
     "unknown category": (change("annotations", 0, category_id=9), r"annotations\[0\]: category_id 9"),

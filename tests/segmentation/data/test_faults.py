@@ -35,7 +35,7 @@ def test_faults_of_different_kinds_are_listed_together(own_data: Path) -> None:
     (own_data / "train/images/5.jpg").unlink()
     printed = message(own_data, opens=True)
     assert printed.startswith("5 faults")
-    for fault in (*faults, "for 1 image name(s): 4", "for 1 mask name(s): 5"):
+    for fault in (*faults, "for 1 image name: 4", "for 1 mask name: 5"):
         assert fault in printed
 
 
@@ -66,4 +66,4 @@ def test_faults_of_both_splits_are_in_one_message(own_data: Path) -> None:
         assert printed.startswith("4 faults")
         for split in ("train", "val"):
             assert f"{own_data}/{split}/images/1.jpg cannot be read" in printed
-            assert f"no mask in {own_data}/{split}/masks for 1 image name(s): 2" in printed
+            assert f"no mask in {own_data}/{split}/masks for 1 image name: 2" in printed

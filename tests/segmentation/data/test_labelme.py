@@ -57,7 +57,7 @@ def test_classes_txt_states_the_order_and_which_labels_exist(tmp_path: Path) -> 
 def test_an_image_without_a_file_is_an_error_or_background(tmp_path: Path) -> None:
     written(tmp_path, labelme({}))
     write_image(tmp_path / "train/b.png")
-    with pytest.raises(InputError, match=r"no labelme file beside 1 image\(s\): .*b\.png.*empty=background"):
+    with pytest.raises(InputError, match=r"no labelme file beside 1 image: .*b\.png.*empty=background"):
         open_split(config(tmp_path), "train")
     source = open_split(config(tmp_path, empty="background"), "train")
     assert source.names == ("a", "b")
@@ -96,5 +96,5 @@ def test_each_mistake_is_reported_with_file_and_field(content: object, message: 
 def test_a_file_without_its_image_is_an_error(tmp_path: Path) -> None:
     written(tmp_path, labelme({}))
     write_json(tmp_path / "train/b.json", labelme({}))
-    with pytest.raises(InputError, match=r"no image beside 1 labelme file\(s\): .*b\.json"):
+    with pytest.raises(InputError, match=r"no image beside 1 labelme file: .*b\.json"):
         open_split(config(tmp_path), "train")

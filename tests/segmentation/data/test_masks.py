@@ -60,7 +60,7 @@ def test_a_colour_of_no_class_is_an_error_with_file_colour_count_and_the_nearest
     pixels[0, :5] = (0, 0, 200)
     with pytest.raises(InputError) as refusal:
         read(Image.fromarray(pixels))
-    for part in (str(FILE), "1 colour(s)", "#0000c8 (5 pixels", "'car' with #00008e"):
+    for part in (str(FILE), "1 colour of", "#0000c8 (5 pixels", "'car' with #00008e"):
         assert part in str(refusal.value)
     assert "JPEG" not in str(refusal.value)
 

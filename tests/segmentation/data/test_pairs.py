@@ -69,7 +69,7 @@ def test_the_label_masks_of_cityscapes_are_suggested_and_masks_of_other_images_a
 
 def test_a_listed_name_in_another_case_suggests_the_file(tmp_path: Path) -> None:
     write_blank(tmp_path, "images/IMG_1.png", "masks/IMG_1.png")
-    with pytest.raises(InputError, match=r"listed name\(s\): img_1\. Is .*IMG_1\.png meant for 'img_1'"):
+    with pytest.raises(InputError, match=r"listed name: img_1\. Is .*IMG_1\.png meant for 'img_1'"):
         match(tmp_path / "images", tmp_path / "masks", ["img_1"])
 
 

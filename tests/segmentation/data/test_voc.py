@@ -36,7 +36,7 @@ def test_only_voc_can_be_downloaded(tmp_path: Path) -> None:
 
 def test_missing_files_of_the_list_are_reported(voc: Path) -> None:
     (voc / "VOCdevkit/VOC2007/SegmentationClass/train_000002.png").unlink()
-    with pytest.raises(InputError, match=r"lists 1 file\(s\) that do not exist: .*train_000002.png"):
+    with pytest.raises(InputError, match=r"lists 1 missing file: .*train_000002.png"):
         open_split(DataConfig(dataset="voc2007", data_dir=str(voc)), "train")
 
 

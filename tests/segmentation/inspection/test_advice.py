@@ -1,5 +1,6 @@
 """Recommendations: each names a field of training, can be typed, and is gone once it is followed."""
 
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -89,6 +90,18 @@ def test_the_normalization_with_mean_and_deviation_nearest_to_0_and_1(own_data: 
 def test_few_images_get_smaller_batches(own_data: Path) -> None:
     """6 images in batches of 2 are three steps."""
     assert advised(own_data, resize=32, crop=32)["batch_size"].value == 2
+
+
+def test_steps_are_counted_without_the_images_that_will_be_held_out(tmp_path: Path) -> None:
+    """Of 90 images, 18 are held out; the other 72 are 2 batches of 64, or 5 of 16."""
+    write(tmp_path, 90, (40, 40), 10)
+    shutil.rmtree(tmp_path / "val")
+    found = advised(tmp_path, resize=32, crop=32)
+    assert found["val_fraction"].reason.startswith("there is no split val; this takes 18 of the 90")
+    assert found["batch_size"].value == 16
+    assert found["batch_size"].reason == (
+        "72 training images give 2 optimizer steps per epoch at batch_size=64, and 5 at 16"
+    )
 
 
 def test_only_fields_of_training_are_recommended_and_each_can_be_typed(

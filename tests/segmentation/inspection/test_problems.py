@@ -217,10 +217,18 @@ def test_images_smaller_than_the_crop_and_of_several_sizes_are_errors(root: Path
 def test_a_split_that_cannot_be_opened_is_an_error_and_the_other_is_inspected(root: Path) -> None:
     shutil.rmtree(root / "val")
     problems = inspect(root)
-    assert [(problem.level, problem.kind) for problem in problems] == [("error", "split")]
+    assert [(problem.level, problem.kind) for problem in problems] == [("error", "no_validation")]
+    assert "val_fraction" in problems[0].what
     shutil.rmtree(root / "train")
     with pytest.raises(InputError, match="none of the layouts"):
         inspect(root)
+
+
+def test_a_class_that_no_mask_shows_is_a_warning_also_without_a_validation_split(root: Path) -> None:
+    (root / "classes.txt").write_text((root / "classes.txt").read_text() + "unseen\n")
+    assert "class unseen has no pixel in any split" in {problem.what for problem in inspect(root)}
+    shutil.rmtree(root / "val")
+    assert "class unseen has no pixel in train" in {problem.what for problem in inspect(root)}
 
 
 def test_a_foreground_that_is_void_is_an_error_with_the_file_to_write(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_the_orientation_is_applied(orientation: int) -> None:
         (tiff(DEEP.astype(np.int16)), 5, None, "5 channels of type int16 and 16 bits: convert it to unsigned"),
         (tiff(DEEP.astype(np.uint32)), 5, None, "5 channels of type uint32 and 32 bits: convert it to unsigned"),
         (tiff(DEEP[..., :1] > 9), 1, None, "type bool and 1 bits: convert it to unsigned"),
-        (BytesIO(png(1, 0, FLAT[:, :2, 0])), 1, None, "has 1 bit(s) per channel"),
+        (BytesIO(png(1, 0, FLAT[:, :2, 0])), 1, None, "has 1 bit per channel"),
         (tiff(np.moveaxis(DEEP, -1, 0).copy(), planarconfig=None), 5, None, "is a TIFF of several pages: save it"),
         (BytesIO(tiff(DEEP).getvalue()[:-9]), 5, None, "damaged or cut off"),
         (BytesIO(deep_png(2, DEEP[..., :3]).getvalue()[:-40]), 3, None, "damaged or cut off"),

@@ -74,8 +74,8 @@ def test_shapes_are_filled_as_labelme_fills_them() -> None:
     ("kind", "points", "message"),
     [
         ("line", [[0, 0], [1, 1]], "shape_type 'line'"), ("mask", [[0, 0], [1, 1]], "shape_type 'mask'"),
-        ([], [[0, 0]], "shape_type"), ("polygon", [[0, 0], [1, 1]], r"2 point\(s\)"),
-        ("circle", [[0, 0]], r"1 point\(s\)"), ("rectangle", None, "points"), ("polygon", [[0, 0, 1]] * 3, "points"),
+        ([], [[0, 0]], "shape_type"), ("polygon", [[0, 0], [1, 1]], r"2 points"),
+        ("circle", [[0, 0]], r"1 point"), ("rectangle", None, "points"), ("polygon", [[0, 0, 1]] * 3, "points"),
         ("polygon", [["0", 0]] * 3, "x is '0'"), ("polygon", [[0, None]] * 3, "y is None"),
         ("polygon", [[0, True]] * 3, "y is True"),
         ("polygon", [[0, float("nan")]] * 3, "y=nan"), ("polygon", [[float("inf"), 0]] * 3, "x=inf"),

@@ -129,7 +129,7 @@ def test_processes_share_the_memory_and_the_batch(monkeypatch: pytest.MonkeyPatc
 def test_no_memory_for_the_smallest_number_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     model, config = ten_lines(batch_size=4)
     monkeypatch.setattr(micro_batch, "available_memory", lambda: 1000)
-    with pytest.raises(InputError, match=r"micro_batch=auto: not even 1 image\(s\) of 24 x 32 pixels"):
+    with pytest.raises(InputError, match=r"micro_batch=auto: not even 1 image of 24 x 32 pixels"):
         choose_micro_batch(model, config, CPU, 3, SIZE)
 
 

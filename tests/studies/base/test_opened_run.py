@@ -92,7 +92,7 @@ def test_a_store_of_another_layout_is_written_through_mlflow(
         ("data_dir=x does not exist: create it", "data_dir=x does not exist"),
         ("no data in a.b/c: look there", "no data in a.b/c"),
         ("3 mistakes:\n  epochs='ten' is wrong\n  b", "epochs='ten' is wrong"),
-        ("2 problem(s) to fix:\n  one. Two", "one"),
+        ("2 problems to fix:\n  one. Two", "one"),
         ("x" * 100, "x" * 79 + "…"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_calibration_run_holds_before_and_after(
     verdict = lines[lines.index(f"Fitting {method} to 3 images ...") + 1]
     assert verdict.startswith("Calibration (ECE)")
     assert verdict in described.splitlines()[0]
-    assert "Warning: only 3 image(s) to fit to (split=held_out)" in this.printed
+    assert "Warning: only 3 images to fit to (split=held_out)" in this.printed
     assert "Warning: only 12 images scored" in this.printed
     assert "Before -> after" in this.printed
     assert f"model_uri=runs:/{this.run_id}" in this.printed

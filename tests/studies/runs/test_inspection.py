@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from PIL import Image
 
 import mlproject
 from segmentation.config import DataConfig
+from segmentation.data import open_split
 from studies.base.arguments import parse
 from studies.config import InspectConfig, TrainConfig
 from tests.conftest import last_run, write_own_data
@@ -126,11 +128,24 @@ def test_each_case_and_each_image_has_a_row(inspected: Inspected) -> None:
 
 def test_the_command_of_the_page_trains_on_the_data(inspected: Inspected) -> None:
     (command, _) = inspected.page.commands
-    words = re.findall(r"-P (\w+)=(\S+)", command)
-    arguments = [word for name, value in words for word in (f"--{name}", value)]
-    config = parse(TrainConfig, arguments, "train")
+    config = parse(TrainConfig, shlex.split(command.partition(" train ")[2]), "train")
     assert (config.data_dir, config.normalization, config.batch_size) == (str(inspected.root), "imagenet", 2)
     assert (config.resize, config.crop) == (32, None)
+
+
+def test_images_without_a_validation_split_get_a_command_that_trains_on_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_own_data(tmp_path, train=10, val=2)
+    shutil.rmtree(root / "val")
+    monkeypatch.chdir(tmp_path)
+    assert mlproject.main(["inspect", "--dataset", "folder", "--data_dir", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("ERROR: val_split='val': there is no such split")
+    (line,) = (line for line in printed.splitlines() if " train --dataset folder" in line)
+    config = parse(TrainConfig, shlex.split(line.partition(" train ")[2]), "train")
+    assert (config.val_fraction, len(open_split(config, "val").names)) == (0.2, 2)
+    assert "once the errors above are corrected" not in (tmp_path / "inspect/index.html").read_text()
 
 
 def test_a_missing_folder_opens_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -272,7 +272,7 @@ def test_runs_are_found_by_experiment_and_by_registered_model(two_seeds: Trained
         ("no such experiment", "'no such experiment' is not a run ID"),
         ("0" * 32, f"'{'0' * 32}' was not found"),
         ("models:/unknown/7", "'models:/unknown/7' was not found"),
-        ("", r"names 0 run\(s\)"),
+        ("", r"names 0 runs"),
     ],
 )
 def test_an_unknown_name_is_refused_before_a_run_is_opened(names: str, message: str, two_seeds: Trained) -> None:
@@ -395,7 +395,7 @@ def test_only_shared_images_are_compared_in_one_order(two_seeds: Trained) -> Non
     whole = first.scores(list(first.digests))
     places = [list(first.digests).index(name) for name in names]
     np.testing.assert_array_equal(chosen.image_ece(), whole.image_ece()[places])
-    with pytest.raises(InputError, match=r"share 1 scored image\(s\)"):
+    with pytest.raises(InputError, match=r"share 1 scored image"):
         shared_images([first, changed(second, digests=dict(list(fewer.items())[:1]))])
 
 

@@ -102,7 +102,7 @@ def test_one_trial_is_best_in_text_table_and_every_plot(monkeypatch: pytest.Monk
     study, plan = tied_study()
     lines = list(best_lines(study, plan))
     assert lines[0].startswith("Best by val/mean_iou: trial 2, learning_rate=0.01,")
-    assert "Trial(s) 0, 1, 3 have" in lines[1]
+    assert "Trials 0, 1, 3 have" in lines[1]
     assert [row.split(" | ")[0] for row in _markdown_table(study, plan) if "(best)" in row] == ["| **2 (best)**"]
     drawn = dict(study_plots(study, plan))
     for name in ("loss", "pixel_accuracy", "ece", "mean_iou"):

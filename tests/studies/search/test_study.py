@@ -289,7 +289,7 @@ def test_an_interrupted_search_is_resumed_with_the_same_results(
                 assert histories[0] == histories[1], name
     assert parent_of(resumed).info.status == "FINISHED"
     assert len(children(resumed)) == 2
-    assert resumed.user_attrs["trials"] == "2 trials. 1 further number(s), shown as Fail, were interrupted and resumed."
+    assert resumed.user_attrs["trials"] == "2 trials. 1 interrupted trial resumed under another number, shown as Fail."
     for attributes in (resumed.user_attrs, *(trial.user_attrs for trial in resumed.trials)):  # columns of dashboards
         assert max(len(str(value)) for value in attributes.values()) <= LONGEST
 

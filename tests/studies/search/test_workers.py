@@ -107,7 +107,7 @@ def test_a_crashed_worker_reports_its_traceback(
         study = optuna.create_study(storage=storage, study_name="there")
         plan = replace(make_plan(config), name="there")
         object.__setattr__(config, "epochs", "many")
-        with pytest.raises(InputError, match=r"all 1 worker\(s\) stopped: worker 1 crashed") as caught:
+        with pytest.raises(InputError, match=r"no worker is left, 1 worker stopped: worker 1 crashed") as caught:
             run_workers(study, plan, config, "", "search", float("inf"))
     for text in (str(caught.value), capsys.readouterr().err):
         assert "TypeError" in text
