@@ -317,7 +317,7 @@ def derived(recipe: str, weights: str, channels: int = RGB) -> dict[str, Any]:
 
 @configuration(frozen=True, kw_only=True)
 class TrainingConfig(ScoringConfig, OptimizationConfig, ModelConfig, AugmentationConfig, DataConfig):
-    """All fields that determine the result of a run. The defaults but `monitor` are the original report's protocol."""
+    """All fields that determine the result of a run. The defaults are the original report's protocol."""
 
     def __post_init__(self) -> None:
         mistakes = Mistakes()
