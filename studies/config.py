@@ -49,7 +49,7 @@ class RecordConfig:
 
 @configuration(frozen=True, kw_only=True)
 class TrainConfig(RecordConfig, TrainingConfig):
-    """Train one model and record it as an MLflow run. The defaults are the original report's protocol, but for keep=best."""
+    """Train one model and record it as an MLflow run. Defaults: the original report's protocol, but keep=best."""
 
     IS_TEMPLATE: ClassVar[bool] = False
     """Whether `settled` makes the configurations of runs from it; fields that were not given then stay open."""
