@@ -97,7 +97,9 @@ def load_matching(model: Segmenter, tensors: Mapping[str, torch.Tensor], same_cl
             f"architecture; set model to it. {_by_reason(skipped)}"
         )
     model.load_state_dict(matching, strict=False)
-    return LoadedWeights(list(matching), skipped, [name for name in own if name not in matching])
+    # the number of batches that batch norm has seen is an integer, and does not start at random
+    fresh = [name for name, tensor in own.items() if name not in matching and tensor.is_floating_point()]
+    return LoadedWeights(list(matching), skipped, fresh)
 
 
 def with_channels(weight: torch.Tensor, channels: int) -> torch.Tensor:
