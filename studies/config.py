@@ -34,7 +34,7 @@ class RecordConfig:
     log_model: bool = True
     """Log the model to MLflow; if false, only the checkpoints hold it."""
     experiment: str = "training"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     run_name: str | None = None
     """Name of the MLflow run; None builds it from model, weights, data, learning rate and weight decay."""
     register_as: str | None = None
@@ -125,7 +125,7 @@ class ModelsConfig(TrainConfig):
     retrain: bool = False
     """Train again even if a finished run has the same configuration, data and code."""
     experiment: str = "models"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
 
     def __post_init__(self) -> None:
         mistakes = Mistakes()
@@ -173,7 +173,7 @@ class TuneConfig(StudyConfig, TrainConfig):
     workers: int = 1
     """Worker processes to start on this machine."""
     experiment: str = "search"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     confirm_seeds: int = 0
     """Number of further seeds to train the best setting with after the search."""
     max_failures: int = 3
@@ -262,7 +262,7 @@ class EvaluateConfig(ViewsConfig):
     cache_dir: str | None = None
     """Folder for prepared images; None is mlproject/ in the user's cache folder."""
     experiment: str = "evaluation"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
@@ -311,7 +311,7 @@ class CalibrateConfig:
     cache_dir: str | None = None
     """Folder for prepared images; None is mlproject/ in the user's cache folder."""
     experiment: str = "calibration"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
@@ -347,7 +347,7 @@ class CompareConfig:
     examples: int = 4
     """Number of images to plot with the prediction of every model."""
     experiment: str = "comparison"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
@@ -398,7 +398,7 @@ class InspectConfig(DataConfig):
     examples: int = 4
     """Images of each class in the gallery; fewer where a data set has more than 25 classes."""
     experiment: str = "inspection"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
@@ -470,7 +470,7 @@ class PredictConfig(ViewsConfig):
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps; auto is a GPU if there is one."""
     experiment: str = "predictions"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None
@@ -510,7 +510,7 @@ class ExportConfig:
     output: str = "model.onnx"
     """File to write; its name ends in .onnx."""
     experiment: str = "exports"
-    """MLflow experiment; `mlflow run` ignores it and has --experiment-name."""
+    """MLflow experiment; MLFLOW_EXPERIMENT_NAME replaces the default; with `mlflow run`, use its --experiment-name."""
     records: str = "unsent"
     """Folder for records that MLflow has not accepted yet; `sync` sends them."""
     run_name: str | None = None

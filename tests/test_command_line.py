@@ -19,7 +19,7 @@ import mlproject
 from segmentation.models import segmenter as models
 from segmentation.training.checkpoints import Checkpoint, save
 from studies.base.arguments import GROUPS, MOST_USED, groups
-from studies.config import TrainConfig
+from studies.config import ReportConfig, TrainConfig
 from studies.entry_points import NAMES, entry_point
 from tests.conftest import PROJECT, last_run
 
@@ -98,6 +98,15 @@ def test_true_and_none_may_be_written_in_any_case() -> None:
     assert config.download is True
     assert config.crop is None
     assert config.micro_batch == 8
+
+
+def test_the_variable_of_mlflow_names_the_experiment_of_our_own_command_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert mlproject.parse(TrainConfig, [], "train").experiment == "mine"
+    assert mlproject.parse(TrainConfig, ["--experiment", "typed"], "train").experiment == "typed"
+    assert mlproject.parse(ReportConfig, ["--run_ids", "a"], "report").experiment is None, "what to report on"
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    assert mlproject.parse(TrainConfig, [], "train").experiment == "training", "`mlflow run` has opened the run"
 
 
 def test_a_recipe_leaves_alone_what_is_typed() -> None:

@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from segmentation.config import AugmentationConfig, DataConfig, ModelConfig, Opt
 from segmentation.errors import InputError, Mistakes
 from segmentation.fields import read_value
 from segmentation.system.runtime import importing
+from studies.base.opened_run import opened_run
 from studies.config import RecordConfig, TrainConfig
 
 GROUPS: dict[str, type] = {
@@ -52,6 +53,7 @@ def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
         if each.default is MISSING and each.name not in typed:
             mistakes.add(f"--{each.name} is missing. {_help_texts(config_class)[each.name]}")
             wrong.append(each.name)
+    values |= _experiment(config_class, values)
     config = None
     if all(each.default is not MISSING or each.name in values for each in fields(config_class)):
         try:
@@ -63,9 +65,19 @@ def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
             )
     mistakes.raise_all()
     # `mlflow run` passes every parameter that MLproject declares, typed or not
-    if isinstance(config, TrainConfig) and "MLFLOW_RUN_ID" not in os.environ:
+    if isinstance(config, TrainConfig) and not opened_run():
         object.__setattr__(config, "typed", frozenset(typed))
     return config
+
+
+def _experiment(config_class: type, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the experiment that `MLFLOW_EXPERIMENT_NAME` names, for a command that records runs and is given none.
+
+    `mlflow run` reads the variable itself, and opens the run.
+    """
+    named = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    records = any(each.name == "experiment" and each.default is not None for each in fields(config_class))
+    return {"experiment": named} if named and records and "experiment" not in values and not opened_run() else {}
 
 
 def _typed(config_class: type, arguments: Sequence[str], program: str, mistakes: Mistakes) -> dict[str, str]:
