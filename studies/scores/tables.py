@@ -132,7 +132,7 @@ def class_calibration_table(scores: Scores, groups: Mapping[Group, GroupReliabil
         [escaped(name), *(_gap(groups[Group(kind, name)]) for kind in ("true class", "predicted class"))]
         for name in scores.labels.names
     ]
-    return "\n".join(table(["class", "accuracy - confidence where it is true", "where it is predicted"], rows))
+    return "\n".join(table(["class", "accuracy minus confidence where it is true", "where it is predicted"], rows))
 
 
 def region_table(groups: Mapping[Group, GroupReliability]) -> str:
@@ -142,7 +142,7 @@ def region_table(groups: Mapping[Group, GroupReliability]) -> str:
         for group, found in groups.items()
         if group.kind in ("region", "ground")
     ]
-    return "\n".join(table(["part", "ECE", "accuracy - confidence"], rows))
+    return "\n".join(table(["part", "ECE", "accuracy minus confidence"], rows))
 
 
 def images_csv(scores: Scores, names: Sequence[str], order: np.ndarray) -> str:

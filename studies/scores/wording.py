@@ -37,7 +37,7 @@ def calibration_sentence(
     if math.isnan(gap):
         return "No labelled pixel: calibration is unknown."
     lean = confidence_verdict(gap, ends)
-    text = f"{lean[0].upper()}{lean[1:]} on {_images(images)} (accuracy - confidence {gap:+.4f} {ends})."
+    text = f"{lean[0].upper()}{lean[1:]} on {_images(images)} (accuracy minus confidence {gap:+.4f} {ends})."
     if images < FEW:
         return f"{text} {_images(images)}: too few for a noise floor of the ECE {metrics['ece']:.4f}."
     relation = "above" if metrics["ece"] > floor.highest else "within"
