@@ -164,8 +164,8 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     block = printed[printed.rindex("Brackets:") :]
     words = (
         "  loss ", "  pixel accuracy ", "  mean IoU ", "  ECE ", "  class ", "  red ", "  green ", "  blue ",
-        "Warning: only 3 images", "on 3 images (accuracy minus confidence", f"All {len(METRICS)} metrics", "All runs with",
-        "See the run",
+        "Warning: only 3 images", "on 3 images (accuracy minus confidence", f"All {len(METRICS)} metrics",
+        "All runs with", "See the run",
     )  # fmt: skip
     assert sorted(words, key=block.index) == list(words), "the most important first"
     described = tags["mlflow.note.content"]
