@@ -184,7 +184,7 @@ def file_in_the_way(root: Path) -> None:
         (nothing, ["--download", "true"], "download=True"),
         (drop_mask, [], "no mask in"),
         (drop_image, [], "no image in"),
-        (nothing, ["--val_split", "vall"], "val_split='vall': there is no such split"),
+        (nothing, ["--val_split", "vall"], "has no split 'vall' (val_split), only"),
         (nothing, ["--weights", "imagnet"], "weights='imagnet' is not known. Did you mean 'imagenet'?"),
         (nothing, ["--weights", "runs:/abcdef"], "weights='runs:/abcdef' is not known"),
         (nothing, ["--weights", f"runs:/{32 * 'a'}"], f"runs:/{32 * 'a'}/model cannot be loaded"),

@@ -26,7 +26,7 @@ def report_coverage(split: Split, to_train: bool = False) -> None:
     name, void = f"{split.dataset}/{split.name}", pixels[VOID] / sum(pixels)
     absent = [class_name for index, class_name in enumerate(split.labels.names) if not pixels[index]]
     if absent:
-        message = f"no pixel of {name} is of class {listed(absent)}"
+        message = f"no pixel of {name} is of class {listed(absent, 20)}"
         has_one_class = len(absent) == len(split.labels) - 1
         if has_one_class and void and split.dataset == "folder":
             message += (

@@ -38,9 +38,7 @@ def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
     hint = "To hold out a part of the training images, set val_fraction=0.2"
     if others:
         hint = f"To validate on {listed(others)}, set val_split={others[0]}. {hint} instead"
-    raise NoValidationError(
-        f"val_split={split!r}: there is no such split in {config.data_dir}, only {', '.join(known)}. {hint}"
-    )
+    raise NoValidationError(f"{config.data_dir} has no split {split!r} (val_split), only {', '.join(known)}. {hint}")
 
 
 class LabelledImage(NamedTuple):

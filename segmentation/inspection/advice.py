@@ -23,8 +23,8 @@ IMBALANCE = 20
 """Ratio of the most to the least frequent class from which weighted classes are recommended."""
 STEPS = 4
 """Least optimizer steps in an epoch."""
-VAL_FRACTION = 0.2
-"""Usual fraction of images to validate on."""
+VAL_FRACTION, VAL_IMAGES = 0.2, 20
+"""Usual fraction of images to validate on, and the least number: intervals over fewer images are too narrow."""
 NORMALIZATIONS = {
     "signed_unit": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -236,9 +236,10 @@ def _splits(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Ad
     images = len(train.images)
     validation = by_name.get(config.val_split)
     if validation is not None and validation.is_absent:
-        held_out = round(VAL_FRACTION * images)
+        fraction = max(VAL_FRACTION, min(0.5, math.ceil(20 * VAL_IMAGES / images) / 20))
+        held_out = round(fraction * images)
         yield Advice(
-            "val_fraction", VAL_FRACTION,
+            "val_fraction", fraction,
             f"there is no split {config.val_split}; this takes {held_out} of the {images} training images to validate "
             f"on",
         )  # fmt: skip
@@ -267,6 +268,7 @@ def _imbalance(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator
         if ratio >= IMBALANCE:
             yield Advice(
                 "class_weights", "median_frequency",
-                f"{split.labels.names[most]} has {ratio:,.0f} times as many pixels as {split.labels.names[least]}. "
+                f"{split.labels.names[most]} has {ratio:,.0f} times as many pixels as {split.labels.names[least]}, the "
+                f"rarest class that at least {RARE_IMAGES} images show. "
                 f"Weights raise the IoU of rare classes and make the confidence less reliable: calibrate afterwards",
             )  # fmt: skip

@@ -266,7 +266,8 @@ def _absent_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Ite
         where = "any split" if len(filled) > 1 else filled[0].name
         yield Problem(
             "warning", "absent", f"{_classes(nowhere)} no pixel in {where}",
-            "Their IoU is undefined and left out of the mean. Leave them out, or check their mask values.",
+            "Their IoU is undefined and left out of the mean. That is fine if the images do not show them; otherwise "
+            "check their mask values.",
             tuple(Case("all", name) for name in nowhere),
         )  # fmt: skip
     for split in filled:
@@ -285,7 +286,7 @@ def _absent_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Ite
 
 
 def _classes(names: Sequence[str]) -> str:
-    return f"{'class' if len(names) == 1 else 'classes'} {listed(names)} {'has' if len(names) == 1 else 'have'}"
+    return f"{'class' if len(names) == 1 else 'classes'} {listed(names, 20)} {'has' if len(names) == 1 else 'have'}"
 
 
 def _void(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Problem]:
@@ -353,7 +354,7 @@ def _lost_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Itera
         names = list(dict.fromkeys(case.name for case in cases))
         verb = "is" if len(names) == 1 else "are"
         yield Problem(
-            "warning", "lost", f"{listed(names)} {verb} largely lost by resize={config.resize} crop={config.crop}",
+            "warning", "lost", f"{listed(names, 20)} {verb} largely lost by resize={config.resize} crop={config.crop}",
             "Use a larger resize, a crop that covers more of the image, or crop_at=class score_crop=whole; see what to "
             "set.", tuple(cases),
         )  # fmt: skip
@@ -388,7 +389,7 @@ def _rare_classes(splits: Sequence[InspectedSplit], config: DataConfig) -> Itera
             yield Problem(
                 "note", "rare",
                 f"{counted(len(cases), 'class', 'classes')} in fewer than {RARE_IMAGES} images of {split.name}: "
-                f"{listed(case.name for case in cases)}",
+                f"{listed((case.name for case in cases), 20)}",
                 "They are hardly learned. Add images that show them.", cases,
             )  # fmt: skip
 

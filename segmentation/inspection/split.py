@@ -10,7 +10,7 @@ import numpy as np
 
 from segmentation.classes import VOID, Classes
 from segmentation.config import DataConfig
-from segmentation.data import open_split
+from segmentation.data import HELD_OUT, open_split
 from segmentation.data.in_parallel import each_image
 from segmentation.data.preparation import takes_whole_images
 from segmentation.data.source import NoValidationError, Source
@@ -97,12 +97,15 @@ def inspect_splits(config: DataConfig, splits: Iterable[str] | None = None) -> l
 
     Args:
         config: the data set and its preparation.
-        splits: their names. None is the training and the validation split, and `test` if the data set has it.
+        splits: their names. None is the training and the validation split, what `calibration_fraction` holds out, and
+            `test` if the data set has it.
 
     Raises:
         InputError: no split can be opened; the message is that of the first one.
     """
     names = tuple(splits) if splits is not None else tuple(dict.fromkeys((config.train_split, config.val_split)))
+    if splits is None and config.calibration_fraction:
+        names += (HELD_OUT,)
     opened = [_opened(config, name) for name in names]
     if splits is None:
         others = (_opened(config, name) for name in OTHER_SPLITS if name not in names)

@@ -342,8 +342,8 @@ def earlier_files(folder: Path, paths: list[str]) -> list[Path]:
         )
     if others := sorted(present.keys() - expected):
         raise InputError(
-            f"output={folder} holds predictions of other images: {listed(others)}. Choose another folder, or delete "
-            f"this one"
+            f"output={folder} holds predictions of images that are not among these: {listed(others)}. Set output to "
+            f"another folder, or delete this one"
         )
     return list(present.values())
 

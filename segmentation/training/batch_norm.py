@@ -13,6 +13,11 @@ from torch import nn
 from segmentation.errors import InputError
 from segmentation.training.process_group import ProcessGroup
 
+USUAL_MOMENTUM = 0.1
+"""PyTorch's momentum of running statistics."""
+MOST_INITIAL = 0.2
+"""A run that leaves a larger fraction of the initial running statistics prints a note."""
+
 
 def layers_of(model: nn.Module) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:
     """Every batch norm layer of a model, synchronized or not."""
@@ -24,6 +29,26 @@ def freeze(model: nn.Module) -> None:
     for layer in layers_of(model):
         layer.eval()
         layer.requires_grad_(False)
+
+
+def unsettled_note(model: nn.Module, steps: int) -> str:
+    """Return a note if so few optimizer steps leave much of the initial running statistics; empty if they do not.
+
+    A step moves the statistics by `momentum` towards those of its batch (PyTorch's `nn.BatchNorm2d`), so
+    `(1 - momentum) ** steps` of the start is left.
+    """
+    momenta = [layer.momentum for layer in layers_of(model) if layer.running_mean is not None and layer.momentum]
+    smallest = min(momenta, default=1.0)
+    left = (1 - smallest) ** steps
+    if left <= MOST_INITIAL:
+        return ""
+    remedy = "Train for more epochs, or with smaller batches"
+    if smallest < USUAL_MOMENTUM:
+        remedy = f"Set batch_norm_momentum={USUAL_MOMENTUM}, or train for more epochs"
+    return (
+        f"{left:.0%} of batch norm's running statistics will still be their initial values after all {steps} optimizer "
+        f"steps. Validation uses them, so it may be far worse than training. {remedy}"
+    )
 
 
 @contextmanager

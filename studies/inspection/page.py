@@ -23,7 +23,7 @@ from studies.report.markup import Page, on_one_line, shortened, slug
 
 LISTED = {"error": 20, "warning": 20, "note": 6}
 """Most cases of a problem in its table, by level; `problems.csv` has all."""
-IN_HEADING = 5
+IN_HEADING = 20
 """Most names that the heading of a problem lists."""
 SHOWN = 6
 """Most images of a problem in the gallery of odd images."""
@@ -114,7 +114,7 @@ def _advice(page: Page, inspection: Inspection) -> None:
     if 0 < images < FEW_FOR_RANDOM_WEIGHTS and inspection.config.channels == RGB:
         page.text(
             "Models learn more from few images if they start from pretrained weights. Add `weights=imagenet` (the "
-            "backbone) or `weights=coco` (the whole model), and leave `normalization` out. Both are downloaded once."
+            "backbone) or `weights=coco` (the whole model), with `normalization=imagenet`. Both are downloaded once."
         )
     page.text("A first run:" if inspection.can_train else "A first run, once the errors above are corrected:")
     page.code(for_this_folder(inspection.training_command()))
@@ -189,8 +189,9 @@ def _preparation(page: Page, inspection: Inspection) -> None:
         return
     page.text(
         f"With resize={config.resize}, crop={config.crop}, crop_at={config.crop_at} and "
-        f"score_crop={config.score_crop}, on {escaped(split.name)}: images that show a class, that still show it after "
-        f"resize, and after crop; part of its pixels in the crop; median of its pixels after both."
+        f"score_crop={config.score_crop}, on {escaped(split.name)}. Columns: images that show the class; those that "
+        f"still show it after resize; after the crop; the part of its area inside the crop; the median number of its "
+        f"pixels in an image after both."
     )
     rows = []
     for index, name in enumerate(inspection.labels.names):

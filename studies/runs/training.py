@@ -1,5 +1,6 @@
 """One training run as one MLflow run: data, model, epochs, plots, logged model. `train` and every trial call it."""
 
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,6 +24,7 @@ from segmentation.models.starting_weights import LoadedWeights
 from segmentation.scoring.evaluate import score
 from segmentation.scoring.scores import Scores
 from segmentation.training import checkpoints, launch
+from segmentation.training.batch_norm import unsettled_note
 from segmentation.training.checkpoints import Checkpoint
 from segmentation.training.class_weights import class_weights, extreme
 from segmentation.training.loop import Data, Epoch, train, train_rank
@@ -236,7 +238,7 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
     weights = class_weights(config, split)
     if weights is not None:
         by_name = dict(zip(split.labels.names, weights.tolist(), strict=True))
-        print(f"Class weights: {listed((f'{name} {weight:.3g}' for name, weight in by_name.items()), 10)}.")
+        print(f"Class weights: {listed((f'{name} {weight:.3g}' for name, weight in by_name.items()), 25)}.")
         tracking.log_json(by_name, "class_weights.json")
         if heavy := extreme(weights):
             shown = listed(f"{split.labels.names[each]} {weights[each]:.3g}" for each in heavy)
@@ -249,6 +251,9 @@ def _print_start(model: Segmenter, loaded: LoadedWeights | None, config: TrainCo
         print(f"Measured mean and standard deviation of each channel of {split.bits} bits: {shown}.")
         mean, std = measured
         tracking.log_json({"mean": mean, "std": std, "bits": split.bits}, "normalization.json")
+    steps = config.epochs * math.ceil(len(split) / config.batch_size)
+    if loaded is None and (note := unsettled_note(model, steps)):
+        print(f"Note: {note}.")
     count = sum(parameter.numel() for parameter in model.parameters())
     size = f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count:,}"
     print(f"{config.model}: {size} parameters, {len(split.labels)} classes, {len(split)} training images.")

@@ -87,7 +87,7 @@ def test_label_studio_s_single_file_and_its_categories_from_0(tmp_path: Path) ->
     source = open_split(config(tmp_path, train_split="result"), "result")
     assert source.labels.names == ("background", "cat")
     assert source.names == ("images/a",)
-    with pytest.raises(InputError, match=r"val_split='val': .*val_fraction=0\.2"):
+    with pytest.raises(InputError, match=r"has no split 'val' .*val_fraction=0\.2"):
         open_split(config(tmp_path, train_split="result"), "val")
 
 

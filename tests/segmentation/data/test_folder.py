@@ -232,7 +232,7 @@ def test_a_folder_whose_text_files_list_no_image_is_a_training_split(tmp_path: P
     (tmp_path / "classes.txt").write_text("a\nb\n")
     (tmp_path / "README.txt").write_text("hello\n")
     assert names(tmp_path) == ["a"]
-    with pytest.raises(InputError, match=r"val_split='val': .*only train\..*val_fraction"):
+    with pytest.raises(InputError, match=r"has no split 'val' .*only train\..*val_fraction"):
         names(tmp_path, "val")
 
 
@@ -312,7 +312,7 @@ def test_an_export_of_cvat_is_read_as_it_is(tmp_path: Path) -> None:
     source = open_split(config, "default")
     assert (source.names, source.labels.names) == (("a", "b"), ("background", "car"))
     assert not source.read(0).mask.any()
-    with pytest.raises(InputError, match=r"val_split='val': .*only default\. .*val_fraction=0\.2"):
+    with pytest.raises(InputError, match=r"has no split 'val' .*only default\. .*val_fraction=0\.2"):
         open_split(config, "val")
 
 
@@ -324,7 +324,7 @@ def test_an_export_of_cvat_without_images_says_what_to_export(tmp_path: Path) ->
 
 def test_a_missing_validation_split_says_how_to_do_without(own_data: Path) -> None:
     shutil.rmtree(own_data / "val")
-    with pytest.raises(InputError, match=r"val_split='val': .*val_fraction=0\.2"):
+    with pytest.raises(InputError, match=r"has no split 'val' .*val_fraction=0\.2"):
         names(own_data, "val")
     (own_data / "train").rename(own_data / "valid")
     assert len(names(own_data, "val")) == 6
@@ -335,7 +335,7 @@ def test_a_missing_validation_split_says_how_to_do_without(own_data: Path) -> No
 
 def test_a_validation_split_of_another_name_is_suggested(own_data: Path) -> None:
     (own_data / "val").rename(own_data / "holdout")
-    with pytest.raises(InputError, match=r"val_split='val': .*val_split=holdout"):
+    with pytest.raises(InputError, match=r"has no split 'val' .*val_split=holdout"):
         names(own_data, "val")
 
 

@@ -231,7 +231,7 @@ def test_images_and_masks_in_one_folder_each_are_divided(own_data: Path, tmp_pat
     shutil.copy(own_data / "classes.txt", root)
     config = DataConfig(dataset="folder", data_dir=str(root), cache_dir=str(tmp_path / "cache"))
     assert len(names(config, "train")) == 6
-    with pytest.raises(InputError, match="val_split='val': .*val_fraction=0.2"):
+    with pytest.raises(InputError, match="has no split 'val' .*val_fraction=0.2"):
         open_split(config, "val")
     divided = changed(config, val_fraction=0.34)
     assert (len(names(divided, "train")), len(names(divided, "val"))) == (4, 2)

@@ -93,15 +93,24 @@ def test_few_images_get_smaller_batches(own_data: Path) -> None:
 
 
 def test_steps_are_counted_without_the_images_that_will_be_held_out(tmp_path: Path) -> None:
-    """Of 90 images, 18 are held out; the other 72 are 2 batches of 64, or 5 of 16."""
-    write(tmp_path, 90, (40, 40), 10)
+    """Of 100 images, 20 are held out; the other 80 are 2 batches of 64, or 5 of 16."""
+    write(tmp_path, 100, (40, 40), 10)
     shutil.rmtree(tmp_path / "val")
     found = advised(tmp_path, resize=32, crop=32)
-    assert found["val_fraction"].reason.startswith("there is no split val; this takes 18 of the 90")
+    assert found["val_fraction"].reason.startswith("there is no split val; this takes 20 of the 100")
     assert found["batch_size"].value == 16
     assert found["batch_size"].reason == (
-        "72 training images give 2 optimizer steps per epoch at batch_size=64, and 5 at 16"
+        "80 training images give 2 optimizer steps per epoch at batch_size=64, and 5 at 16"
     )
+
+
+@pytest.mark.parametrize(("images", "fraction"), [(10, 0.5), (45, 0.45), (90, 0.25), (100, 0.2), (300, 0.2)])
+def test_at_least_20_images_are_held_out_unless_that_is_more_than_half(
+    images: int, fraction: float, tmp_path: Path
+) -> None:
+    write(tmp_path, images, (24, 24), 10)
+    shutil.rmtree(tmp_path / "val")
+    assert advised(tmp_path, resize=24, crop=24)["val_fraction"].value == fraction
 
 
 def test_only_fields_of_training_are_recommended_and_each_can_be_typed(

@@ -38,7 +38,7 @@ def predicted(output: Path, *paths: str, earlier: list[Path] | None = None) -> P
 
 def test_predictions_of_other_images_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
     predicted(tmp_path, "a.png", "b.png")
-    with pytest.raises(InputError, match=r"other images: confidence/b.png, masks/b.png, overlays/b.jpg\."):
+    with pytest.raises(InputError, match=r"not among these: confidence/b.png, masks/b.png, overlays/b.jpg\."):
         earlier_files(tmp_path, ["a.png", "c.png"])
     with pytest.raises(InputError, match=r"masks/a.png"):  # its new name is a.png.png, beside a.jpg
         earlier_files(tmp_path, ["a.png", "a.jpg", "b.png"])

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from segmentation.errors import InputError
-from segmentation.training.batch_norm import freeze, layers_of, one_update, synchronized
+from segmentation.training.batch_norm import freeze, layers_of, one_update, synchronized, unsettled_note
 from segmentation.training.process_group import ProcessGroup
 
 TWO = ProcessGroup(0, 2, 0, 2)
@@ -70,3 +70,22 @@ def test_layers_without_running_statistics_have_none_to_update() -> None:
         parts = [layer(part) for part in values.split(2)]
     torch.testing.assert_close(torch.cat(parts)[:2], layer(values[:2]))
     assert layer.running_mean is None
+
+
+@pytest.mark.parametrize(("momentum", "steps"), [(0.1, 10), (0.1, 15), (0.1, 16), (0.01, 100), (0.01, 161)])
+def test_a_short_run_is_noted_with_how_much_of_the_initial_statistics_it_keeps(momentum: float, steps: int) -> None:
+    layer = nn.BatchNorm2d(1, momentum=momentum)
+    assert layer.running_mean is not None
+    layer.running_mean.fill_(1.0)
+    for _ in range(steps):
+        layer(torch.zeros(2, 1, 1, 1))
+    left = layer.running_mean.item()
+    note = unsettled_note(nn.Sequential(nn.Conv2d(1, 1, 1), layer), steps)
+    assert bool(note) is (left > 0.2)
+    assert note.startswith(f"{left:.0%} of batch norm's running statistics" if note else "")
+    assert ("batch_norm_momentum=0.1" in note) is bool(note and momentum < 0.1)
+
+
+def test_no_batch_norm_keeps_no_statistics() -> None:
+    assert unsettled_note(nn.Conv2d(1, 1, 1), 1) == ""
+    assert unsettled_note(nn.BatchNorm2d(4, track_running_stats=False), 1) == ""

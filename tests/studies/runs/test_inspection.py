@@ -141,10 +141,10 @@ def test_images_without_a_validation_split_get_a_command_that_trains_on_them(
     monkeypatch.chdir(tmp_path)
     assert mlproject.main(["inspect", "--dataset", "folder", "--data_dir", str(root)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("ERROR: val_split='val': there is no such split")
+    assert printed.startswith(f"ERROR: {root} has no split 'val'")
     (line,) = (line for line in printed.splitlines() if " train --dataset folder" in line)
     config = parse(TrainConfig, shlex.split(line.partition(" train ")[2]), "train")
-    assert (config.val_fraction, len(open_split(config, "val").names)) == (0.2, 2)
+    assert (config.val_fraction, len(open_split(config, "val").names)) == (0.5, 5)
     assert "once the errors above are corrected" not in (tmp_path / "inspect/index.html").read_text()
 
 

@@ -32,8 +32,8 @@ def sentence(gap: float, ends: tuple[float, float], ece: float, chance: tuple[fl
 @pytest.mark.parametrize(
     ("gap", "ends", "ece", "chance", "expected"),
     [
-        (-0.03, (-0.04, -0.02), 0.03, CHANCE, "Over-confident by 0.0300 on 101 images (accuracy minus confidence -0.03"),
-        (0.02, (0.01, 0.03), 0.02, CHANCE, "Under-confident by 0.0200 on 101 images (accuracy minus confidence +0.02"),
+        (-0.03, (-0.04, -0.02), 0.03, CHANCE, "Over-confident by 0.0300 on 101 images (accuracy minus confidence -0"),
+        (0.02, (0.01, 0.03), 0.02, CHANCE, "Under-confident by 0.0200 on 101 images (accuracy minus confidence +0"),
         (0.001, (-0.01, 0.01), 0.03, CHANCE, "No over- or under-confidence shown on 101 images"),
         (0.001, (-0.01, 0.01), 0.03, CHANCE, "ECE 0.0300 is above the noise floor for 101 images (0.0010 expected"),
         (0.001, (-0.01, 0.01), 0.003, CHANCE, "is within the noise floor"),
