@@ -1,9 +1,12 @@
 """Data sets, one file each, and their preparation. `segmentation.config.DATASETS` lists them."""
 
+import difflib
 import pkgutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from segmentation.config import DATASETS, RGB, DataConfig
 from segmentation.data.building import load, reading_faults
@@ -26,6 +29,9 @@ __all__ = [
     "DATASETS", "HELD_OUT", "Originals", "Split", "data_fields", "has_own_split", "load_split", "load_splits",
     "load_training_split", "open_split", "open_splits", "overlap_warning", "report_coverage",
 ]  # fmt: skip
+
+WITHOUT_FILES = ("shapes",)
+"""Data sets that are generated."""
 
 
 def load_split(config: DataConfig, split: str, whole: bool | None = None) -> Split:
@@ -113,6 +119,8 @@ def has_own_split(config: DataConfig) -> bool:
 
 def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
     """All images of a split that the data set has."""
+    if config.dataset not in WITHOUT_FILES and not config.download:
+        _check_folder(Path(config.data_dir))
     try:
         source = _with_channels(_opener(config)(config, split), config)
     except MissingDataError as error:
@@ -124,6 +132,17 @@ def _whole(config: DataConfig, split: str, with_faults: bool) -> Source:
             faults += reading_faults(source, config)
         refuse(faults, source.location)
     return source
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise an `InputError` for a `data_dir` that does not exist, with a folder of a similar name."""
+    if folder.is_dir():
+        return
+    with suppress(OSError):
+        beside = [each.name for each in folder.parent.iterdir() if each.is_dir()]
+        if nearest := difflib.get_close_matches(folder.name, beside, n=1):
+            raise InputError(f"data_dir={folder} does not exist. Did you mean {folder.parent / nearest[0]}?")
+    raise InputError(f"data_dir={folder} does not exist")
 
 
 def _with_channels(source: Source, config: DataConfig) -> Source:

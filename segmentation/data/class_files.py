@@ -60,6 +60,9 @@ def read_classes(root: Path) -> ClassCode:
         if isinstance(content, dict):
             return _of_object(content, file)
         raise InputError(f"{file} must be a list of class names, or an object from class names to mask values")
+    above = root.resolve().parent
+    if any((above / name).is_file() for name in NAMES):
+        raise InputError(f"data_dir={root} has no classes.txt, but the folder above has one: set data_dir={above}")
     raise InputError(
         f"data_dir={root} has no classes.txt: write one, with one class name per line, for mask values 0, 1, ...; or "
         f"classes.json, with the values or colours of each class: {json.dumps({'background': 0, 'road': [7, 8]})}"

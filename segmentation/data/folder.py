@@ -31,8 +31,6 @@ MAX_CHECKED_LINES = 100
 def open_folder(config: DataConfig, split: str) -> ImagePairs:
     """Return one split of the data in `config.data_dir`."""
     root = Path(config.data_dir)
-    if not root.is_dir():
-        raise InputError(f"data_dir={config.data_dir} does not exist")
     code = _classes(root)
     files, faults = _files(config, root, split)
     if config.empty == "background":

@@ -31,8 +31,6 @@ OWN_BACKGROUND = "_background_"
 def open_labelme(config: DataConfig, split: str) -> DrawnImages:
     """Return one split of the images and labelme files in `config.data_dir`."""
     root = Path(config.data_dir)
-    if not root.is_dir():
-        raise InputError(f"data_dir={config.data_dir} does not exist")
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_skipped(path.name)]
     files = {
         folder.name: found

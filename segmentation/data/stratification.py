@@ -87,8 +87,10 @@ def _distributed(problem: _Problem) -> np.ndarray:
             if category is None:
                 return fits, int(room[part]), -part
             lacks = int(not present[part, category])
+            scarce = problem.has[:, category].sum() < len(room)
+            size = int(problem.sizes[part]) if scarce else 0  # most images are for training: it needs the class first
             left = wanted[part, category], wanted[part] @ problem.has[unit], room[part] * problem.images
-            return fits, lacks, *(int(images // problem.sizes[part]) for images in left), -part
+            return fits, lacks, size, *(int(images // problem.sizes[part]) for images in left), -part
 
         part = max(range(len(room)), key=suits)
         parts[unit] = part

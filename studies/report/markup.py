@@ -96,7 +96,7 @@ class Page:
     def add_missing(self, what: str, command: str) -> None:
         """Add a note that a part is missing, with the command that creates it."""
         self.missing.append(MissingPart(what, command))
-        self.text(f"**Missing:** {what}. To create it:")
+        self.text(f"**Not here:** {what}. To create it:")
         self.code(command)
 
 

@@ -194,7 +194,7 @@ def reliability(page: Page, content: ReportContent) -> None:
         span = f"{edges[index]:g} to {edges[index + 1]:g}"
         rows.append([span, pixels, number(confidence), number(accuracy), number(gap, sign="+")])
     page.table(["confidence", "pixels", "mean confidence", "accuracy", "accuracy − confidence"], rows)
-    page.text("The model is over-confident in bins whose accuracy is below the mean confidence.")
+    page.text("Below 0, the model is over-confident in that bin; above 0, under-confident.")
     _add_score_sources(page, content)
 
 

@@ -64,9 +64,7 @@ def summary(content: ReportContent, page: Page, links: bool = False) -> Iterator
         if one_model.verdict(scores):
             yield one_model.verdict(scores)
     if page.missing:
-        yield f"**Missing:** {'; '.join(part.what for part in page.missing)}. The sections below give the commands."
-    else:
-        yield "Nothing is missing."
+        yield f"**Not here:** {'; '.join(part.what for part in page.missing)}. The sections below give the commands."
 
 
 def _runs(page: Page, content: ReportContent) -> None:

@@ -312,6 +312,8 @@ def _verdict(name: str, change: Change) -> str:
     """Return whether a metric improved, in words."""
     words = "Calibration (ECE)" if name == "ece" else METRICS[name].label
     if not (change.interval.low > 0 or change.interval.high < 0):
-        return f"{words}: no change shown"
+        if change.before == change.after:
+            return f"{words}: unchanged"
+        return f"{words}: no change shown ({change.after - change.before:+.4f} {change.interval})"
     better = "better" if (change.after > change.before) is METRICS[name].higher_is_better else "worse"
     return f"{words} {better} by {abs(change.after - change.before):.4f}, 95 % of the change {change.interval}"

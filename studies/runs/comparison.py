@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from segmentation.errors import InputError, counted
-from segmentation.metrics import COMPARED, METRICS
+from segmentation.metrics import COMPARED, HEADLINE, METRICS
 from studies import tracking
 from studies.base import original_report as published
 from studies.base.markdown import code, escaped, unbroken
@@ -108,7 +108,7 @@ def _markdown(found: Compared) -> Iterator[str]:
     yield from (f"- {escaped(pair.sentence(spreads))}" for pair in pairs)
     for sentence in (*(spread.sentence() for spread in spreads), *between_settings(spreads)):
         yield from ("", escaped(sentence))
-    yield from ("", f"On the {len(names)} images that all runs share. {adjusted_for(len(pairs))}")
+    yield from ("", f"On the {len(names)} images that all runs share. {adjusted_for(len(pairs))}".rstrip())
     for warning in few_images_warning(len(names)):
         yield from ("", f"**Warning:** {warning}.")
     yield from ("", "## Runs", "")
@@ -171,8 +171,10 @@ def _table_csv(contestants: Sequence[Contestant], pairs: Sequence[Pair]) -> str:
 
 
 def _print_result(found: Compared) -> None:
-    """Print which differences are real, then the metrics of each run."""
+    """Print which letter is which run, which differences are real, then the metrics of each run."""
     contestants, pairs, spreads, names = found
+    for each in contestants:
+        print(f"{each.label} ({each.stored.run_id})")
     print()
     for pair in pairs:
         print(pair.sentence(spreads))
@@ -180,11 +182,12 @@ def _print_result(found: Compared) -> None:
         print(sentence)
     for warning in few_images_warning(len(names)):
         print(f"Warning: {warning}.")
-    print(f"First minus second. {adjusted_for(len(pairs))}")
+    print(f"Differences: first minus second. {adjusted_for(len(pairs))}".rstrip())
     print(f"\nOn {len(names)} images that all runs share. Brackets: 95 % intervals over images.")
+    width = max(len(METRICS[metric].label) for metric in HEADLINE)
     for each in contestants:
-        print(f"  {each.label} ({each.stored.run_id})")
-        for metric in COMPARED:
-            print(f"      {metric:15} {each.metrics[metric]:.4f} {each.interval(metric)}")
+        for metric in HEADLINE:
+            value = f"{each.metrics[metric]:.4f} {each.interval(metric)}"
+            print(f"  {each.letter}  {METRICS[metric].label:{width}}  {value}")
     for line in published_ece_table(contestants):
         print(line)

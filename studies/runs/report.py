@@ -55,7 +55,7 @@ def run_report(config: ReportConfig) -> Path:
         print(f"Warning: {warning}.")
     for needed, parts in groupby(sorted(page.missing, key=lambda part: part.command), key=lambda part: part.command):
         what = "; ".join(re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", part.what) for part in parts)  # no links in a terminal
-        print(f"Missing: {what}. To create it:\n  {for_this_folder(needed)}")
+        print(f"Not here: {what}. To create it:\n  {for_this_folder(needed)}")
     print(tracking.where_to_look(run_id))
     return output / "report.html"
 

@@ -178,9 +178,10 @@ def _print_checkpoint(folder: Path, keep: str, is_sent: bool) -> None:
     """Print where the checkpoint of a finished run is. Remove the other one if MLflow has accepted the whole run."""
     removed = checkpoints.remove_unneeded(folder, keep) if is_sent else 0
     files = [file for name in checkpoints.NAMES if (file := folder / name).is_file()]
-    note = f"; removed the other one, {checkpoints.shown_size(removed)}" if removed else ""
+    names = " and ".join(file.name for file in files)
+    other = " and ".join(name for name in checkpoints.NAMES if name not in names)
+    note = f"; removed {other}, {checkpoints.shown_size(removed)}" if removed else ""
     if files:
-        names = " and ".join(file.name for file in files)
         print(f"Checkpoint: {folder}/{names}, {checkpoints.shown_size(checkpoints.size_of(files))}{note}")
 
 

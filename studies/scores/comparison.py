@@ -143,7 +143,8 @@ class SeedSpread(NamedTuple):
     def sentence(self) -> str:
         """Return mean and standard deviation over seeds, compared with the interval over images."""
         parts = [
-            f"{metric} {self.mean[metric]:.4f} ± {self.deviation[metric]:.4f} (images ± {self.half_width[metric]:.4f})"
+            f"{METRICS[metric].label} {self.mean[metric]:.4f} ± {self.deviation[metric]:.4f} (images ± "
+            f"{self.half_width[metric]:.4f})"
             for metric in COMPARED
         ]
         return (
@@ -159,7 +160,7 @@ def between_settings(spreads: Sequence[SeedSpread]) -> Iterator[str]:
         for metric in COMPARED:
             errors = (each.deviation[metric] / math.sqrt(len(each.letters)) for each in (first, second))
             difference = first.mean[metric] - second.mean[metric]
-            parts.append(f"{metric} {difference:+.4f} ± {math.hypot(*errors):.4f}")
+            parts.append(f"{METRICS[metric].label} {difference:+.4f} ± {math.hypot(*errors):.4f}")
         yield (
             f"Setting of {_and(first.letters)} against setting of {_and(second.letters)}, difference of the means over "
             f"seeds ± standard error: {'; '.join(parts)}."
@@ -265,7 +266,7 @@ def compare(contestants: Sequence[Contestant]) -> list[Pair]:
 def adjusted_for(pairs: int) -> str:
     """Return how p-values and intervals of differences are adjusted, in a sentence."""
     if pairs == 1:
-        return "95 % intervals and p-values are of one pair."
+        return ""
     return f"95 % intervals and p-values of differences are adjusted per metric for {pairs} pairs by Holm's method."
 
 

@@ -104,13 +104,14 @@ def class_lines(classes: Sequence[ClassScore]) -> Iterator[str]:
 
 def _class_rows(classes: Sequence[ClassScore]) -> tuple[list[tuple[str, str, str, str]], str]:
     """Return the rows of the table of classes, and a line that counts the others."""
-    chosen = sorted(classes, key=lambda each: -each.pixels)[:CLASS_ROWS]
+    known = [each for each in classes if each.pixels or math.isfinite(each.values["iou"])]
+    chosen = sorted(known, key=lambda each: -each.pixels)[:CLASS_ROWS]
     rows = [
         (each.name, _three(each.values["iou"]), _three(each.values["accuracy"]), f"{each.pixels:,}")
-        for each in classes
+        for each in known
         if each in chosen
     ]
-    others = [each for each in classes if each not in chosen]
+    others = [each for each in known if each not in chosen]
     if not others:
         return rows, ""
     mean = float(mean_of_defined(np.array([each.values["iou"] for each in others])))

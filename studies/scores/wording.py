@@ -39,7 +39,7 @@ def calibration_sentence(
     lean = confidence_verdict(gap, ends)
     text = f"{lean[0].upper()}{lean[1:]} on {_images(images)} (accuracy minus confidence {gap:+.4f} {ends})."
     if images < FEW:
-        return f"{text} {_images(images)}: too few for a noise floor of the ECE {metrics['ece']:.4f}."
+        return f"{text} Too few images to compare the ECE {metrics['ece']:.4f} with that of a calibrated model."
     relation = "above" if metrics["ece"] > floor.highest else "within"
     return (
         f"{text} ECE {metrics['ece']:.4f} is {relation} the noise floor for {images} images ({floor.mean:.4f} "
@@ -111,7 +111,7 @@ def protocol_line(rules: Mapping[str, Any]) -> str:
 
 def crop_note(in_crop: Mapping[str, float]) -> str:
     """Return which fraction of the pixels of each split lies in the crop, and how to score the rest."""
-    parts = " and ".join(f"{100 * fraction:.3g} % of the pixels of {name}" for name, fraction in in_crop.items())
+    parts = " and ".join(f"{100 * fraction:.1f} % of the pixels of {name}" for name, fraction in in_crop.items())
     return (
         f"the crop keeps {parts}; the others are neither trained on nor scored. To use whole images, train with "
         f"crop_at=random score_crop=whole; to score them only, use evaluate with score_at=original."

@@ -167,10 +167,10 @@ def where_to_look(run_id: str) -> str:
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
     all_runs = f"All runs with {LABELS}: {server}{view}\n" if view else ""
     if uri.startswith("http"):
-        return f"{all_runs}See the run: {server}{page}"
+        return f"{all_runs}See run {run_id}: {server}{page}"
     start = f"mlflow ui --backend-store-uri {uri}"
     shown = f"`make ui` (or `{start}`)" if Path("MLproject").is_file() else f"`{start}`"
-    return f"{all_runs}See the run: {shown}, {server}{page}"
+    return f"{all_runs}See run {run_id}: {shown}, {server}{page}"
 
 
 def _runs_where(condition: str) -> list[FoundRun]:

@@ -84,7 +84,7 @@ def test_an_undisturbed_server_gets_everything(place: Place) -> None:
     run = mlflow.get_run(run_id)
     assert (run.info.status, run.data.metrics["val/loss"]) == ("FINISHED", 1 / 12)
     assert mlflow.artifacts.load_text(f"runs:/{run_id}/epochs/3.txt") == "epoch 3"
-    assert tracking.where_to_look(run_id).startswith(f"See the run: {place.door.uri}/#/experiments/")
+    assert tracking.where_to_look(run_id).startswith(f"See run {run_id}: {place.door.uri}/#/experiments/")
 
 
 @pytest.mark.parametrize("fault", ["error", "slow", "lost answers"])
@@ -273,7 +273,7 @@ def test_a_file_that_is_too_large_is_set_aside(place: Place, capsys: pytest.Capt
     said = capsys.readouterr().err
     assert f"MLflow refused 1 record of run {run_id}. They are set aside in {folder}" in said
     assert not unsent_journals(tracking.UNSENT), "nothing is unsent"
-    assert tracking.where_to_look(run_id).startswith("See the run: http")
+    assert tracking.where_to_look(run_id).startswith(f"See run {run_id}: http")
     assert mlproject.main(["doctor"]) == 1
     listed = capsys.readouterr()
     assert "Unsent records: of 0 runs" in listed.out

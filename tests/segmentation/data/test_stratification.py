@@ -97,3 +97,13 @@ def test_groups_are_divided_no_worse_than_by_scikit_learn() -> None:
 
     assert np.ptp(np.bincount(ours)) <= np.ptp(np.bincount(theirs))
     assert spread(ours) <= 1.5 * spread(theirs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_only_image_of_a_class_is_in_the_largest_part(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    classes = random.random((60, 6)) < 0.3
+    classes[:, 5] = False
+    classes[random.integers(60), 5] = True
+    parts = stratify([str(each) for each in range(60)], classes, (9, 51))
+    assert parts[classes[:, 5]].tolist() == [1]

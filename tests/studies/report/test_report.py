@@ -423,8 +423,8 @@ def test_the_run_holds_the_page_and_the_folder_is_replaced(
     assert run_report(config) == output / "report.html"
     printed = capsys.readouterr().out
     assert str(output / "report.html") in printed
-    assert "Missing: a study" in printed
-    assert "See the run" in printed.splitlines()[-1]
+    assert "Not here: a study" in printed
+    assert "See run " in printed.splitlines()[-1]
     assert (output / "images" / "mine.png").read_bytes() == b"mine"
     assert (tmp_path / "mine.png").is_file()
     assert not (output / "images" / "old.png").exists()

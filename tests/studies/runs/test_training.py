@@ -165,7 +165,7 @@ def test_a_run_records_metrics_plots_and_provenance(finished: Finished) -> None:
     words = (
         "  loss ", "  pixel accuracy ", "  mean IoU ", "  ECE ", "  class ", "  red ", "  green ", "  blue ",
         "Warning: only 3 images", "on 3 images (accuracy minus confidence", f"All {len(METRICS)} metrics",
-        "All runs with", "See the run",
+        "All runs with", "See run ",
     )  # fmt: skip
     assert sorted(words, key=block.index) == list(words), "the most important first"
     described = tags["mlflow.note.content"]

@@ -441,6 +441,6 @@ def test_two_settings_differ_by_their_means_over_seeds() -> None:
     one, other = [0.10, 0.14], [0.03, 0.05, 0.04]
     (sentence,) = between_settings([spread("AB", one), spread("CDE", other)])
     error = np.sqrt(stats.sem(one) ** 2 + stats.sem(other) ** 2)
-    assert f"ece {0.12 - 0.04:+.4f} ± {error:.4f}; loss" in sentence
+    assert f"ECE {0.12 - 0.04:+.4f} ± {error:.4f}; loss" in sentence
     assert "Setting of A and B against setting of C, D and E" in sentence
     assert list(between_settings([spread("AB", one)])) == []

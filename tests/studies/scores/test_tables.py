@@ -66,9 +66,9 @@ def test_a_class_that_is_nowhere_has_no_values() -> None:
     scores = Scores(Classes.named("a", "b", "<c>"))
     labels = torch.tensor([[[0, 1], [1, 0]]])
     scores.update(torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float(), labels)
-    assert list(class_lines(class_scores(scores)))[3].split() == ["<c>", "–", "–", "0"]
+    assert [line.split()[0] for line in class_lines(class_scores(scores))] == ["class", "a", "b"]
     assert "| 1.000 | 1.000 | 2 |" in class_table(class_scores(scores))
-    assert "<c>" not in class_table(class_scores(scores)), "Markdown is escaped"
+    assert "c" not in class_table(class_scores(scores)).replace("class", "").replace("accuracy", "")
     rows = list(csv.DictReader(io.StringIO(classes_csv(class_scores(scores)))))
     assert [(row["class"], row["dice"], row["boundary_iou_high"]) for row in rows[::2]] == [
         ("a", "1.000000", "1.000000"), ("<c>", "", ""),

@@ -49,9 +49,9 @@ def test_the_sentence_names_sign_gap_and_noise_floor(
 
 def test_few_images_have_no_noise_floor_and_a_warning() -> None:
     few = sentence(0.02, (0.01, 0.03), 0.0213, (0.0, 0.0), 3)
-    assert few.endswith("3 images: too few for a noise floor of the ECE 0.0213.")
+    assert few.endswith("Too few images to compare the ECE 0.0213 with that of a calibrated model.")
     assert "0.0000" not in few
-    assert "1 image:" in sentence(0.02, (0.02, 0.02), 0.02, (0.0, 0.0), 1)
+    assert "on 1 image (" in sentence(0.02, (0.02, 0.02), 0.02, (0.0, 0.0), 1)
     assert "noise floor for 20 images" in sentence(0.02, (0.01, 0.03), 0.02, CHANCE, 20)
     (warning,) = few_images_warning(8)
     assert warning.startswith("only 8 images scored")
@@ -82,7 +82,7 @@ def test_the_protocol_line_holds_the_rules() -> None:
 
 def test_the_crop_note_names_every_split_and_what_works_for_images_of_any_size() -> None:
     note = crop_note({"train": 0.75, "val": 0.8421})
-    assert "75 % of the pixels of train and 84.2 % of the pixels of val" in note
+    assert "75.0 % of the pixels of train and 84.2 % of the pixels of val" in note
     assert "score_at=original" in note
     assert "crop=none" not in note
 
