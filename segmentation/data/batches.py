@@ -36,7 +36,7 @@ def in_order(split: Split | Originals, size: int, device: torch.device) -> Itera
 
     A batch holds images of one size.
     """
-    with progress(f"scoring {split.dataset}/{split.name}", len(split)) as bar:
+    with progress(f"scoring {split.title}", len(split)) as bar:
         for indices in equal_batches(split, np.arange(len(split)), size):
             images, masks = split.gather(indices)
             images, masks = to_device(device, images, masks)

@@ -23,7 +23,7 @@ def report_coverage(split: Split, to_train: bool = False) -> None:
             are void. The masks probably hold 0 and 255 where `classes.txt` declares 0 and 1.
     """
     pixels = split.pixels_by_value()
-    name, void = f"{split.dataset}/{split.name}", pixels[VOID] / sum(pixels)
+    name, void = split.title, pixels[VOID] / sum(pixels)
     absent = [class_name for index, class_name in enumerate(split.labels.names) if not pixels[index]]
     if absent:
         message = f"no pixel of {name} is of class {listed(absent, 20)}"

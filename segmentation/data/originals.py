@@ -35,6 +35,10 @@ class Originals:
         return self.split.name
 
     @property
+    def title(self) -> str:
+        return self.split.title
+
+    @property
     def labels(self) -> Classes:
         return self.split.labels
 

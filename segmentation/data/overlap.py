@@ -25,6 +25,6 @@ def overlap_warning(train: Split, val: Split) -> str | None:
         return None
     names = listed(name if name == other else f"{name} (in {train.name}: {other})" for name, other in equal)
     return (
-        f"{len(equal)} of {len(val)} images of {val.dataset}/{val.name} are also in {train.dataset}/{train.name}, byte "
+        f"{len(equal)} of {len(val)} images of {val.title} are also in {train.title}, byte "
         f"for byte: {names}. Metrics on them say nothing about new images; remove them from one of the splits"
     )

@@ -1,6 +1,7 @@
 """Interface of a data set: named images with masks, read one at a time."""
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +18,15 @@ class MissingDataError(InputError):
 
 class NoValidationError(InputError):
     """There are training images, but no validation split."""
+
+
+NAMELESS = ("folder", "coco", "labelme")
+"""Data sets that say how files are read, not what they show."""
+
+
+def data_name(dataset: str, folder: str) -> str:
+    """Return the name of a data set; that of a user's own data is the name of its folder."""
+    return (Path(folder).resolve().name or dataset) if dataset in NAMELESS and folder else dataset
 
 
 VALIDATION = ("val", "valid", "validation")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from segmentation.classes import Classes
 from segmentation.data.ragged import Ragged
+from segmentation.data.source import data_name
 from segmentation.errors import InputError
 from segmentation.io.channels import bits_of
 
@@ -49,6 +50,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def title(self) -> str:
+        """Name of the data set and of the split, such as `voc2007/val`; a user's own data have that of their folder."""
+        return f"{data_name(self.dataset, self.location)}/{self.name}"
 
     @cached_property
     def sizes(self) -> np.ndarray:

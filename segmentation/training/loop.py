@@ -144,7 +144,7 @@ def train_rank(config: TrainingConfig, group: ProcessGroup) -> None:
     for split, fingerprint in zip((data.train, data.val), fingerprints, strict=True):
         if split.fingerprint != fingerprint:
             raise InputError(
-                f"{split.location} holds other images for {split.dataset}/{split.name} than the machine of rank 0; "
+                f"{split.location} holds other images for {split.title} than the machine of rank 0; "
                 f"copy the same data set to every machine"
             )
     with suppress(DivergedError):  # rank 0 raises it at the same step
@@ -352,7 +352,7 @@ def _score(model: Segmenter, val: Split, config: TrainingConfig, device: torch.d
         return score(model, in_order(val, config.batch_size, device), val.labels, config.boundary_width)
     scores = Scores(val.labels, config.boundary_width)
     shard = group.shard(np.arange(len(val)))
-    with evaluating(model), progress(f"scoring {val.dataset}/{val.name}", len(shard), shown=group.rank == 0) as bar:
+    with evaluating(model), progress(f"scoring {val.title}", len(shard), shown=group.rank == 0) as bar:
         for indices in equal_batches(val, shard, max(1, config.batch_size // group.size)):
             images, masks = to_device(device, *val.gather(indices))
             scores.update(at_size_of(masks, model(images)), masks, indices.tolist())

@@ -24,7 +24,7 @@ def model_card(stored: StoredModel, metrics: Mapping[str, float], split: Split, 
         split: that split.
         uri: the model as MLflow names it, for the example request.
     """
-    scored_on = f"{split.dataset}/{split.name}"
+    scored_on = split.title
     names = [escaped(name) for name in stored.labels.names]
     resized = (
         "at its own size"

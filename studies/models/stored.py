@@ -55,7 +55,7 @@ class StoredModel(NamedTuple):
         """Raise an `InputError` if a split has images of other bits than those that the model was trained on."""
         if split.bits != self.bits:
             raise InputError(
-                f"{split.dataset}/{split.name} in {split.location} has images of {split.bits} bits per channel, and "
+                f"{split.title} in {split.location} has images of {split.bits} bits per channel, and "
                 f"{self.name or 'the model'} was trained on {self.bits} bits: convert the images to {self.bits} bits"
             )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from segmentation import plots
 from segmentation.classes import Classes
+from segmentation.data.source import data_name
 from segmentation.metrics import BRIEF, CALIBRATION, HEADLINE, METRICS, of_epoch
 from segmentation.scoring.bootstrap import Interval
 from studies.base import original_report
@@ -69,16 +70,23 @@ def metrics(page: Page, content: ReportContent) -> None:
         ],
     )
     page.text("Accuracy of a class: the fraction of its pixels that are predicted correctly.")
-    image = content.scored.images("confusion").get(content.split) or _drawn(counts, scores)
+    image = content.scored.images("confusion").get(content.split) or _drawn(counts, content)
     caption = "Confusion matrix: predicted class of the pixels of each true class, in percent"
     page.image(f"{content.scored.run_id[:8]}-confusion-{content.split}.png", image, caption)
     _add_score_sources(page, content)
 
 
-def _drawn(counts: Counts, scores: Mapping[str, Any]) -> bytes:
+def scored_data(content: ReportContent) -> str:
+    """Return the name of the data set and of the split that were scored."""
+    assert content.scores is not None
+    rules = content.scores["protocol"]
+    return f"{data_name(rules['dataset'], str(content.config.get('data_dir', '')))}/{rules['split']}"
+
+
+def _drawn(counts: Counts, content: ReportContent) -> bytes:
     """Return the plot of a confusion matrix for a run that has logged no plots."""
-    rules = scores["protocol"]
-    title = f"{rules['dataset']}/{rules['split']}, {rules['images']} images"
+    assert content.scores is not None
+    title = f"{scored_data(content)}, {content.scores['protocol']['images']} images"
     return png(plots.confusion(counts.pixels, Classes.named(*counts.names), title))
 
 
@@ -110,7 +118,7 @@ def protocol(page: Page, content: ReportContent) -> None:
     if content.scores:
         rules = content.scores["protocol"]
         page.text(
-            f"Scored on {escaped(rules['dataset'])}/{escaped(rules['split'])}: {escaped(protocol_line(rules))}; "
+            f"Scored on {escaped(scored_data(content))}: {escaped(protocol_line(rules))}; "
             f"confidence of the {escaped(rules['confidence'])}. Intervals in brackets: {escaped(rules['intervals'])}; "
             f"they cover the choice of images, not of the seed. Fingerprint of images and masks: "
             f"`{rules['fingerprint']}`."

@@ -57,7 +57,7 @@ def summary(content: ReportContent, page: Page, links: bool = False) -> Iterator
     if scores:
         rules = scores["protocol"]
         yield (
-            f"**{escaped(rules['dataset'])}/{escaped(rules['split'])}, {rules['images']} images:** loss "
+            f"**{escaped(one_model.scored_data(content))}, {rules['images']} images:** loss "
             f"{measured(scores, 'loss')}, pixel accuracy {measured(scores, 'pixel_accuracy')}, mean IoU "
             f"{measured(scores, 'mean_iou')}, ECE {measured(scores, 'ece')}. Brackets are 95 % intervals over images."
         )
@@ -100,7 +100,7 @@ def _details(run: ReportedRun, split: str) -> Iterator[str]:
     }  # fmt: skip
     for path in (f"reliability/{split}.json", "comparison/table.json", "calibration/changes.json"):
         rules: Mapping[str, Any] = (run.json(path) or {}).get("protocol", {})
-        fingerprints |= {f"scored {rules['dataset']}/{rules['split']}": rules["fingerprint"]} if rules else {}
+        fingerprints |= {f"scored {rules['split']}": rules["fingerprint"]} if rules else {}
     yield from (f"fingerprint of {escaped(name)}: {escaped(value)}" for name, value in fingerprints.items() if value)
 
 

@@ -94,7 +94,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         calibrated = stored._replace(calibration=about)
         model = stored.uncalibrated().network().to(device)
         fit = _fit(model, fitted_on, config, device)
-        summary = f"Fitted to {fitted_on.dataset}/{fitted_on.name}, {len(fitted_on)} images: {fit.described()}"
+        summary = f"Fitted to {fitted_on.title}, {len(fitted_on)} images: {fit.described()}"
         before, after, others = _scored(model, fit, scored_on, config, device)
         model.calibrator = fit.calibrator
         rules, state = protocol(data, scored_on, after), calibrated.described()
@@ -111,7 +111,7 @@ def run_calibration(config: CalibrateConfig) -> Fit:
         }  # fmt: skip
         tracking.log_json(record, "calibration/changes.json")
         tracking.log_metrics(_metrics(fit, before, after, scored_on.name))
-        title = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images\n{state}"
+        title = f"{scored_on.title}, {len(scored_on)} images\n{state}"
         both = {"before": before, "after": after}
         figure = plots.reliability_lines(
             {name: scores.reliability.bins() for name, scores in both.items()}, title,
@@ -279,7 +279,7 @@ def _metrics(fit: Fit, before: Scores, after: Scores, split: str) -> dict[str, f
 
 
 def _change_table(changes: Mapping[str, Change], scored_on: Split) -> str:
-    where = f"{scored_on.dataset}/{scored_on.name}, {len(scored_on)} images"
+    where = f"{scored_on.title}, {len(scored_on)} images"
     rows = [
         [name, f"{changes[name].before:.4f}", f"{changes[name].after:.4f}", str(changes[name].interval)]
         for name in OF_CHANGE

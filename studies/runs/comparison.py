@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from segmentation.data.source import data_name
 from segmentation.errors import InputError, counted
 from segmentation.metrics import COMPARED, HEADLINE, METRICS
 from studies import tracking
@@ -9,7 +10,7 @@ from studies.base import original_report as published
 from studies.base.markdown import code, escaped, unbroken
 from studies.base.tables import csv_text, table
 from studies.config import CompareConfig
-from studies.runs.names import SHORT, data_name
+from studies.runs.names import SHORT
 from studies.scores.comparison import (
     Contestant,
     Pair,

@@ -9,6 +9,7 @@ import torch
 from segmentation.classes import Classes
 from segmentation.data import Originals, Split, has_own_split, load_split, open_split, report_coverage
 from segmentation.data.batches import in_order
+from segmentation.data.source import data_name
 from segmentation.devices import resolve_device
 from segmentation.errors import InputError, listed
 from segmentation.prediction.predictor import LogProbabilities, Predictor
@@ -18,7 +19,7 @@ from studies import tracking
 from studies.config import LONGEST_NAME, EvaluateConfig, TrainConfig
 from studies.models import loading as model_store
 from studies.models.stored import StoredModel
-from studies.runs.names import data_name, model_name
+from studies.runs.names import model_name
 from studies.runs.parts import check_parts_unchanged
 from studies.scores.recording import log_scores, protocol
 from studies.scores.wording import trained_on_warning
@@ -85,7 +86,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, float]:
         found = scores.metrics()
         if scores.reliability.bins().count.any() and not math.isfinite(found["loss"]):
             raise InputError(
-                f"{config.model_uri} predicts NaN or infinite logits on {split.dataset}/{split.name}: the model has "
+                f"{config.model_uri} predicts NaN or infinite logits on {split.title}: the model has "
                 f"diverged. Evaluate a model trained with a lower learning_rate"
             )
         warnings = _trained_on(stored, data, split)

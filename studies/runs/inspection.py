@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from segmentation.data.source import data_name
 from segmentation.errors import InputError, counted, listed
 from segmentation.inspection.advice import advise
 from segmentation.inspection.problems import find_problems, is_wrong
@@ -14,7 +15,6 @@ from studies.config import LONGEST_NAME, InspectConfig
 from studies.inspection import page as inspection_page
 from studies.inspection.content import Inspection
 from studies.report.html import to_html
-from studies.runs.names import data_name
 
 PRINTED = 8
 """Most problems that are printed."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from segmentation.data.source import data_name
 from segmentation.errors import DivergedError, InputError, counted, listed
 from studies import tracking
 from studies.base.rerun import here
@@ -12,7 +13,6 @@ from studies.config import ModelsConfig, TrainConfig, trains_all_folds
 from studies.models.starting_weights import resolve_normalization
 from studies.runs.comparison import record_comparison
 from studies.runs.folds import record_folds
-from studies.runs.names import data_name
 from studies.runs.resume import can_resume, last_checkpoint
 from studies.runs.start import IDENTITY, check_start, identity, load_data, starting_model
 from studies.runs.training import run_training

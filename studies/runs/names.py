@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from segmentation.config import derived
+from segmentation.data.source import data_name
 from studies.config import LONGEST_NAME, TrainConfig, decisive
 
 SHORT: Mapping[str, str] = {
@@ -51,15 +52,6 @@ def run_name(config: TrainConfig, always: Collection[str] = ()) -> str:
 def model_name(config: TrainConfig, calibration: dict[str, str] | None) -> str:
     """Return the name of the run that trained a model, after the method if the model is calibrated."""
     return f"calibrated by {calibration['method']} · {run_name(config)}" if calibration else run_name(config)
-
-
-NAMELESS = ("folder", "coco", "labelme")
-"""Data sets that say how files are read, not what they show."""
-
-
-def data_name(dataset: str, folder: str) -> str:
-    """Return the name of a data set; that of a user's own data is the name of its folder."""
-    return (Path(folder).resolve().name or dataset) if dataset in NAMELESS else dataset
 
 
 def _shown(name: str, value: object) -> str:

@@ -466,7 +466,7 @@ def _print_checkpoints(folder: Path) -> None:
 
 def log_epoch_plots(model: Segmenter, epoch: Epoch, val: Split, config: TrainConfig, device: torch.device) -> None:
     """Log the reliability diagram and some examples of one epoch, for the image stepper of the UI."""
-    title = f"{val.dataset}/{val.name}, epoch {epoch.number}"
+    title = f"{val.title}, epoch {epoch.number}"
     diagram = plots.reliability(epoch.val.reliability.bins(), title)
     tracking.log_figure_at(diagram, f"{OF_EPOCHS}/reliability", epoch.number)
     for name, figure in example_plots(model, val, device, min(config.examples, 2), f"epoch {epoch.number}"):

@@ -7,6 +7,7 @@ import numpy as np
 
 from segmentation import plots
 from segmentation.config import RGB
+from segmentation.data.source import data_name
 from segmentation.io.channels import display_note
 from segmentation.metrics import COMPARED, METRICS
 from studies.scores.comparison import (
@@ -78,7 +79,9 @@ def comparison_plots(found: Compared) -> Iterator[tuple[str, "Figure"]]:
     """Yield reliability diagrams in one plot, the differences of each metric, and curves, each with its name."""
     contestants = found.contestants
     protocol = contestants[0].stored.protocol
-    title = f"{protocol['dataset']}/{protocol['split']}, {len(contestants[0].scores)} shared images"
+    config = contestants[0].stored.origin["config"]
+    data = data_name(protocol["dataset"], str(config.get("data_dir", "")))
+    title = f"{data}/{protocol['split']}, {len(contestants[0].scores)} shared images"
     pixels = int(contestants[0].scores.reliability.bins().count.sum())
     note = protocol_line(protocol | {"images": len(contestants[0].scores), "pixels": pixels})
     bins = {each.label: each.scores.reliability.bins() for each in contestants}

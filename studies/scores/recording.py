@@ -113,7 +113,7 @@ def log_scores(
         draw: whether to log plots.
         warnings: what else a reader of the scores must know.
     """
-    scored = f"{split.dataset}/{split.name}, {len(split)} images"
+    scored = f"{split.title}, {len(split)} images"
     title, note = f"{scored}\n{state}", protocol_line(rules)
     metrics, resampled, groups = scores.metrics(), scores.resampled(), scores.groups()
     intervals = {name: interval(resampled[name], value) for name, value in metrics.items()}

@@ -136,7 +136,7 @@ def test_a_full_disk_is_reported_and_leaves_no_array_behind(config: DataConfig, 
 
     assert run_in_processes(load) == [0]
     message = (tmp_path / "message").read_text()
-    assert "the cache of folder/train could not be written" in message
+    assert "the cache of own/train could not be written" in message
     assert "Make room there or choose another cache_dir" in message
     assert not list(Path(str(config.cache_dir)).glob("*/*/"))
 
@@ -170,4 +170,4 @@ def test_one_of_several_processes_builds_and_the_others_wait(
     assert run_in_processes(loading(0), loading(1), loading(2)) == [0, 0, 0]
     assert (tmp_path / "builds").read_text() == "built\n"
     printed = sorted((tmp_path / f"printed-{number}").read_text() for number in range(3))
-    assert printed == ["", *2 * ["Waiting for another process that prepares folder/train.\n"]]
+    assert printed == ["", *2 * ["Waiting for another process that prepares own/train.\n"]]

@@ -25,7 +25,7 @@ def test_two_classes_with_masks_of_0_and_255_are_refused_with_a_classes_json(own
     (own_data / "classes.txt").write_text("background\nroad\n")
     write_masks(own_data)
     for _ in range(2):  # newly prepared, then cached
-        with pytest.raises(InputError, match=r"no pixel of folder/train is of class road, and .*% are void") as refusal:
+        with pytest.raises(InputError, match=r"no pixel of own/train is of class road, and .*% are void") as refusal:
             report_coverage(load(own_data), to_train=True)
     content = str(refusal.value)[str(refusal.value).index("{") :]
     assert json.loads(content) == {"background": 0, "road": 255}
@@ -43,8 +43,8 @@ def test_a_class_without_pixels_and_mostly_void_are_printed_once(
     for _ in range(2):
         report_coverage(load(own_data), to_train=True)
     printed = capsys.readouterr().out
-    assert printed.count("Warning: no pixel of folder/train is of class blue") == 1
-    assert printed.count(f"Warning: {void:.1%} of the pixels of folder/train are void") == 1
+    assert printed.count("Warning: no pixel of own/train is of class blue") == 1
+    assert printed.count(f"Warning: {void:.1%} of the pixels of own/train are void") == 1
     report_coverage(load(own_data, "val"))
     assert not capsys.readouterr().out
 

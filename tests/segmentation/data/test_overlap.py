@@ -29,7 +29,7 @@ def test_equal_files_are_found_under_other_names_and_with_other_masks(own_data: 
     train, val = splits(own_data)
     assert equal_images(train, val) == [("0", "4"), ("copy", "2")]
     warning = str(overlap_warning(train, val))
-    for part in ("2 of 4 images of folder/val", "folder/train", "0 (in train: 4)", "copy (in train: 2)"):
+    for part in ("2 of 4 images of own/val", "own/train", "0 (in train: 4)", "copy (in train: 2)"):
         assert part in warning
 
 
@@ -43,7 +43,7 @@ def test_the_warning_is_printed_and_a_tag_of_the_run(
     assert "warning.data" not in tags
     shutil.copy(own_data / "train/images/1.jpg", own_data / "val/images/1.jpg")
     training._print_warnings(Data(*splits(own_data)), config)
-    assert tags["warning.data"].startswith("1 of 3 images of folder/val are also in folder/train")
+    assert tags["warning.data"].startswith("1 of 3 images of own/val are also in own/train")
     assert f"Warning: {tags['warning.data']}" in capsys.readouterr().out
 
 

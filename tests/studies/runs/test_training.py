@@ -493,7 +493,7 @@ def test_a_class_without_pixels_is_mentioned(own_data: Path, capsys: pytest.Capt
     result = run_training(plain(own_data, epochs=1))
     assert not [path for path in artifacts(result.run_id) if path.startswith("model/")]
     assert not mlflow.get_run(result.run_id).outputs.model_outputs
-    assert "no pixel of folder/train is of class never" in capsys.readouterr().out
+    assert "no pixel of own/train is of class never" in capsys.readouterr().out
 
 
 def test_a_resumed_run_may_keep_an_epoch_of_an_earlier_version_with_fewer_metrics() -> None:
