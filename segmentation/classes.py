@@ -68,3 +68,15 @@ class Classes:
         table = np.full((256, 3), 224, np.uint8)
         table[: len(self)] = self.palette
         return table[mask]
+
+    def in_plots(self, mask: np.ndarray) -> np.ndarray:
+        """Return class indices `(H, W)` as colours of plots on white paper, uint8 RGB `(H, W, 3)`.
+
+        They are those of `colours`, but a black `background` is nearly white, since dark classes are hardly seen on
+        black, and void is grey.
+        """
+        table = np.full((256, 3), 176, np.uint8)
+        table[: len(self)] = self.palette
+        if self.background is not None and not any(self.palette[self.background]):
+            table[self.background] = 242
+        return table[mask]

@@ -45,7 +45,7 @@ def example(
     errors[wrong] = (197, 48, 48)
     errors[~valid] = (224, 224, 224)
     shown = {
-        "image": image, "truth": labels.colours(truth), "prediction": labels.colours(predicted),
+        "image": image, "truth": labels.in_plots(truth), "prediction": labels.in_plots(predicted),
         "confidence": confidence, f"wrong: {_fraction(wrong, valid)}": errors,
     }  # fmt: skip
     # all panels in one `Axes`, in inches: five of them and a layout would take three times as long to draw
@@ -89,11 +89,11 @@ def side_by_side(
     """
     height, width = truth.shape
     valid = truth != VOID
-    shown = {"image": image, "truth": labels.colours(truth)}
+    shown = {"image": image, "truth": labels.in_plots(truth)}
     for name, predicted in predictions.items():
         correct = _fraction(valid & (predicted == truth), valid)
         lines = wrapped(name, PANEL, NAME).replace(" ·\n", "\n")
-        shown[f"{lines}\ncorrect: {correct}"] = labels.colours(predicted)
+        shown[f"{lines}\ncorrect: {correct}"] = labels.in_plots(predicted)
     rows = math.ceil(len(shown) / COLUMNS)
     columns = math.ceil(len(shown) / rows)
     above = max(name.count("\n") + 1 for name in shown) * NAME * LINE + 0.1
@@ -131,7 +131,7 @@ def _present(labels: Classes, *masks: np.ndarray) -> list[Patch]:
     """Legend entries of the classes in any of the masks."""
     return [
         Patch(
-            facecolor=to_hex(tuple(labels.colours(np.array(index)) / 255)), edgecolor="0.5",
+            facecolor=to_hex(tuple(labels.in_plots(np.array(index)) / 255)), edgecolor="0.5",
             label="void" if index == VOID else labels.names[index],
         )
         for index in sorted(set().union(*(np.unique(mask) for mask in masks)))

@@ -16,6 +16,15 @@ def test_colours_paint_classes_and_void() -> None:
     assert classes.colours(np.array([[0, 1, VOID]], np.uint8)).tolist() == [[[1, 2, 3], [4, 5, 6], [224, 224, 224]]]
 
 
+def test_a_black_background_is_light_in_plots() -> None:
+    mask = np.array([0, 1, VOID], np.uint8)
+    voc = Classes.named("background", "aeroplane")
+    assert voc.in_plots(mask).tolist() == [[242, 242, 242], [128, 0, 0], [176, 176, 176]]
+    assert voc.colours(mask)[0].tolist() == [0, 0, 0], "as in files of masks"
+    for others in (Classes(("background", "b"), ((9, 9, 9), (4, 5, 6))), Classes.named("road", "car")):
+        assert (others.in_plots(mask)[:2] == others.colours(mask)[:2]).all()
+
+
 @pytest.mark.parametrize(("names", "message"), [(["only"], "this one has 1"), (["a", "b", "a"], "repeated: a")])
 def test_classes_must_be_two_and_differ(names: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -24,8 +24,8 @@ def test_an_example_marks_what_was_wrong_and_names_the_classes_present() -> None
     (axes,) = figure.axes
     image, truth, predicted, sure, bar, wrong = (np.asarray(each.get_array()) for each in axes.images)
     assert (image == IMAGE).all()
-    assert (truth == LABELS.colours(TRUTH)).all()
-    assert (predicted == LABELS.colours(PREDICTED)).all()
+    assert (truth == LABELS.in_plots(TRUTH)).all()
+    assert (predicted == LABELS.in_plots(PREDICTED)).all()
     assert (sure == confidence).all()
     assert (bar[0], bar[-1]) == (1, 0)
     assert (wrong == (197, 48, 48)).all(-1).tolist() == [[False, True], [False, False]]
@@ -39,8 +39,8 @@ def test_models_are_side_by_side_with_their_accuracy() -> None:
     figure = plots.side_by_side(IMAGE, TRUTH, predictions, LABELS, "a title")
     image, truth, unet, fcn = figure.axes
     assert (shown(image) == IMAGE).all()
-    assert (shown(truth) == LABELS.colours(TRUTH)).all()
-    assert (shown(unet) == LABELS.colours(PREDICTED)).all()
+    assert (shown(truth) == LABELS.in_plots(TRUTH)).all()
+    assert (shown(unet) == LABELS.in_plots(PREDICTED)).all()
     assert unet.get_title() == "unet\ncorrect: 66.7% of pixels"
     assert fcn.get_title() == "fcn\ncorrect: 100.0% of pixels"
     assert legend(figure) == ["road", "sky", "car", "void"]
