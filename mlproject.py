@@ -103,7 +103,7 @@ def _tag_opened_run(tags: Mapping[str, str]) -> None:
 
 def _program() -> str:
     """Return the name that the user typed: the installed program's, or this file's."""
-    return "mlproject" if Path(sys.argv[0]).name == "mlproject" else "mlproject.py"
+    return "mlproject" if Path(sys.argv[0]).name == "mlproject" else "python mlproject.py"
 
 
 def _overview() -> str:
