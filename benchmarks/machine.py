@@ -13,7 +13,7 @@ PACKAGES = (
     "torch", "torchvision", "mlflow", "numpy", "pillow", "scipy", "lightning", "torchmetrics", "netcal",
     "segmentation-models-pytorch",
 )  # fmt: skip
-FEATURES = ("avx2", "avx512", "amx")
+FEATURES = ("avx2", "avx512", "avx512_bf16", "amx")
 """CPU features that matter for speed here, as prefixes of Linux's flags."""
 
 

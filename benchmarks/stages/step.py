@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.case import Case
+from benchmarks.machine import machine
 from benchmarks.rounds import Contestant
 
 TITLE = "Alternatives for a training step"
@@ -38,9 +39,10 @@ WAYS = {
 def cases(quick: bool) -> list[Case]:
     """Both models; `torch.compile` where there is a C++ compiler, its own time not counted.
 
-    bfloat16 is tried on the small network alone: a CPU without matrix units takes minutes for a step of the large one.
+    bfloat16 is tried on the large network only if the CPU has instructions for it: others take minutes for a step.
     """
     models = {"lraspp_mobilenet_v3_large": 1} if quick else {"fcn_resnet50": 1, "lraspp_mobilenet_v3_large": 2}
+    has_bfloat16 = bool({"avx512_bf16", "amx"} & set(machine().get("features", ())))
     ways = {name: way for name, way in WAYS.items() if _is_tried(way, quick)}
     return [
         Case(
@@ -48,7 +50,7 @@ def cases(quick: bool) -> list[Case]:
             "images",
             steps * BATCH,
             [Contestant(name, "ours" if name == OURS else "peer", prepare, (model, steps, way))
-             for name, way in ways.items() if model != "fcn_resnet50" or way.precision == "float32"],
+             for name, way in ways.items() if model != "fcn_resnet50" or way.precision == "float32" or has_bfloat16],
             same,
             rounds=4,
         )
