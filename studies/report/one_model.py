@@ -23,6 +23,8 @@ PROTOCOL = (
     "momentum", "learning_rate", "weight_decay", "batch_size", "epochs", "seed",
 )  # fmt: skip
 """Fields that are listed whether or not they differ from the original report's."""
+NOT_REPORTED = ("seed", "precision")
+"""Fields that the original report does not mention."""
 CURVES = of_epoch()
 CHANGED = tuple(sorted(BRIEF, key=lambda name: name not in CALIBRATION))
 """Metrics whose change by a calibration is listed."""
@@ -60,16 +62,18 @@ def metrics(page: Page, content: ReportContent) -> None:
         _add_missing_scores(page, content, "the metrics of each class")
         return
     total, labelled = max(1, counts.pixels.sum()), counts.pixels.sum(1)
+    known = list(zip(counts.names, counts.iou(), counts.accuracy(), labelled.tolist(), strict=True))
+    nowhere = [name for name, iou, _, _ in known if iou != iou]
     page.table(
         ["class", "IoU", "accuracy", "pixels"],
         [
             [escaped(name), number(iou), number(accuracy), f"{pixels:,} ({pixels / total:.1%})"]
-            for name, iou, accuracy, pixels in zip(
-                counts.names, counts.iou(), counts.accuracy(), labelled.tolist(), strict=True
-            )
+            for name, iou, accuracy, pixels in known
+            if name not in nowhere
         ],
     )
-    page.text("Accuracy of a class: the fraction of its pixels that are predicted correctly.")
+    absent = f"Neither labelled nor predicted: {escaped(', '.join(nowhere))}." if nowhere else ""
+    page.text(f"Accuracy of a class: the fraction of its pixels that are predicted correctly. {absent}".rstrip())
     image = content.scored.images("confusion").get(content.split) or _drawn(counts, content)
     caption = "Confusion matrix: predicted class of the pixels of each true class, in percent"
     page.image(f"{content.scored.run_id[:8]}-confusion-{content.split}.png", image, caption)
@@ -93,7 +97,7 @@ def _drawn(counts: Counts, content: ReportContent) -> bytes:
 def protocol(page: Page, content: ReportContent) -> None:
     """Add how the model was trained and scored, next to the original report's protocol."""
     page.heading("Protocol")
-    original = asdict(TrainConfig())  # the defaults are the original report's protocol
+    original = asdict(TrainConfig(keep="last"))  # the other defaults are the original report's protocol
     config = content.config
     differing = [name for name, value in decisive(config).items() if name in original and original[name] != value]
     names = dict.fromkeys(name for name in (*PROTOCOL, *differing) if name in config)
@@ -103,7 +107,7 @@ def protocol(page: Page, content: ReportContent) -> None:
             value = escaped(config[name])
             if not content.is_like_original:
                 rows.append([name, value])
-            elif name == "seed":
+            elif name in NOT_REPORTED:
                 rows.append([name, value, "not reported"])
             else:
                 same = config[name] == original[name]

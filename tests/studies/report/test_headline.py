@@ -165,6 +165,14 @@ def test_the_form_of_the_original_report_is_kept_for_its_data() -> None:
     assert "| original report |" in "\n".join(page.lines)
 
 
+def test_the_last_epoch_is_the_protocol_of_the_original_report_and_its_precision_is_unknown() -> None:
+    scores = record({"loss": 0.5, "pixel_accuracy": 0.8})
+    for keep, row in (("best", "| keep | **best** | last |"), ("last", None)):
+        _, page = page_of(run("voc", GOOD, scores, dataset="voc2007", keep=keep, precision="bfloat16"))
+        assert [line for line in page.lines if line.startswith("| keep")] == ([row] if row else [])
+        assert "| precision | bfloat16 | not reported |" in page.lines
+
+
 def test_a_degenerate_run_is_flagged_in_the_summary() -> None:
     content, page = page_of(run("blind", BLIND, record({"loss": 0.5})))
     assert any("Warning" in line and "predicts only background" in line for line in summary(content, page))
