@@ -110,11 +110,15 @@ def reliability_panels(
     """One small reliability diagram for each group of pixels, such as each class.
 
     Args:
-        groups: numbers by name of the group; the panel of a group without pixels says so.
+        groups: numbers by name of the group; those without pixels have no panel, and the note names them.
         title: above the panels.
         note: small print below the plot, such as the scoring protocol.
         gaps: by name, 95 % interval of accuracy minus confidence; see `reliability`.
     """
+    if filled := {name: bins for name, bins in groups.items() if bins.count.any()}:
+        if empty := [name for name in groups if name not in filled]:
+            note = " · ".join(filter(None, [f"no pixels: {', '.join(empty)}", note]))
+        groups = filled
     rows = max(1, round(math.sqrt(len(groups) / 1.5)))
     columns = max(1, math.ceil(len(groups) / rows))
     side = max(2.2, 6.6 / columns)

@@ -51,6 +51,8 @@ def run_report(config: ReportConfig) -> Path:
         tracking.log_note("\n".join(lines), [Image.open(BytesIO(png)) for png in diagrams])
     size = (output / "report.html").stat().st_size / 1e6
     print(f"{content.title}: {output / 'report.html'} ({size:.1f} MB, {len(page.images)} images), and report.md")
+    if content.main:
+        print(f"Main run: {content.main.name}")
     for warning in warnings_of(content.scored or content.main, content.split) if content.main else ():
         print(f"Warning: {warning}.")
     for needed, parts in groupby(sorted(page.missing, key=lambda part: part.command), key=lambda part: part.command):
