@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from segmentation.metrics import HEADLINE
+from segmentation.metrics import HEADLINE, METRICS
 from studies.base import original_report
 from studies.base.markdown import escaped
 from studies.base.rerun import command
@@ -24,6 +24,7 @@ PLOTS = {
     "example_1": "Another image, its labels, and the prediction of each model",
 }
 """Plots of a comparison in the order of the page, with their captions."""
+COLUMNS = tuple(METRICS[name].label for name in HEADLINE)
 NAMED = 5
 """Most runs that the page names as missing in a comparison."""
 
@@ -51,7 +52,7 @@ def _comparison(page: Page, content: ReportContent, found: Comparison, table: Ma
         rows.append([each["letter"], linked, *(on_one_line(measured(each, metric)) for metric in HEADLINE)])
     page.items(escaped(pair["sentence"]) for pair in table["pairs"])
     page.text(f"On the {len(table['images'])} images that all models were scored on. Brackets are 95 % intervals.")
-    page.table(["", "model", *HEADLINE], rows)
+    page.table(["", "model", *COLUMNS], rows)
     _warnings(page, content)
     if parameters := table.get("parameters"):
         page.text("Parameters that differ:")
@@ -90,7 +91,7 @@ def _folds(page: Page, run: ReportedRun, record: dict[str, Any]) -> None:
         for each in record["settings"]
     ]  # fmt: skip
     page.text(explanation(record["folds"]))
-    page.table(["setting", "folds", *HEADLINE], rows)
+    page.table(["setting", "folds", *COLUMNS], rows)
     page.items(escaped(sentence) for sentence in record["sentences"])
     add_sources(page, run)
 
@@ -101,7 +102,7 @@ def _without_comparison(page: Page, content: ReportContent) -> None:
     if len(content.training_runs) > 1:
         if scored:
             page.table(
-                ["model", *HEADLINE],
+                ["model", *COLUMNS],
                 [
                     [
                         f"[{escaped(each.name)}](#{each.anchor})",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from segmentation.data.source import data_name
 from segmentation.errors import InputError, counted
-from segmentation.metrics import COMPARED, HEADLINE, METRICS
+from segmentation.metrics import HEADLINE, METRICS
 from studies import tracking
 from studies.base import original_report as published
 from studies.base.markdown import code, escaped, unbroken
@@ -118,8 +118,8 @@ def _markdown(found: Compared) -> Iterator[str]:
     ])  # fmt: skip
     yield from ("", "## Metrics", "")
     yield from table(["", *(each.letter for each in contestants)], [
-        [metric, *(unbroken(f"{each.metrics[metric]:.4f} {each.interval(metric)}") for each in contestants)]
-        for metric in COMPARED
+        [METRICS[name].label, *(unbroken(f"{each.metrics[name]:.4f} {each.interval(name)}") for each in contestants)]
+        for name in HEADLINE
     ])  # fmt: skip
     yield from ("", "Brackets: 95 % intervals from paired resamples of the images.")
     if parameters := differing_parameters([each.stored for each in contestants]):
@@ -130,7 +130,7 @@ def _markdown(found: Compared) -> Iterator[str]:
     yield from ("", "## Differences", "")
     yield from table(["pair", "metric", "difference", "95 % interval", "p"], [
         [
-            unbroken(f"{pair.first.letter} − {pair.second.letter}"), metric, f"{difference.value:+.4f}",
+            unbroken(f"{pair.first.letter} − {pair.second.letter}"), METRICS[metric].label, f"{difference.value:+.4f}",
             unbroken(str(difference.interval)), f"{difference.p_value:.4f}",
         ]
         for pair in pairs

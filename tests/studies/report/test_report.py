@@ -195,7 +195,7 @@ def test_every_metric_equals_the_one_in_mlflow(two_seeds: Trained, comparison: s
     assert [row[""] for row in rows] == ["A", "B"]
     for row, held in zip(rows, table["runs"], strict=True):
         for name in ("ece", "loss", "pixel_accuracy", "mean_iou"):
-            assert numbers(row[name]) == of(held, name)
+            assert numbers(row[METRICS[name].label]) == of(held, name)
     sentences = " ".join(read.sections["Models side by side"].split())
     assert all(pair["sentence"] in sentences for pair in table["pairs"])
     assert "differ only in the seed" in sentences
