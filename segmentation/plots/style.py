@@ -63,7 +63,7 @@ def wrapped(text: str, inches: float, size: float) -> str:
     for line in text.split("\n"):
         tied = f"{TIE}· ".join(part.replace(" ", TIE) for part in line.split(" · "))
         for part in textwrap.wrap(tied, letters, break_long_words=False, break_on_hyphens=False) or [""]:
-            lines += textwrap.wrap(part.replace(TIE, " "), letters, break_on_hyphens=False) or [""]
+            lines += textwrap.wrap(part.replace(TIE, " "), letters) or [""]
     return "\n".join(lines)
 
 

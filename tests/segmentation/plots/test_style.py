@@ -14,6 +14,7 @@ def test_long_lines_break_at_dots() -> None:
     assert wrapped("kept\nas it is", 9.0, 10) == "kept\nas it is"
     assert wrapped("lr 1e-05", 0.5, 10) == "lr 1e-05"
     assert wrapped("aaaaaaaaaaaa", 0.8, 10) == "aaaaaaaaaa\naa"
+    assert wrapped("models:/sbd-fcn-resnet50/1", 2.0, 14) == "models:/sbd-fcn-\nresnet50/1"
     assert wrapped("", 1.0, 10) == ""
 
 
