@@ -229,11 +229,19 @@ def test_the_page_of_commands_shows_each_with_its_parameters_and_their_defaults(
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
     assert len((PROJECT / "README.md").read_text().splitlines()) <= 150
-    for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))):
+    for page in (PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))):
         for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)|<img src=\"([^\"]+)\"", page.read_text()):
             path = target[0] or target[1]
             if path and not path.startswith("http"):
                 assert (page.parent / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_result_in_the_readme_is_that_of_the_report_on_voc() -> None:
+    report = (PROJECT / "docs/report-on-voc/report.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    rows = re.findall(r"^\| ([A-D]): .+?((?: \| \d\.\d{4} \[.+?\]){4}) \|$", (PROJECT / "README.md").read_text(), re.M)
+    assert [letter for letter, _ in rows] == ["A", "B", "C", "D"]
+    for letter, metrics in rows:
+        assert re.search(rf"^\| {letter} \| .+{re.escape(metrics)} \|$", report, re.M), letter
 
 
 def test_doctor_reads_checkpoints_without_torchvision() -> None:
