@@ -91,7 +91,7 @@ def prediction_warnings(scores: Scores, loss: float) -> list[str]:
         if loss >= constant.loss:
             warnings.append(
                 f"loss {loss:.4f} is not below that of predicting the class frequencies for every pixel "
-                f"({constant.loss:.4f})"
+                f"({constant.loss:.4f}): train for more epochs, or change learning_rate"
             )
     return warnings
 
