@@ -148,4 +148,4 @@ def _time_left(left: int, trained: Sequence[tuple[int, float]]) -> str:
         return ""
     epochs, seconds = (sum(column) for column in zip(*trained, strict=True)) if trained else (0, 0.0)
     minutes = f", about {left * seconds / epochs / 60:.0f} min at the speed of the earlier runs" if epochs else ""
-    return f" ({left} epochs left in all runs{minutes})"
+    return f" ({counted(left, 'epoch')} left in all runs{minutes})"
