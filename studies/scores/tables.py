@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from segmentation.errors import counted
 from segmentation.metrics import HEADLINE, METRICS
 from segmentation.scoring.bootstrap import Interval
 from segmentation.scoring.confusion import mean_of_defined
@@ -116,7 +117,7 @@ def _class_rows(classes: Sequence[ClassScore]) -> tuple[list[tuple[str, str, str
         return rows, ""
     mean = float(mean_of_defined(np.array([each.values["iou"] for each in others])))
     pixels = sum(each.pixels for each in others)
-    return rows, f"and {len(others)} classes with fewer pixels: mean IoU {_three(mean)}, {pixels:,} pixels"
+    return rows, f"and {counted(len(others), 'class', 'classes')} with fewer pixels: mean IoU {_three(mean)}, {pixels:,} pixels"
 
 
 def _three(value: float) -> str:
