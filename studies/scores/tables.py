@@ -117,7 +117,8 @@ def _class_rows(classes: Sequence[ClassScore]) -> tuple[list[tuple[str, str, str
         return rows, ""
     mean = float(mean_of_defined(np.array([each.values["iou"] for each in others])))
     pixels = sum(each.pixels for each in others)
-    return rows, f"and {counted(len(others), 'class', 'classes')} with fewer pixels: mean IoU {_three(mean)}, {pixels:,} pixels"
+    number = counted(len(others), "class", "classes")
+    return rows, f"and {number} with fewer pixels: mean IoU {_three(mean)}, {pixels:,} pixels"
 
 
 def _three(value: float) -> str:
