@@ -75,8 +75,8 @@ class Classes:
         They are those of `colours`, but a black `background` is nearly white, since dark classes are hardly seen on
         black, and void is grey.
         """
-        table = np.full((256, 3), 176, np.uint8)
-        table[: len(self)] = self.palette
+        table = self.colours(np.arange(256))
+        table[len(self) :] = 176
         if self.background is not None and not any(self.palette[self.background]):
             table[self.background] = 242
         return table[mask]

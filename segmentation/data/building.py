@@ -35,7 +35,7 @@ from segmentation.data.held_out import Subset
 from segmentation.data.in_parallel import each_image
 from segmentation.data.preparation import fraction_in_crop, prepare
 from segmentation.data.ragged import Ragged
-from segmentation.data.source import Source, data_name
+from segmentation.data.source import Source, split_title
 from segmentation.data.split import Split, histogram
 from segmentation.errors import InputError
 from segmentation.io.channels import bits_of
@@ -91,9 +91,10 @@ def load(source: Source, config: DataConfig, split: str, whole: bool = False) ->
 
 def _build(source: Source, config: DataConfig, split: str, folder: Path, whole: bool) -> dict[str, Any]:
     """Build a split, unless another process has built it meanwhile. Returns the metadata."""
+    title = split_title(config.dataset, config.data_dir, split)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder.parent / ".lock", _title(config, split))
+        lock = _locked(folder.parent / ".lock", title)
     except OSError as error:
         raise InputError(
             f"the cache folder {folder.parent} cannot be created: {error.strerror}; choose another cache_dir"
@@ -103,7 +104,7 @@ def _build(source: Source, config: DataConfig, split: str, folder: Path, whole: 
         if about is not None:
             return about
         if folder.exists():
-            print(f"The cached split {_title(config, split)} in {folder} is damaged; it is built again.")
+            print(f"The cached split {title} in {folder} is damaged; it is built again.")
         _write_folder(source, config, split, folder, whole)
         about = verified_about(folder)
         if about is None:
@@ -133,8 +134,9 @@ def _write_folder(source: Source, config: DataConfig, split: str, folder: Path, 
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(building)):
             raise InputError(f"{error.filename} cannot be read: {error.strerror}") from error
+        title = split_title(config.dataset, config.data_dir, split)
         raise InputError(
-            f"the cache of {_title(config, split)} could not be written to {folder.parent}: {error.strerror}. "
+            f"the cache of {title} could not be written to {folder.parent}: {error.strerror}. "
             f"Make room there or choose another cache_dir"
         ) from error
     finally:
@@ -156,7 +158,7 @@ def _write(source: Source, config: DataConfig, split: str, folder: Path, whole: 
     with (
         (folder / "images.npy").open("wb") as images_file,
         (folder / "masks.npy").open("wb") as masks_file,
-        progress(f"preparing {_title(config, split)}", count) as bar,
+        progress(f"preparing {split_title(config.dataset, config.data_dir, split)}", count) as bar,
     ):
         for index, prepared in enumerate(_prepared(source, config, whole)):
             bar.update(1)
@@ -228,7 +230,3 @@ def _prepared(source: Source, config: DataConfig, whole: bool = False) -> Iterat
         return Prepared(*prepare(image, mask, config, source.names[index], whole), digest, image_digest, image.size)
 
     return each_image(source, prepared)
-
-
-def _title(config: DataConfig, split: str) -> str:
-    return f"{data_name(config.dataset, config.data_dir)}/{split}"

@@ -29,6 +29,11 @@ def data_name(dataset: str, folder: str) -> str:
     return (Path(folder).resolve().name or dataset) if dataset in NAMELESS and folder else dataset
 
 
+def split_title(dataset: str, folder: str, split: str) -> str:
+    """Return the name of a data set and of its split, such as `voc2007/val`."""
+    return f"{data_name(dataset, folder)}/{split}"
+
+
 VALIDATION = ("val", "valid", "validation")
 """Names that tools give to the validation split; `val` stands for any of them."""
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from segmentation.classes import Classes
 from segmentation.data.ragged import Ragged
-from segmentation.data.source import data_name
+from segmentation.data.source import split_title
 from segmentation.errors import InputError
 from segmentation.io.channels import bits_of
 
@@ -54,7 +54,7 @@ class Split:
     @property
     def title(self) -> str:
         """Name of the data set and of the split, such as `voc2007/val`; a user's own data have that of their folder."""
-        return f"{data_name(self.dataset, self.location)}/{self.name}"
+        return split_title(self.dataset, self.location, self.name)
 
     @cached_property
     def sizes(self) -> np.ndarray:

@@ -236,7 +236,7 @@ def _splits(splits: Sequence[InspectedSplit], config: DataConfig) -> Iterator[Ad
     images = len(train.images)
     validation = by_name.get(config.val_split)
     if validation is not None and validation.is_absent:
-        fraction = max(VAL_FRACTION, min(0.5, math.ceil(20 * VAL_IMAGES / images) / 20))
+        fraction = max(VAL_FRACTION, min(0.5, math.ceil(20 * VAL_IMAGES / images) / 20))  # a multiple of 1/20
         held_out = round(fraction * images)
         yield Advice(
             "val_fraction", fraction,

@@ -13,7 +13,7 @@ from segmentation.config import DataConfig
 from segmentation.data import HELD_OUT, open_split
 from segmentation.data.in_parallel import each_image
 from segmentation.data.preparation import takes_whole_images
-from segmentation.data.source import NoValidationError, Source, data_name
+from segmentation.data.source import NoValidationError, Source, split_title
 from segmentation.errors import InputError
 from segmentation.inspection.image import InspectedImage, inspect_image
 from segmentation.system.progress import progress
@@ -135,7 +135,7 @@ def _inspected(split: InspectedSplit, config: DataConfig) -> InspectedSplit:
     if source is None:
         return split
     images = []
-    with progress(f"inspecting {data_name(config.dataset, config.data_dir)}/{split.name}", len(source.names)) as bar:
+    with progress(f"inspecting {split_title(config.dataset, config.data_dir, split.name)}", len(source.names)) as bar:
         whole = takes_whole_images(config, split.name)
         for image in each_image(source, lambda index: inspect_image(source, index, config, whole)):
             assert isinstance(image, InspectedImage)  # what is wrong with an image is among its faults

@@ -9,7 +9,7 @@ from segmentation.errors import counted
 from segmentation.inspection.advice import Advice
 from segmentation.inspection.problems import Problem
 from segmentation.inspection.split import InspectedSplit
-from studies.base.rerun import command
+from studies.base.rerun import command, for_this_folder
 from studies.base.tables import csv_text
 from studies.config import InspectConfig
 
@@ -38,10 +38,11 @@ class Inspection:
         return labels
 
     def training_command(self) -> str:
-        """Return the command that trains on this data set with the recommended fields."""
+        """Return the command that trains on this data set with the recommended fields, for the current folder."""
         values = {name: value for name, value in asdict(self.config).items() if name in self._given()}
         recommended = {each.field: each.value for each in self.advice}
-        return command("train", values | recommended, always=("dataset", "data_dir", *recommended))
+        text = command("train", values | recommended, always=("dataset", "data_dir", *recommended))
+        return for_this_folder(text)
 
     @property
     def can_train(self) -> bool:

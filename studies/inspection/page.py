@@ -17,7 +17,7 @@ from segmentation.inspection.overlays import typical, with_class, with_mask
 from segmentation.inspection.problems import Case, Problem
 from segmentation.inspection.split import InspectedSplit
 from studies.base.markdown import escaped
-from studies.base.rerun import for_this_folder, here
+from studies.base.rerun import here
 from studies.inspection.content import Inspection
 from studies.report.markup import Page, on_one_line, shortened, slug
 
@@ -117,7 +117,7 @@ def _advice(page: Page, inspection: Inspection) -> None:
             "backbone) or `weights=coco` (the whole model), with `normalization=imagenet`. Both are downloaded once."
         )
     page.text("A first run:" if inspection.can_train else "A first run, once the errors above are corrected:")
-    page.code(for_this_folder(inspection.training_command()))
+    page.code(inspection.training_command())
 
 
 def _splits(page: Page, inspection: Inspection) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from segmentation import plots
 from segmentation.classes import Classes
-from segmentation.data.source import data_name
+from segmentation.data.source import split_title
 from segmentation.metrics import BRIEF, CALIBRATION, HEADLINE, METRICS, of_epoch
 from segmentation.scoring.bootstrap import Interval
 from studies.base import original_report
@@ -84,7 +84,7 @@ def scored_data(content: ReportContent) -> str:
     """Return the name of the data set and of the split that were scored."""
     assert content.scores is not None
     rules = content.scores["protocol"]
-    return f"{data_name(rules['dataset'], str(content.config.get('data_dir', '')))}/{rules['split']}"
+    return split_title(rules["dataset"], str(content.config.get("data_dir", "")), rules["split"])
 
 
 def _drawn(counts: Counts, content: ReportContent) -> bytes:

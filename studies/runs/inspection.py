@@ -10,7 +10,6 @@ from segmentation.inspection.advice import advise
 from segmentation.inspection.problems import find_problems, is_wrong
 from segmentation.inspection.split import inspect_splits
 from studies import tracking
-from studies.base.rerun import for_this_folder
 from studies.config import LONGEST_NAME, InspectConfig
 from studies.inspection import page as inspection_page
 from studies.inspection.content import Inspection
@@ -102,4 +101,4 @@ def _print(inspection: Inspection) -> None:
     print(f"{inspection.name}: {inspection.summary()}")
     if inspection.advice and inspection.can_train:
         print("To train with the settings that fit these data:")
-        print(f"  {for_this_folder(inspection.training_command())}")
+        print(f"  {inspection.training_command()}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from segmentation import plots
 from segmentation.config import RGB
-from segmentation.data.source import data_name
+from segmentation.data.source import split_title
 from segmentation.io.channels import display_note
 from segmentation.metrics import COMPARED, METRICS
 from studies.scores.comparison import (
@@ -80,8 +80,8 @@ def comparison_plots(found: Compared) -> Iterator[tuple[str, "Figure"]]:
     contestants = found.contestants
     protocol = contestants[0].stored.protocol
     config = contestants[0].stored.origin["config"]
-    data = data_name(protocol["dataset"], str(config.get("data_dir", "")))
-    title = f"{data}/{protocol['split']}, {len(contestants[0].scores)} shared images"
+    data = split_title(protocol["dataset"], str(config.get("data_dir", "")), protocol["split"])
+    title = f"{data}, {len(contestants[0].scores)} shared images"
     pixels = int(contestants[0].scores.reliability.bins().count.sum())
     note = protocol_line(protocol | {"images": len(contestants[0].scores), "pixels": pixels})
     bins = {each.label: each.scores.reliability.bins() for each in contestants}
