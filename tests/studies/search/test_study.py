@@ -2,11 +2,8 @@
 
 import csv
 import io
-import os
 import shlex
 import signal
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +32,7 @@ from studies.search.show_status import show_status
 from studies.search.space import grid_points
 from studies.search.storage import open_storage
 from studies.search.study import run_study
-from studies.search.trials import INTERRUPTED, LONGEST, RUN, counted_trials, kept_metrics, reason_of
+from studies.search.trials import EPOCHS, INTERRUPTED, LONGEST, RUN, counted_trials, kept_metrics, reason_of
 from studies.search.worker import Worker
 from tests.studies.search.conftest import tiny
 
@@ -249,9 +246,9 @@ def test_a_search_prunes_within_its_budget_and_can_be_extended(
 
 
 def test_an_interrupted_search_is_resumed_with_the_same_results(
-    own_data: Path, capsys: pytest.CaptureFixture[str]
+    own_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped by a signal during a trial: the same values and metrics in the end, to the last digit."""
+    """Stopped by a signal after the first of three epochs: the same values and metrics, to the last digit."""
     more = {"epochs": 3, "n_trials": 2, "search": "learning_rate", "pruner": "none"}
     run_study(search(own_data, **more))
     whole = opened(search(own_data))
@@ -259,16 +256,22 @@ def test_an_interrupted_search_is_resumed_with_the_same_results(
     config = search(own_data, **more, study_name="t")
     fields = tiny(own_data, **more, study_name="t")
     arguments = [part for name, value in fields.items() for part in (f"--{name}", str(value))]
-    stopper = threading.Thread(target=_stop_during_first_trial, args=(config,))
-    stopper.start()
-    assert mlproject.main(["tune", *arguments]) == 130
-    stopper.join()
+    keep = Worker._keep
+
+    def keep_and_stop(*given: Any) -> None:
+        keep(*given)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "_keep", keep_and_stop)
+        assert mlproject.main(["tune", *arguments]) == 130
     assert "Run the same command again to resume the study." in capsys.readouterr().out
     interrupted = opened(config, "t")
     assert parent_of(interrupted).info.status == "KILLED"
     assert [trial.state for trial in interrupted.trials] == [TrialState.FAIL, TrialState.WAITING]
     assert interrupted.trials[0].user_attrs[INTERRUPTED] == "not a failure; a new trial resumes it"
     assert INTERRUPTED not in interrupted.trials[1].user_attrs
+    assert [trial.user_attrs[EPOCHS] for trial in interrupted.trials] == [1, 1]
     (run,) = children(interrupted)
     assert run.info.status == "KILLED"
     assert run.data.tags["status_reason"] == "killed by SIGTERM"
@@ -292,19 +295,6 @@ def test_an_interrupted_search_is_resumed_with_the_same_results(
     assert resumed.user_attrs["trials"] == "2 trials. 1 interrupted trial resumed under another number, shown as Fail."
     for attributes in (resumed.user_attrs, *(trial.user_attrs for trial in resumed.trials)):  # columns of dashboards
         assert max(len(str(value)) for value in attributes.values()) <= LONGEST
-
-
-def _stop_during_first_trial(config: TuneConfig) -> None:
-    patience = time.monotonic() + 120
-    while time.monotonic() < patience:
-        time.sleep(0.05)
-        if Path(config.storage).exists():
-            with open_storage(config, heartbeat=60) as storage:
-                if "t" in optuna.get_all_study_names(storage):
-                    trials = optuna.load_study(study_name="t", storage=storage).trials
-                    if trials and trials[0].user_attrs.get("epochs") == 1:
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
 
 
 def test_failed_trials_stop_the_worker(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
