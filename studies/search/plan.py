@@ -160,3 +160,8 @@ def stored_settings(study: Study) -> dict[str, Any]:
     """The settings that a study was started with; empty if it has none. Earlier versions stored a user attribute."""
     found = study._storage.get_study_system_attrs(study._study_id).get(SETTINGS)
     return dict(found if found is not None else study.user_attrs.get(SETTINGS, {}))
+
+
+def is_of_another_program(study: Study) -> bool:
+    """Return whether a study has trials but no settings, which `tune` stores before the first trial."""
+    return not stored_settings(study) and bool(study.get_trials(deepcopy=False))

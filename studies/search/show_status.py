@@ -6,7 +6,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from segmentation.errors import InputError, listed
 from studies.config import StatusConfig
-from studies.search.plan import stored_settings
+from studies.search.plan import is_of_another_program, stored_settings
 from studies.search.space import describe_values
 from studies.search.storage import is_missing, open_storage
 from studies.search.trials import EPOCHS, VALUES, counted_trials, in_state, pareto_front, reason_of, worker_of
@@ -50,6 +50,9 @@ def _print_study(study: Study) -> None:
             print(f"    trial {trial.number}, {_values(trial)}: waiting to be resumed after {epochs} epochs")
     for trial in in_state(trials, TrialState.FAIL):
         print(f"    trial {trial.number} failed: {reason_of(trial, 'its worker died')}")
+    if is_of_another_program(study):
+        print("    This study was created by another program: its values are not shown.")
+        return
     metrics = stored_settings(study).get("goals", [])
     for trial in pareto_front(study)[:BEST_SHOWN]:
         values = ", ".join(f"{metric} {value:.4f}" for metric, value in zip(metrics, trial.values, strict=True))

@@ -25,7 +25,7 @@ from studies.search.budget import may_start
 from studies.search.constant_model import store_constant_model
 from studies.search.finishing import finish_best
 from studies.search.log_study import log_progress, log_study
-from studies.search.plan import Plan, make_plan, store_settings, stored_settings
+from studies.search.plan import Plan, is_of_another_program, make_plan, store_settings, stored_settings
 from studies.search.processes import gpus_of_workers, run_workers
 from studies.search.progress import StudyProgress
 from studies.search.pruners import build_pruner
@@ -136,6 +136,11 @@ def _open(storage: BaseStorage, plan: Plan, config: TuneConfig, parent: Callable
         study.set_user_attr(PARENT, parent())
     except DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=plan.name, sampler=sampler, pruner=pruner)
+        if is_of_another_program(study):
+            raise InputError(
+                f"study_name={plan.name} in storage={config.storage} was created by another program; give another "
+                f"study_name or storage"
+            ) from None
         timeout = time.monotonic() + READY_SECONDS
         while READY not in study.user_attrs and time.monotonic() < timeout:
             time.sleep(0.2)

@@ -109,6 +109,17 @@ def test_a_study_of_other_directions(capsys: pytest.CaptureFixture[str], own_dat
     )
 
 
+def test_a_study_of_another_program(capsys: pytest.CaptureFixture[str], own_data: Path) -> None:
+    """It is neither continued, which would mix its trials with ours, nor taken for one of ours by `status`."""
+    theirs = study("theirs")
+    theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
+    said = refused(capsys, "tune", *words(tiny(own_data, study_name="theirs")))
+    assert "study_name=theirs in storage=studies.journal was created by another program" in said
+    assert len(theirs.trials) == 2
+    assert mlproject.main(["status"]) == 0
+    assert "theirs: 2 complete\n    This study was created by another program" in capsys.readouterr().out
+
+
 def ask_after_deleting(storage: BaseStorage) -> None:
     begun = optuna.create_study(storage=storage, study_name="s")
     optuna.delete_study(storage=storage, study_name="s")
