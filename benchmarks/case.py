@@ -7,8 +7,11 @@ from typing import Any
 
 from benchmarks.rounds import Contestant
 
-CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
+DATA = Path(__file__).parents[2] / "shared" / "data"
+CAMVID = DATA / "camvid"
 """Folders `train`, `trainannot`, `val`, `valannot`."""
+VOC = DATA / "voc"
+"""Folder `VOCdevkit` with a part of VOC 2007."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ ROWS = (
     Expected("score 11 classes", "scoring", "101 images", "softmax alone"),
     Expected("log 50 epochs with plots", "tracking", "metrics and plots of 50 epochs, sqlite", None),
     Expected("start `train`, until the first step", "startup", "`train` until the first step", "bare imports"),
+    Expected("end `train`, with intervals, plots and model", "startup", "from the last epoch to the end", None),
     Expected("run one epoch of a few images with `mlflow run`", "startup", "`mlflow run` of a short run", None),
 )
 

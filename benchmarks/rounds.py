@@ -29,10 +29,20 @@ class Contestant:
     role: Role
     prepare: Callable[..., Callable[[], Any]]
     """A module-level function, called once in the contestant's process with `arguments`. It prepares everything and
-    returns the function that is timed once per round. The result of that function must be picklable; it is compared."""
+    returns the function that is timed once per round. The result of that function must be picklable; it is compared.
+    If only a part of it counts, it returns a `Part`."""
     arguments: tuple[Any, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment variables, set before the contestant's process imports anything."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Result of a function of which only a part is timed."""
+
+    seconds: float
+    """Wall-clock time of that part."""
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Times:
     seconds: list[float]
     """Wall-clock time of each round."""
     core_seconds: list[float]
-    """CPU time of all cores in each round."""
+    """CPU time of all cores in each whole round."""
     memory: float
     """Peak memory of the process minus its memory when it was ready, in MB of 2**20 bytes."""
     value: Any
@@ -137,6 +147,8 @@ def _work(connection: Connection, contestant: Contestant) -> None:
             clock, cores = time.perf_counter(), _core_seconds()
             value = run()
             clock, cores = time.perf_counter() - clock, _core_seconds() - cores
+            if isinstance(value, Part):
+                clock, value = value.seconds, value.value
             connection.send(("done", (clock, cores, _peak() - before, value)))
     except (EOFError, ConnectionResetError, KeyboardInterrupt):
         pass

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.case import Case, Goal
 from benchmarks.results import case_record
-from benchmarks.rounds import Contestant, ContestantError, Times, in_turns
+from benchmarks.rounds import Contestant, ContestantError, Part, Times, in_turns
 
 
 def append(file: str, letter: str) -> Callable[[], int]:
@@ -34,6 +34,16 @@ def test_contestants_work_in_turns_in_separate_processes(tmp_path: Path) -> None
     assert file.read_text() == "abc" * 3
     assert [len(each.seconds) for each in times] == [2] * 3
     assert len({os.getpid(), *(each.value for each in times)}) == 4
+
+
+def say_seconds(seconds: float) -> Callable[[], Part]:
+    return lambda: Part(seconds, "said")
+
+
+@pytest.mark.slow
+def test_only_a_part_may_be_timed() -> None:
+    (times,) = in_turns([Contestant("part", "ours", say_seconds, (1234.5,))], rounds=2)
+    assert (times.seconds, times.value) == ([1234.5, 1234.5], "said")
 
 
 @pytest.mark.slow
