@@ -19,6 +19,7 @@ from studies.base.opened_run import (
     with_callers_paths,
 )
 from studies.base.redaction import move_credentials_to_environment, refuse_passwords, without_password
+from studies.base.short_run_ids import with_whole_run_ids
 from studies.entry_points import NAMES, entry_point
 
 DISTRIBUTED = ("main", "train")
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     previous = interruption.catch(answer=True)
     try:
         _warn_about_clone(config)
-        command.run(config)
+        command.run(with_whole_run_ids(config, _runs_beginning_with))
         _tag_opened_run(name_tags(arguments[0]))
     except (Exception, KeyboardInterrupt) as error:
         started = not hasattr(config, "run_name")  # a command that has a run was not started, or its run has the error
@@ -77,6 +78,13 @@ def _warn_about_clone(config: Any) -> None:
 
         if message := warning(config):
             print(message, file=sys.stderr)
+
+
+def _runs_beginning_with(digits: str) -> list[tuple[str, str]]:
+    """Return ID and name of the runs whose ID begins with some digits. Import MLflow only if it is needed."""
+    from studies.tracking import runs_beginning_with
+
+    return [(run.run_id, run.name) for run in runs_beginning_with(digits)]
 
 
 def _silence_new_databases() -> None:

@@ -30,7 +30,7 @@ def load(name: str) -> StoredModel:
     uri = mlflow_uri(name)
     if uri is None:
         raise InputError(
-            f"{name!r} is not a file, an MLflow run (32 hexadecimal digits, or runs:/ID) or a registered model "
+            f"{name!r} is not a file, an MLflow run (its ID or runs:/ID; 8 digits suffice) or a registered model "
             f"(models:/NAME/1 or models:/NAME@ALIAS)"
         )
     if not uri.startswith("models:/"):

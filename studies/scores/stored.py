@@ -154,7 +154,7 @@ def _named(client: mlflow.MlflowClient, name: str, split: str) -> list[Run]:
         known = [each.name for each in client.search_experiments()]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise InputError(
-            f"run_ids: {name!r} is not a run ID (32 hexadecimal digits), models:/NAME/1 or an experiment."
+            f"run_ids: {name!r} is not a run ID (8 digits suffice), models:/NAME/1 or an experiment."
             f"{f' Did you mean {nearest[0]!r}?' if nearest else ''} Experiments: {listed(known, 10)}"
         )
     finished = every_run([experiment.experiment_id], "attributes.status = 'FINISHED'")

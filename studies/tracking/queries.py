@@ -67,6 +67,12 @@ def runs_tagged(key: str, value: str) -> list[FoundRun]:
 
 
 @raised_as_input_errors()
+def runs_beginning_with(digits: str) -> list[FoundRun]:
+    """Return the runs of all experiments whose ID begins with some hexadecimal digits, newest first."""
+    return _runs_where(f"attributes.run_id LIKE '{digits}%'")
+
+
+@raised_as_input_errors()
 def runs_under_way() -> list[FoundRun]:
     """Return the runs of all experiments whose status is RUNNING, newest first."""
     return _runs_where("attributes.status = 'RUNNING'")
