@@ -55,6 +55,28 @@ def test_freed_memory_is_reused_without_page_faults() -> None:
         assert int(faults) < 1000, "ten arrays of 64 MB have 156,000 pages of 4 kB"
 
 
+ENDS = """
+import atexit
+from segmentation.system.runtime import end_without_collection
+class Node:
+    def __del__(self):
+        print("collected")
+if {}:
+    end_without_collection()
+atexit.register(print, "left")
+node = Node()
+node.itself = node
+"""
+
+
+@pytest.mark.parametrize(("ends_without", "printed"), [(True, "left"), (False, "left collected")])
+def test_a_process_ends_without_collecting_garbage(ends_without: bool, printed: str) -> None:
+    """Exit handlers still run."""
+    command = [sys.executable, "-c", ENDS.format(ends_without)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == printed.split()
+
+
 @pytest.mark.parametrize("platform", ["win32", "cygwin", "linux", "darwin"])
 def test_only_linux_and_macos_are_supported(platform: str) -> None:
     if platform in ("linux", "darwin"):
