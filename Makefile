@@ -29,7 +29,7 @@ run: $(VENV)/installed  ## Train a small model in about two minutes and record i
 test: $(VENV)/installed-test  ## Run all tests
 	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-quick: $(VENV)/installed-test  ## Run the tests that neither train nor start a process (two to three minutes)
+test-quick: $(VENV)/installed-test  ## Run the tests that neither train nor start a process (about a minute on two cores)
 	$(BIN)/python -m pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder -m 'not slow' $(PYTEST_ARGS)
 
 fuzz: $(VENV)/installed-test  ## Try 100,000 mangled inputs in half an hour (FUZZ_SEED=5 for the same ones again)
