@@ -86,7 +86,7 @@ def recorded(folder: Path) -> tuple[tuple[str, str], str, str]:
     """Record two training runs, their comparison and a report in one experiment; return the IDs of the runs."""
     values: dict[str, Any] = {
         "plot_every": 4 if SCREENSHOTS else 1, "examples": 2, "device": "cpu", "log_model": False,
-        "experiment": "quick-start", "cache_dir": str(folder / "cache"), "checkpoint_dir": str(folder / "checkpoints"),
+        "experiment": "quick-start", "cache_dir": "cache", "checkpoint_dir": "checkpoints",
     }  # fmt: skip
     if not SCREENSHOTS:
         values |= SMALL | {"data_dir": str(write_own_data(folder, train=8, val=4))}
@@ -147,11 +147,17 @@ def chromium(shown: Shown) -> Iterator[webdriver.Chrome]:
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(CHROMEDRIVER)))
     try:
         driver.get(f"{shown.address}/version")
-        for key, value in (("fab.autoOpenedOnFirstLoad_v1", "true"), ("panelOpen_v1", "false")):
-            driver.execute_script("localStorage.setItem(...arguments)", f"mlflow.assistant.{key}", value)
+        forget_searches(driver)
         yield driver
     finally:
         driver.quit()
+
+
+def forget_searches(driver: webdriver.Chrome) -> None:
+    """Clear what MLflow keeps in the browser, and keep the panel of its assistant closed."""
+    driver.execute_script("localStorage.clear()")
+    for key, value in (("fab.autoOpenedOnFirstLoad_v1", "true"), ("panelOpen_v1", "false")):
+        driver.execute_script("localStorage.setItem(...arguments)", f"mlflow.assistant.{key}", value)
 
 
 class Browser:
@@ -228,7 +234,7 @@ def test_the_list_of_runs_tells_them_apart_and_can_be_filtered(browser: Browser,
     browser.open(f"{shown.address}{view_address(shown.experiment_id)}")
     of_model = mlflow.get_run(shown.training_runs[0]).data.metrics
     headline = [f"val_model/{name}" for name in ("loss", "pixel_accuracy", "mean_iou", "ece")]
-    browser.wait_for_text(*names, *headline, f"{of_model['val_model/mean_iou']:.3g}")
+    browser.wait_for_text(*names, *headline, str(of_model["val_model/mean_iou"])[:5])
     browser.screenshot("runs", height=420)
     search = browser.the("//input[contains(@placeholder, 'metrics.rmse')]")
     search.send_keys("tags.kind = 'train' and metrics.`val_model/ece` < 1", Keys.ENTER)
@@ -270,7 +276,7 @@ def test_the_metrics_tab_opens_with_curves_and_ends_with_the_kept_model(browser:
         return re.findall(r"^([\w/]+)\n\(\d+\)$", browser.text(), re.MULTILINE)
 
     browser.open(shown.page(shown.training_runs[0]))
-    browser.driver.execute_script("localStorage.clear()")  # MLflow keeps what other tests have searched for
+    forget_searches(browser.driver)
     browser.open(shown.page(shown.training_runs[0], "/model-metrics"))
     browser.wait(lambda: "val_model" in sections(), "section val_model")
     assert sections()[:2] == ["train", "val"]
