@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from studies.base import original_report
 from studies.base.rerun import command
 
@@ -48,11 +48,15 @@ class ReportedRun:
         """Return the content of a JSON artifact; None if the run does not have it.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or was not written by this program.
         """
         try:
             if path in self.files and path not in self.parsed:
-                self.parsed[path] = json.loads(self.files[path])
+                content = json.loads(self.files[path])
+                wanted = ("metrics", "intervals") if path.startswith("reliability/") else ()
+                if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in wanted):
+                    raise ValueError(f"it lacks {listed(wanted)}" if wanted else "it is not an object")
+                self.parsed[path] = content
             return self.parsed.get(path)
         except ValueError as error:
             raise InputError(f"{path} of run {self.run_id} ({self.name}) is damaged: {error}") from error

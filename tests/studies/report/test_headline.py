@@ -138,6 +138,12 @@ def test_a_damaged_confusion_matrix_is_reported(content: bytes) -> None:
         counts_of(run("damaged", files={"confusion/val.csv": content}), "val")
 
 
+@pytest.mark.parametrize("content", [b"not json", b"[]", b"{}", b'{"metrics": {}}', b'{"metrics": {}, "intervals": 1}'])
+def test_damaged_scores_are_reported(content: bytes) -> None:
+    with pytest.raises(InputError, match=r"reliability/val.json of run .* is damaged"):
+        run("damaged", files={"reliability/val.json": content}).json("reliability/val.json")
+
+
 def test_a_page_on_own_data_leads_with_metrics_and_classes_and_has_no_letters() -> None:
     metrics = {"loss": 0.5, "pixel_accuracy": 0.8, "mean_iou": 0.6, "ece": 0.1}
     content, page = page_of(run("good", GOOD, record(metrics)))
