@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -30,6 +31,12 @@ CONNECTIONS: dict[str, Any] = {
 is replaced before it is used. A connection that a firewall dropped is detected within a minute instead of two hours."""
 POSTGRESQL = ("postgresql", "postgresql+psycopg")
 """URL schemes that reach PostgreSQL through psycopg 3."""
+MLFLOW_TABLE = "experiments"
+"""A table of MLflow's databases, which Optuna's do not have."""
+OPERATION = "op_code"
+"""Key in every line of Optuna's journals."""
+LONGEST_LINE = 2**20
+"""Bytes of a journal's first line that are read."""
 NOT_FOUND = "Record does not exist."
 """Message of the `KeyError` that Optuna raises for a deleted study or trial."""
 
@@ -56,11 +63,11 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
                 time.sleep(1)
                 storage = _database(address, heartbeat)
         else:
-            storage = JournalStorage(JournalFileBackend(_writable(Path(address))))
+            storage = JournalStorage(JournalFileBackend(_journal(Path(address))))
     except InputError:
         raise
-    except json.JSONDecodeError as error:
-        raise InputError(f"storage={address} is not a journal of studies, or is damaged: name another file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(_no_journal(address)) from error
     except (SQLAlchemyError, RuntimeError, ValueError) as error:  # ValueError: the address is not a URL
         raise InputError(f"storage={address} cannot be used: {reason(error)}") from error
     try:
@@ -105,9 +112,11 @@ def _database(address: str, heartbeat: int) -> RDBStorage:
     scheme, _, rest = address.partition("://")
     if scheme == "sqlite":
         _writable(Path(rest.partition("?")[0].removeprefix("/")))
+        _refuse_mlflow(address)
         return RDBStorage(address)
     if scheme not in POSTGRESQL:
         raise InputError(f"storage={address}: {_why_refused(scheme)}")
+    _refuse_mlflow(address)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return RDBStorage(
@@ -117,6 +126,19 @@ def _database(address: str, heartbeat: int) -> RDBStorage:
             grace_period=2 * heartbeat,
             heartbeat_stale_trial_callback=retry_after_death,
         )
+
+
+def _refuse_mlflow(address: str) -> None:
+    """Raise an `InputError` if a database is MLflow's, before Optuna creates tables in it that neither can use."""
+    engine = sqlalchemy.create_engine(address)
+    try:
+        if sqlalchemy.inspect(engine).has_table(MLFLOW_TABLE):
+            raise InputError(
+                f"storage={address} is a database of MLflow, and studies need one of their own: leave storage out, or "
+                f"name another file or database"
+            )
+    finally:
+        engine.dispose()
 
 
 def _why_refused(scheme: str) -> str:
@@ -132,6 +154,21 @@ def _why_refused(scheme: str) -> str:
     if dialect == "sqlite":
         return f"write sqlite:///FILE, without a driver, instead of {scheme}://"
     return f"unknown scheme {scheme}; write FILE.journal, postgresql://HOST/NAME or sqlite:///FILE"
+
+
+def _journal(file: Path) -> str:
+    """Check a journal before Optuna appends to it: it takes an unreadable last line for one that is being written."""
+    name = _writable(file)
+    if file.exists() and file.stat().st_size:
+        with file.open("rb") as stream:
+            first = json.loads(stream.readline(LONGEST_LINE))
+        if not isinstance(first, dict) or OPERATION not in first:
+            raise InputError(_no_journal(name))
+    return name
+
+
+def _no_journal(address: str) -> str:
+    return f"storage={address} is not a journal of studies, or is damaged: name another file"
 
 
 def _writable(file: Path) -> str:

@@ -26,10 +26,10 @@ def missing_files(uri: str) -> str | None:
         missing = missing.parent
     if len(folders) == 1 and missing.name == _experiment_id(uri):
         return None  # MLflow makes an experiment's folder for its first file, and this run may have logged none
-    logged_none = "The run has logged no files, or that folder is elsewhere. " if missing.name in uri else ""
+    either = "Either the run logged no files, or it was moved or removed. " if missing.name in uri else ""
     return (
-        f"its files should be in {folders[0]}, as MLflow recorded, but {missing} does not exist. {logged_none}If it was "
-        f"moved, move it back or put a link to it there; if it was removed, the files are lost"
+        f"its files should be in {folders[0]}, as MLflow recorded, but {missing} does not exist. {either}If that "
+        f"folder was moved, move it back or put a link to it there; if it was removed, the files are lost"
     )
 
 

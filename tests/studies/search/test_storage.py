@@ -1,7 +1,11 @@
 """Storages of studies: lost connections and databases."""
 
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 
+import mlflow
 import optuna
 import psycopg
 import pytest
@@ -42,3 +46,51 @@ def test_a_database_that_stops_is_an_input_error() -> None:
 
     with pytest.raises(InputError, match="storage=postgresql.* stopped answering"):
         start_and_stop()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"junk",
+        b"junk\n",
+        b'{"a": 1}\n',
+        b"[]\n",
+        b"3\n",
+        b"\xff\x00\n",
+        b'{"op_code": 0}\n',
+        b'{"op_code": 0}\njunk\n{',
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_is(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "mine.journal"
+    file.write_bytes(content)
+    with (
+        pytest.raises(InputError, match=f"storage={file} is not a journal of studies"),
+        open_storage(StudyConfig(storage=str(file)), heartbeat=60),
+    ):
+        pass
+    assert file.read_bytes() == content
+
+
+def test_a_database_of_mlflow_is_refused_and_stays_as_it_is(store: str, postgres: str) -> None:
+    """Both write their version into tables of the same name, after which neither can use the database."""
+
+    def tables() -> set[str]:
+        with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database:
+            return {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+
+    mlflow.create_experiment("theirs")
+    before = tables()
+    assert "experiments" in before
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE theirs")
+    address = postgres.rpartition("/")[0] + "/theirs"
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    for each in (store, address):
+        with (
+            pytest.raises(InputError, match="is a database of MLflow"),
+            open_storage(StudyConfig(storage=each), heartbeat=60),
+        ):
+            pass
+    assert tables() == before
