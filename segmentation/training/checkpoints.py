@@ -75,6 +75,15 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
         raise InputError(f"checkpoint {file} could not be written: {error}; {advice}") from error
 
 
+def check_folder(folder: Path) -> None:
+    """Raise an `InputError` unless checkpoints can be written to a folder, which need not exist."""
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        raise InputError(f"checkpoint_dir={folder}: {existing} is a file; name a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"checkpoint_dir={folder}: you may not write to {existing}; name another folder")
+
+
 class Writer:
     """Writes the checkpoints of a run by a thread, from copies in memory, while the model is trained on.
 

@@ -16,6 +16,7 @@ from segmentation.models.model_code import is_own, local_code
 from segmentation.models.network_check import check_network
 from segmentation.models.segmenter import Segmenter, build
 from segmentation.models.starting_weights import LoadedWeights
+from segmentation.training import checkpoints
 from segmentation.training.class_weights import NAMED, weights_of_file
 from segmentation.training.loop import Data
 from studies.config import TrainConfig, decisive
@@ -32,9 +33,11 @@ def check_start(config: TrainConfig) -> TrainConfig:
     """Check what can be checked in seconds, before a run is opened, and resolve `normalization=auto`.
 
     Raises:
-        InputError: the device, the data, the starting weights or the module of an own model are not there.
+        InputError: the device, the data, the starting weights or the module of an own model are not there, or
+            checkpoints cannot be written.
     """
     resolve_device(config.device)
+    checkpoints.check_folder(Path(config.checkpoint_dir))
     if is_own(config.model):
         local_code(config.model)
     # fetching is left to the run

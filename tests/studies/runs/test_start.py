@@ -61,3 +61,11 @@ def test_class_weights_count_by_their_values(own_data: Path) -> None:
 def test_a_file_of_class_weights_is_checked_before_a_run_is_opened(own_data: Path) -> None:
     with pytest.raises(InputError, match=r"class_weights=gone\.json cannot be read"):
         check_start(config(own_data, class_weights="gone.json"))
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "classes.txt/within"])
+def test_a_folder_for_checkpoints_is_checked_before_a_run_is_opened(name: str, own_data: Path) -> None:
+    with pytest.raises(InputError, match=r"checkpoint_dir=.*: .*classes\.txt is a file; name a folder"):
+        check_start(config(own_data, checkpoint_dir=str(own_data / name)))
+    assert check_start(config(own_data, checkpoint_dir=str(own_data / "new" / "one")))
+    assert not (own_data / "new").exists()
