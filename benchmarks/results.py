@@ -12,7 +12,19 @@ from benchmarks import machine
 from benchmarks.case import Case
 from benchmarks.rounds import Times
 
-STAGES = ("training", "step", "epoch", "pipeline", "cache", "scoring", "tracking", "startup", "prediction", "intervals")
+STAGES = (
+    "training",
+    "step",
+    "epoch",
+    "pipeline",
+    "inspection",
+    "cache",
+    "scoring",
+    "tracking",
+    "startup",
+    "prediction",
+    "intervals",
+)
 """Order in which stages run and are shown; others follow by name."""
 GROWTH = "growth"
 DIGITS = 5
