@@ -83,10 +83,11 @@ def _same(returned: Mapping[str, Any]) -> str:
     apart = {name: np.abs(each["ends"] - ends) / error for name, each in returned.items() if "ends" in each}
     largest = max(each.max() for each in apart.values())
     assert largest <= ERRORS, f"ends of 95 % intervals are up to {largest:.1f} standard errors apart"
+    most = max(np.abs(each["ends"] - ends).max() for each in returned.values() if "ends" in each)
     checked = (
-        f"The ends of the {len(values)} plain 95 % percentile intervals differ by up to {largest:.1f} standard errors "
-        f"(tolerated: {ERRORS}; {error.mean():.0e} on average), since each draws its own resamples. This project "
-        "also computes bias-corrected intervals."
+        f"The ends of the {len(values)} plain 95 % percentile intervals differ by up to {most:.0e}; independent draws "
+        f"would differ by {error.mean():.0e} on average (standard error; tolerated: {ERRORS} of them). This project "
+        f"also computes bias-corrected intervals."
     )
     if "sums" not in returned[PRODUCT]:
         return f"{checked} The bare product has as many numbers as all metrics need."

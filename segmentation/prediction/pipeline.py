@@ -16,6 +16,7 @@ from segmentation.io.channels import ChannelImage, Raster
 from segmentation.io.decoding import TooLargeError, pixel_limit, read_image
 from segmentation.io.limits import MAX_PIXELS
 from segmentation.io.row_bands import row_bands
+from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.outputs import PredictedFolder, output_names
 from segmentation.prediction.overlays import MAX_SIDE, reduction
 from segmentation.prediction.predictor import Predictor, at_size
@@ -134,34 +135,48 @@ def _reason(error: InputError) -> str:
 
 
 def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: PredictedFolder, batch_size: int) -> None:
-    """Predict images as wholes, those of equal size together."""
+    """Predict images as wholes, those of equal size together.
+
+    If threads may run the model, each predicts a part of a batch on its share of the cores, so that none waits for
+    another one. Otherwise the calling thread runs the model on all cores, or on the GPU.
+    """
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    parts = workers if _may_run_in_threads(predictor) else 1
     names, unread = output_names(list(images)), iter(images.items())
     reading: deque[tuple[str, Future[_Read]]] = deque()
-    writing: deque[Future[None]] = deque()
-    size, batch = 1, list[_Read]()  # the number of images per batch follows the largest image of the last batch
+    working: deque[Future[None]] = deque()
+    size, batch = 1, list[_Read]()  # the number of images per part follows the largest image of the last one
 
     longest = MAX_SIDE if "overlays" in output.kinds else None
     probabilities = "probabilities" in output.kinds
 
     def read_ahead() -> None:
-        while len(reading) < max(size, workers) and (item := next(unread, None)) is not None:
+        while len(reading) < max(size * parts, workers) and (item := next(unread, None)) is not None:
             reading.append((item[0], pool.submit(_read, predictor, *item, longest)))
 
-    with _threads(workers) as pool, progress("predicting", len(images)) as bar:
+    with (
+        _threads(workers, max(1, torch.get_num_threads() // parts) if parts > 1 else 1) as pool,
+        progress("predicting", len(images)) as bar,
+    ):
 
         def skip(path: str, reason: object) -> None:
             output.skipped[path] = str(reason)
             bar.write(f"skipped {path}: {reason}", file=sys.stderr)
 
-        def write(read: _Read, logits: Sequence[torch.Tensor]) -> None:
+        def write(read: _Read, logits: Sequence[torch.Tensor] | str) -> None:
             try:
-                prediction = at_size(logits, (read.image.height, read.image.width), probabilities)
+                if isinstance(logits, str):
+                    skip(read.path, logits)
+                else:
+                    prediction = at_size(logits, (read.image.height, read.image.width), probabilities)
+                    output.add(read.path, names[read.path], read.image, prediction)
             except (RuntimeError, ValueError) as error:
                 skip(read.path, f"it could not be predicted: {error}")
-            else:
-                output.add(read.path, names[read.path], read.image, prediction)
             bar.update()
+
+        def predict(batch: Sequence[_Read]) -> None:
+            for read, logits in _logits(predictor, batch):
+                write(read, logits)
 
         try:
             read_ahead()
@@ -171,24 +186,29 @@ def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: Predic
                     path, future = reading.popleft()
                     try:
                         batch.append(future.result())
-                        size = max(1, min(batch_size, MAX_BATCH_PIXELS // max(_pixels(read) for read in batch)))
+                        fitting = min(batch_size, MAX_BATCH_PIXELS // max(_pixels(read) for read in batch))
+                        size = max(1, fitting // parts)
                     except InputError as error:
                         skip(path, _reason(error))
                         bar.update()
                     read_ahead()
-                for read, logits in _logits(predictor, batch):
-                    if isinstance(logits, str):
-                        skip(read.path, logits)
-                        bar.update()
-                    else:
-                        writing.append(pool.submit(write, read, logits))
-                while len(writing) > size:
-                    writing.popleft().result()
-            while writing:
-                writing.popleft().result()
+                if parts > 1:
+                    working.append(pool.submit(predict, list(batch)))
+                else:
+                    working += [pool.submit(write, read, logits) for read, logits in _logits(predictor, batch)]
+                while len(working) > (workers if parts > 1 else size):
+                    working.popleft().result()
+            while working:
+                working.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
             output.write_table()
+
+
+def _may_run_in_threads(predictor: Predictor) -> bool:
+    """Return whether several threads may run the model: on the CPU, and if it keeps no state, as an own model may."""
+    model = predictor.model
+    return predictor.device.type == "cpu" and isinstance(model, Segmenter) and model.code is None
 
 
 def _read(predictor: Predictor, path: str, file: Path, longest: int | None) -> _Read:
@@ -228,11 +248,11 @@ def _pixels(read: _Read) -> int:
 
 
 @contextmanager
-def _threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A thread pool in which torch uses one core per thread; the calling thread keeps its number of cores."""
+def _threads(workers: int, cores: int) -> Iterator[ThreadPoolExecutor]:
+    """A thread pool in which torch uses some cores per thread; the calling thread keeps its number of cores."""
     before = torch.get_num_threads()  # this call also fixes the number for the calling thread
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores,)) as pool:
             yield pool
     finally:
         torch.set_num_threads(before)  # new threads would inherit the last number set

@@ -27,6 +27,9 @@ STRIP = 2**17
 """Number of logits that are resized at a time: few enough for a core's cache, whatever the size of the image."""
 BAND = 2**24
 """Number of logits (64 MB) that are resized in width at a time, before their rows. Most images are one band."""
+VANISHED = -87.0
+"""Logits this far below the highest one are raised to it, which changes no confidence: e**-87 is the smallest normal
+float32. The exponential of lower ones takes torch ten times as long."""
 WINDOW_PIXELS = 2**18
 """Pixels of all windows in a forward pass on the CPU, where more do not make it faster. A GPU takes a whole batch."""
 BATCH_SIZE = 16
@@ -67,6 +70,22 @@ class _Part(NamedTuple):
     """Index of the first of these rows."""
     own: int
     """Number of rows of the complete logits."""
+
+
+class _Sources(NamedTuple):
+    """Between which rows of a part some rows of the image lie."""
+
+    upper: torch.Tensor
+    """`(rows,)` int64."""
+    lower: torch.Tensor | None
+    """`(rows,)` int64; None if the part has the rows of the image."""
+    fraction: torch.Tensor | None
+    """`(rows, 1)`, distance from the upper row in rows."""
+
+    def strips(self, rows: int) -> Iterator["_Sources"]:
+        """Yield the sources of a number of rows at a time."""
+        for start in range(0, len(self.upper), rows):
+            yield _Sources(*(None if each is None else each[start : start + rows] for each in self))  # type: ignore[arg-type]
 
 
 class Predictor:
@@ -288,19 +307,17 @@ class _Result:
         width = self.size[1]
         wide = [_widened(part.logits, width) for part in parts]
         rows = max(1, STRIP // (len(wide[0]) * width))
-        for top in range(start, stop, rows):
-            strip = slice(top, min(top + rows, stop))
-            own = slice(strip.start - self.top, strip.stop - self.top)
-            interpolated = [
-                _rows(each, strip, self.image_height, part.own, part.first)
-                for each, part in zip(wide, parts, strict=True)
-            ]
+        sources = [_sources(part, start, stop, self.image_height).strips(rows) for part in parts]
+        for top, *strips in zip(range(start, stop, rows), *sources, strict=True):
+            own = slice(top - self.top, min(top + rows, stop) - self.top)
+            interpolated = [_rows(each, strip) for each, strip in zip(wide, strips, strict=True)]
             if len(interpolated) == 1:
                 shifted = interpolated[0].sub_(interpolated[0].amax(0))
                 self.classes[own] = _first_zero(shifted)
-                self.confidence[own] = shifted.exp_().sum(0).reciprocal_()
+                chances = shifted.clamp_min_(VANISHED).exp_()
+                confidence = torch.sum(chances, 0, out=self.confidence[own]).reciprocal_()
                 if self.probabilities is not None:
-                    self.probabilities[:, own] = shifted.mul_(self.confidence[own])
+                    self.probabilities[:, own] = chances.mul_(confidence)
             else:
                 mean = torch.stack([each.softmax(0) for each in interpolated]).mean(0)
                 self.confidence[own], self.classes[own] = mean.max(0)
@@ -474,35 +491,27 @@ def _source_rows(start: int, stop: int, own: int, height: int) -> tuple[int, int
     return max(0, min(int(first) - 1, own - 1)), min(own, int(max(last, 0)) + 3)
 
 
-def _rows(wide: torch.Tensor, strip: slice, height: int, own: int, first: int) -> torch.Tensor:
-    """Return some rows of logits `(C, own, W)` resized to `(C, H, W)`, as a copy.
+def _sources(part: _Part, start: int, stop: int, height: int) -> _Sources:
+    """Return between which rows of a part the image's rows `start` to `stop` lie; the image has `height` rows."""
+    position = torch.arange(start, stop, dtype=torch.float32, device=part.logits.device)
+    if part.own == height:
+        return _Sources(position.long() - part.first, None, None)
+    position = ((position + 0.5) * (part.own / height) - 0.5).clamp(0, part.own - 1)
+    upper = position.long()
+    lower = (upper + 1).clamp(max=part.own - 1)
+    return _Sources(upper - part.first, lower - part.first, (position - upper)[:, None])
 
-    Equals `F.interpolate(..., mode="bilinear", align_corners=False)`.
 
-    Args:
-        wide: the source rows that are needed.
-        strip: the rows to return, of `height`.
-        height: `H`.
-        own: number of rows of the complete logits.
-        first: index of the first row of `wide` in the complete logits.
+def _rows(wide: torch.Tensor, sources: _Sources) -> torch.Tensor:
+    """Return rows of logits `(C, rows, W)` interpolated between those of `wide`, `(C, own, W)`, as a copy.
+
+    Equals `F.interpolate(..., mode="bilinear", align_corners=False)`. Threads share the interpreter, so a few
+    operations on many rows are faster than many on a few rows.
     """
-    if own == height:
-        return wide[:, strip.start - first : strip.stop - first].clone()
-    position = torch.arange(strip.start, strip.stop, dtype=torch.float32, device=wide.device)
-    position = ((position + 0.5) * (own / height) - 0.5).clamp(0, own - 1)
-    above = position.long()
-    share, sources = (position - above)[:, None], above.tolist()
-    found = wide.new_empty((len(wide), len(sources), wide.shape[2]))
-    start = 0
-    while start < len(sources):  # rows between the same two source rows, which are not copied
-        source, stop = sources[start], start + 1
-        while stop < len(sources) and sources[stop] == source:
-            stop += 1
-        upper, lower = source - first, min(source + 1, own - 1) - first
-        between = found[:, start:stop]
-        torch.lerp(wide[:, upper : upper + 1], wide[:, lower : lower + 1], share[start:stop], out=between)
-        start = stop
-    return found
+    upper = wide.index_select(1, sources.upper)
+    if sources.lower is None or sources.fraction is None:
+        return upper
+    return upper.lerp_(wide.index_select(1, sources.lower), sources.fraction)
 
 
 def _by_shape(prepared: Sequence[torch.Tensor]) -> list[list[int]]:

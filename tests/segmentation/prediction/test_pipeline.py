@@ -1,6 +1,7 @@
 """The pipeline under short memory, interrupts and images that cannot be predicted."""
 
 import csv
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 from PIL import Image
 
 from segmentation.classes import Classes
+from segmentation.models.model_code import ModelCode
+from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.outputs import PredictedFolder
 from segmentation.prediction.pipeline import predict_images
 from segmentation.prediction.predictor import Predictor
 from tests.segmentation.prediction.test_predictor import random_image
+from tests.tiny_network import NAME, small_lraspp
 
 CLASSES = Classes.named("red", "green", "blue")
 
@@ -121,3 +125,27 @@ def test_images_with_invalid_logits_are_skipped_with_the_reason(tmp_path: Path) 
     assert sum(folder.class_fractions().values()) == pytest.approx(1)
     assert folder.mean_confidence() == pytest.approx(folder.rows["dark.png"].mean_confidence)
     assert np.sum(folder.rows["dark.png"].pixels) == 81
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_an_own_model_which_may_keep_state_is_run_by_one_thread(is_own: bool, tmp_path: Path) -> None:
+    """On the CPU others are run by several, with the same result as one image after the other."""
+    torch.manual_seed(0)
+    model = Segmenter(small_lraspp(3, 3), "imagenet").eval()
+    if is_own:
+        model.code = ModelCode(NAME, {})
+    images = {f"{index:02d}.png": tmp_path / f"{index:02d}.png" for index in range(24)}
+    for index, file in enumerate(images.values()):
+        random_image((40 + 8 * (index % 2), 32), index).save(file)
+    callers: set[int] = set()
+    hook = model.register_forward_pre_hook(lambda *_: callers.add(threading.get_ident()))
+    predictor, folder = Predictor(model, None, "bilinear"), PredictedFolder(tmp_path / "out", CLASSES)
+    predict_images(predictor, images, folder, 4)
+    hook.remove()
+    assert (callers == {threading.get_ident()}) is is_own
+    assert (threading.get_ident() in callers) is is_own
+    for name, file in images.items():
+        with Image.open(file) as image, Image.open(tmp_path / "out" / "masks" / name) as mask:
+            (alone,) = predictor([image])
+            assert (np.array(mask) != alone.classes).mean() < 0.01
+            assert folder.rows[name].mean_confidence == pytest.approx(float(alone.confidence.mean()), abs=1e-5)

@@ -103,6 +103,17 @@ def test_ties_go_to_the_lowest_class() -> None:
     np.testing.assert_allclose(prediction.confidence, logits[0].softmax(0).numpy().max(0), rtol=1e-6)
 
 
+def test_logits_far_below_the_highest_change_no_confidence() -> None:
+    logits = torch.tensor(
+        [[0.0, -80.0, -90.0, -500.0, -1e30], [-90.0, 0.0, -1.0, 20.0, 5.0], [-1e4, -200.0, 0.0, 1.0, 5.0]]
+    )
+    prediction = at_size([logits[None, :, None]], (1, 5), probabilities=True)
+    assert prediction.probabilities is not None
+    expected = logits.double().softmax(0).numpy()
+    np.testing.assert_array_equal(prediction.confidence[0], expected.max(0).astype(np.float32))
+    np.testing.assert_allclose(prediction.probabilities[:, 0], expected, rtol=1e-6, atol=2e-38)
+
+
 def test_a_calibrated_model_gives_calibrated_confidence_and_the_same_classes() -> None:
     model, image = random_model(), random_image((48, 40), 1)
     (plain,) = Predictor(model, None, "bilinear")([image])
