@@ -84,8 +84,7 @@ def _study(trials: int) -> tuple[Any, Any, ExitStack]:
             create_trial(
                 state=TrialState.COMPLETE if complete else TrialState.PRUNED,
                 value=float(losses[-1]),
-                params={name: float(np.exp(random.uniform(np.log(each.low), np.log(each.high))))
-                        for name, each in distributions.items()},
+                params={name: float(random.uniform(each.low, each.high)) for name, each in distributions.items()},
                 distributions=distributions,
                 user_attrs={TRAINED: len(losses)},
                 intermediate_values={epoch: float(loss) for epoch, loss in enumerate(losses, 1)},
