@@ -19,7 +19,7 @@ from segmentation.io.row_bands import row_bands
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.outputs import PredictedFolder, output_names
 from segmentation.prediction.overlays import MAX_SIDE, reduction
-from segmentation.prediction.predictor import Predictor, at_size
+from segmentation.prediction.predictor import WINDOW_PIXELS, Predictor, at_size
 from segmentation.system.progress import progress
 
 MAX_MODEL_PIXELS = 2**24
@@ -137,7 +137,7 @@ def _reason(error: InputError) -> str:
 def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: PredictedFolder, batch_size: int) -> None:
     """Predict images as wholes, those of equal size together.
 
-    If threads may run the model, each predicts a part of a batch on its share of the cores, so that none waits for
+    If threads may run the model, each predicts a batch of its own on its share of the cores, so that none waits for
     another one. Otherwise the calling thread runs the model on all cores, or on the GPU.
     """
     workers = min(MAX_WORKERS, os.cpu_count() or 1)
@@ -145,7 +145,7 @@ def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: Predic
     names, unread = output_names(list(images)), iter(images.items())
     reading: deque[tuple[str, Future[_Read]]] = deque()
     working: deque[Future[None]] = deque()
-    size, batch = 1, list[_Read]()  # the number of images per part follows the largest image of the last one
+    size, batch = 1, list[_Read]()  # the number of images per batch follows the largest image of the last one
 
     longest = MAX_SIDE if "overlays" in output.kinds else None
     probabilities = "probabilities" in output.kinds
@@ -186,8 +186,10 @@ def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: Predic
                     path, future = reading.popleft()
                     try:
                         batch.append(future.result())
-                        fitting = min(batch_size, MAX_BATCH_PIXELS // max(_pixels(read) for read in batch))
-                        size = max(1, fitting // parts)
+                        fitting = MAX_BATCH_PIXELS // parts // max(_pixels(read) for read in batch)
+                        if parts > 1:
+                            fitting = min(fitting, WINDOW_PIXELS // max(_model_pixels(read) for read in batch))
+                        size = max(1, min(batch_size, fitting))
                     except InputError as error:
                         skip(path, _reason(error))
                         bar.update()
@@ -245,6 +247,11 @@ def _logits(predictor: Predictor, batch: Sequence[_Read]) -> Iterator[tuple[_Rea
 
 def _pixels(read: _Read) -> int:
     return read.image.width * read.image.height
+
+
+def _model_pixels(read: _Read) -> int:
+    """Return the pixels of the largest input of the model."""
+    return max(each.shape[-2] * each.shape[-1] for each in read.inputs)
 
 
 @contextmanager
