@@ -15,12 +15,12 @@ from segmentation.data.coverage import report_coverage
 from segmentation.data.drawn import DrawnImages
 from segmentation.data.exports import export_hint
 from segmentation.data.faults import MAX_LISTED, refuse, together
-from segmentation.data.held_out import HELD_OUT, is_part
+from segmentation.data.held_out import is_part
 from segmentation.data.originals import Originals
 from segmentation.data.overlap import overlap_warning
 from segmentation.data.pairs import ImagePairs
 from segmentation.data.preparation import takes_whole_images, too_small
-from segmentation.data.source import MissingDataError, Source
+from segmentation.data.source import HELD_OUT, MissingDataError, Source
 from segmentation.data.split import Split, check_same_bits
 from segmentation.data.splitting import part
 from segmentation.errors import InputError, one_of

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from segmentation.config import DataConfig
-from segmentation.data.held_out import HELD_OUT, is_part
-from segmentation.data.source import Source
+from segmentation.data.held_out import is_part
+from segmentation.data.source import HELD_OUT, Source
 
 FORMAT = 5
 """Version of the format. Raise it when the stored content changes."""

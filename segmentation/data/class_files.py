@@ -158,6 +158,11 @@ class _Code:
         for key in described:
             one_of(f"{where}: the key", str(key), ("values", "colors"))
         values = described.get("values", [])
+        if isinstance(values, list) and len(set(map(str, values))) < len(values):
+            raise InputError(
+                f"{where}: {values!r:.80} states a mask value twice. A list is of mask values; a colour is "
+                f'"#rrggbb" or {{"colors": [r, g, b]}}'
+            )
         for value in values if isinstance(values, list) else [values]:
             if type(value) is not int or not 0 <= value <= MAX_VALUE:
                 raise InputError(f"{where}: the value {value!r:.80} is not a whole number from 0 to {MAX_VALUE}")

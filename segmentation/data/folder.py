@@ -20,7 +20,7 @@ from segmentation.config import DataConfig
 from segmentation.data.class_files import NAMES, ClassCode, of_roboflow, read_classes
 from segmentation.data.pairs import ImagePairs, Matched, files_by_stem, matched, stem_of
 from segmentation.data.source import MissingDataError, known_split
-from segmentation.errors import InputError
+from segmentation.errors import InputError, listed
 from segmentation.io.folders import is_skipped
 from segmentation.io.text_lists import image_names
 
@@ -93,10 +93,15 @@ def _files(config: DataConfig, root: Path, split: str) -> Matched:
     if (root / "images").is_dir() and (root / "masks").is_dir():
         known_split(config, split, [config.train_split])
         return matched(root / "images", root / "masks", None, suffixes, may_miss)
+    found = sorted(folder.name for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    here = (
+        f". It has the folders {listed(found, 8)}: images must be in a folder images, masks in masks" if found else ""
+    )
     raise MissingDataError(
-        f"data_dir={config.data_dir} has none of the layouts of dataset=folder: {split}/images and {split}/masks; "
-        f"images/{split} and masks/{split}; images, masks and {split}.txt with one name per line; or images and masks "
-        f"in one folder {split}, with mask_suffix=_mask"
+        f"data_dir={config.data_dir} has none of the layouts of dataset=folder: images and masks (with "
+        f"val_fraction=0.2, which makes a validation split); {split}/images and {split}/masks; images/{split} and "
+        f"masks/{split}; images, masks and {split}.txt with one name per line; or images and masks in one folder "
+        f"{split}, with mask_suffix=_mask{here}"
     )
 
 

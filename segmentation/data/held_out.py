@@ -7,11 +7,8 @@ import numpy as np
 
 from segmentation.classes import Classes
 from segmentation.config import RGB, DataConfig
-from segmentation.data.source import LabelledImage, Source
+from segmentation.data.source import HELD_OUT, LabelledImage, Source
 from segmentation.errors import InputError
-
-HELD_OUT = "held_out"
-"""Name of the split of held-out images."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def split_title(dataset: str, folder: str, split: str) -> str:
     return f"{data_name(dataset, folder)}/{split}"
 
 
+HELD_OUT = "held_out"
+"""Name of the split of held-out images."""
 VALIDATION = ("val", "valid", "validation")
 """Names that tools give to the validation split; `val` stands for any of them."""
 
@@ -48,7 +50,9 @@ def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
     if split not in known and split in VALIDATION:
         split = next((name for name in VALIDATION if name in known), split)
     if split in known or split != config.val_split or config.train_split not in known:
-        return one_of("split", split, known)
+        made = [config.val_split] if config.val_fraction or config.folds else []
+        made += [HELD_OUT] if config.calibration_fraction else []
+        return one_of("split", split, known if split in known else [*known, *(each for each in made if each != split)])
     others = sorted(name for name in known if name != config.train_split)
     hint = "To hold out a part of the training images, set val_fraction=0.2"
     if others:

@@ -11,9 +11,9 @@ from functools import cache
 import numpy as np
 
 from segmentation.config import DataConfig, check_parts
-from segmentation.data.held_out import HELD_OUT, Subset, held_out
+from segmentation.data.held_out import Subset, held_out
 from segmentation.data.image_classes import ImageClasses, image_classes
-from segmentation.data.source import Source
+from segmentation.data.source import HELD_OUT, Source
 from segmentation.data.stratification import stratify
 from segmentation.errors import InputError, counted, listed
 

@@ -313,7 +313,7 @@ class _Part:
             yield
         except OSError as error:
             raise InputError(
-                f"{self.file} cannot be written: {error.strerror or error}. Make room there or choose another output; "
+                f"{self.file} cannot be written: {error.strerror or error}. Choose another output, a folder with room; "
                 f"the files written so far are complete"
             ) from error
 

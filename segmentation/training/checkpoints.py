@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,12 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
             Path(name).unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:
         advice = "the previous checkpoint is intact" if file.is_file() else "set another checkpoint_dir"
-        raise InputError(f"checkpoint {file} could not be written: {error}; {advice}") from error
+        reason = str(error)
+        if isinstance(error, RuntimeError):  # torch's writer does not name what the system refused
+            with suppress(OSError):
+                free = shutil.disk_usage(file.parent).free
+                reason = f"the disk may be full, {shown_size(free)} are free ({error})"
+        raise InputError(f"checkpoint {file} could not be written: {reason}; {advice}") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -80,8 +86,13 @@ def check_folder(folder: Path) -> None:
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not existing.is_dir():
         raise InputError(f"checkpoint_dir={folder}: {existing} is a file; name a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"checkpoint_dir={folder}: you may not write to {existing}; name another folder")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"checkpoint_dir={folder}: {existing} cannot be written: {reason}; name another folder"
+        ) from error
 
 
 class Writer:

@@ -31,6 +31,9 @@ MOST_USED = (
 )  # fmt: skip
 """Fields of a training configuration that its help begins with."""
 
+ABBREVIATED = {"lr": "learning_rate", "wd": "weight_decay", "bs": "batch_size", "optim": "optimizer"}
+"""What users type for fields whose names are not similar."""
+
 
 def parse(config_class: type, arguments: Sequence[str], program: str) -> Any:
     """Return the configuration for `--field value` words. With `--help`, print all fields and end the program.
@@ -95,7 +98,7 @@ def _typed(config_class: type, arguments: Sequence[str], program: str, mistakes:
         if not has_value and words and not words[0].startswith("--"):
             text, has_value = words.pop(0), True
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            nearest = difflib.get_close_matches(ABBREVIATED.get(name, name), known, n=1, cutoff=0.6)
             hint = f"Did you mean --{nearest[0]}? " if nearest else ""
             if name in {each.name for each in fields(TrainConfig)}:
                 hint = "It is a field of train. "

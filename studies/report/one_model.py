@@ -158,7 +158,7 @@ def accuracy(page: Page, content: ReportContent) -> None:
         _add_missing_scores(page, content, "the final accuracy")
         return
     page.text(
-        f"**Final pixel accuracy {measured(content.scores, 'pixel_accuracy')}**, mean class accuracy "
+        f"**Pixel accuracy of the kept epoch: {measured(content.scores, 'pixel_accuracy')}**, mean class accuracy "
         f"{measured(content.scores, 'mean_class_accuracy')}, mean IoU {measured(content.scores, 'mean_iou')}."
     )
     theirs = original_report.trained_like(content.config)

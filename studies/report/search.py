@@ -129,6 +129,8 @@ def _summary(trials: Sequence[dict[str, str]], study: ReportedStudy) -> tuple[st
     close = [
         run_id for run_id, value in values_of.items() if value and run_id != best.run_id and low <= float(value) <= high
     ]
+    if set(values_of) <= {best.run_id}:
+        return (text, warning, "No other trial was completed.")
     if not close:
         return (
             text,

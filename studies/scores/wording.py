@@ -91,7 +91,7 @@ def prediction_warnings(scores: Scores, loss: float) -> list[str]:
         if loss >= constant.loss:
             warnings.append(
                 f"loss {loss:.4f} is not below that of predicting the class frequencies for every pixel "
-                f"({constant.loss:.4f}): train for more epochs, or change learning_rate"
+                f"({constant.loss:.4f}): train for more epochs, with a smaller batch_size, or change learning_rate"
             )
     return warnings
 
@@ -150,7 +150,7 @@ def count_warnings(counts: np.ndarray, names: Sequence[str]) -> list[str]:
     if only is not None:
         warnings.append(
             f"the model predicts only {names[only]} (never predicted: {missing}): it has learned no segmentation. "
-            f"Train for more epochs, change learning_rate, or check the masks"
+            f"Train for more epochs, with a smaller batch_size (more steps), change learning_rate, or check the masks"
         )
     elif missing:
         warnings.append(f"never predicted, although the labels hold them: {missing}")

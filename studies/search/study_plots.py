@@ -121,8 +121,8 @@ def _plots_over_two_fields(
         return
     x, y = ("learning_rate", "weight_decay") if {"learning_rate", "weight_decay"} <= set(numeric) else numeric[:2]
     xlabel, ylabel = x.replace("_", " "), y.replace("_", " ")
-    marked = "" if best is None else f"trial {best.number}, best by {best_by(plan)}"
     for metric in dict.fromkeys([*HEAT_MAPS, *(objective.metric for objective in plan.objectives)]):
+        marked = "" if best is None else f"{metric} of trial {best.number}, best by {best_by(plan)}"
         short = metric.removeprefix("val/")
         higher = METRICS[short].higher_is_better if short in METRICS else DIRECTIONS.get(metric, True)
         reference = _reference(constant, metric)

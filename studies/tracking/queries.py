@@ -18,7 +18,7 @@ from studies.tracking.journal import unsent_journals
 from studies.tracking.run_journals import records_folder, sync_command, wait_until_sent
 from studies.tracking.run_tags import process_of, processes_of
 from studies.tracking.shared_view import LABELS, view_address
-from studies.tracking.store import address, with_retries
+from studies.tracking.store import address, check_store, with_retries
 
 
 class FoundRun(NamedTuple):
@@ -69,6 +69,7 @@ def runs_tagged(key: str, value: str) -> list[FoundRun]:
 @raised_as_input_errors()
 def runs_beginning_with(digits: str) -> list[FoundRun]:
     """Return the runs of all experiments whose ID begins with some hexadecimal digits, newest first."""
+    check_store()
     return _runs_where(f"attributes.run_id LIKE '{digits}%'")
 
 

@@ -87,6 +87,7 @@ WRONG = {
     "numbers": ([1, 2], "list of names"),
     "repeated in a list": (["a", "a"], "lists 'a' twice"),
     "repeated key": ('{"a": 0, "a": 1}', "key 'a' is repeated"),
+    "a colour as values": ({"a": "#000001", "b": [0, 200, 0]}, r"key 'b': \[0, 200, 0\] .*twice.*colors"),
     "not finite": ('{"a": NaN}', "NaN is not a number"),
 }
 

@@ -236,6 +236,21 @@ def test_a_folder_whose_text_files_list_no_image_is_a_training_split(tmp_path: P
         names(tmp_path, "val")
 
 
+def test_another_name_of_the_folder_of_masks_is_pointed_out(tmp_path: Path) -> None:
+    write_blank(tmp_path, "images/a.png", "labels/a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(InputError, match="images and masks .*val_fraction.*folders images, labels: .*masks in masks"):
+        names(tmp_path)
+
+
+def test_splits_that_are_held_out_are_among_the_known_ones(tmp_path: Path) -> None:
+    write_blank(tmp_path, "images/a.png", "masks/a.png")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    divided = DataConfig(dataset="folder", data_dir=str(tmp_path), val_fraction=0.2, calibration_fraction=0.1)
+    with pytest.raises(InputError, match="split='test' is not known.*Known: train, val, held_out"):
+        open_split(divided, "test")
+
+
 def suffixed(root: Path, image: str, mask: str) -> None:
     for split in ("train", "val"):
         for index in range(2):

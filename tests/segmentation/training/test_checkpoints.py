@@ -249,3 +249,8 @@ def test_a_process_that_is_killed_while_its_thread_writes_leaves_the_checkpoint_
     assert len(list(tmp_path.iterdir())) == 3
     checkpoints.remove_unfinished(tmp_path)
     assert [load(tmp_path / name).epoch for name in sorted(file.name for file in tmp_path.iterdir())] == [1, 1]
+
+
+def test_a_folder_that_the_system_refuses_is_named_with_the_reason() -> None:
+    with pytest.raises(InputError, match=r"checkpoint_dir=/proc/none: /proc cannot be written"):
+        checkpoints.check_folder(Path("/proc/none"))

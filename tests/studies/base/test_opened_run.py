@@ -28,6 +28,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> str:
         (["trian"], "not started: command='trian' is not known", "Did you mean 'train'?"),
         (["train", "--epochs", "ten"], "not started: epochs='ten' is not a whole number, such as 50", "epochs='ten'"),
         (["train", "--epochs", "0", "--model", "x"], "not started: model='x' is not known", "epochs=0 is too small"),
+        (["train", "--lr", "1"], "not started: --lr is not a field of train", "--learning_rate?"),
         (["train", "--learning_rat", "1"], "not started: --learning_rat is not a field of train", "--learning_rate?"),
         (["train", "--crop", "200"], "not started: crop=200 is larger than resize=128", "set crop to at most 128"),
         (["train", "--dataset=folder", "--data_dir=/nowhere"], "not started: data_dir=/nowhere does not exist", "data"),
