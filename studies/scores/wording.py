@@ -113,8 +113,9 @@ def crop_note(in_crop: Mapping[str, float]) -> str:
     """Return which fraction of the pixels of each split lies in the crop, and how to score the rest."""
     parts = " and ".join(f"{100 * fraction:.1f} % of the pixels of {name}" for name, fraction in in_crop.items())
     return (
-        f"the crop keeps {parts}; the others are neither trained on nor scored. To use whole images, train with "
-        f"crop_at=random score_crop=whole; to score them only, use evaluate with score_at=original."
+        f"the crop keeps {parts}; the others are neither trained on nor scored. To train on all parts of the images "
+        f"and score whole ones, set crop_at=random score_crop=whole; to score whole images only, use evaluate with "
+        f"score_at=original."
     )
 
 
