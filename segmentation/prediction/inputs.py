@@ -1,6 +1,7 @@
 """Finds the images to predict in a folder."""
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -35,12 +36,15 @@ def find_images(images: Path, output: Path) -> Found:
     and files of other formats, and returns which. Escapes unprintable letters in the relative paths.
 
     Raises:
-        InputError: the folder does not exist or has no images, or two paths are equal after escaping.
+        InputError: the folder does not exist, has no images or holds the label masks of images beside it, or two paths
+            are equal after escaping.
     """
     if images.is_file():
         return Found({_escaped(images.name): images}, ())
     if not images.is_dir():
         raise InputError(f"images={images} does not exist; set it to an image or a folder of images")
+    if images.resolve().name in _label_folders(_folders_beside(images)):
+        raise InputError(f"images={images} holds the label masks of images beside it; name the folder of images")
     found: dict[str, Path] = {}
     endings, masks = Counter[str](), list[str]()
     for folder, folders, files in walk(images):
@@ -69,6 +73,13 @@ def find_images(images: Path, output: Path) -> Found:
             f"label masks{also}"
         )
     return Found(dict(sorted(found.items())), tuple(ignored))
+
+
+def _folders_beside(folder: Path) -> list[str]:
+    """Return the names of a folder and of those beside it; none if they may not be listed."""
+    with suppress(OSError):
+        return [each.name for each in folder.resolve().parent.iterdir() if each.is_dir()]
+    return []
 
 
 def _label_folders(folders: list[str]) -> set[str]:

@@ -49,3 +49,13 @@ def test_a_folder_without_readable_images_names_what_it_holds(tmp_path: Path) ->
     (tmp_path / "b.heic").touch()
     with pytest.raises(InputError, match="1 .heic file"):
         find_images(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("images", "labels"), [("images", "labels"), ("images", "masks"), ("train", "trainannot")])
+def test_a_folder_of_label_masks_is_not_predicted(images: str, labels: str, tmp_path: Path) -> None:
+    for folder in (images, labels):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").touch()
+    with pytest.raises(InputError, match=f"images=.*{labels} holds the label masks"):
+        find_images(tmp_path / labels, tmp_path / "out")
+    assert list(find_images(tmp_path / images, tmp_path / "out").images) == ["a.png"]
