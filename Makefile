@@ -22,7 +22,7 @@ help:  ## Show this list
 
 install: $(VENV)/installed  ## Create .venv and install the project into it
 
-run: $(VENV)/installed  ## Train a small model in about two minutes and record it
+run: $(VENV)/installed  ## Train a small model in about a minute and record it
 	@MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local --experiment-name quick-start
 	@echo 'Done. To look at the run: make ui'
 

@@ -88,7 +88,7 @@ def settled(template: TrainConfig, changes: Mapping[str, Any] = MappingProxyType
 
 @configuration(frozen=True, kw_only=True)
 class QuickStartConfig(TrainConfig):
-    """Quick start: train a small model on generated images, in one to two minutes on two cores."""
+    """Quick start: train a small model on generated images, in about a minute on two cores."""
 
     dataset: Dataset = "shapes"
     """Data set; `shapes` is generated, `folder` is any pair of image and mask folders."""
