@@ -109,7 +109,7 @@ def test_one_trial_is_best_in_text_table_and_every_plot(monkeypatch: pytest.Monk
         axes = drawn[name].axes[0]
         (box,) = (patch for patch in axes.patches if isinstance(patch, Rectangle))
         assert (round(box.get_x() + 0.46), round(box.get_y() + 0.46)) == (0, 1), name
-        assert legend(drawn[name]) == ["trial 2, best by val/mean_iou"]
+        assert legend(drawn[name]) == [f"val/{name} of trial 2, best by val/mean_iou"]
 
 
 def test_a_study_that_beats_no_constant_prediction_says_so() -> None:
