@@ -164,14 +164,15 @@ def _in_batches(predictor: Predictor, images: Mapping[str, Path], output: Predic
             bar.write(f"skipped {path}: {reason}", file=sys.stderr)
 
         def write(read: _Read, logits: Sequence[torch.Tensor] | str) -> None:
-            try:
-                if isinstance(logits, str):
-                    skip(read.path, logits)
-                else:
+            if isinstance(logits, str):
+                skip(read.path, logits)
+            else:
+                try:
                     prediction = at_size(logits, (read.image.height, read.image.width), probabilities)
+                except (RuntimeError, ValueError) as error:
+                    skip(read.path, f"it could not be predicted: {error}")
+                else:
                     output.add(read.path, names[read.path], read.image, prediction)
-            except (RuntimeError, ValueError) as error:
-                skip(read.path, f"it could not be predicted: {error}")
             bar.update()
 
         def predict(batch: Sequence[_Read]) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from segmentation.classes import Classes
+from segmentation.errors import InputError
 from segmentation.models.model_code import ModelCode
 from segmentation.models.segmenter import Segmenter
 from segmentation.prediction.outputs import PredictedFolder
@@ -110,6 +111,16 @@ def test_the_number_of_torch_threads_is_restored(tmp_path: Path) -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_file_that_cannot_be_written_ends_the_prediction(tmp_path: Path) -> None:
+    """It is no fault of the image, which would be skipped."""
+    random_image((9, 9), 0).save(tmp_path / "a.png")
+    folder = PredictedFolder(tmp_path / "out", CLASSES)
+    (tmp_path / "out" / "masks").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        predict_images(Predictor(identity, None, "bilinear"), {"a.png": tmp_path / "a.png"}, folder, 5)
+    assert not folder.skipped
 
 
 def test_images_with_invalid_logits_are_skipped_with_the_reason(tmp_path: Path) -> None:
