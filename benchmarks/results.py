@@ -13,18 +13,9 @@ from benchmarks.case import Case
 from benchmarks.rounds import Times
 
 STAGES = (
-    "training",
-    "step",
-    "epoch",
-    "pipeline",
-    "inspection",
-    "cache",
-    "scoring",
-    "tracking",
-    "startup",
-    "prediction",
+    "training", "step", "epoch", "pipeline", "inspection", "cache", "scoring", "tracking", "startup", "prediction",
     "intervals",
-)
+)  # fmt: skip
 """Order in which stages run and are shown; others follow by name."""
 GROWTH = "growth"
 DIGITS = 5

@@ -1,6 +1,7 @@
 """Inspecting a data set: sizes, classes, faults and equal images; compared with decoding its files."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -62,7 +63,7 @@ def this_project() -> Run:
         find_problems(inspected, config)
         advise(inspected, config)
         pixels = sum(split.pixels[0] for split in inspected)
-        sizes = sum((split.sizes() for split in inspected), start=type(inspected[0].sizes())())
+        sizes = sum((split.sizes() for split in inspected), start=Counter[tuple[int, int]]())
         return {"pixels": _by_class(dict(enumerate(pixels.tolist()))), "sizes": dict(sizes)}
 
     return run
@@ -88,8 +89,6 @@ def decoding() -> Run:
 
 def pillow() -> Run:
     """Decode each image and mask, and count sizes and classes."""
-    from collections import Counter
-
     import numpy as np
     from PIL import Image
 

@@ -49,10 +49,12 @@ def known_split(config: DataConfig, split: str, known: Collection[str]) -> str:
     """
     if split not in known and split in VALIDATION:
         split = next((name for name in VALIDATION if name in known), split)
-    if split in known or split != config.val_split or config.train_split not in known:
+    if split in known:
+        return split
+    if split != config.val_split or config.train_split not in known:
         made = [config.val_split] if config.val_fraction or config.folds else []
         made += [HELD_OUT] if config.calibration_fraction else []
-        return one_of("split", split, known if split in known else [*known, *(each for each in made if each != split)])
+        return one_of("split", split, [*known, *(each for each in made if each != split)])
     others = sorted(name for name in known if name != config.train_split)
     hint = "To hold out a part of the training images, set val_fraction=0.2"
     if others:

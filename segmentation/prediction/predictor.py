@@ -31,7 +31,7 @@ VANISHED = -87.0
 """Logits this far below the highest one are raised to it, which changes no confidence: e**-87 is the smallest normal
 float32. The exponential of lower ones takes torch ten times as long."""
 WINDOW_PIXELS = 2**18
-"""Pixels of all windows in a forward pass on the CPU, where more do not make it faster. A GPU takes a whole batch."""
+"""Pixels of all windows or images in a forward pass on the CPU; more do not make it faster. A GPU takes a batch."""
 BATCH_SIZE = 16
 """Default number of windows in a forward pass."""
 T = TypeVar("T")

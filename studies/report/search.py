@@ -126,11 +126,11 @@ def _summary(trials: Sequence[dict[str, str]], study: ReportedStudy) -> tuple[st
     if low is None or high is None or len(objectives) > 1:
         return text, warning
     values_of = {trial["run_id"]: trial.get(objective) for trial in trials if trial["state"] == "complete"}
+    if set(values_of) <= {best.run_id}:
+        return (text, warning, "No other trial was completed.")
     close = [
         run_id for run_id, value in values_of.items() if value and run_id != best.run_id and low <= float(value) <= high
     ]
-    if set(values_of) <= {best.run_id}:
-        return (text, warning, "No other trial was completed.")
     if not close:
         return (
             text,

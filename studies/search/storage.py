@@ -63,11 +63,9 @@ def open_storage(config: StudyConfig, heartbeat: int) -> Iterator[BaseStorage]:
                 time.sleep(1)
                 storage = _database(address, heartbeat)
         else:
-            storage = JournalStorage(JournalFileBackend(_journal(Path(address))))
+            storage = _journal(address)
     except InputError:
         raise
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(_no_journal(address)) from error
     except (SQLAlchemyError, RuntimeError, ValueError) as error:  # ValueError: the address is not a URL
         raise InputError(f"storage={address} cannot be used: {reason(error)}") from error
     try:
@@ -156,19 +154,16 @@ def _why_refused(scheme: str) -> str:
     return f"unknown scheme {scheme}; write FILE.journal, postgresql://HOST/NAME or sqlite:///FILE"
 
 
-def _journal(file: Path) -> str:
-    """Check a journal before Optuna appends to it: it takes an unreadable last line for one that is being written."""
-    name = _writable(file)
-    if file.exists() and file.stat().st_size:
-        with file.open("rb") as stream:
-            first = json.loads(stream.readline(LONGEST_LINE))
-        if not isinstance(first, dict) or OPERATION not in first:
-            raise InputError(_no_journal(name))
-    return name
-
-
-def _no_journal(address: str) -> str:
-    return f"storage={address} is not a journal of studies, or is damaged: name another file"
+def _journal(address: str) -> JournalStorage:
+    """Open a journal, whose first line is checked: Optuna takes an unreadable last line for an unfinished one."""
+    file = _writable(Path(address))
+    try:
+        if Path(file).exists() and Path(file).stat().st_size:
+            with Path(file).open("rb") as stream:
+                json.loads(stream.readline(LONGEST_LINE))[OPERATION]
+        return JournalStorage(JournalFileBackend(file))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"storage={address} is not a journal of studies, or is damaged: name another file") from error
 
 
 def _writable(file: Path) -> str:

@@ -26,7 +26,7 @@ def missing_files(uri: str) -> str | None:
         missing = missing.parent
     if len(folders) == 1 and missing.name == _experiment_id(uri):
         return None  # MLflow makes an experiment's folder for its first file, and this run may have logged none
-    either = "Either the run logged no files, or it was moved or removed. " if missing.name in uri else ""
+    either = "Either the run logged no files, or it was moved or removed. " if missing.name == _run_id(uri) else ""
     return (
         f"its files should be in {folders[0]}, as MLflow recorded, but {missing} does not exist. {either}If that "
         f"folder was moved, move it back or put a link to it there; if it was removed, the files are lost"
@@ -35,15 +35,21 @@ def missing_files(uri: str) -> str | None:
 
 def _experiment_id(uri: str) -> str | None:
     """Return the experiment of a run; None for a model."""
+    run_id = _run_id(uri)
+    return str(mlflow.get_run(run_id).info.experiment_id) if run_id else None
+
+
+def _run_id(uri: str) -> str | None:
+    """Return the ID of a run; None for a model."""
     found = re.match("runs:/([0-9a-f]{32})", uri)
-    return str(mlflow.get_run(found[1]).info.experiment_id) if found else None
+    return found[1] if found else None
 
 
 def _locations(uri: str) -> list[str]:
     """Return the addresses where the files may be."""
     client = mlflow.MlflowClient()
-    if found := re.match("runs:/([0-9a-f]{32})", uri):
-        run = client.get_run(found[1])
+    if run_id := _run_id(uri):
+        run = client.get_run(run_id)
         ids = [output.model_id for output in (run.outputs.model_outputs if run.outputs else [])]
         return [str(run.info.artifact_uri), *(str(client.get_logged_model(each).artifact_location) for each in ids)]
     if found := re.fullmatch(r"models:/(m-[0-9a-f]+)", uri):

@@ -110,7 +110,7 @@ def test_a_study_of_other_directions(capsys: pytest.CaptureFixture[str], own_dat
 
 
 def test_a_study_of_another_program(capsys: pytest.CaptureFixture[str], own_data: Path) -> None:
-    """It is neither continued, which would mix its trials with ours, nor taken for one of ours by `status`."""
+    """It is neither continued, which would mix its trials with ours, nor treated as one of ours by `status`."""
     theirs = study("theirs")
     theirs.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=2)
     said = refused(capsys, "tune", *words(tiny(own_data, study_name="theirs")))
